@@ -1,0 +1,2 @@
+//! Typed Xen PV hypercalls.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,2 @@
+//! The linker script.
+#![no_std]
