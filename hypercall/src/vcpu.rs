@@ -1,0 +1,120 @@
+//! `vcpu_op`: bringing vCPUs up and down, and where Xen keeps their state (`vcpu.h`).
+
+use crate::{
+    Hypervisor, MachAddr, Op, XenError,
+    abi::{arch::vcpu_guest_context, vcpu},
+};
+
+/// Calls with the address of `arg`.
+///
+/// # Safety
+/// `arg` is null or what `cmd` reads or writes.
+#[inline]
+unsafe fn op<H: Hypervisor + ?Sized>(
+    hv: &H,
+    cmd: u32,
+    name: &'static str,
+    id: u32,
+    arg: u64,
+) -> Result<u64, XenError> {
+    // SAFETY: the caller pairs `cmd` and `arg`.
+    let value = unsafe { hv.call(Op::VcpuOp, [cmd as u64, id as u64, arg, 0, 0]) };
+    XenError::check(Op::VcpuOp, Some(name), value)
+}
+
+/// Gives vCPU `id`, which has not run yet, its first context. `EEXIST` if it has one.
+///
+/// # Safety
+/// What `context` holds is sound for that vCPU: stack, handlers, page tables, entry point.
+#[inline]
+pub unsafe fn initialise<H: Hypervisor + ?Sized>(
+    hv: &H,
+    id: u32,
+    context: &vcpu_guest_context,
+) -> Result<(), XenError> {
+    let context = core::ptr::from_ref(context) as u64;
+    // SAFETY: Xen reads the context during the call; the caller answers for its contents.
+    unsafe { op(hv, vcpu::VCPUOP_initialise, "initialise", id, context) }.map(drop)
+}
+
+/// Lets vCPU `id` run from the context it was given. `EINVAL` if it was given none.
+///
+/// # Safety
+/// As [`initialise`].
+#[inline]
+pub unsafe fn up<H: Hypervisor + ?Sized>(hv: &H, id: u32) -> Result<(), XenError> {
+    // SAFETY: no memory is involved; the caller answers for the context.
+    unsafe { op(hv, vcpu::VCPUOP_up, "up", id, 0) }.map(drop)
+}
+
+/// Stops vCPU `id`. For the calling one this returns when another brings it up again.
+#[inline]
+pub fn down<H: Hypervisor + ?Sized>(hv: &H, id: u32) -> Result<(), XenError> {
+    // SAFETY: no memory is involved.
+    unsafe { op(hv, vcpu::VCPUOP_down, "down", id, 0) }.map(drop)
+}
+
+/// Whether vCPU `id` is up. `ENOENT` if there is no such vCPU.
+#[inline]
+pub fn is_up<H: Hypervisor + ?Sized>(hv: &H, id: u32) -> Result<bool, XenError> {
+    // SAFETY: no memory is involved.
+    unsafe { op(hv, vcpu::VCPUOP_is_up, "is_up", id, 0) }.map(|up| up != 0)
+}
+
+/// Sends an NMI to vCPU `id`.
+#[inline]
+pub fn send_nmi<H: Hypervisor + ?Sized>(hv: &H, id: u32) -> Result<(), XenError> {
+    // SAFETY: no memory is involved.
+    unsafe { op(hv, vcpu::VCPUOP_send_nmi, "send_nmi", id, 0) }.map(drop)
+}
+
+/// How long vCPU `id` has spent in each state.
+#[inline]
+pub fn runstate<H: Hypervisor + ?Sized>(
+    hv: &H,
+    id: u32,
+) -> Result<vcpu::vcpu_runstate_info, XenError> {
+    let mut info = vcpu::vcpu_runstate_info::default();
+    let arg = &raw mut info as u64;
+    // SAFETY: Xen writes `info` during the call.
+    unsafe {
+        op(
+            hv,
+            vcpu::VCPUOP_get_runstate_info,
+            "get_runstate_info",
+            id,
+            arg,
+        )
+    }?;
+    Ok(info)
+}
+
+/// Moves the `vcpu_info` of vCPU `id` to machine address `place`, once in its life; within a page.
+/// vCPUs from 32 on need it before they come up.
+///
+/// # Safety
+/// From now on Xen writes the 64 bytes at `place`.
+#[inline]
+pub unsafe fn register_vcpu_info<H: Hypervisor + ?Sized>(
+    hv: &H,
+    id: u32,
+    place: MachAddr,
+) -> Result<(), XenError> {
+    let arg = vcpu::vcpu_register_vcpu_info {
+        mfn: place.frame().as_u64(),
+        offset: place.page_offset() as u32,
+        rsvd: 0,
+    };
+    let arg = &raw const arg as u64;
+    // SAFETY: Xen reads `arg` during the call; the caller gives the place away.
+    unsafe {
+        op(
+            hv,
+            vcpu::VCPUOP_register_vcpu_info,
+            "register_vcpu_info",
+            id,
+            arg,
+        )
+    }
+    .map(drop)
+}
