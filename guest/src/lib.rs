@@ -1,1 +1,32 @@
-//! The kernel.
+//! A kernel that runs as a 64-bit Xen PV guest.
+//!
+//! # Principles
+//!
+//! - **Xen owns the page tables; we ask.** Not one entry is written except through
+//!   [`mm`], which sends it to Xen in batches and knows what Xen will refuse before asking.
+//! - **Data flows one way**: `start_info` → [`boot::info::BootInfo`] → p2m → typed levels →
+//!   batcher → hypercall. No module reaches round its neighbour.
+//! - **Numbers are types.** Pseudo-physical and machine frames, entries of each level: mixing them
+//!   does not compile, and a large page cannot be expressed.
+//! - **What another side wrote is checked**: `start_info`, the command line, ring indices.
+//! - **A run ends with a verdict.** One line says pass, fail or crash; a kernel that cannot go on
+//!   says why, where, and with what callers, and tells Xen that it crashed.
+//!
+//! The library is compiled for the host as well, where everything that needs no Xen is tested.
+#![cfg_attr(target_os = "none", no_std)]
+
+pub mod boot;
+pub mod console;
+#[cfg(target_os = "none")]
+pub mod entry;
+pub mod mm;
+#[cfg(target_os = "none")]
+pub mod power;
+#[cfg(target_os = "none")]
+mod shared;
+#[cfg(target_os = "none")]
+mod time;
+pub mod trap;
+pub mod verdict;
+#[cfg(target_os = "none")]
+mod xen;

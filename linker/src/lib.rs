@@ -1,2 +1,112 @@
-//! The linker script.
-#![no_std]
+//! What the linker lays out: the image's segments, its boot stack and its tables.
+//!
+//! `image.ld` beside this crate is the one place that decides where things lie; this crate gives
+//! the kernel a typed view of it, so that no other module names a linker symbol. On the host, where
+//! the kernel's modules are only tested and never linked into an image, [`Image::current`] does not
+//! exist.
+#![cfg_attr(target_os = "none", no_std)]
+
+pub mod symbols;
+
+use core::ops::Range;
+
+/// Virtual address that pseudo-physical address 0 is linked at (`VIRT_BASE` in the ELF notes).
+pub const VIRT_BASE: u64 = 0xffff_ffff_8000_0000;
+
+/// Address ranges of the linked image, all virtual, all page-aligned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Code: readable and executable.
+    pub text: Range<u64>,
+    /// Constants, notes and linker tables: readable.
+    pub rodata: Range<u64>,
+    /// Variables and the boot stack: readable and writable.
+    pub data: Range<u64>,
+    /// The page below the boot stack, inside `data`, that is never mapped once the kernel runs.
+    pub stack_guard: Range<u64>,
+    /// The boot stack, inside `data`.
+    pub stack: Range<u64>,
+    /// The page that Xen filled with hypercall stubs, inside `text`.
+    pub hypercall_page: Range<u64>,
+}
+
+impl Image {
+    /// The whole image, from the first byte of text to the last of data.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        self.text.start..self.data.end
+    }
+}
+
+#[cfg(target_os = "none")]
+mod image {
+    use super::Image;
+
+    unsafe extern "C" {
+        static __text_start: u8;
+        static __text_end: u8;
+        static __hypercall_page: u8;
+        static __rodata_start: u8;
+        static __rodata_end: u8;
+        static __data_start: u8;
+        static __data_end: u8;
+        static __stack_guard: u8;
+        static __stack_bottom: u8;
+        static __stack_top: u8;
+        static __ex_table_start: u8;
+        static __ex_table_end: u8;
+        static __symbols_start: u8;
+        static __symbols_end: u8;
+    }
+
+    macro_rules! address {
+        ($symbol:ident) => {
+            (&raw const $symbol).addr() as u64
+        };
+    }
+
+    impl Image {
+        /// The ranges of the running image.
+        #[must_use]
+        pub fn current() -> Image {
+            Image {
+                text: address!(__text_start)..address!(__text_end),
+                rodata: address!(__rodata_start)..address!(__rodata_end),
+                data: address!(__data_start)..address!(__data_end),
+                stack_guard: address!(__stack_guard)..address!(__stack_bottom),
+                stack: address!(__stack_bottom)..address!(__stack_top),
+                hypercall_page: address!(__hypercall_page)..address!(__text_end),
+            }
+        }
+    }
+
+    /// The bytes between two symbols that bound one read-only section of the image.
+    macro_rules! section {
+        ($start:ident, $end:ident) => {{
+            let (start, end) = (&raw const $start, &raw const $end);
+            // SAFETY: the linker script places both symbols in one read-only output section, start
+            // before end; the section is initialised, mapped for the kernel's whole life and never
+            // written.
+            unsafe { core::slice::from_raw_parts(start, end.addr() - start.addr()) }
+        }};
+    }
+
+    /// The section reserved for the symbol table (all zero until `cargo xtask build` fills it).
+    pub(crate) fn symbol_bytes() -> &'static [u8] {
+        section!(__symbols_start, __symbols_end)
+    }
+
+    /// The exception table: pairs of instruction addresses, (may fault, resume at).
+    #[must_use]
+    pub fn exception_table() -> &'static [[u64; 2]] {
+        let bytes = section!(__ex_table_start, __ex_table_end);
+        // SAFETY: the section holds nothing but pairs of 64-bit addresses that the `.ex_table`
+        // directives emit, and the script aligns its start to 16 bytes; any bit pattern is a `u64`.
+        unsafe { core::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / 16) }
+    }
+}
+
+#[cfg(target_os = "none")]
+pub use image::exception_table;
+#[cfg(target_os = "none")]
+use image::symbol_bytes;

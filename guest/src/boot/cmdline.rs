@@ -1,0 +1,311 @@
+//! The kernel's command line: every word is known or the boot fails.
+//!
+//! A mistyped word that is silently ignored makes a CI run test something else than it says, so an
+//! unknown word, a bad value or a word given twice is an error that names the word and its place.
+//! The words stand in one table, [`WORDS`], from which the error text and the help are made.
+
+use core::fmt;
+
+use crate::console::filter::{Filter, FilterError};
+
+/// A word of the command line: its form and what it does.
+pub struct Word {
+    /// The part before `=`.
+    pub name: &'static str,
+    /// How it is written, with its value if it takes one.
+    pub form: &'static str,
+    /// What it does.
+    pub help: &'static str,
+}
+
+/// Every word the kernel knows.
+pub const WORDS: &[Word] = &[
+    Word {
+        name: "log",
+        form: "log=LEVEL[,MODULE=LEVEL...]",
+        help: "what is printed: off error warn info debug trace, in all and by module",
+    },
+    Word {
+        name: "selftest",
+        form: "selftest[=NAME[,NAME...]]",
+        help: "run the self-tests, all of them or those whose names start with a NAME",
+    },
+    Word {
+        name: "provoke",
+        form: "provoke=KIND",
+        help: "fail on purpose: panic, pagefault, doublefault, stackoverflow, reboot, hang",
+    },
+    Word {
+        name: "monitor",
+        form: "monitor",
+        help: "read commands from the console instead of powering off",
+    },
+    Word {
+        name: "directmap",
+        form: "directmap=lazy|full",
+        help: "map memory when it is first handed out (default), or all of it at boot",
+    },
+    Word {
+        name: "bench",
+        form: "bench[=NAME[,NAME...]]",
+        help: "count instructions of page-table operations and print them",
+    },
+];
+
+/// A deliberate failure, for testing whoever watches the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provoke {
+    /// `panic!`.
+    Panic,
+    /// A read of an address that is not mapped.
+    PageFault,
+    /// A fault inside the fault handler.
+    DoubleFault,
+    /// Recursion into the guard page below the stack.
+    StackOverflow,
+    /// Ask for a reboot instead of powering off.
+    Reboot,
+    /// Never end.
+    Hang,
+}
+
+impl Provoke {
+    const ALL: [(&'static str, Provoke); 6] = [
+        ("panic", Provoke::Panic),
+        ("pagefault", Provoke::PageFault),
+        ("doublefault", Provoke::DoubleFault),
+        ("stackoverflow", Provoke::StackOverflow),
+        ("reboot", Provoke::Reboot),
+        ("hang", Provoke::Hang),
+    ];
+}
+
+/// When the direct map is populated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DirectMap {
+    /// In 2 MiB steps, when the frame allocator first hands out from a step.
+    #[default]
+    Lazy,
+    /// All of it at boot.
+    Full,
+}
+
+/// Which of a set of named things to run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Selection<'a> {
+    /// None of them.
+    #[default]
+    None,
+    /// All of them.
+    All,
+    /// Those whose name starts with one of these comma-separated prefixes.
+    Named(&'a str),
+}
+
+impl Selection<'_> {
+    /// Whether the thing called `name` is selected.
+    #[must_use]
+    pub fn includes(&self, name: &str) -> bool {
+        match self {
+            Selection::None => false,
+            Selection::All => true,
+            Selection::Named(list) => list.split(',').any(|prefix| name.starts_with(prefix)),
+        }
+    }
+}
+
+/// What the command line asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Options<'a> {
+    /// What the console shows.
+    pub log: Filter,
+    /// Self-tests to run.
+    pub selftest: Selection<'a>,
+    /// Operations to measure.
+    pub bench: Selection<'a>,
+    /// The failure to provoke.
+    pub provoke: Option<Provoke>,
+    /// Whether to stay and read commands.
+    pub monitor: bool,
+    /// When the direct map is populated.
+    pub directmap: DirectMap,
+}
+
+/// Why a command line is refused; `index` counts words from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CmdlineError<'a> {
+    /// The offending word, whole.
+    pub word: &'a str,
+    /// Its place among the words, from 1.
+    pub index: usize,
+    /// What is wrong with it.
+    pub reason: Reason<'a>,
+}
+
+/// What is wrong with a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason<'a> {
+    /// No such word.
+    Unknown,
+    /// The word needs a value and has none.
+    NeedsValue,
+    /// The word takes no value.
+    TakesNoValue,
+    /// The value is not one of those allowed.
+    BadValue,
+    /// The log filter does not parse.
+    BadFilter(FilterError<'a>),
+    /// The same word came before.
+    Twice,
+}
+
+impl fmt::Display for CmdlineError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "command line, word {}: '{}': ", self.index, self.word)?;
+        let name = self.word.split('=').next().unwrap_or(self.word);
+        let form = WORDS.iter().find(|w| w.name == name).map_or("", |w| w.form);
+        match &self.reason {
+            Reason::Unknown => {
+                f.write_str("unknown word; known are:")?;
+                WORDS.iter().try_for_each(|w| write!(f, " {}", w.form))
+            }
+            Reason::NeedsValue => write!(f, "needs a value: {form}"),
+            Reason::TakesNoValue => write!(f, "takes no value: {form}"),
+            Reason::BadValue => {
+                let help = WORDS.iter().find(|w| w.name == name).map_or("", |w| w.help);
+                write!(f, "not a value it knows: {form} ({help})")
+            }
+            Reason::BadFilter(e) => write!(f, "{e}"),
+            Reason::Twice => f.write_str("given twice"),
+        }
+    }
+}
+
+/// Parses a whole command line.
+///
+/// # Errors
+/// The first word that is not understood.
+pub fn parse(line: &str) -> Result<Options<'_>, CmdlineError<'_>> {
+    let mut options = Options::default();
+    let mut seen = 0_u32;
+    for (i, word) in line.split_ascii_whitespace().enumerate() {
+        let error = |reason| CmdlineError {
+            word,
+            index: i + 1,
+            reason,
+        };
+        let (name, value) = match word.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (word, None),
+        };
+        let place = WORDS
+            .iter()
+            .position(|w| w.name == name)
+            .ok_or_else(|| error(Reason::Unknown))?;
+        if seen & (1 << place) != 0 {
+            return Err(error(Reason::Twice));
+        }
+        seen |= 1 << place;
+        let needed = || {
+            value
+                .filter(|v| !v.is_empty())
+                .ok_or_else(|| error(Reason::NeedsValue))
+        };
+        let selection = || match value {
+            None => Ok(Selection::All),
+            Some("") => Err(error(Reason::NeedsValue)),
+            Some(list) => Ok(Selection::Named(list)),
+        };
+        match name {
+            "log" => {
+                options.log = Filter::parse(needed()?).map_err(|e| error(Reason::BadFilter(e)))?;
+            }
+            "selftest" => options.selftest = selection()?,
+            "bench" => options.bench = selection()?,
+            "provoke" => {
+                let kind = needed()?;
+                let found = Provoke::ALL.iter().find(|(name, _)| *name == kind);
+                options.provoke = Some(found.ok_or_else(|| error(Reason::BadValue))?.1);
+            }
+            "monitor" if value.is_some() => return Err(error(Reason::TakesNoValue)),
+            "monitor" => options.monitor = true,
+            "directmap" => {
+                options.directmap = match needed()? {
+                    "lazy" => DirectMap::Lazy,
+                    "full" => DirectMap::Full,
+                    _ => return Err(error(Reason::BadValue)),
+                };
+            }
+            _ => return Err(error(Reason::Unknown)),
+        }
+    }
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_line_asks_for_nothing() {
+        let o = parse("").unwrap();
+        assert_eq!(
+            (o.selftest, o.provoke, o.monitor),
+            (Selection::None, None, false)
+        );
+    }
+
+    #[test]
+    fn every_word_of_the_table_is_understood() {
+        for word in WORDS {
+            let example = match word.name {
+                "log" => "log=warn,mm=trace",
+                "provoke" => "provoke=panic",
+                "directmap" => "directmap=full",
+                other => other,
+            };
+            parse(example).unwrap_or_else(|e| panic!("{e}"));
+        }
+    }
+
+    #[test]
+    fn an_unknown_word_is_named_with_its_place() {
+        let e = parse("selftest  slef-test").unwrap_err();
+        assert_eq!(
+            (e.word, e.index, e.reason),
+            ("slef-test", 2, Reason::Unknown)
+        );
+        assert!(
+            e.to_string()
+                .contains("word 2: 'slef-test': unknown word; known are: log=")
+        );
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        for (line, reason) in [
+            ("log", Reason::NeedsValue),
+            ("log=", Reason::NeedsValue),
+            ("monitor=1", Reason::TakesNoValue),
+            ("provoke=fire", Reason::BadValue),
+            ("directmap=some", Reason::BadValue),
+            ("selftest=", Reason::NeedsValue),
+        ] {
+            assert_eq!(parse(line).unwrap_err().reason, reason, "{line}");
+        }
+        assert_eq!(parse("monitor monitor").unwrap_err().reason, Reason::Twice);
+    }
+
+    #[test]
+    fn a_selection_matches_prefixes() {
+        assert!(Selection::Named("lazy,mm.").includes("mm.protect"));
+        assert!(!Selection::Named("lazy").includes("mm.lazy"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_line_panics(line in ".{0,200}") {
+            let _ = parse(&line);
+        }
+    }
+}

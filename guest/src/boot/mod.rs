@@ -1,0 +1,6 @@
+//! From the first call after the entry shim to a kernel that knows where it is.
+
+pub mod cmdline;
+pub mod info;
+#[cfg(target_os = "none")]
+pub mod pv;

@@ -1,0 +1,240 @@
+//! The PV console ring: one page shared with the console daemon (`xen/include/public/io/console.h`).
+//!
+//! Both directions are byte rings with free-running 32-bit indices. The other side can write
+//! anything at any time, so an index is read once, checked, and an impossible one (more bytes
+//! waiting than the ring holds) is an error and never an out-of-bounds access; every byte position
+//! is masked by the ring's size.
+
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
+
+use hypercall::abi::console::xencons_interface;
+
+/// Bytes from the daemon to us that fit in the page.
+pub const INPUT: usize = 1024;
+/// Bytes from us to the daemon that fit in the page.
+pub const OUTPUT: usize = 2048;
+
+/// The shared page. Atomics, because the other side writes concurrently.
+#[repr(C)]
+pub struct Page {
+    input: [AtomicU8; INPUT],
+    output: [AtomicU8; OUTPUT],
+    in_cons: AtomicU32,
+    in_prod: AtomicU32,
+    out_cons: AtomicU32,
+    out_prod: AtomicU32,
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(offset_of!(Page, output) == offset_of!(xencons_interface, out));
+    assert!(offset_of!(Page, in_cons) == offset_of!(xencons_interface, in_cons));
+    assert!(offset_of!(Page, in_prod) == offset_of!(xencons_interface, in_prod));
+    assert!(offset_of!(Page, out_cons) == offset_of!(xencons_interface, out_cons));
+    assert!(offset_of!(Page, out_prod) == offset_of!(xencons_interface, out_prod));
+};
+
+/// The other side put an index where it cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CorruptIndex {
+    /// Which direction.
+    pub direction: Direction,
+    /// Producer index, bytes since the ring was made.
+    pub prod: u32,
+    /// Consumer index, bytes since the ring was made.
+    pub cons: u32,
+}
+
+/// A direction of the console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the daemon to us.
+    Input,
+    /// From us to the daemon.
+    Output,
+}
+
+impl core::fmt::Display for CorruptIndex {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let (name, size) = match self.direction {
+            Direction::Input => ("in", INPUT),
+            Direction::Output => ("out", OUTPUT),
+        };
+        let (prod, cons) = (self.prod, self.cons);
+        write!(
+            f,
+            "console ring: {name}_prod {prod:#x}, {name}_cons {cons:#x}: "
+        )?;
+        write!(
+            f,
+            "{} bytes waiting in a ring of {size}",
+            prod.wrapping_sub(cons)
+        )
+    }
+}
+
+impl Page {
+    /// Puts as many of `bytes` as fit into the output ring and returns how many.
+    ///
+    /// # Errors
+    /// The consumer index is impossible. It is then taken to equal ours, so that the console goes
+    /// on working if the other side does.
+    pub fn put(&self, bytes: &[u8]) -> Result<usize, CorruptIndex> {
+        let prod = self.out_prod.load(Ordering::Relaxed);
+        let waiting = self.waiting_output(prod)?;
+        let n = bytes.len().min(OUTPUT - waiting);
+        for (i, byte) in bytes[..n].iter().enumerate() {
+            let at = prod.wrapping_add(i as u32) as usize % OUTPUT;
+            self.output[at].store(*byte, Ordering::Relaxed);
+        }
+        // The bytes must be visible before the index that says they are there.
+        self.out_prod
+            .store(prod.wrapping_add(n as u32), Ordering::Release);
+        Ok(n)
+    }
+
+    /// Bytes that the other side has not taken yet.
+    ///
+    /// # Errors
+    /// As [`Page::put`].
+    pub fn pending_output(&self) -> Result<usize, CorruptIndex> {
+        self.waiting_output(self.out_prod.load(Ordering::Relaxed))
+    }
+
+    fn waiting_output(&self, prod: u32) -> Result<usize, CorruptIndex> {
+        let cons = self.out_cons.load(Ordering::Acquire);
+        let waiting = prod.wrapping_sub(cons) as usize;
+        if waiting > OUTPUT {
+            self.out_prod.store(cons, Ordering::Release);
+            return Err(CorruptIndex {
+                direction: Direction::Output,
+                prod,
+                cons,
+            });
+        }
+        Ok(waiting)
+    }
+
+    /// Takes input into `buffer` and returns how many bytes.
+    ///
+    /// # Errors
+    /// The producer index is impossible. What it claims is skipped.
+    pub fn take(&self, buffer: &mut [u8]) -> Result<usize, CorruptIndex> {
+        let cons = self.in_cons.load(Ordering::Relaxed);
+        let prod = self.in_prod.load(Ordering::Acquire);
+        let waiting = prod.wrapping_sub(cons) as usize;
+        if waiting > INPUT {
+            self.in_cons.store(prod, Ordering::Release);
+            return Err(CorruptIndex {
+                direction: Direction::Input,
+                prod,
+                cons,
+            });
+        }
+        let n = waiting.min(buffer.len());
+        for (i, byte) in buffer[..n].iter_mut().enumerate() {
+            let at = cons.wrapping_add(i as u32) as usize % INPUT;
+            *byte = self.input[at].load(Ordering::Relaxed);
+        }
+        // The bytes must have been read before the index lets the other side overwrite them.
+        fence(Ordering::Release);
+        self.in_cons
+            .store(cons.wrapping_add(n as u32), Ordering::Release);
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn page() -> Box<Page> {
+        // SAFETY: all fields are atomics, for which zero bytes are a value.
+        unsafe { Box::new(core::mem::zeroed()) }
+    }
+
+    /// The daemon's half, written from the header's point of view.
+    fn drain(page: &Page) -> Vec<u8> {
+        let (cons, prod) = (
+            page.out_cons.load(Ordering::Relaxed),
+            page.out_prod.load(Ordering::Relaxed),
+        );
+        let bytes = (0..prod.wrapping_sub(cons))
+            .map(|i| page.output[cons.wrapping_add(i) as usize % OUTPUT].load(Ordering::Relaxed))
+            .collect();
+        page.out_cons.store(prod, Ordering::Relaxed);
+        bytes
+    }
+
+    #[test]
+    fn a_full_ring_takes_nothing_more() {
+        let page = page();
+        assert_eq!(page.put(&[b'x'; 3000]), Ok(OUTPUT));
+        assert_eq!(page.put(b"y"), Ok(0));
+        assert_eq!(page.pending_output(), Ok(OUTPUT));
+        assert_eq!(drain(&page).len(), OUTPUT);
+        assert_eq!(page.put(b"y"), Ok(1));
+    }
+
+    #[test]
+    fn an_impossible_consumer_is_reported_once_and_survived() {
+        let page = page();
+        page.put(b"hello").unwrap();
+        page.out_cons.store(6, Ordering::Relaxed);
+        let error = page.put(b"x").unwrap_err();
+        assert_eq!(
+            error,
+            CorruptIndex {
+                direction: Direction::Output,
+                prod: 5,
+                cons: 6
+            }
+        );
+        assert!(
+            error
+                .to_string()
+                .contains("4294967295 bytes waiting in a ring of 2048")
+        );
+        assert_eq!(page.put(b"x"), Ok(1));
+        assert_eq!(drain(&page), b"x");
+    }
+
+    #[test]
+    fn an_impossible_producer_is_reported_once_and_skipped() {
+        let page = page();
+        page.in_prod.store(INPUT as u32 + 1, Ordering::Relaxed);
+        assert!(page.take(&mut [0; 8]).is_err());
+        assert_eq!(page.take(&mut [0; 8]), Ok(0));
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out(start: u32, pieces: Vec<Vec<u8>>) {
+            let page = page();
+            page.out_prod.store(start, Ordering::Relaxed);
+            page.out_cons.store(start, Ordering::Relaxed);
+            let (mut sent, mut received) = (Vec::new(), Vec::new());
+            for piece in pieces {
+                let n = page.put(&piece).unwrap();
+                sent.extend(&piece[..n]);
+                if n % 2 == 0 {
+                    received.extend(drain(&page));
+                }
+            }
+            received.extend(drain(&page));
+            prop_assert_eq!(sent, received);
+        }
+
+        #[test]
+        fn no_indices_can_make_it_panic(prod: u32, cons: u32, own: u32, data: Vec<u8>) {
+            let page = page();
+            page.out_cons.store(cons, Ordering::Relaxed);
+            page.out_prod.store(own, Ordering::Relaxed);
+            page.in_prod.store(prod, Ordering::Relaxed);
+            let _ = page.put(&data);
+            let _ = page.take(&mut [0; 2000]);
+            prop_assert!(page.pending_output().is_ok());
+        }
+    }
+}

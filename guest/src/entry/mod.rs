@@ -1,0 +1,3 @@
+//! The ways into the kernel, each a small shim around `boot`.
+
+pub mod pv;

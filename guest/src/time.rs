@@ -1,0 +1,39 @@
+//! Xen's system time, read from shared memory (`vcpu_time_info` in `xen/include/public/xen.h`).
+
+use core::sync::atomic::{AtomicU32, Ordering, fence};
+
+use crate::shared;
+
+/// Nanoseconds since the host booted, as Xen counts them; `None` until `shared_info` is mapped.
+pub fn monotonic() -> Option<u64> {
+    let vcpu = shared::vcpu()?;
+    // SAFETY: the page stays mapped; only the address of a field is formed.
+    let time = unsafe { &raw const (*vcpu.as_ptr()).time };
+    // SAFETY: an aligned u32 that Xen writes while this vCPU is not running, or bumps around its
+    // writes otherwise.
+    let version = unsafe { AtomicU32::from_ptr(&raw mut (*time.cast_mut()).version) };
+    loop {
+        let before = version.load(Ordering::Acquire);
+        // SAFETY: any bytes are a value of this struct of integers; a torn read is thrown away
+        // because the version then differs.
+        let snapshot = unsafe { time.read_volatile() };
+        let tsc = tsc();
+        fence(Ordering::Acquire);
+        if before & 1 == 0 && version.load(Ordering::Relaxed) == before {
+            let delta = tsc.saturating_sub(snapshot.tsc_timestamp);
+            let shifted = match snapshot.tsc_shift {
+                shift @ 0.. => delta.wrapping_shl(shift.unsigned_abs().into()),
+                shift => delta.wrapping_shr(shift.unsigned_abs().into()),
+            };
+            let scaled = u128::from(shifted) * u128::from(snapshot.tsc_to_system_mul) >> 32;
+            return Some(snapshot.system_time.wrapping_add(scaled as u64));
+        }
+    }
+}
+
+/// The time-stamp counter. Under QEMU's `-icount shift=0` it counts instructions, Xen's and ours.
+#[inline]
+pub fn tsc() -> u64 {
+    // SAFETY: reads a counter. Xen lets PV guests read it or emulates the read.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}

@@ -1,0 +1,134 @@
+//! The trap entry stubs and the table that tells Xen about them.
+//!
+//! One stub a vector brings Xen's frame into the shape of [`Frame`] and calls one handler; every
+//! return goes by the iret hypercall, the only one that restores the upcall mask together with the
+//! interrupted context (`xen/include/public/arch-x86/xen-x86_64.h`, `struct iret_context`).
+//! Upcalls are masked by Xen on the way into every gate (flag bit 2), so that nothing interrupts a
+//! report. PV has no default gates: a vector without a handler kills the domain, so all are set.
+
+use core::arch::global_asm;
+
+use hypercall::abi::xen::__HYPERVISOR_iret;
+use hypercall::trap::{END, gate};
+use hypercall::{Hypervisor, VirtAddr, XenError};
+
+use super::frame::{EXCEPTIONS, Frame};
+
+/// Lowest privilege that may raise the vector with `int n`; the kernel itself runs at 3.
+const DPL_KERNEL: u8 = 3;
+
+const VECTORS: usize = EXCEPTIONS.len();
+const BREAKPOINT: usize = 3;
+const OVERFLOW: usize = 4;
+
+global_asm!(
+    // A stub is 16 bytes, so that its address follows from its vector.
+    ".pushsection .text.trap, \"ax\", @progbits",
+    ".balign 16",
+    "trap_stubs:",
+    ".set vector, 0",
+    ".rept {vectors}",
+    "    .balign 16",
+    "    pop rcx",
+    "    pop r11",
+    "    .if ({with_error} >> vector) & 1 == 0",
+    "    push 0",
+    "    .endif",
+    "    push vector",
+    "    jmp trap_common",
+    "    .set vector, vector + 1",
+    ".endr",
+    "",
+    "trap_common:",
+    "    push rdi",
+    "    push rsi",
+    "    push rdx",
+    "    push rcx",
+    "    push rax",
+    "    push r8",
+    "    push r9",
+    "    push r10",
+    "    push r11",
+    "    push rbx",
+    "    push rbp",
+    "    push r12",
+    "    push r13",
+    "    push r14",
+    "    push r15",
+    "    cld",
+    "    mov rdi, rsp",
+    "    call {handler}",
+    "    pop r15",
+    "    pop r14",
+    "    pop r13",
+    "    pop r12",
+    "    pop rbp",
+    "    pop rbx",
+    "    pop r11",
+    "    pop r10",
+    "    pop r9",
+    "    pop r8",
+    "    pop rax",
+    "    pop rcx",
+    "    pop rdx",
+    "    pop rsi",
+    "    pop rdi",
+    // Vector and error code go; what is left from rip up is the tail of struct iret_context.
+    "    add rsp, 16",
+    "    push 0",
+    "    push rcx",
+    "    push r11",
+    "    push rax",
+    "    mov eax, {iret}",
+    "    syscall",
+    "    ud2",
+    ".popsection",
+    vectors = const VECTORS,
+    with_error = const vectors_with_error(),
+    handler = sym handle,
+    iret = const __HYPERVISOR_iret,
+);
+
+const fn vectors_with_error() -> u32 {
+    let mut bits = 0;
+    let mut vector = 0;
+    while vector < VECTORS {
+        if EXCEPTIONS[vector].has_error {
+            bits |= 1 << vector;
+        }
+        vector += 1;
+    }
+    bits
+}
+
+unsafe extern "C" {
+    static trap_stubs: [[u8; 16]; VECTORS];
+}
+
+/// Called by the stubs with the interrupted context.
+extern "C" fn handle(frame: &mut Frame) {
+    super::dispatch(frame);
+}
+
+/// Gives Xen the whole trap table.
+///
+/// # Errors
+/// Xen's refusal.
+pub fn install<H: Hypervisor>(hv: &H) -> Result<(), XenError> {
+    let stub = |vector: usize| {
+        // SAFETY: only the address of an element inside the stub array is taken.
+        unsafe { VirtAddr::from_ptr((&raw const trap_stubs).cast::<[u8; 16]>().add(vector)) }
+    };
+    let mut table = [END; VECTORS + 1];
+    for (vector, entry) in table.iter_mut().take(VECTORS).enumerate() {
+        let dpl = if matches!(vector, BREAKPOINT | OVERFLOW) {
+            DPL_KERNEL
+        } else {
+            0
+        };
+        *entry = gate(vector as u8, stub(vector), dpl, true);
+    }
+    // SAFETY: every address is a stub of this image that saves all registers, keeps the stack
+    // aligned and returns by the iret hypercall; the image is never unmapped.
+    unsafe { hypercall::trap::set_trap_table(hv, &table) }
+}

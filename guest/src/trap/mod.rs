@@ -1,0 +1,28 @@
+//! Traps: who handles an exception, and what is said when nobody does.
+//!
+//! A handler may repair the frame and return. A fault at an address listed in the exception table
+//! resumes at the listed place instead (see [`probe`]): that is how the kernel reads memory it has
+//! no reason to trust. Everything else is reported and ends the domain with SHUTDOWN_crash. A fault
+//! inside the report ends it at once, so that no mistake in the reporting code can hang.
+
+pub mod frame;
+
+#[cfg(target_os = "none")]
+pub mod backtrace;
+#[cfg(target_os = "none")]
+mod entry;
+#[cfg(target_os = "none")]
+pub mod probe;
+#[cfg(target_os = "none")]
+pub mod report;
+
+#[cfg(target_os = "none")]
+pub use entry::install;
+
+#[cfg(target_os = "none")]
+fn dispatch(frame: &mut frame::Frame) {
+    if probe::resume(frame) {
+        return;
+    }
+    report::unexpected(frame)
+}

@@ -1,0 +1,85 @@
+//! The report of an exception nobody handled, and of a panic; both end the domain.
+
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use super::backtrace::Backtrace;
+use super::frame::{Frame, PageFaultCode};
+use crate::{console, power, println, verdict};
+
+const PAGE_FAULT: u64 = 14;
+
+/// Reports under way. A second one means that reporting itself fails.
+static DEPTH: AtomicU32 = AtomicU32::new(0);
+
+/// Makes the next report fail on purpose, to test what happens then.
+pub static FAIL_IN_REPORT: AtomicBool = AtomicBool::new(false);
+
+/// Enters a report, or ends the domain if one is under way.
+fn enter(what: &str) {
+    match DEPTH.fetch_add(1, Ordering::Relaxed) {
+        // SAFETY: the report never returns to whoever holds the console.
+        0 => unsafe { console::steal() },
+        1 => {
+            // SAFETY: as above; the outer report never runs again either.
+            unsafe { console::steal() };
+            console::print_panicking("\n");
+            console::write_bytes(b"\n");
+            println!("double fault: {what} while reporting an earlier failure");
+            verdict::crash("double fault");
+            power::crash();
+        }
+        2 => {
+            console::print_panicking("triple fault: giving up\n");
+            power::crash();
+        }
+        _ => power::crash(),
+    }
+}
+
+/// Reports an exception that nobody handled and ends the domain.
+pub fn unexpected(frame: &Frame) -> ! {
+    let exception = frame.exception();
+    enter(exception.mnemonic);
+    println!(
+        "\nunexpected exception {} ({}), vector {}, error code {:#x}",
+        exception.mnemonic, exception.name, frame.vector, frame.error
+    );
+    println!("{frame}");
+    if frame.vector == PAGE_FAULT {
+        match crate::shared::fault_address() {
+            Some(address) => {
+                println!(
+                    "page fault: {} at {address:#018x}",
+                    PageFaultCode(frame.error)
+                );
+            }
+            None => {
+                println!(
+                    "page fault: {}; its address is in shared_info, not mapped yet",
+                    PageFaultCode(frame.error)
+                );
+            }
+        }
+    }
+    println!("backtrace:\n{}", Backtrace::from(frame.rip, frame.rbp));
+    if FAIL_IN_REPORT.load(Ordering::Relaxed) {
+        // SAFETY: never succeeds: the fault is the point.
+        unsafe { core::arch::asm!("ud2") };
+    }
+    verdict::crash(exception.mnemonic);
+    power::crash();
+}
+
+/// Reports a panic and ends the domain.
+pub fn panic(info: &PanicInfo<'_>) -> ! {
+    enter("panic");
+    println!("\n{info}");
+    let (rsp, rflags): (u64, u64);
+    // SAFETY: reads two registers.
+    unsafe { core::arch::asm!("mov {}, rsp", "pushfq", "pop {}", out(reg) rsp, out(reg) rflags) };
+    println!("  rsp {rsp:016x}  rflags {rflags:08x}");
+    println!("backtrace:\n{}", Backtrace::here());
+    verdict::crash("panic");
+    power::crash();
+}
