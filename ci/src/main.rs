@@ -1,2 +1,60 @@
-//! cargo xtask
-fn main() {}
+//! The command behind `cargo xtask`: builds the kernel, brings up real Xen under QEMU without
+//! installing anything, boots the kernel in every PV way and judges how it went.
+//!
+//! `provision` gets what is needed, `stack` runs it, `console` reads what it says, `test` puts
+//! these together into the suite. Start at `boot`.
+
+mod boot;
+mod cli;
+mod console;
+mod exit;
+mod interrupt;
+mod provision;
+mod stack;
+mod ui;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use exit::{Failure, Result};
+use provision::cache::Cache;
+use workspace::Workspace;
+
+fn main() -> ExitCode {
+    interrupt::watch();
+    match run(&Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Boot(arguments) => boot::boot(arguments),
+        Command::Setup(arguments) => boot::setup(arguments),
+        Command::Build => {
+            let image = Workspace::find()?.build_kernel()?;
+            println!("{}", image.display());
+            Ok(())
+        }
+        Command::Clean(arguments) => clean(arguments.cache),
+    }
+}
+
+fn clean(cache: bool) -> Result<()> {
+    let logs = Workspace::find()?.target.join("boot");
+    if logs.exists() {
+        std::fs::remove_dir_all(&logs).map_err(Failure::file("delete", &logs))?;
+    }
+    if cache {
+        Cache::open()?.empty()
+    } else {
+        Ok(())
+    }
+}

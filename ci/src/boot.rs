@@ -1,0 +1,114 @@
+//! `cargo xtask boot`: one kernel, one stack, one verdict.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::cli::BootArgs;
+use crate::console::transcript::{Show, Transcript};
+use crate::console::verdict::{Outcome, Verdict, judge};
+use crate::exit::{Failure, Result};
+use crate::stack::{Job, Mode, Setting, Via};
+use crate::ui;
+use crate::workspace::Workspace;
+
+/// Long enough for any stack on a slow machine.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How much of the logs a failure shows.
+const TAIL_LINES: usize = 30;
+
+/// Builds, boots and judges.
+pub(crate) fn boot(arguments: &BootArgs) -> Result<()> {
+    let workspace = Workspace::find()?;
+    let provision = arguments.provision.open()?;
+    let kernel = match &arguments.kernel {
+        Some(path) => path.clone(),
+        None => workspace.build_kernel()?,
+    };
+    let job = job(arguments, kernel)?;
+    let mode = Mode {
+        icount: arguments.icount,
+        gdb: arguments.gdb,
+        interactive: arguments.interactive,
+    };
+    let dir = workspace.run_dir(job.via.name())?;
+    let jobs = [job];
+    let setting = Setting {
+        provision: &provision,
+        mode,
+        workspace: &workspace.root,
+        dir: &dir,
+    };
+    let mut session = jobs[0].via.stack().open(setting, &jobs)?;
+    let mut transcript = Transcript::create(&dir, Show::Guest, arguments.log.as_deref())?;
+    let end = session.run(&jobs[0], &mut transcript);
+    transcript.finish();
+    drop(session);
+    let outcome = judge(&transcript.guest, &end?);
+    if outcome != Outcome::Pass {
+        ui::say(transcript.tail(TAIL_LINES));
+    }
+    match outcome {
+        Outcome::Pass => {
+            let verdict = transcript
+                .guest
+                .iter()
+                .find_map(|line| Verdict::parse(line));
+            let fields = verdict.map(|verdict| verdict.fields).unwrap_or_default();
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect();
+            ui::say(format!("pass {}", fields.join(" ")).trim_end());
+            Ok(())
+        }
+        Outcome::Fail(reason) => Err(Failure::Guest(reason)),
+        Outcome::TimedOut(reason) => Err(Failure::TimedOut(reason)),
+    }
+}
+
+fn job(arguments: &BootArgs, kernel: PathBuf) -> Result<Job> {
+    let mut cmdline = arguments.cmdline.clone();
+    if arguments.interactive {
+        cmdline = format!("{cmdline} monitor").trim_start().to_owned();
+    }
+    // A person or a debugger takes as long as it takes.
+    let patient = arguments.interactive || arguments.gdb;
+    let timeout = match arguments.timeout {
+        Some(seconds) => Some(Duration::from_secs(seconds)),
+        None => (!patient).then_some(DEFAULT_TIMEOUT),
+    };
+    Ok(Job {
+        name: "guest".into(),
+        via: arguments.via,
+        kernel: existing(&kernel)?,
+        cmdline,
+        mem_mib: arguments.mem,
+        vcpus: arguments.vcpus,
+        initrd: arguments.initrd.as_deref().map(existing).transpose()?,
+        timeout,
+    })
+}
+
+fn existing(path: &Path) -> Result<PathBuf> {
+    path.canonicalize()
+        .map_err(|error| Failure::Usage(format!("cannot open {}: {error}", path.display())))
+}
+
+/// `cargo xtask setup`: everything that `vias` need, without running any of them.
+pub(crate) fn setup(arguments: &crate::cli::SetupArgs) -> Result<()> {
+    let workspace = Workspace::find()?;
+    crate::provision::rust::ensure_target(&workspace.root)?;
+    let mut provision = arguments.provision.open()?;
+    provision.update = arguments.update;
+    for via in &arguments.via {
+        via.stack().prepare(&provision)?;
+    }
+    let names: Vec<_> = arguments.via.iter().map(|via: &Via| via.name()).collect();
+    ui::say(format!(
+        "ready for {}; kept in {}",
+        names.join(", "),
+        provision.cache.root().display()
+    ));
+    Ok(())
+}

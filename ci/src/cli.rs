@@ -1,0 +1,164 @@
+//! The command line: what can be asked for, and the help that explains it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::exit::Result;
+use crate::provision::cache::Cache;
+use crate::provision::{Provision, Xen};
+use crate::stack::Via;
+
+const AFTER_HELP: &str = "\
+Examples:
+  cargo xtask boot                          Xen under QEMU, the kernel as dom0; about a second
+  cargo xtask boot --cmdline log=debug      with words for the kernel
+  cargo xtask boot --interactive            type to the kernel; Ctrl-] leaves
+  cargo xtask boot --gdb                    wait for a debugger and say what to type
+  cargo xtask test                          everything that must hold before a push
+  cargo xtask setup                         fetch all that is needed, to work offline later
+
+Exit status: 0 pass, 1 the guest failed or crashed, 2 wrong usage, 3 the host lacks something,
+4 time-out. Xen, QEMU and a Linux dom0 are fetched from Debian's archive into the user's cache
+directory when first needed; nothing is installed and root is not required.";
+
+/// Build, boot and test the kernel on real Xen.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build the kernel, boot it on real Xen, show its console, report its verdict
+    Boot(BootArgs),
+    /// Fetch everything needed to boot and test
+    Setup(SetupArgs),
+    /// Build the kernel
+    Build,
+    /// Delete logs of past runs, or with --cache everything fetched
+    Clean(CleanArgs),
+}
+
+/// `boot`.
+#[derive(Debug, Args)]
+pub(crate) struct BootArgs {
+    /// The way of running the kernel
+    #[arg(long, value_enum, default_value = "dom0")]
+    pub(crate) via: Via,
+    /// Memory of the domain in MiB
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(4..))]
+    pub(crate) mem: Option<u32>,
+    /// Virtual processors of the domain
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=128))]
+    pub(crate) vcpus: Option<u32>,
+    /// Words for the kernel
+    #[arg(long, value_name = "STR", default_value = "")]
+    pub(crate) cmdline: String,
+    /// A file to hand to the kernel as its initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// Boot this image instead of building one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Give up after so many seconds [default: 60; none with --interactive or --gdb]
+    #[arg(long, value_name = "S")]
+    pub(crate) timeout: Option<u64>,
+    /// Connect the terminal to the console and ask the kernel for its monitor
+    #[arg(long)]
+    pub(crate) interactive: bool,
+    /// Wait for a debugger before the first instruction
+    #[arg(long)]
+    pub(crate) gdb: bool,
+    /// Copy the console to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log: Option<PathBuf>,
+    /// Count instructions: virtual time is the number executed, the same in every run
+    #[arg(long)]
+    pub(crate) icount: bool,
+    /// Where programs come from
+    #[command(flatten)]
+    pub(crate) provision: ProvisionArgs,
+}
+
+/// `setup`.
+#[derive(Debug, Args)]
+pub(crate) struct SetupArgs {
+    /// The ways of running to fetch for
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "dom0")]
+    pub(crate) via: Vec<Via>,
+    /// Look for newer packages even if the cache has some
+    #[arg(long)]
+    pub(crate) update: bool,
+    /// Where programs come from
+    #[command(flatten)]
+    pub(crate) provision: ProvisionArgs,
+}
+
+/// `clean`.
+#[derive(Debug, Args)]
+pub(crate) struct CleanArgs {
+    /// Empty the cache as well; the next run fetches again
+    #[arg(long)]
+    pub(crate) cache: bool,
+}
+
+/// Flags that replace what would be fetched.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Where programs come from")]
+pub(crate) struct ProvisionArgs {
+    /// A Xen version that Debian packages (4.17, 4.20), or a hypervisor file
+    #[arg(long, value_name = "VERSION|PATH")]
+    pub(crate) xen: Option<String>,
+    /// A qemu-system-x86_64 to use instead of the host's or Debian's
+    #[arg(long, value_name = "PATH")]
+    pub(crate) qemu: Option<PathBuf>,
+    /// A directory tree with a kernel, its modules, xl, Xen's daemons and a static busybox, to
+    /// make the Linux dom0 from
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dom0_root: Option<PathBuf>,
+}
+
+impl ProvisionArgs {
+    /// Opens the cache and checks the flags.
+    pub(crate) fn open(&self) -> Result<Provision> {
+        Ok(Provision {
+            cache: Cache::open()?,
+            qemu: self.qemu.clone(),
+            xen: Xen::parse(self.xen.as_deref())?,
+            dom0_root: self.dom0_root.clone(),
+            update: false,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_has_status_2() {
+        for words in [
+            &["x", "boot", "--via", "nothing"][..],
+            &["x", "boot", "--mem", "3"],
+            &["x", "boot", "--vcpus", "0"],
+            &["x", "fly"],
+        ] {
+            assert_eq!(
+                Cli::try_parse_from(words).unwrap_err().exit_code(),
+                2,
+                "{words:?}"
+            );
+        }
+    }
+}

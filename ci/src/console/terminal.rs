@@ -1,0 +1,63 @@
+//! `--interactive`: the terminal in raw mode, its keys sent to the guest.
+
+use std::io::Read;
+use std::sync::mpsc::Sender;
+
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+
+use super::serial::Input;
+use crate::exit::{Failure, Result};
+use crate::ui;
+
+/// Ctrl-], which leaves `xl console` as well.
+const LEAVE: u8 = 0x1d;
+
+/// The terminal in raw mode until dropped.
+pub(crate) struct Terminal {
+    before: Option<Termios>,
+}
+
+impl Terminal {
+    /// Starts delivering keys to `inputs`. Standard input that is not a terminal is read too, so
+    /// that a script can type.
+    pub(crate) fn attach(inputs: Sender<Input>) -> Result<Self> {
+        let before = tcgetattr(rustix::stdio::stdin()).ok();
+        if let Some(before) = &before {
+            let mut raw = before.clone();
+            raw.make_raw();
+            tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &raw)
+                .map_err(|error| Failure::file("set up", "the terminal")(error.into()))?;
+            ui::say("connected to the guest's console; Ctrl-] leaves\r");
+        }
+        std::thread::spawn(move || read_keys(&inputs));
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, before);
+        }
+    }
+}
+
+fn read_keys(inputs: &Sender<Input>) {
+    let mut buffer = [0; 256];
+    while let Ok(count) = std::io::stdin().read(&mut buffer) {
+        let keys = &buffer[..count];
+        // The end of a script's input is not the end of the run.
+        if keys.is_empty() {
+            return;
+        }
+        let leave = keys.iter().position(|&key| key == LEAVE);
+        let typed = &keys[..leave.unwrap_or(keys.len())];
+        if inputs.send(Input::Keys(typed.to_vec())).is_err() {
+            return;
+        }
+        if leave.is_some() {
+            let _ = inputs.send(Input::Leave);
+            return;
+        }
+    }
+}

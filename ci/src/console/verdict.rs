@@ -1,0 +1,304 @@
+//! The line that ends a run, and what it takes to pass.
+//!
+//! The kernel's word alone is not enough: Xen must have seen the power-off too, or a kernel that
+//! dies after its last line would pass.
+
+use std::fmt;
+
+/// What the kernel says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// All is well.
+    Pass,
+    /// It ran to the end and found something wrong.
+    Fail,
+    /// It could not go on.
+    Crash,
+}
+
+/// A parsed `verdict:` line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// The word after the colon.
+    pub(crate) kind: Kind,
+    /// `key=value` pairs in their order.
+    pub(crate) fields: Vec<(String, String)>,
+}
+
+impl Verdict {
+    /// Parses a console line; anything but a well-formed verdict at its start is not one.
+    pub(crate) fn parse(line: &str) -> Option<Self> {
+        let rest = line.trim_end().strip_prefix("verdict: ")?;
+        let (word, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+        let kind = match word {
+            "pass" => Kind::Pass,
+            "fail" => Kind::Fail,
+            "crash" => Kind::Crash,
+            _ => return None,
+        };
+        Some(Self {
+            kind,
+            fields: parse_fields(rest)?,
+        })
+    }
+
+    /// The value of `key`.
+    pub(crate) fn field(&self, key: &str) -> Option<&str> {
+        self.fields
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+fn parse_fields(mut text: &str) -> Option<Vec<(String, String)>> {
+    let mut fields = Vec::new();
+    loop {
+        text = text.trim_start();
+        if text.is_empty() {
+            return Some(fields);
+        }
+        let (key, rest) = text.split_once('=')?;
+        if key.is_empty() || key.contains([' ', '"']) {
+            return None;
+        }
+        let value;
+        (value, text) = match rest.strip_prefix('"') {
+            Some(quoted) => unquote(quoted)?,
+            None => {
+                let (word, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+                (word.to_owned(), rest)
+            }
+        };
+        fields.push((key.to_owned(), value));
+    }
+}
+
+/// Reads up to the closing quote; a backslash takes the next character as it is.
+fn unquote(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut characters = text.char_indices();
+    while let Some((index, character)) = characters.next() {
+        match character {
+            '"' => return Some((value, &text[index + 1..])),
+            '\\' => value.push(characters.next()?.1),
+            other => value.push(other),
+        }
+    }
+    None
+}
+
+/// Why a domain stopped, as Xen numbers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shutdown {
+    /// SHUTDOWN_poweroff.
+    Poweroff,
+    /// SHUTDOWN_reboot.
+    Reboot,
+    /// SHUTDOWN_suspend.
+    Suspend,
+    /// SHUTDOWN_crash: by the kernel itself or by Xen.
+    Crash,
+    /// SHUTDOWN_watchdog.
+    Watchdog,
+    /// Anything newer.
+    Other(u32),
+}
+
+impl Shutdown {
+    /// From Xen's number.
+    pub(crate) fn from_code(code: u32) -> Self {
+        match code {
+            0 => Self::Poweroff,
+            1 => Self::Reboot,
+            2 => Self::Suspend,
+            3 => Self::Crash,
+            4 => Self::Watchdog,
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl fmt::Display for Shutdown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Poweroff => f.write_str("poweroff"),
+            Self::Reboot => f.write_str("reboot"),
+            Self::Suspend => f.write_str("suspend"),
+            Self::Crash => f.write_str("crash"),
+            Self::Watchdog => f.write_str("watchdog"),
+            Self::Other(code) => write!(f, "reason {code}"),
+        }
+    }
+}
+
+/// How a run ended, seen from outside the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The domain stopped, and Xen gave this reason.
+    Shutdown(Shutdown),
+    /// Something below the kernel went wrong: Xen's panic, a domain that cannot be built.
+    Broken(String),
+    /// Nothing ended in the seconds given.
+    TimedOut(u64),
+}
+
+/// What a run comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// One passing verdict, and a power-off.
+    Pass,
+    /// Anything else that ended, with the reason.
+    Fail(String),
+    /// What did not end.
+    TimedOut(String),
+}
+
+/// Weighs the console's lines against the end that Xen saw.
+pub(crate) fn judge(lines: &[String], end: &End) -> Outcome {
+    let verdicts: Vec<_> = lines
+        .iter()
+        .filter_map(|line| Verdict::parse(line))
+        .collect();
+    let shutdown = match end {
+        End::TimedOut(seconds) => {
+            let said = if verdicts.is_empty() {
+                "no verdict"
+            } else {
+                "a verdict but no shutdown"
+            };
+            return Outcome::TimedOut(format!("time-out: {said} within {seconds} s"));
+        }
+        End::Broken(what) => return Outcome::Fail(what.clone()),
+        End::Shutdown(reason) => *reason,
+    };
+    let fail = |text: String| Outcome::Fail(text);
+    match verdicts.as_slice() {
+        [] => fail(format!(
+            "the guest ended without a verdict (shutdown reason: {shutdown})"
+        )),
+        [
+            Verdict {
+                kind: Kind::Pass, ..
+            },
+        ] if shutdown == Shutdown::Poweroff => Outcome::Pass,
+        [
+            Verdict {
+                kind: Kind::Pass, ..
+            },
+        ] => fail(format!(
+            "the guest passed, but Xen saw it end by {shutdown}, not poweroff"
+        )),
+        [verdict] => {
+            let word = if verdict.kind == Kind::Crash {
+                "crashed"
+            } else {
+                "failed"
+            };
+            let reason = verdict.field("reason").unwrap_or("no reason given");
+            fail(format!(
+                "the guest {word}: {reason} (shutdown reason: {shutdown})"
+            ))
+        }
+        many => fail(format!(
+            "the guest gave {} verdicts instead of one",
+            many.len()
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str) -> Vec<String> {
+        text.lines().map(str::to_owned).collect()
+    }
+
+    const POWEROFF: End = End::Shutdown(Shutdown::Poweroff);
+
+    #[test]
+    fn a_verdict_has_a_word_and_fields() {
+        let verdict = Verdict::parse("verdict: pass tests=3 pages=32768\r").unwrap();
+        assert_eq!(verdict.kind, Kind::Pass);
+        assert_eq!(verdict.field("pages"), Some("32768"));
+        assert_eq!(verdict.field("page"), None);
+    }
+
+    #[test]
+    fn quotes_hold_words_and_escaped_quotes() {
+        let verdict = Verdict::parse(r#"verdict: crash reason="say \"no\" now" at=x"#).unwrap();
+        assert_eq!(verdict.kind, Kind::Crash);
+        assert_eq!(verdict.field("reason"), Some("say \"no\" now"));
+        assert_eq!(verdict.field("at"), Some("x"));
+    }
+
+    #[test]
+    fn what_only_looks_like_a_verdict_is_none() {
+        for line in [
+            "(XEN) verdict: pass",
+            " verdict: pass",
+            "verdict:pass",
+            "verdict: passed",
+            "verdict: fail reason=\"open",
+            "verdict: fail because",
+            "the verdict: pass",
+        ] {
+            assert_eq!(Verdict::parse(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn passing_takes_one_verdict_and_a_power_off() {
+        assert_eq!(
+            judge(&lines("hello\nverdict: pass\n"), &POWEROFF),
+            Outcome::Pass
+        );
+        for (text, end) in [
+            ("hello\n", POWEROFF),
+            ("verdict: pass\nverdict: pass\n", POWEROFF),
+            ("verdict: pass\nverdict: fail reason=x\n", POWEROFF),
+            ("verdict: fail reason=x\n", POWEROFF),
+            ("verdict: crash reason=x\n", End::Shutdown(Shutdown::Crash)),
+            ("verdict: pass\n", End::Shutdown(Shutdown::Crash)),
+            ("verdict: pass\n", End::Shutdown(Shutdown::Reboot)),
+            ("verdict: pass\n", End::Broken("Xen panicked".into())),
+        ] {
+            assert!(
+                matches!(judge(&lines(text), &end), Outcome::Fail(_)),
+                "{text} {end:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_time_out_is_told_apart_even_after_a_verdict() {
+        for text in ["", "verdict: pass\n"] {
+            assert!(matches!(
+                judge(&lines(text), &End::TimedOut(3)),
+                Outcome::TimedOut(_)
+            ));
+        }
+    }
+
+    #[test]
+    fn silence_is_named() {
+        let Outcome::Fail(text) = judge(&[], &POWEROFF) else {
+            panic!("not a failure")
+        };
+        assert!(text.contains("the guest ended without a verdict"), "{text}");
+    }
+
+    #[test]
+    fn reasons_are_numbered_as_in_xen() {
+        let names: Vec<_> = (0..6)
+            .map(|code| Shutdown::from_code(code).to_string())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "poweroff", "reboot", "suspend", "crash", "watchdog", "reason 5"
+            ]
+        );
+    }
+}

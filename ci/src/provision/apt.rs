@@ -1,0 +1,411 @@
+//! apt, run with a state of its own: it resolves, downloads and verifies Debian packages exactly
+//! as it would for the host, but neither reads nor changes what the host has installed, and needs
+//! no root.
+//!
+//! The state pretends that nothing is installed, so apt answers with the whole dependency closure,
+//! the C library included: what is unpacked from it runs on any host.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::sources;
+use crate::exit::{Failure, Result};
+use crate::ui;
+
+/// One package file as apt announces it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Package {
+    /// Its file name: name, version and architecture.
+    pub(crate) file: String,
+    /// Its size in bytes.
+    pub(crate) size: u64,
+}
+
+impl Package {
+    /// The name before the version.
+    pub(crate) fn name(&self) -> &str {
+        self.file.split('_').next().unwrap_or_default()
+    }
+
+    /// The version, with the `%3a` that file names carry for an epoch put back.
+    pub(crate) fn version(&self) -> String {
+        self.file
+            .split('_')
+            .nth(1)
+            .unwrap_or_default()
+            .replace("%3a", ":")
+    }
+}
+
+/// How a list of packages is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// Only the packages named.
+    Alone,
+    /// With all they depend on.
+    Closure,
+}
+
+/// A private apt for one Debian release.
+pub(crate) struct Apt {
+    root: PathBuf,
+    release: String,
+}
+
+/// The `VERSION_CODENAME` of a Debian host.
+pub(crate) fn host_release() -> Result<String> {
+    let path = Path::new("/etc/os-release");
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let field = |name: &str| {
+        text.lines()
+            .filter_map(|line| line.split_once('='))
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value.trim_matches('"').to_owned())
+    };
+    match (field("ID").as_deref(), field("VERSION_CODENAME")) {
+        (Some("debian"), Some(codename)) => Ok(codename),
+        _ => Err(not_debian("this host is not Debian")),
+    }
+}
+
+fn not_debian(missing: &str) -> Failure {
+    Failure::host(
+        format!("{missing}, so Xen and its tools cannot be fetched from Debian's archive"),
+        "pass what you have: --qemu PATH and --xen PATH for dom0, and besides them \
+         --dom0-root DIR for xl and shim (see `cargo xtask boot --help`)",
+    )
+}
+
+impl Apt {
+    /// Opens the private state of `release` below `root`, downloading package lists only if there
+    /// are none yet or `refresh` asks for it.
+    pub(crate) fn open(root: &Path, release: &str, refresh: bool) -> Result<Self> {
+        let apt = Self {
+            root: root.join(release),
+            release: release.to_owned(),
+        };
+        let ready = apt.root.join("ready");
+        if !ready.exists() || refresh {
+            apt.configure()?;
+            std::fs::write(&ready, "").map_err(Failure::file("write", &ready))?;
+        }
+        Ok(apt)
+    }
+
+    fn configure(&self) -> Result<()> {
+        let host = host_release()?;
+        let sources = sources::read_host(Path::new("/etc/apt"))?;
+        let archives = sources::derive(&sources, &host, &self.release).ok_or_else(|| {
+            not_debian(&format!(
+                "apt is not configured with an archive of Debian's {host}"
+            ))
+        })?;
+        for dir in ["lists/partial", "archives/partial", "sources"] {
+            let dir = self.root.join(dir);
+            std::fs::create_dir_all(&dir).map_err(Failure::file("create", &dir))?;
+        }
+        self.write("status", "")?;
+        self.write("apt.conf", &self.configuration(&dump_host_configuration()?))?;
+        self.write("sources/release.sources", &archives.release)?;
+        self.write("sources/backports.sources", &archives.backports)?;
+
+        let step = ui::spinner(format!("package lists of {}", self.release));
+        // A mirror without backports makes the whole update fail; the release alone will do.
+        if self.run(&["update", "-qq"]).is_err() {
+            self.write("sources/backports.sources", "")?;
+            self.run(&["update", "-qq"])?;
+        }
+        step.done();
+        Ok(())
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.root.join(name);
+        std::fs::write(&path, text).map_err(Failure::file("write", &path))
+    }
+
+    /// Of the host's configuration only how it reaches its mirrors is kept: hooks and cleaners
+    /// are for its own package cache.
+    fn configuration(&self, host: &str) -> String {
+        let root = self.root.display();
+        let mut text = format!(
+            "Dir::State \"{root}\";\n\
+             Dir::State::lists \"{root}/lists\";\n\
+             Dir::State::status \"{root}/status\";\n\
+             Dir::Cache \"{root}\";\n\
+             Dir::Cache::archives \"{root}/archives\";\n\
+             Dir::Etc::sourcelist \"/dev/null\";\n\
+             Dir::Etc::sourceparts \"{root}/sources\";\n\
+             Dir::Etc::preferences \"/dev/null\";\n\
+             Dir::Etc::preferencesparts \"/dev/null\";\n\
+             Dir::Etc::main \"/dev/null\";\n\
+             Dir::Etc::parts \"/dev/null\";\n\
+             Dir::Log \"{root}/log\";\n\
+             APT::Architecture \"amd64\";\n\
+             APT::Install-Recommends \"false\";\n\
+             APT::Get::Assume-Yes \"true\";\n\
+             APT::Keep-Downloaded-Packages \"true\";\n\
+             APT::Sandbox::User \"root\";\n"
+        );
+        for line in host.lines() {
+            let inherited = line.starts_with("Acquire::")
+                && !line.starts_with("Acquire::IndexTargets")
+                && !line.starts_with("Acquire::Languages");
+            if inherited {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+        text.push_str("Acquire::Languages \"none\";\n");
+        text
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("APT_CONFIG", self.root.join("apt.conf"))
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<String> {
+        let output = self
+            .command("apt-get")
+            .args(arguments)
+            .output()
+            .map_err(|error| {
+                Failure::host(
+                    format!("apt-get cannot be run: {error}"),
+                    "install the package `apt`, or pass paths by --qemu, --xen and --dom0-root",
+                )
+            })?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(Failure::host(
+            format!(
+                "apt-get {} failed:\n{}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim_end()
+            ),
+            "check the network and the mirrors in /etc/apt, then run `cargo xtask setup` again",
+        ))
+    }
+
+    /// What apt would fetch for `packages`, from backports where `backports` is set.
+    pub(crate) fn resolve(
+        &self,
+        packages: &[String],
+        depth: Depth,
+        backports: bool,
+    ) -> Result<Vec<Package>> {
+        let arguments = self.arguments(packages, depth, backports);
+        let mut arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        arguments.insert(0, "--print-uris");
+        arguments.insert(0, "-qq");
+        let mut found = parse_uris(&self.run(&arguments)?);
+        found.sort_by(|a, b| a.file.cmp(&b.file));
+        Ok(found)
+    }
+
+    fn arguments(&self, packages: &[String], depth: Depth, backports: bool) -> Vec<String> {
+        let mut arguments = Vec::new();
+        if backports {
+            arguments.push("-t".into());
+            arguments.push(format!("{}-backports", self.release));
+        }
+        match depth {
+            Depth::Alone => arguments.push("download".into()),
+            Depth::Closure => {
+                arguments.push("--download-only".into());
+                arguments.push("install".into());
+            }
+        }
+        arguments.extend(packages.iter().cloned());
+        arguments
+    }
+
+    /// Downloads what [`Apt::resolve`] announced as `expected` into `into`.
+    pub(crate) fn download(
+        &self,
+        title: &str,
+        packages: &[String],
+        depth: Depth,
+        backports: bool,
+        expected: &[Package],
+        into: &Path,
+    ) -> Result<()> {
+        let total = expected.iter().map(|package| package.size).sum();
+        let title = format!("{title}: {} packages, {}", expected.len(), ui::size(total));
+        let step = ui::progress(title, total, true);
+        let archives = format!("Dir::Cache::archives={}", into.display());
+        std::fs::create_dir_all(into.join("partial")).map_err(Failure::file("create", into))?;
+        let mut child = self
+            .command("apt-get")
+            .current_dir(into)
+            .args(["-qq", "-o", "APT::Status-Fd=1", "-o", &archives])
+            .args(self.arguments(packages, depth, backports))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(Failure::file("run", "apt-get"))?;
+        if let Some(stdout) = child.stdout.take() {
+            for line in BufReader::new(stdout)
+                .lines()
+                .map_while(std::result::Result::ok)
+            {
+                if let Some(percent) = download_percent(&line) {
+                    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+                    step.set((percent / 100.0 * total as f64) as u64);
+                }
+            }
+        }
+        let output = child
+            .wait_with_output()
+            .map_err(Failure::file("run", "apt-get"))?;
+        if !output.status.success() {
+            step.clear();
+            return Err(Failure::host(
+                format!(
+                    "download failed:\n{}",
+                    String::from_utf8_lossy(&output.stderr).trim_end()
+                ),
+                "check the network; if the archive has moved on since, `cargo xtask setup \
+                 --update` fetches new package lists",
+            ));
+        }
+        step.done();
+        Ok(())
+    }
+
+    /// The newest kernel that the meta package `linux-image-amd64` stands for.
+    pub(crate) fn linux_image(&self) -> Result<String> {
+        let output = self
+            .command("apt-cache")
+            .args(["depends", "linux-image-amd64"])
+            .output()
+            .map_err(Failure::file("run", "apt-cache"))?;
+        parse_linux_image(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| {
+            Failure::host(
+                format!("Debian's {} has no linux-image-amd64", self.release),
+                "run `cargo xtask setup --update`, or pass --dom0-root DIR",
+            )
+        })
+    }
+}
+
+fn dump_host_configuration() -> Result<String> {
+    let output = Command::new("apt-config")
+        .arg("dump")
+        .output()
+        .map_err(|error| {
+            Failure::host(
+                format!("apt-config cannot be run: {error}"),
+                "install the package `apt`, or pass paths by --qemu, --xen and --dom0-root",
+            )
+        })?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Parses `--print-uris`: quoted address, file name, size, hash.
+fn parse_uris(text: &str) -> Vec<Package> {
+    text.lines()
+        .filter(|line| line.starts_with('\''))
+        .filter_map(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            Some(Package {
+                file: words.next()?.to_owned(),
+                size: words.next()?.parse().ok()?,
+            })
+        })
+        .collect()
+}
+
+/// The overall percentage in a `dlstatus:item:percent:text` line.
+fn download_percent(line: &str) -> Option<f64> {
+    line.strip_prefix("dlstatus:")?
+        .split(':')
+        .nth(1)?
+        .parse()
+        .ok()
+}
+
+fn parse_linux_image(text: &str) -> Option<String> {
+    text.lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "))
+        .find(|name| name.starts_with("linux-image-"))
+        .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn announced_packages_have_name_version_and_size() {
+        let text = "Reading package lists...\n\
+            'http://m.example/q.deb' qemu-system-x86_1%3a10.0.2+ds-2_amd64.deb 10176912 SHA256:0a\n";
+        let packages = parse_uris(text);
+        assert_eq!(packages.len(), 1);
+        assert_eq!(packages[0].name(), "qemu-system-x86");
+        assert_eq!(packages[0].version(), "1:10.0.2+ds-2");
+        assert_eq!(packages[0].size, 10_176_912);
+    }
+
+    #[test]
+    fn progress_lines_give_a_percentage() {
+        assert_eq!(
+            download_percent("dlstatus:3:42.5:Retrieving file 3 of 7"),
+            Some(42.5)
+        );
+        assert_eq!(download_percent("pmstatus:x:1:y"), None);
+    }
+
+    #[test]
+    fn the_meta_package_leads_to_a_kernel() {
+        let text = "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n  Breaks: x\n";
+        assert_eq!(
+            parse_linux_image(text).as_deref(),
+            Some("linux-image-6.1.0-56-amd64")
+        );
+        assert_eq!(parse_linux_image("N: Unable to locate package\n"), None);
+    }
+
+    #[test]
+    fn hooks_of_the_host_are_not_inherited() {
+        let apt = Apt {
+            root: "/cache".into(),
+            release: "bookworm".into(),
+        };
+        let host = "APT::Update::Post-Invoke:: \"rm -f /x\";\nAcquire::http::Proxy \"p\";\n\
+                    Acquire::IndexTargets::deb::DEP-11 \"\";\nDPkg::Post-Invoke:: \"rm\";\n";
+        let text = apt.configuration(host);
+        assert!(text.contains("Acquire::http::Proxy \"p\";"));
+        assert!(!text.contains("Invoke") && !text.contains("DEP-11"));
+    }
+
+    #[test]
+    fn packages_are_taken_from_the_suite_asked_for() {
+        let apt = Apt {
+            root: "/cache".into(),
+            release: "bookworm".into(),
+        };
+        let names = ["a".to_owned()];
+        assert_eq!(
+            apt.arguments(&names, Depth::Alone, false),
+            ["download", "a"]
+        );
+        assert_eq!(
+            apt.arguments(&names, Depth::Closure, true),
+            [
+                "-t",
+                "bookworm-backports",
+                "--download-only",
+                "install",
+                "a"
+            ]
+        );
+    }
+}

@@ -1,0 +1,203 @@
+//! The cache directory: what was fetched once is there for every clone of the repository and for
+//! every later run, without network.
+//!
+//! Nothing is ever changed in place. A bundle or derived file is built under a temporary name and
+//! renamed when complete, so an interrupted run leaves nothing half done; a lock keeps two runs
+//! from fetching the same thing.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::exit::{Failure, Result};
+use crate::ui;
+
+/// The name under which everything is kept below the user's cache directory.
+const NAME: &str = "xen-pv-guest";
+
+/// The cache directory and the right ways to use it.
+pub(crate) struct Cache {
+    root: PathBuf,
+}
+
+/// Holds the cache for one writer.
+pub(crate) struct Guard(#[expect(dead_code, reason = "closing the file releases the lock")] File);
+
+impl Cache {
+    /// The cache of this user.
+    pub(crate) fn open() -> Result<Self> {
+        let variable = |name| std::env::var_os(name).map(PathBuf::from);
+        let root = variable("XDG_CACHE_HOME")
+            .filter(|path| path.is_absolute())
+            .or_else(|| variable("HOME").map(|home| home.join(".cache")))
+            .ok_or_else(|| {
+                Failure::host("neither XDG_CACHE_HOME nor HOME is set", "set one of them")
+            })?;
+        Self::at(root.join(NAME))
+    }
+
+    /// A cache in a directory of the caller's choice.
+    pub(crate) fn at(root: PathBuf) -> Result<Self> {
+        std::fs::create_dir_all(&root).map_err(Failure::file("create", &root))?;
+        Ok(Self { root })
+    }
+
+    /// Where it is.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Waits until no other run writes to the cache.
+    pub(crate) fn lock(&self) -> Result<Guard> {
+        let path = self.root.join("lock");
+        let file = File::create(&path).map_err(Failure::file("create", &path))?;
+        if file.try_lock().is_err() {
+            ui::say("waiting for another run that is filling the cache ...");
+            file.lock().map_err(Failure::file("lock", &path))?;
+        }
+        Ok(Guard(file))
+    }
+
+    /// The unpacked bundle that `name` stands for at present.
+    pub(crate) fn current(&self, name: &str) -> Option<PathBuf> {
+        self.root.join("current").join(name).canonicalize().ok()
+    }
+
+    /// Makes `name` stand for the directory `key`, which `fill` unpacks if it isn't there.
+    pub(crate) fn install(
+        &self,
+        name: &str,
+        key: &str,
+        fill: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let bundle = self.root.join("bundles").join(key);
+        if !bundle.exists() {
+            let temporary = self.temporary()?;
+            let tree = temporary.path().join("tree");
+            std::fs::create_dir(&tree).map_err(Failure::file("create", &tree))?;
+            fill(&tree)?;
+            rename(&tree, &bundle)?;
+        }
+        let temporary = self.temporary()?;
+        let link = temporary.path().join("link");
+        std::os::unix::fs::symlink(Path::new("../bundles").join(key), &link)
+            .map_err(Failure::file("link", &link))?;
+        rename(&link, &self.root.join("current").join(name))?;
+        Ok(bundle)
+    }
+
+    /// A file computed from bundles: `key` names all that it depends on.
+    pub(crate) fn derived(
+        &self,
+        key: &str,
+        make: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let file = self.root.join("derived").join(key);
+        if !file.exists() {
+            let temporary = self.temporary()?;
+            let draft = temporary.path().join("draft");
+            make(&draft)?;
+            rename(&draft, &file)?;
+        }
+        Ok(file)
+    }
+
+    /// A directory on the same file system that goes away by itself.
+    pub(crate) fn temporary(&self) -> Result<tempfile::TempDir> {
+        tempfile::Builder::new()
+            .prefix("unfinished-")
+            .tempdir_in(&self.root)
+            .map_err(Failure::file("create a directory in", &self.root))
+    }
+
+    /// Deletes all of it.
+    pub(crate) fn empty(self) -> Result<()> {
+        let _guard = self.lock()?;
+        std::fs::remove_dir_all(&self.root).map_err(Failure::file("delete", &self.root))
+    }
+
+    /// Deletes what killed runs left behind. The caller holds the lock.
+    pub(crate) fn sweep(&self, _held: &Guard) {
+        for entry in std::fs::read_dir(&self.root)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            if entry
+                .file_name()
+                .to_string_lossy()
+                .starts_with("unfinished-")
+            {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    if let Some(parent) = to.parent() {
+        std::fs::create_dir_all(parent).map_err(Failure::file("create", parent))?;
+    }
+    match std::fs::rename(from, to) {
+        // Another run was first; what it made is the same.
+        Err(_) if to.is_dir() && from.is_dir() => Ok(()),
+        result => result.map_err(Failure::file("write", to)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache() -> (tempfile::TempDir, Cache) {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().join("cache")).unwrap();
+        (dir, cache)
+    }
+
+    #[test]
+    fn a_bundle_is_filled_once() {
+        let (_dir, cache) = cache();
+        assert_eq!(cache.current("xen"), None);
+        let fill = |tree: &Path| {
+            std::fs::write(tree.join("file"), "1").map_err(Failure::file("write", tree))
+        };
+        let first = cache.install("xen", "xen_1", fill).unwrap();
+        let again = cache
+            .install("xen", "xen_1", |_| panic!("filled twice"))
+            .unwrap();
+        assert_eq!(first, again);
+        assert_eq!(cache.current("xen"), Some(first.canonicalize().unwrap()));
+    }
+
+    #[test]
+    fn a_newer_version_takes_the_name_over() {
+        let (_dir, cache) = cache();
+        cache.install("xen", "xen_1", |_| Ok(())).unwrap();
+        let second = cache.install("xen", "xen_2", |_| Ok(())).unwrap();
+        assert_eq!(cache.current("xen"), Some(second.canonicalize().unwrap()));
+    }
+
+    #[test]
+    fn a_failed_fill_leaves_nothing() {
+        let (_dir, cache) = cache();
+        let failed = cache.install("xen", "xen_1", |tree| {
+            std::fs::write(tree.join("half"), "").unwrap();
+            Err(Failure::Guest("stop".into()))
+        });
+        assert!(failed.is_err());
+        assert_eq!(cache.current("xen"), None);
+        assert!(!cache.root().join("bundles/xen_1").exists());
+        let left: Vec<_> = std::fs::read_dir(cache.root()).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[test]
+    fn leftovers_of_a_killed_run_are_swept() {
+        let (_dir, cache) = cache();
+        let left = cache.root().join("unfinished-x");
+        std::fs::create_dir(&left).unwrap();
+        let guard = cache.lock().unwrap();
+        cache.sweep(&guard);
+        assert!(!left.exists());
+    }
+}

@@ -1,0 +1,134 @@
+//! Everything a run needs and a bare machine lacks: the Rust target, QEMU, Xen, a Linux dom0.
+//! Fetched from Debian's archive when first needed, kept in the user's cache, never installed.
+
+pub(crate) mod apt;
+pub(crate) mod cache;
+pub(crate) mod packages;
+pub(crate) mod qemu;
+pub(crate) mod rust;
+mod sources;
+
+use std::path::{Path, PathBuf};
+
+use crate::exit::{Failure, Result};
+use cache::Cache;
+use packages::{Bundle, XEN_RELEASES, XenRelease};
+
+/// Where things come from: the flags of this run, then the cache, then the archive.
+pub(crate) struct Provision {
+    /// What was fetched before.
+    pub(crate) cache: Cache,
+    /// `--qemu`.
+    pub(crate) qemu: Option<PathBuf>,
+    /// `--xen`.
+    pub(crate) xen: Xen,
+    /// `--dom0-root`.
+    pub(crate) dom0_root: Option<PathBuf>,
+    /// Whether to look for newer packages although the cache has some.
+    pub(crate) update: bool,
+}
+
+/// What `--xen` asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Xen {
+    /// A version that Debian packages.
+    Release(XenRelease),
+    /// A hypervisor built by the caller; tools are those of the default release.
+    File(PathBuf),
+}
+
+impl Xen {
+    /// Reads the argument of `--xen`.
+    pub(crate) fn parse(argument: Option<&str>) -> Result<Self> {
+        let Some(argument) = argument else {
+            return Ok(Self::Release(XEN_RELEASES[0]));
+        };
+        if let Some(release) = XenRelease::find(argument) {
+            return Ok(Self::Release(release));
+        }
+        let path = PathBuf::from(argument);
+        if path.is_file() {
+            return Ok(Self::File(path));
+        }
+        let known: Vec<_> = XEN_RELEASES.iter().map(|release| release.version).collect();
+        Err(Failure::Usage(format!(
+            "--xen {argument}: neither a file nor one of the versions {}",
+            known.join(", ")
+        )))
+    }
+
+    /// The release whose tools go with it.
+    pub(crate) fn release(&self) -> XenRelease {
+        match self {
+            Self::Release(release) => *release,
+            Self::File(_) => XEN_RELEASES[0],
+        }
+    }
+}
+
+impl Provision {
+    /// The hypervisor as an ELF file, which QEMU's multiboot loader takes.
+    pub(crate) fn hypervisor(&self) -> Result<PathBuf> {
+        let packed = match &self.xen {
+            Xen::File(path) => path.clone(),
+            Xen::Release(release) => {
+                let tree = Bundle::Hypervisor(*release).ensure(&self.cache, self.update)?;
+                tree.join(format!("boot/xen-{}-amd64.gz", release.version))
+            }
+        };
+        let bytes = std::fs::read(&packed).map_err(Failure::file("read", &packed))?;
+        if bytes.starts_with(b"\x7fELF") {
+            return packed
+                .canonicalize()
+                .map_err(Failure::file("find", &packed));
+        }
+        let mut sum = flate2::Crc::new();
+        sum.update(&bytes);
+        self.cache.derived(
+            &format!("xen_{:08x}_{}.elf", sum.sum(), sum.amount()),
+            |draft| gunzip(&packed, &bytes, draft),
+        )
+    }
+
+    /// The tree that a Linux dom0 is made from.
+    pub(crate) fn dom0(&self) -> Result<PathBuf> {
+        match &self.dom0_root {
+            Some(root) => root
+                .canonicalize()
+                .map_err(Failure::file("open --dom0-root", root)),
+            None => Bundle::Dom0(self.xen.release()).ensure(&self.cache, self.update),
+        }
+    }
+
+    /// Directory with Xen's public headers.
+    pub(crate) fn headers(&self) -> Result<PathBuf> {
+        let tree = Bundle::Headers(self.xen.release()).ensure(&self.cache, self.update)?;
+        Ok(tree.join("usr/include"))
+    }
+}
+
+fn gunzip(packed: &Path, bytes: &[u8], draft: &Path) -> Result<()> {
+    let mut output = std::fs::File::create(draft).map_err(Failure::file("create", draft))?;
+    match std::io::copy(&mut flate2::read::MultiGzDecoder::new(bytes), &mut output) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::Usage(format!(
+            "{} is neither an ELF file nor gzip: {error}",
+            packed.display()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn xen_is_a_version_or_a_file() {
+        assert_eq!(Xen::parse(None).unwrap(), Xen::Release(XEN_RELEASES[0]));
+        assert_eq!(Xen::parse(Some("4.20")).unwrap().release().suite, "trixie");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        assert_eq!(Xen::parse(Some(path)).unwrap(), Xen::File(path.into()));
+        assert_eq!(Xen::parse(Some("4.99")).unwrap_err().status(), 2);
+    }
+}

@@ -1,0 +1,160 @@
+//! Which QEMU runs everything: the host's if it is new enough to emulate what Xen needs, else
+//! Debian's newer build, run from the cache with its own C library so that nothing is installed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::Provision;
+use super::packages::Bundle;
+use crate::exit::{Failure, Result};
+
+/// The program's name, on the host and in the package.
+const PROGRAM: &str = "qemu-system-x86_64";
+
+/// From here on TCG delivers `int n` and SMAP faults rightly.
+const GOOD: Version = Version(10, 0);
+
+/// Major and minor number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Version(pub(crate) u32, pub(crate) u32);
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+/// A QEMU that can be started.
+#[derive(Debug, Clone)]
+pub(crate) struct Qemu {
+    program: PathBuf,
+    prefix: Vec<String>,
+    /// What it says it is.
+    pub(crate) version: Version,
+}
+
+impl Qemu {
+    /// Chooses by flag, then by the host, then from the archive.
+    pub(crate) fn choose(provision: &Provision) -> Result<Self> {
+        if let Some(path) = &provision.qemu {
+            return Self::at(path.clone(), vec![]).ok_or_else(|| {
+                Failure::Usage(format!(
+                    "--qemu {}: that does not run as a QEMU",
+                    path.display()
+                ))
+            });
+        }
+        let host = Self::at(PROGRAM.into(), vec![]);
+        if let Some(qemu) = host.clone().filter(|qemu| qemu.version >= GOOD) {
+            return Ok(qemu);
+        }
+        match (
+            Bundle::Qemu.ensure(&provision.cache, provision.update),
+            host,
+        ) {
+            (Ok(tree), _) => Self::unpacked(&tree),
+            // Too old to judge every rule, but good enough to boot.
+            (Err(_), Some(host)) => Ok(host),
+            (Err(failure), None) => Err(failure),
+        }
+    }
+
+    /// The QEMU of a tree of unpacked packages.
+    fn unpacked(tree: &Path) -> Result<Self> {
+        let (loader, libraries) = loader(tree)?;
+        let mut prefix = vec!["--library-path".to_owned(), libraries];
+        prefix.push(tree.join("usr/bin").join(PROGRAM).display().to_string());
+        for data in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
+            prefix.push("-L".into());
+            prefix.push(tree.join(data).display().to_string());
+        }
+        Self::at(loader, prefix).ok_or_else(|| {
+            Failure::host(
+                format!("the QEMU in {} does not run", tree.display()),
+                "run `cargo xtask clean --cache`, or pass --qemu PATH",
+            )
+        })
+    }
+
+    fn at(program: PathBuf, prefix: Vec<String>) -> Option<Self> {
+        let output = Command::new(&program)
+            .args(&prefix)
+            .arg("--version")
+            .output()
+            .ok()?;
+        let version = parse_version(&String::from_utf8_lossy(&output.stdout))?;
+        Some(Self {
+            program,
+            prefix,
+            version,
+        })
+    }
+
+    /// The start of a command line.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.prefix);
+        command
+    }
+}
+
+/// The dynamic loader of an unpacked tree, and the directories its libraries are in.
+pub(crate) fn loader(tree: &Path) -> Result<(PathBuf, String)> {
+    let dirs: Vec<_> = [
+        "lib/x86_64-linux-gnu",
+        "usr/lib/x86_64-linux-gnu",
+        "lib64",
+        "usr/lib64",
+    ]
+    .into_iter()
+    .map(|dir| tree.join(dir))
+    .filter(|dir| dir.is_dir())
+    .collect();
+    let loader = dirs
+        .iter()
+        .map(|dir| dir.join("ld-linux-x86-64.so.2"))
+        .find(|path| path.is_file() && path.starts_with(tree))
+        .ok_or_else(|| {
+            Failure::host(
+                format!("{} has no dynamic loader", tree.display()),
+                "run `cargo xtask clean --cache` and try again",
+            )
+        })?;
+    let mut names: Vec<_> = dirs.iter().map(|dir| dir.display().to_string()).collect();
+    names.push(
+        tree.join("usr/lib/x86_64-linux-gnu/pulseaudio")
+            .display()
+            .to_string(),
+    );
+    Ok((loader, names.join(":")))
+}
+
+/// Parses `QEMU emulator version 10.0.2 (…)`.
+fn parse_version(text: &str) -> Option<Version> {
+    let rest = text.split_once("QEMU emulator version ")?.1;
+    let mut numbers = rest.split(|c: char| !c.is_ascii_digit());
+    Some(Version(
+        numbers.next()?.parse().ok()?,
+        numbers.next()?.parse().ok()?,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_compare_as_numbers() {
+        let debian = "QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2+deb13u1~bpo12+1)\n";
+        assert_eq!(parse_version(debian), Some(Version(10, 0)));
+        let old = parse_version("QEMU emulator version 7.2.22 (Debian 1:7.2)").unwrap();
+        assert!(old < GOOD);
+        assert_eq!(parse_version("not QEMU"), None);
+    }
+
+    #[test]
+    fn a_tree_without_loader_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(loader(dir.path()).unwrap_err().status(), 3);
+    }
+}

@@ -1,0 +1,220 @@
+//! `--via dom0`: QEMU loads Xen, and the kernel as Xen's first domain.
+//!
+//! The quickest way to real Xen. The console is Xen's own serial line, shared by both; Xen's
+//! messages say how the domain ended. A dom0 is privileged, so what passes here may still fail as
+//! an ordinary domain.
+
+use std::time::Instant;
+
+use super::qemu::{Accel, Machine, Module};
+use super::{Job, Mode, Session, Setting, Stack};
+use crate::console::serial::Input;
+use crate::console::terminal::Terminal;
+use crate::console::transcript::{Transcript, Voice, voice};
+use crate::console::verdict::{End, Shutdown};
+use crate::exit::{Failure, Result};
+use crate::provision::Provision;
+use crate::provision::qemu::Qemu;
+use crate::ui;
+
+/// Memory of a domain that does not say.
+const DEFAULT_MEM_MIB: u32 = 128;
+
+/// What Xen takes for itself, generously.
+const XEN_MEM_MIB: u32 = 256;
+
+/// The stack.
+pub(crate) struct Dom0;
+
+impl Stack for Dom0 {
+    fn prepare(&self, provision: &Provision) -> Result<()> {
+        Qemu::choose(provision)?;
+        provision.hypervisor().map(drop)
+    }
+
+    fn open<'a>(&self, setting: Setting<'a>, _jobs: &'a [Job]) -> Result<Box<dyn Session + 'a>> {
+        let qemu = Qemu::choose(setting.provision)?;
+        Ok(Box::new(Open {
+            xen: setting.provision.hypervisor()?,
+            qemu,
+            mode: setting.mode,
+        }))
+    }
+}
+
+struct Open {
+    qemu: Qemu,
+    xen: std::path::PathBuf,
+    mode: Mode,
+}
+
+/// The machine for one boot.
+fn machine(xen: &std::path::Path, job: &Job, mode: Mode) -> Machine {
+    let mem = job.mem_mib.unwrap_or(DEFAULT_MEM_MIB);
+    let cpus = job.vcpus.unwrap_or(1);
+    // TCG raises no #NM for XSAVE with CR0.TS set, so lazy FPU switching would leak registers
+    // between domains: `eager-fpu` is a must. `noreboot` makes Xen stop where it crashed.
+    let append = format!(
+        "loglvl=all guest_loglvl=all com1=115200,8n1 console=com1 cpuidle=0 spec-ctrl=eager-fpu \
+         noreboot dom0_mem={mem}M,max:{mem}M dom0_max_vcpus={cpus}"
+    );
+    let mut modules = vec![Module {
+        file: job.kernel.clone(),
+        cmdline: job.cmdline.clone(),
+    }];
+    modules.extend(job.initrd.clone().map(|file| Module {
+        file,
+        cmdline: String::new(),
+    }));
+    Machine {
+        accel: Accel::Tcg {
+            icount: mode.icount,
+        },
+        mem_mib: (mem + XEN_MEM_MIB).max(512),
+        cpus,
+        kernel: xen.to_path_buf(),
+        append,
+        modules,
+        serials: 1,
+        debug_exit: true,
+        gdb: mode.gdb,
+    }
+}
+
+impl Session for Open {
+    fn run(&mut self, job: &Job, transcript: &mut Transcript) -> Result<End> {
+        let machine = machine(&self.xen, job, self.mode);
+        let mut running = machine.start(&self.qemu, &transcript.dir().join("qemu.log"))?;
+        if self.mode.gdb {
+            ui::say(format!(
+                "type: gdb -ex 'target remote {}' {}",
+                running.gdb_socket().display(),
+                job.kernel.display()
+            ));
+        }
+        let _terminal = if self.mode.interactive {
+            Some(Terminal::attach(running.ports.sender())?)
+        } else {
+            None
+        };
+        let deadline = job.timeout.map(|timeout| Instant::now() + timeout);
+        let mut seen = 0;
+        loop {
+            match running.ports.next(deadline)? {
+                Some(Input::Bytes(_, bytes)) => transcript.shared_bytes(&bytes),
+                Some(Input::Keys(keys)) => running.ports.type_in(0, &keys),
+                Some(Input::Leave) => return Err(Failure::Interrupted),
+                Some(Input::Closed) => return Ok(End::Broken(running.epitaph())),
+                None => {
+                    let seconds = job.timeout.unwrap_or_default().as_secs();
+                    return Ok(End::TimedOut(seconds));
+                }
+            }
+            let end = transcript.host[seen..].iter().find_map(|line| end_of(line));
+            seen = transcript.host.len();
+            if let Some(end) = end {
+                return Ok(end);
+            }
+        }
+    }
+}
+
+/// The end that a line of Xen's log announces.
+fn end_of(line: &str) -> Option<End> {
+    if voice(line) == Voice::Guest {
+        return None;
+    }
+    let text = line.strip_prefix("(XEN)")?.trim_start();
+    if let Some(rest) = text.strip_prefix("Hardware Dom0 ") {
+        return Some(End::Shutdown(match rest {
+            rest if rest.starts_with("halted") => Shutdown::Poweroff,
+            rest if rest.starts_with("crashed") => Shutdown::Crash,
+            rest if rest.contains("watchdog") => Shutdown::Watchdog,
+            _ => Shutdown::Reboot,
+        }));
+    }
+    // The last line of a panic, so that its message and registers are on record before.
+    let panicked = text.starts_with("Manual reset required") || text.starts_with("Reboot in ");
+    panicked.then(|| End::Broken("Xen panicked; its log says why".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stack::Via;
+
+    fn job() -> Job {
+        Job {
+            name: "x".into(),
+            via: Via::Dom0,
+            kernel: "/k".into(),
+            cmdline: "selftest".into(),
+            mem_mib: None,
+            vcpus: None,
+            initrd: None,
+            timeout: None,
+        }
+    }
+
+    #[test]
+    fn xen_never_switches_the_fpu_lazily() {
+        let machine = machine("/xen".as_ref(), &job(), Mode::default());
+        assert!(machine.append.contains("spec-ctrl=eager-fpu"));
+        assert!(
+            machine
+                .append
+                .contains("dom0_mem=128M,max:128M dom0_max_vcpus=1")
+        );
+        assert_eq!(machine.modules[0].cmdline, "selftest");
+    }
+
+    #[test]
+    fn sizes_follow_the_job() {
+        let job = Job {
+            mem_mib: Some(1024),
+            vcpus: Some(4),
+            initrd: Some("/i".into()),
+            ..job()
+        };
+        let machine = machine(
+            "/xen".as_ref(),
+            &job,
+            Mode {
+                icount: true,
+                ..Mode::default()
+            },
+        );
+        assert!(
+            machine
+                .append
+                .contains("dom0_mem=1024M,max:1024M dom0_max_vcpus=4")
+        );
+        assert_eq!((machine.mem_mib, machine.cpus), (1280, 4));
+        assert_eq!(machine.modules.len(), 2);
+        assert_eq!(machine.accel, Accel::Tcg { icount: true });
+    }
+
+    #[test]
+    fn xen_tells_how_its_dom0_ended() {
+        let end = |line| end_of(line);
+        let shutdown = |reason| Some(End::Shutdown(reason));
+        assert_eq!(
+            end("(XEN) Hardware Dom0 halted: halting machine"),
+            shutdown(Shutdown::Poweroff)
+        );
+        assert_eq!(
+            end("(XEN) Hardware Dom0 crashed: 'noreboot' set - not rebooting."),
+            shutdown(Shutdown::Crash)
+        );
+        assert_eq!(
+            end("(XEN) Hardware Dom0 shutdown: rebooting machine"),
+            shutdown(Shutdown::Reboot)
+        );
+        assert!(matches!(
+            end("(XEN) Manual reset required ('noreboot' specified)"),
+            Some(End::Broken(_))
+        ));
+        assert_eq!(end("Hardware Dom0 halted: says the guest"), None);
+        assert_eq!(end("(XEN) Freed 656kB init memory"), None);
+    }
+}

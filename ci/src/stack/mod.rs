@@ -1,0 +1,98 @@
+//! The ways of running the kernel. Each is a file; all of them answer to the two traits here, and
+//! [`Via`] is the only list of them.
+//!
+//! A [`Stack`] is opened once for a list of jobs and then runs them one after the other: what takes
+//! long, such as booting a Linux dom0, happens once.
+
+mod dom0;
+mod qemu;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::console::transcript::Transcript;
+use crate::console::verdict::End;
+use crate::exit::Result;
+use crate::provision::Provision;
+
+/// `--via`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Via {
+    /// Xen and the kernel as its dom0: about a second
+    Dom0,
+}
+
+/// One boot of the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Job {
+    /// For file names and messages.
+    pub(crate) name: String,
+    /// The way of running it.
+    pub(crate) via: Via,
+    /// The image.
+    pub(crate) kernel: PathBuf,
+    /// Words for the kernel.
+    pub(crate) cmdline: String,
+    /// Memory, or what the stack or its configuration file says.
+    pub(crate) mem_mib: Option<u32>,
+    /// Processors, likewise.
+    pub(crate) vcpus: Option<u32>,
+    /// A file handed to the kernel.
+    pub(crate) initrd: Option<PathBuf>,
+    /// When to give up.
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// How a stack is run, whatever it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Mode {
+    /// Count instructions: time is what was executed.
+    pub(crate) icount: bool,
+    /// Wait for a debugger.
+    pub(crate) gdb: bool,
+    /// The terminal is the guest's console.
+    pub(crate) interactive: bool,
+}
+
+/// What a stack is opened with.
+pub(crate) struct Setting<'a> {
+    /// Where its programs come from.
+    pub(crate) provision: &'a Provision,
+    /// How to run.
+    pub(crate) mode: Mode,
+    /// The repository.
+    pub(crate) workspace: &'a Path,
+    /// Where logs of the stack itself go.
+    pub(crate) dir: &'a Path,
+}
+
+/// A way of running.
+pub(crate) trait Stack {
+    /// Fetches everything it needs, without running anything.
+    fn prepare(&self, provision: &Provision) -> Result<()>;
+
+    /// Gets ready to run `jobs`, which are all that will be run.
+    fn open<'a>(&self, setting: Setting<'a>, jobs: &'a [Job]) -> Result<Box<dyn Session + 'a>>;
+}
+
+/// An open stack.
+pub(crate) trait Session {
+    /// Runs one of the jobs it was opened with to its end.
+    fn run(&mut self, job: &Job, transcript: &mut Transcript) -> Result<End>;
+}
+
+impl Via {
+    /// The stack of this name.
+    pub(crate) fn stack(self) -> Box<dyn Stack> {
+        match self {
+            Self::Dom0 => Box::new(dom0::Dom0),
+        }
+    }
+
+    /// The name as on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Dom0 => "dom0",
+        }
+    }
+}

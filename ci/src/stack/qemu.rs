@@ -1,0 +1,317 @@
+//! QEMU: its command line as data, and the running process with its serial ports.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use command_fds::{CommandFdExt, FdMapping};
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+use crate::console::serial::Ports;
+use crate::exit::{Failure, Result};
+use crate::provision::qemu::{Qemu, Version};
+use crate::ui;
+
+/// The first descriptor after the standard ones, where QEMU finds its serial ports.
+const FIRST_FD: i32 = 3;
+
+/// I/O addresses and interrupts of the serial ports. Xen keeps the first with its interrupt, so
+/// none of the others shares it.
+const SERIAL: [(u16, u8); 3] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 5)];
+
+/// What executes the machine's instructions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Accel {
+    /// Software emulation of a processor that Xen knows.
+    Tcg {
+        /// Let virtual time be the number of instructions executed.
+        icount: bool,
+    },
+}
+
+/// A file that the boot loader places in memory, with its command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Module {
+    /// The file.
+    pub(crate) file: PathBuf,
+    /// Its words.
+    pub(crate) cmdline: String,
+}
+
+/// A machine to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Machine {
+    /// What executes it.
+    pub(crate) accel: Accel,
+    /// Memory in MiB.
+    pub(crate) mem_mib: u32,
+    /// Processors.
+    pub(crate) cpus: u32,
+    /// The multiboot kernel: Xen.
+    pub(crate) kernel: PathBuf,
+    /// Its command line.
+    pub(crate) append: String,
+    /// Modules, the first being dom0's kernel.
+    pub(crate) modules: Vec<Module>,
+    /// Number of serial ports.
+    pub(crate) serials: usize,
+    /// A port that ends QEMU when written to.
+    pub(crate) debug_exit: bool,
+    /// Whether to wait for a debugger.
+    pub(crate) gdb: bool,
+}
+
+impl Machine {
+    /// The processor model. Xen's AMD code refuses QEMU's generic models, and TCG has no MWAIT;
+    /// before 10.0 it also raises page faults that SMAP does not ask for, and the shim under
+    /// emulated SVM meets the same with any version.
+    fn cpu(&self, _version: Version) -> &'static str {
+        match self.accel {
+            Accel::Tcg { .. } => "EPYC,-smap,-monitor",
+        }
+    }
+
+    /// The arguments. Files are named as in `names`, relative to the directory QEMU runs in:
+    /// blanks and commas in a path would be taken apart by the multiboot loader.
+    fn arguments(&self, version: Version) -> Vec<String> {
+        let mut arguments: Vec<String> = Vec::new();
+        let mut add = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.to_owned()));
+        match &self.accel {
+            Accel::Tcg { icount } => {
+                add(&["-accel", "tcg"]);
+                if *icount {
+                    add(&["-icount", "shift=0,sleep=off"]);
+                }
+            }
+        }
+        add(&["-cpu", self.cpu(version)]);
+        add(&[
+            "-m",
+            &self.mem_mib.to_string(),
+            "-smp",
+            &self.cpus.to_string(),
+        ]);
+        add(&[
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ]);
+        for (port, (address, irq)) in SERIAL.iter().enumerate().take(self.serials) {
+            let fd = FIRST_FD + i32::try_from(port).unwrap_or_default();
+            add(&["-chardev", &format!("socket,id=serial{port},fd={fd}")]);
+            add(&[
+                "-device",
+                &format!("isa-serial,chardev=serial{port},iobase={address:#x},irq={irq}"),
+            ]);
+        }
+        if self.debug_exit {
+            add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+        }
+        if self.gdb {
+            add(&["-gdb", "unix:path=gdb,server=on,wait=off", "-S"]);
+        }
+        add(&["-kernel", "kernel", "-append", &self.append]);
+        let modules: Vec<_> = self.modules.iter().enumerate().map(module_text).collect();
+        if !modules.is_empty() {
+            add(&["-initrd", &modules.join(",")]);
+        }
+        arguments
+    }
+
+    /// Starts it. `log` gets what QEMU itself has to say.
+    pub(crate) fn start(&self, qemu: &Qemu, log: &Path) -> Result<Running> {
+        let dir = tempfile::Builder::new()
+            .prefix("xtask-")
+            .tempdir()
+            .map_err(Failure::file("create a directory in", std::env::temp_dir()))?;
+        let link = |file: &Path, name: &str| {
+            let file = file.canonicalize().map_err(Failure::file("open", file))?;
+            std::os::unix::fs::symlink(file, dir.path().join(name))
+                .map_err(Failure::file("link", name))
+        };
+        link(&self.kernel, "kernel")?;
+        for (index, module) in self.modules.iter().enumerate() {
+            link(&module.file, &format!("module{index}"))?;
+        }
+        let messages = File::create(log).map_err(Failure::file("create", log))?;
+        let (ports, theirs) = Ports::open(self.serials)?;
+
+        let mut command = qemu.command();
+        command
+            .args(self.arguments(qemu.version).into_iter().map(OsString::from))
+            .current_dir(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(messages)
+            // Ctrl-C is for this program alone, which then ends QEMU.
+            .process_group(0);
+        command
+            .fd_mappings(mappings(theirs))
+            .map_err(|error| Failure::Guest(format!("serial ports collide: {error}")))?;
+        // SAFETY: the closure runs between fork and exec and makes one system call, which neither
+        // allocates nor takes locks.
+        unsafe {
+            command.pre_exec(|| {
+                set_parent_process_death_signal(Some(Signal::KILL)).map_err(std::io::Error::from)
+            });
+        }
+        let child = command.spawn().map_err(|error| {
+            Failure::host(
+                format!("QEMU cannot be run: {error}"),
+                "pass one with --qemu PATH",
+            )
+        })?;
+        // Our copies of QEMU's ends must go, or its end would not be seen on them.
+        drop(command);
+        if self.gdb {
+            ui::say(format!(
+                "QEMU waits for a debugger at {}",
+                dir.path().join("gdb").display()
+            ));
+        }
+        Ok(Running {
+            child,
+            ports,
+            log: log.to_path_buf(),
+            dir,
+        })
+    }
+}
+
+fn module_text((index, module): (usize, &Module)) -> String {
+    // A comma separates modules; two stand for one.
+    let cmdline = module.cmdline.replace(',', ",,");
+    format!("module{index} {cmdline}").trim_end().to_owned()
+}
+
+fn mappings(fds: Vec<OwnedFd>) -> Vec<FdMapping> {
+    (FIRST_FD..)
+        .zip(fds)
+        .map(|(child_fd, parent_fd)| FdMapping {
+            parent_fd,
+            child_fd,
+        })
+        .collect()
+}
+
+/// A running QEMU; dropping it ends it.
+pub(crate) struct Running {
+    child: Child,
+    /// Its serial ports.
+    pub(crate) ports: Ports,
+    log: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+impl Running {
+    /// The debugger's socket.
+    pub(crate) fn gdb_socket(&self) -> PathBuf {
+        self.dir.path().join("gdb")
+    }
+
+    /// Waits for the end of a QEMU whose ports are closed, and says how it ended.
+    pub(crate) fn epitaph(&mut self) -> String {
+        let status = self
+            .child
+            .wait()
+            .map(|status| status.to_string())
+            .unwrap_or_default();
+        let said = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let said: Vec<_> = said
+            .lines()
+            .filter(|line| !line.contains("warning: TCG"))
+            .collect();
+        format!("QEMU ended ({status}) {}", said.join("; "))
+            .trim_end()
+            .to_owned()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        Machine {
+            accel: Accel::Tcg { icount: false },
+            mem_mib: 512,
+            cpus: 2,
+            kernel: "/cache/xen".into(),
+            append: "console=com1".into(),
+            modules: vec![Module {
+                file: "/a b/guest".into(),
+                cmdline: "log=info,mm=debug".into(),
+            }],
+            serials: 2,
+            debug_exit: true,
+            gdb: false,
+        }
+    }
+
+    fn text(machine: &Machine) -> String {
+        machine.arguments(Version(10, 0)).join(" ")
+    }
+
+    #[test]
+    fn commas_reach_the_kernel_and_paths_do_not_reach_the_loader() {
+        let arguments = machine().arguments(Version(10, 0));
+        let index = arguments.iter().position(|word| word == "-initrd").unwrap();
+        assert_eq!(arguments[index + 1], "module0 log=info,,mm=debug");
+        assert!(!arguments.iter().any(|word| word.contains("/a b/")));
+    }
+
+    #[test]
+    fn several_modules_are_separated_by_one_comma() {
+        let mut machine = machine();
+        machine.modules.push(Module {
+            file: "/initrd".into(),
+            cmdline: String::new(),
+        });
+        assert!(text(&machine).contains("-initrd module0 log=info,,mm=debug,module1"));
+    }
+
+    #[test]
+    fn every_port_has_its_own_interrupt() {
+        let mut machine = machine();
+        machine.serials = 3;
+        let text = text(&machine);
+        for port in [
+            "socket,id=serial0,fd=3 -device isa-serial,chardev=serial0,iobase=0x3f8,irq=4",
+            "socket,id=serial1,fd=4 -device isa-serial,chardev=serial1,iobase=0x2f8,irq=3",
+            "socket,id=serial2,fd=5 -device isa-serial,chardev=serial2,iobase=0x3e8,irq=5",
+        ] {
+            assert!(text.contains(port), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_processor_is_one_that_xen_and_tcg_agree_on() {
+        assert!(text(&machine()).contains("-accel tcg -cpu EPYC,-smap,-monitor -m 512 -smp 2"));
+    }
+
+    #[test]
+    fn options_appear_only_when_asked_for() {
+        let plain = text(&machine());
+        assert!(!plain.contains("-icount") && !plain.contains("-gdb"));
+        let counted = Machine {
+            accel: Accel::Tcg { icount: true },
+            gdb: true,
+            ..machine()
+        };
+        let counted = text(&counted);
+        assert!(counted.contains("-icount shift=0,sleep=off"));
+        assert!(counted.contains("-gdb unix:path=gdb,server=on,wait=off -S"));
+    }
+}
