@@ -4,8 +4,13 @@
 //! A [`Stack`] is opened once for a list of jobs and then runs them one after the other: what takes
 //! long, such as booting a Linux dom0, happens once.
 
+mod archive;
 mod dom0;
+mod linux;
 mod qemu;
+mod rootfs;
+mod shim;
+mod xl;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +25,10 @@ use crate::provision::Provision;
 pub(crate) enum Via {
     /// Xen and the kernel as its dom0: about a second
     Dom0,
+    /// An ordinary PV domain, created by xl in a Linux dom0 from xen-cfg/guest.cfg
+    Xl,
+    /// Inside Xen's PV shim, created by xl from xen-cfg/guest-pvshim.cfg
+    Shim,
 }
 
 /// One boot of the kernel.
@@ -86,6 +95,7 @@ impl Via {
     pub(crate) fn stack(self) -> Box<dyn Stack> {
         match self {
             Self::Dom0 => Box::new(dom0::Dom0),
+            Self::Xl | Self::Shim => Box::new(linux::Linux),
         }
     }
 
@@ -93,6 +103,17 @@ impl Via {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Dom0 => "dom0",
+            Self::Xl => "xl",
+            Self::Shim => "shim",
+        }
+    }
+
+    /// What xl creates, for the ways that go by a Linux dom0.
+    fn domain(self) -> Option<linux::Domain> {
+        match self {
+            Self::Xl => Some(xl::DOMAIN),
+            Self::Shim => Some(shim::DOMAIN),
+            Self::Dom0 => None,
         }
     }
 }

@@ -1,0 +1,61 @@
+#!/bin/busybox sh
+# The first program of the Linux dom0: starts Xen's daemons, then obeys the control port.
+#
+# Ports: the console hvc0 is Xen's log; ttyS1 carries the guest's console both ways, byte for
+# byte; ttyS2 is the control port, a shell that evaluates every line sent to it. Lines that come
+# by themselves, such as what xl reports of a domain, start with "xl: ".
+
+/bin/busybox --install -s /bin
+export PATH=/usr/lib/xen/bin:/bin:/usr/bin:/usr/sbin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts
+mount -t devpts devpts /dev/pts
+
+for module in $(cat /modules/order); do
+    case $module in
+        *.xz) xzcat "/modules/$module" > /tmp/module; insmod /tmp/module ;;
+        *) insmod "/modules/$module" ;;
+    esac
+done
+mount -t xenfs xenfs /proc/xen
+
+xenstored --pid-file /var/run/xenstored.pid
+xen-init-dom0
+xenconsoled --log=guest --log-dir=/var/log/xen/console --pid-file=/var/run/xenconsoled.pid
+
+stty -F /dev/ttyS1 raw -echo 115200
+stty -F /dev/ttyS2 raw -echo 115200
+exec 3<>/dev/ttyS2
+
+# create CONFIG [key=value]...: starts a domain and reports until it is gone.
+create() {
+    rm -f /var/log/xen/console/*
+    { xl create -F "$@" 2>&1; echo "exit $?"; } | while read -r line; do
+        echo "xl: $line" >&3
+    done &
+}
+
+# attach DOMID: joins the domain's console and the guest port.
+attach() {
+    until tty=$(xenstore-read "/local/domain/$1/console/tty" 2>/dev/null); do usleep 20000; done
+    cat "$tty" > /dev/ttyS1 & out=$!
+    cat /dev/ttyS1 > "$tty" & in=$!
+}
+
+# detach: parts them again.
+detach() {
+    kill $in $out
+    wait $in $out
+} 2>/dev/null
+
+# console_size: how many bytes the domain has written to its console.
+console_size() {
+    cat /var/log/xen/console/* 2>/dev/null | wc -c
+}
+
+echo ready >&3
+while read -r line <&3; do
+    eval "$line"
+done

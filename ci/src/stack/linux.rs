@@ -1,0 +1,495 @@
+//! A Linux dom0 that runs one domain after the other: what `xl` and `shim` have in common.
+//!
+//! Three serial ports keep three things apart: Xen's and Linux' log, the guest's console, and a
+//! control port on which a shell obeys (`init.sh`). xl runs in the foreground and reports on the
+//! control port why a domain shut down; a domain that did is kept until its console is complete.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::archive::Archive;
+use super::qemu::{Accel, Machine, Module, Running};
+use super::{Job, Mode, Session, Setting, Stack, rootfs};
+use crate::console::serial::Input;
+use crate::console::terminal::Terminal;
+use crate::console::transcript::{Lines, Transcript};
+use crate::console::verdict::{End, Shutdown};
+use crate::exit::{Failure, Result};
+use crate::provision::Provision;
+use crate::provision::qemu::Qemu;
+use crate::ui;
+
+/// Serial ports by purpose.
+const LOG: usize = 0;
+const CONSOLE: usize = 1;
+const CONTROL: usize = 2;
+
+/// Memory for Linux.
+const DOM0_MEM_MIB: u32 = 512;
+
+/// Memory for Xen, and for what it keeps beside each domain.
+const XEN_MEM_MIB: u32 = 256;
+
+/// Memory of a domain whose configuration file decides, at most.
+const DOMAIN_MEM_MIB: u32 = 256;
+
+/// When a dom0 is taken for dead that boots in ten seconds on a slow machine.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(240);
+
+/// When an answer on the control port is overdue.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where the image is expected, in the repository and in the dom0 alike.
+const KERNEL: &str = "target/x86_64-unknown-none/release/guest";
+
+/// What tells one kind of domain from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Domain {
+    /// The file given to xl.
+    pub(crate) config: &'static str,
+    /// Settings that this emulated host needs beside it.
+    pub(crate) settings: &'static [&'static str],
+    /// Whether another Xen writes to the domain's console too.
+    pub(crate) shared_console: bool,
+}
+
+/// The stack.
+pub(crate) struct Linux;
+
+impl Stack for Linux {
+    fn prepare(&self, provision: &Provision) -> Result<()> {
+        Qemu::choose(provision)?;
+        provision.hypervisor()?;
+        rootfs::pack(&provision.dom0()?, &provision.cache).map(drop)
+    }
+
+    fn open<'a>(&self, setting: Setting<'a>, jobs: &'a [Job]) -> Result<Box<dyn Session + 'a>> {
+        let qemu = Qemu::choose(setting.provision)?;
+        let xen = setting.provision.hypervisor()?;
+        let root = rootfs::pack(&setting.provision.dom0()?, &setting.provision.cache)?;
+        let initramfs = setting.dir.join("initramfs");
+        append_payload(
+            &root.initramfs,
+            &payload(setting.workspace, jobs),
+            &initramfs,
+        )?;
+
+        let machine = machine(&xen, &root.kernel, &initramfs, jobs, setting.mode);
+        let running = machine.start(&qemu, &setting.dir.join("qemu.log"))?;
+        let log = setting.dir.join("dom0.log");
+        let mut open = Open {
+            running,
+            log: File::create(&log).map_err(Failure::file("create", &log))?,
+            log_path: log,
+            jobs,
+            mode: setting.mode,
+            control: Lines::default(),
+            answers: VecDeque::new(),
+            reports: VecDeque::new(),
+            received: 0,
+            shared_console: false,
+            calls: 0,
+        };
+        open.wait_until_ready()?;
+        let _ = std::fs::remove_file(&initramfs);
+        Ok(Box::new(open))
+    }
+}
+
+fn machine(xen: &Path, linux: &Path, initramfs: &Path, jobs: &[Job], mode: Mode) -> Machine {
+    let domain = jobs
+        .iter()
+        .map(|job| job.mem_mib.unwrap_or(DOMAIN_MEM_MIB))
+        .max();
+    let domain = domain.unwrap_or(DOMAIN_MEM_MIB);
+    let cpus = jobs
+        .iter()
+        .filter_map(|job| job.vcpus)
+        .max()
+        .unwrap_or(1)
+        .clamp(1, 4);
+    // Each domain needs about a hundredth of its memory for its page tables and p2m in Linux.
+    let dom0 = DOM0_MEM_MIB + domain / 32;
+    Machine {
+        accel: Accel::Tcg {
+            icount: mode.icount,
+        },
+        mem_mib: dom0 + XEN_MEM_MIB + domain + domain / 16,
+        cpus,
+        kernel: xen.to_path_buf(),
+        append: format!(
+            "loglvl=all guest_loglvl=all com1=115200,8n1 console=com1 cpuidle=0 \
+             spec-ctrl=eager-fpu noreboot dom0_mem={dom0}M,max:{dom0}M dom0_max_vcpus=1"
+        ),
+        modules: vec![
+            Module {
+                file: linux.to_path_buf(),
+                cmdline: "console=hvc0 rdinit=/init quiet panic=-1".into(),
+            },
+            Module {
+                file: initramfs.to_path_buf(),
+                cmdline: String::new(),
+            },
+        ],
+        serials: 3,
+        debug_exit: false,
+        gdb: false,
+    }
+}
+
+/// Files of a run by their place in the dom0.
+fn payload(workspace: &Path, jobs: &[Job]) -> Vec<(String, PathBuf)> {
+    let mut files = Vec::new();
+    let configs = std::fs::read_dir(workspace.join("xen-cfg"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    for entry in configs {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        files.push((format!("repo/xen-cfg/{name}"), entry.path()));
+    }
+    for (index, job) in jobs.iter().enumerate() {
+        let place = match kernel_of(jobs, index) {
+            None => format!("repo/{KERNEL}"),
+            Some(first) if first == index => format!("jobs/kernel{index}"),
+            Some(_) => continue,
+        };
+        files.push((place, job.kernel.clone()));
+    }
+    for (index, job) in jobs.iter().enumerate() {
+        if let Some(initrd) = &job.initrd {
+            files.push((format!("jobs/initrd{index}"), initrd.clone()));
+        }
+    }
+    files.dedup();
+    files
+}
+
+/// Which file in the dom0 is the kernel of a job: the place that configuration files name
+/// (`None`) goes to the kernel of the first job, others are numbered by the job that brings them.
+fn kernel_of(jobs: &[Job], index: usize) -> Option<usize> {
+    let first = jobs
+        .iter()
+        .position(|job| job.kernel == jobs[index].kernel)
+        .unwrap_or(index);
+    (first != 0).then_some(first)
+}
+
+fn append_payload(base: &Path, files: &[(String, PathBuf)], to: &Path) -> Result<()> {
+    std::fs::copy(base, to).map_err(Failure::file("write", to))?;
+    let output = File::options()
+        .append(true)
+        .open(to)
+        .map_err(Failure::file("write", to))?;
+    let mut archive = Archive::new(output);
+    for (place, source) in files {
+        let bytes = std::fs::read(source).map_err(Failure::file("read", source))?;
+        archive
+            .file(place, &bytes, false)
+            .map_err(Failure::file("write", to))?;
+    }
+    archive
+        .finish()
+        .map_err(Failure::file("write", to))
+        .map(drop)
+}
+
+/// The words of `xl create` for a job, after the configuration file: later settings win.
+fn settings(
+    job: &Job,
+    domain: &Domain,
+    kernel: Option<usize>,
+    initrd: Option<usize>,
+) -> Vec<String> {
+    // A domain that shut down stays until its console has been read.
+    let mut words: Vec<String> = ["poweroff", "reboot", "crash", "watchdog", "soft_reset"]
+        .iter()
+        .map(|event| format!("on_{event}=\"preserve\""))
+        .collect();
+    words.extend(domain.settings.iter().map(|&word| word.to_owned()));
+    words.extend(job.mem_mib.map(|mem| format!("memory={mem}")));
+    words.extend(job.mem_mib.map(|mem| format!("maxmem={mem}")));
+    words.extend(job.vcpus.map(|vcpus| format!("vcpus={vcpus}")));
+    words.extend(kernel.map(|index| format!("kernel=\"/jobs/kernel{index}\"")));
+    words.extend(initrd.map(|index| format!("ramdisk=\"/jobs/initrd{index}\"")));
+    if !job.cmdline.is_empty() {
+        let quoted = job.cmdline.replace('\\', "\\\\").replace('"', "\\\"");
+        words.push(format!("extra=\"{quoted}\""));
+    }
+    words
+}
+
+/// A word that the shell takes as it is.
+fn shell_quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// What xl says of a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum XlEvent {
+    /// It exists under this number.
+    Created(u32),
+    /// It shut down.
+    Shutdown(Shutdown),
+    /// xl itself ended.
+    Exit,
+}
+
+fn xl_event(line: &str) -> Option<XlEvent> {
+    if line.starts_with("exit ") {
+        return Some(XlEvent::Exit);
+    }
+    let number = |text: &str| {
+        text.split(|c: char| !c.is_ascii_digit())
+            .next()
+            .and_then(|digits| digits.parse().ok())
+    };
+    if let Some((_, rest)) = line.split_once("(domid ") {
+        return number(rest).map(XlEvent::Created);
+    }
+    let (_, rest) = line.split_once(" has shut down, reason code ")?;
+    number(rest).map(|code| XlEvent::Shutdown(Shutdown::from_code(code)))
+}
+
+/// A running Linux dom0.
+struct Open<'a> {
+    running: Running,
+    log: File,
+    log_path: PathBuf,
+    jobs: &'a [Job],
+    mode: Mode,
+    control: Lines,
+    /// Lines that answer a command.
+    answers: VecDeque<String>,
+    /// Lines that xl sent by itself.
+    reports: VecDeque<String>,
+    /// Bytes of the present guest's console.
+    received: u64,
+    /// [`Domain::shared_console`] of the present one.
+    shared_console: bool,
+    calls: u64,
+}
+
+/// Why a wait ended without what was waited for.
+enum Stop {
+    Deadline,
+    Gone(String),
+    Failed(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Open<'_> {
+    /// Takes one input to where it belongs.
+    fn step(
+        &mut self,
+        deadline: Option<Instant>,
+        transcript: &mut Option<&mut Transcript>,
+    ) -> std::result::Result<(), Stop> {
+        match self.running.ports.next(deadline)? {
+            None => return Err(Stop::Deadline),
+            Some(Input::Bytes(LOG, bytes)) => {
+                let _ = self.log.write_all(&bytes);
+                if let Some(transcript) = transcript {
+                    transcript.host_bytes(&bytes);
+                }
+            }
+            Some(Input::Bytes(CONSOLE, bytes)) => {
+                self.received += bytes.len() as u64;
+                match transcript {
+                    Some(transcript) if self.shared_console => transcript.shared_bytes(&bytes),
+                    Some(transcript) => transcript.guest_bytes(&bytes),
+                    None => {}
+                }
+            }
+            Some(Input::Bytes(_, bytes)) => {
+                for line in self.control.feed(&bytes) {
+                    match line.strip_prefix("xl: ") {
+                        Some(report) => self.reports.push_back(report.to_owned()),
+                        None => self.answers.push_back(line),
+                    }
+                }
+            }
+            Some(Input::Keys(keys)) => self.running.ports.write(CONSOLE, &keys),
+            Some(Input::Leave) => return Err(Stop::Failed(Failure::Interrupted)),
+            Some(Input::Closed) => return Err(Stop::Gone(self.running.epitaph())),
+        }
+        Ok(())
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let step = ui::spinner("boot Xen and a Linux dom0");
+        let deadline = Some(Instant::now() + BOOT_TIMEOUT);
+        while !self.answers.iter().any(|line| line == "ready") {
+            let what = match self.step(deadline, &mut None) {
+                Ok(()) => continue,
+                Err(Stop::Failed(failure)) => return Err(failure),
+                Err(Stop::Gone(epitaph)) => epitaph,
+                Err(Stop::Deadline) => format!("not up within {} s", BOOT_TIMEOUT.as_secs()),
+            };
+            step.clear();
+            return Err(Failure::host(
+                format!("the Linux dom0 did not boot: {what}\n{}", self.log_tail()),
+                "see the log above; a loaded machine may just need another try",
+            ));
+        }
+        self.answers.clear();
+        step.done();
+        Ok(())
+    }
+
+    fn log_tail(&self) -> String {
+        let text = std::fs::read(&self.log_path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<_> = text.lines().collect();
+        let last = lines[lines.len().saturating_sub(30)..].join("\n");
+        format!("{last}\n--- full log: {}", self.log_path.display())
+    }
+
+    /// Runs a command in the dom0 and returns what it printed.
+    fn call(
+        &mut self,
+        command: &str,
+        transcript: &mut Option<&mut Transcript>,
+    ) -> std::result::Result<Vec<String>, Stop> {
+        self.calls += 1;
+        let mark = format!("done {}", self.calls);
+        // In the shell itself, so that it may set variables and start jobs.
+        let line = format!("{{ {command}; }} >&3 2>&1; echo '{mark}' >&3\n");
+        self.running.ports.write(CONTROL, line.as_bytes());
+        let deadline = Some(Instant::now() + ANSWER_TIMEOUT);
+        loop {
+            if let Some(index) = self.answers.iter().position(|line| *line == mark) {
+                let lines = self.answers.drain(..=index).collect::<Vec<_>>();
+                return Ok(lines[..lines.len() - 1].to_vec());
+            }
+            self.step(deadline, transcript)?;
+        }
+    }
+
+    /// Runs a job to the end of its domain.
+    fn domain(&mut self, job: &Job, transcript: &mut Transcript) -> std::result::Result<End, Stop> {
+        let transcript = &mut Some(transcript);
+        let deadline = job.timeout.map(|timeout| Instant::now() + timeout);
+        let index = self
+            .jobs
+            .iter()
+            .position(|other| other == job)
+            .unwrap_or_default();
+        let Some(domain) = job.via.domain() else {
+            return Ok(End::Broken(format!("{} is not run by xl", job.via.name())));
+        };
+        let words = settings(
+            job,
+            &domain,
+            kernel_of(self.jobs, index),
+            job.initrd.as_ref().map(|_| index),
+        );
+        let words: Vec<_> = words.iter().map(|word| shell_quoted(word)).collect();
+        self.received = 0;
+        self.shared_console = domain.shared_console;
+        self.reports.clear();
+        self.call(
+            &format!("cd /repo; create {} {}", domain.config, words.join(" ")),
+            transcript,
+        )?;
+
+        let mut said = Vec::new();
+        let mut domid = None;
+        let end = loop {
+            while let Some(line) = self.reports.pop_front() {
+                match xl_event(&line) {
+                    Some(XlEvent::Created(id)) => {
+                        domid = Some(id);
+                        self.call(&format!("attach {id}"), transcript)?;
+                    }
+                    Some(XlEvent::Shutdown(reason)) => {
+                        self.collect(transcript)?;
+                        self.remove(domid, transcript)?;
+                        return Ok(End::Shutdown(reason));
+                    }
+                    Some(XlEvent::Exit) => {
+                        return Ok(End::Broken(format!("xl ended: {}", said.join("; "))));
+                    }
+                    None => said.push(line),
+                }
+            }
+            match self.step(deadline, transcript) {
+                Ok(()) => {}
+                Err(Stop::Deadline) => {
+                    break End::TimedOut(job.timeout.unwrap_or_default().as_secs());
+                }
+                Err(stop) => return Err(stop),
+            }
+        };
+        if domid.is_some() {
+            self.collect(transcript)?;
+        }
+        self.remove(domid, transcript)?;
+        Ok(end)
+    }
+
+    /// Waits for the rest of the console: the daemon's own log says how long it is.
+    fn collect(
+        &mut self,
+        transcript: &mut Option<&mut Transcript>,
+    ) -> std::result::Result<(), Stop> {
+        let answer = self.call("console_size", transcript)?;
+        let size: u64 = answer
+            .first()
+            .and_then(|line| line.trim().parse().ok())
+            .unwrap_or(0);
+        let deadline = Some(Instant::now() + Duration::from_secs(10));
+        while self.received < size {
+            match self.step(deadline, transcript) {
+                Ok(()) => {}
+                Err(Stop::Deadline) => break,
+                Err(stop) => return Err(stop),
+            }
+        }
+        Ok(())
+    }
+
+    /// Destroys the domain and waits until xl knows.
+    fn remove(
+        &mut self,
+        domid: Option<u32>,
+        transcript: &mut Option<&mut Transcript>,
+    ) -> std::result::Result<(), Stop> {
+        let Some(domid) = domid else { return Ok(()) };
+        self.call(&format!("detach; xl destroy {domid}"), transcript)?;
+        let deadline = Some(Instant::now() + ANSWER_TIMEOUT);
+        while !self
+            .reports
+            .iter()
+            .any(|line| xl_event(line) == Some(XlEvent::Exit))
+        {
+            self.step(deadline, transcript)?;
+        }
+        self.reports.clear();
+        Ok(())
+    }
+}
+
+impl Session for Open<'_> {
+    fn run(&mut self, job: &Job, transcript: &mut Transcript) -> Result<End> {
+        let _terminal = if self.mode.interactive {
+            Some(Terminal::attach(self.running.ports.sender())?)
+        } else {
+            None
+        };
+        match self.domain(job, transcript) {
+            Ok(end) => Ok(end),
+            Err(Stop::Failed(failure)) => Err(failure),
+            Err(Stop::Gone(epitaph)) => Ok(End::Broken(epitaph)),
+            Err(Stop::Deadline) => Ok(End::Broken("the dom0 does not answer any more".into())),
+        }
+    }
+}
