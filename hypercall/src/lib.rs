@@ -22,7 +22,10 @@
 //! abi      what Xen's headers say, nothing else
 //! call     Hypervisor (the trait), Xen (the trap)
 //! error    errno values and what they mean
-//! console sched event time vcpu memory version mmu trap segment ...   one family each
+//! console sched event time vcpu memory version mmu trap descriptor ...   one family each
+//! batch    updates collected and sent together
+//! lazy     when updates may wait: a pure state machine
+//! queue    both, as the page-table path of a vCPU, with guards
 //! ```
 //!
 //! Nothing allocates, nothing needs `std`, nothing depends on how the kernel is laid out.
@@ -34,15 +37,18 @@ compile_error!("Xen PV guests are x86 guests, and this crate knows the 64-bit AB
 
 pub mod abi;
 pub mod addr;
+pub mod batch;
 pub mod call;
 pub mod console;
 pub mod descriptor;
 pub mod error;
 pub mod event;
+pub mod lazy;
 pub mod memory;
 pub mod mmu;
 pub mod multicall;
 pub mod physdev;
+pub mod queue;
 pub mod sched;
 pub mod time;
 pub mod trap;
@@ -51,6 +57,10 @@ pub mod version;
 pub mod vm_assist;
 
 pub use addr::{MachAddr, Mfn, Pfn, PhysAddr};
+pub use batch::{Batch, Completion, FlushError, FlushReason, Update};
 pub use call::{Hypervisor, Op, Xen};
 pub use error::{Errno, XenError};
+pub use lazy::{LazyError, LazyMmu, SwitchOut};
+pub use mmu::{ExtOp, Level, Scope};
+pub use queue::{Access, LazyGuard, Mmu, MmuError, PauseGuard};
 pub use x86_64::VirtAddr;

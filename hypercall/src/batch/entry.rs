@@ -1,0 +1,247 @@
+//! What is known about a queued write besides the write itself, and who learns what became of it.
+
+use core::panic::Location;
+
+use crate::{
+    MachAddr, VirtAddr,
+    abi::mmu::{mmu_update, mmuext_op, mmuext_op_arg1, mmuext_op_arg2},
+    mmu::{ExtOp, Level, Scope, pt_update},
+};
+
+/// A write to a page-table entry, with what is needed to explain a refusal.
+#[derive(Clone, Copy, Debug)]
+pub struct Update {
+    /// The entry.
+    pub slot: MachAddr,
+    /// What to write.
+    pub value: u64,
+    /// What is there now, for messages.
+    pub old: u64,
+    /// The level of the table `slot` lies in.
+    pub level: Level,
+    /// The address that the current tables map through this entry, if there is one. Lets a lone L1
+    /// write go the cheapest way.
+    pub va: Option<VirtAddr>,
+    /// Keep the accessed and dirty bits that the hardware sets meanwhile.
+    pub preserve_ad: bool,
+    /// If not zero, [`Completion`] is told of this write under this number, and no other write
+    /// replaces it.
+    pub tag: u32,
+    /// Who asked.
+    pub caller: &'static Location<'static>,
+}
+
+impl Update {
+    /// A write of `value` to the entry at `slot`, asked for by the caller of the function that
+    /// calls this.
+    #[inline]
+    #[track_caller]
+    pub const fn new(level: Level, slot: MachAddr, value: u64) -> Self {
+        let caller = Location::caller();
+        Self {
+            slot,
+            value,
+            old: 0,
+            level,
+            va: None,
+            preserve_ad: false,
+            tag: 0,
+            caller,
+        }
+    }
+
+    /// With the value that is there now.
+    #[inline]
+    #[must_use]
+    pub const fn old(self, old: u64) -> Self {
+        Self { old, ..self }
+    }
+
+    /// With the address that the current tables map through this entry.
+    #[inline]
+    #[must_use]
+    pub const fn va(self, va: VirtAddr) -> Self {
+        Self {
+            va: Some(va),
+            ..self
+        }
+    }
+
+    /// Keeping accessed and dirty bits.
+    #[inline]
+    #[must_use]
+    pub const fn preserve_ad(self) -> Self {
+        Self {
+            preserve_ad: true,
+            ..self
+        }
+    }
+
+    /// With a number for [`Completion`].
+    #[inline]
+    #[must_use]
+    pub const fn tag(self, tag: u32) -> Self {
+        Self { tag, ..self }
+    }
+
+    /// As Xen takes it.
+    #[inline]
+    pub(crate) const fn request(&self) -> mmu_update {
+        pt_update(self.slot, self.value, self.preserve_ad)
+    }
+
+    /// On to the next entry of the table.
+    #[inline]
+    pub(super) fn advance(&mut self) {
+        self.slot = MachAddr::truncate(self.slot.as_u64() + 8);
+        if let Some(va) = self.va {
+            let size = 1 << (12 + 9 * (self.level as u64 - 1));
+            self.va = Some(VirtAddr::new_truncate(va.as_u64().wrapping_add(size)));
+        }
+        if self.tag != 0 {
+            self.tag = self.tag.wrapping_add(1);
+        }
+    }
+}
+
+/// Who keeps a record of what page tables hold, and so has to know what Xen applied.
+///
+/// During a flush each tagged entry is reported once, in the order of the queue.
+pub trait Completion {
+    /// Xen has carried it out.
+    fn applied(&mut self, tag: u32);
+    /// Xen has not: it was refused, or followed one that was.
+    fn dropped(&mut self, tag: u32);
+}
+
+/// Nobody.
+impl Completion for () {
+    #[inline]
+    fn applied(&mut self, _: u32) {}
+    #[inline]
+    fn dropped(&mut self, _: u32) {}
+}
+
+/// No bucket of the index: an update of the M2P.
+pub(super) const NO_BUCKET: u16 = u16::MAX;
+
+/// An update's companion: 32 bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Info {
+    pub(super) caller: Option<&'static Location<'static>>,
+    va: u64,
+    pub(super) old: u64,
+    pub(super) tag: u32,
+    pub(super) bucket: u16,
+    /// 1 to 4; 0 for the M2P.
+    pub(super) level: u8,
+    flags: u8,
+}
+
+impl Info {
+    /// `va` holds.
+    const HAS_VA: u8 = 1;
+    /// A read does not look at the table, although the write preserves bits: an earlier write in
+    /// the queue does not.
+    const HIDES_TABLE: u8 = 2;
+
+    pub(super) const ZERO: Self = Self {
+        caller: None,
+        va: 0,
+        old: 0,
+        tag: 0,
+        bucket: 0,
+        level: 0,
+        flags: 0,
+    };
+
+    #[inline]
+    pub(super) fn new(update: &Update, bucket: u16) -> Self {
+        let (va, flags) = match update.va {
+            Some(va) => (va.as_u64(), Self::HAS_VA),
+            None => (0, 0),
+        };
+        let Update {
+            old, tag, level, ..
+        } = *update;
+        Self {
+            caller: Some(update.caller),
+            va,
+            old,
+            tag,
+            bucket,
+            level: level as u8,
+            flags,
+        }
+    }
+
+    #[inline]
+    pub(super) fn machphys(caller: &'static Location<'static>) -> Self {
+        Self {
+            caller: Some(caller),
+            bucket: NO_BUCKET,
+            ..Self::ZERO
+        }
+    }
+
+    #[inline]
+    pub(super) fn va(&self) -> Option<VirtAddr> {
+        (self.flags & Self::HAS_VA != 0).then(|| VirtAddr::new_truncate(self.va))
+    }
+
+    #[inline]
+    pub(super) fn level(&self) -> Option<Level> {
+        match self.level {
+            1 => Some(Level::L1),
+            2 => Some(Level::L2),
+            3 => Some(Level::L3),
+            4 => Some(Level::L4),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub(super) fn forget_address(&mut self) {
+        self.flags &= !Self::HAS_VA;
+    }
+
+    #[inline]
+    pub(super) fn hides_table(&self) -> bool {
+        self.flags & Self::HIDES_TABLE != 0
+    }
+
+    #[inline]
+    pub(super) fn hide_table(&mut self) {
+        self.flags |= Self::HIDES_TABLE;
+    }
+
+    /// Becomes `later`, except for what the table holds and where the index finds it.
+    pub(super) fn replace(&mut self, later: &Self) {
+        *self = Self {
+            old: self.old,
+            bucket: self.bucket,
+            ..*later
+        };
+    }
+}
+
+/// A queued operation.
+#[derive(Clone, Copy)]
+pub(super) struct ExtEntry {
+    pub(super) op: ExtOp,
+    pub(super) caller: Option<&'static Location<'static>>,
+    pub(super) tag: u32,
+}
+
+impl ExtEntry {
+    pub(super) const ZERO: Self = Self {
+        op: ExtOp::TlbFlush(Scope::Local),
+        caller: None,
+        tag: 0,
+    };
+    pub(super) const RAW_ZERO: mmuext_op = mmuext_op {
+        cmd: 0,
+        arg1: mmuext_op_arg1 { mfn: 0 },
+        arg2: mmuext_op_arg2 { src_mfn: 0 },
+    };
+}

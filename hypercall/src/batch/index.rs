@@ -1,0 +1,57 @@
+//! Which update is queued for a slot: open addressing over `u16`, at most half full.
+//!
+//! A bucket holds the number of an update plus one, 0 where it is free; the key is the update's
+//! own slot. There are two buckets an update, so a probe always meets a free one. Buckets are
+//! freed all at once, each by the update that took it, never in between: no tombstones.
+
+use crate::abi::mmu::mmu_update;
+
+pub(super) struct Index<const N: usize> {
+    buckets: [[u16; 2]; N],
+}
+
+impl<const N: usize> Index<N> {
+    const MASK: usize = 2 * N - 1;
+    /// 2⁶⁴ divided by the golden ratio: consecutive slots end up far apart, so that the runs of
+    /// two tables do not pile up.
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+    pub(super) const fn new() -> Self {
+        Self {
+            buckets: [[0; 2]; N],
+        }
+    }
+
+    /// The bucket for `slot` (a multiple of 8), and the update in it, if it is taken.
+    #[inline]
+    pub(super) fn find(&self, slot: u64, updates: &[mmu_update; N]) -> (u16, Option<usize>) {
+        let buckets = self.buckets.as_flattened();
+        let spread = (slot >> 3).wrapping_mul(Self::SPREAD);
+        let mut bucket = (spread >> (64 - (2 * N).trailing_zeros())) as usize;
+        loop {
+            let entry = buckets[bucket & Self::MASK] as usize;
+            if entry == 0 {
+                return (bucket as u16, None);
+            }
+            if updates
+                .get(entry - 1)
+                .is_some_and(|update| update.ptr & !7 == slot)
+            {
+                return (bucket as u16, Some(entry - 1));
+            }
+            bucket = (bucket + 1) & Self::MASK;
+        }
+    }
+
+    /// Puts update number `entry` into `bucket`.
+    #[inline]
+    pub(super) fn set(&mut self, bucket: u16, entry: u16) {
+        self.buckets.as_flattened_mut()[bucket as usize & Self::MASK] = entry + 1;
+    }
+
+    /// Frees `bucket`. All others must follow before the next [`find`](Self::find).
+    #[inline]
+    pub(super) fn clear(&mut self, bucket: u16) {
+        self.buckets.as_flattened_mut()[bucket as usize & Self::MASK] = 0;
+    }
+}

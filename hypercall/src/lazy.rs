@@ -1,0 +1,263 @@
+//! Lazy MMU mode: when page-table writes may wait.
+//!
+//! A pure state machine, one for each context of execution (a task; the boot flow is one as well).
+//! It owns nothing and does nothing: each transition says what its caller has to do.
+//!
+//! - *Sections nest.* Only leaving the outermost flushes: what is queued can be read back, so
+//!   leaving an inner one needs no flush (Linux flushes there, `include/linux/pgtable.h`).
+//! - *Pausing* suspends laziness at whatever depth, and nests as well. What is queued is flushed,
+//!   for whoever pauses is about to rely on it. Sections entered and left while paused count, and
+//!   take effect after the last resume.
+//! - *Interrupts are never lazy.* A handler finds what the interrupted context queued, and its own
+//!   writes go to Xen at once. It may use functions that enter and leave sections, pause and
+//!   resume; there is nothing to do, so that the state of the interrupted context stays as it was.
+//! - *A context that is switched out* either flushes or leaves its queue to the next one.
+//!
+//! Invariant: outside of interrupts, while [`LazyMmu::is_lazy`] is false nothing is queued — once
+//! the caller has done what it was told.
+
+use core::fmt;
+
+/// What a transition leaves to its caller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "a flush that was called for must happen"]
+pub enum Action {
+    /// Nothing.
+    None,
+    /// Send everything queued, now.
+    Flush,
+}
+
+/// What becomes of the queue when its context is switched out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SwitchOut {
+    /// It is flushed.
+    Flush,
+    /// It stays with the vCPU, and the context that comes in answers for it
+    /// ([`LazyMmu::switch_in`]): the change of page tables can ride in the same batch.
+    Carry,
+}
+
+/// A transition that does not match those before it. The state is as it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LazyError {
+    /// A section was left that was not entered.
+    NotEnabled,
+    /// A pause was ended that was not begun.
+    NotPaused,
+    /// An interrupt was left that was not entered.
+    NotInInterrupt,
+    /// Sections, pauses or interrupts nest deeper than can be counted.
+    TooDeep,
+    /// Contexts are not switched inside interrupts.
+    InInterrupt,
+}
+
+impl fmt::Display for LazyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotEnabled => "lazy section left but not entered",
+            Self::NotPaused => "lazy mode resumed but not paused",
+            Self::NotInInterrupt => "interrupt left but not entered",
+            Self::TooDeep => "lazy sections, pauses or interrupts nest too deep",
+            Self::InInterrupt => "context switched inside an interrupt",
+        })
+    }
+}
+
+impl core::error::Error for LazyError {}
+
+/// One context's lazy mode; see the [module](self).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct LazyMmu {
+    enable_count: u8,
+    pause_count: u8,
+    irq_depth: u8,
+}
+
+impl LazyMmu {
+    /// Not lazy.
+    pub const fn new() -> Self {
+        Self {
+            enable_count: 0,
+            pause_count: 0,
+            irq_depth: 0,
+        }
+    }
+
+    /// Whether writes may wait.
+    #[inline]
+    pub const fn is_lazy(&self) -> bool {
+        self.enable_count != 0 && self.pause_count == 0 && self.irq_depth == 0
+    }
+
+    /// Sections entered.
+    pub const fn enable_count(&self) -> u8 {
+        self.enable_count
+    }
+
+    /// Pauses in force.
+    pub const fn pause_count(&self) -> u8 {
+        self.pause_count
+    }
+
+    /// Interrupts entered.
+    pub const fn irq_depth(&self) -> u8 {
+        self.irq_depth
+    }
+
+    /// Enters a section.
+    #[inline]
+    pub const fn enable(&mut self) -> Result<(), LazyError> {
+        if self.irq_depth != 0 {
+            return Ok(());
+        }
+        up(&mut self.enable_count)
+    }
+
+    /// Leaves a section.
+    #[inline]
+    pub const fn disable(&mut self) -> Result<Action, LazyError> {
+        if self.irq_depth != 0 {
+            return Ok(Action::None);
+        }
+        match self.enable_count.checked_sub(1) {
+            None => Err(LazyError::NotEnabled),
+            Some(left) => {
+                self.enable_count = left;
+                Ok(if left == 0 && self.pause_count == 0 {
+                    Action::Flush
+                } else {
+                    Action::None
+                })
+            }
+        }
+    }
+
+    /// Suspends laziness.
+    #[inline]
+    pub const fn pause(&mut self) -> Result<Action, LazyError> {
+        let was = self.is_lazy();
+        if self.irq_depth != 0 {
+            return Ok(Action::None);
+        }
+        match up(&mut self.pause_count) {
+            Err(error) => Err(error),
+            Ok(()) => Ok(if was { Action::Flush } else { Action::None }),
+        }
+    }
+
+    /// Ends a pause.
+    #[inline]
+    pub const fn resume(&mut self) -> Result<(), LazyError> {
+        if self.irq_depth != 0 {
+            return Ok(());
+        }
+        match self.pause_count.checked_sub(1) {
+            None => Err(LazyError::NotPaused),
+            Some(left) => {
+                self.pause_count = left;
+                Ok(())
+            }
+        }
+    }
+
+    /// An interrupt begins.
+    #[inline]
+    pub const fn enter_irq(&mut self) -> Result<(), LazyError> {
+        up(&mut self.irq_depth)
+    }
+
+    /// An interrupt ends.
+    #[inline]
+    pub const fn leave_irq(&mut self) -> Result<(), LazyError> {
+        match self.irq_depth.checked_sub(1) {
+            None => Err(LazyError::NotInInterrupt),
+            Some(left) => {
+                self.irq_depth = left;
+                Ok(())
+            }
+        }
+    }
+
+    /// The context gives up the vCPU.
+    pub const fn switch_out(&self, queue: SwitchOut) -> Result<Action, LazyError> {
+        match (self.irq_depth, queue) {
+            (0, SwitchOut::Flush) => Ok(Action::Flush),
+            (0, SwitchOut::Carry) => Ok(Action::None),
+            _ => Err(LazyError::InInterrupt),
+        }
+    }
+
+    /// The context gets the vCPU, with whatever is queued there.
+    pub const fn switch_in(&self) -> Action {
+        if self.is_lazy() {
+            Action::None
+        } else {
+            Action::Flush
+        }
+    }
+}
+
+#[inline]
+const fn up(count: &mut u8) -> Result<(), LazyError> {
+    match count.checked_add(1) {
+        None => Err(LazyError::TooDeep),
+        Some(more) => {
+            *count = more;
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_never_wrap() {
+        let mut lazy = LazyMmu::new();
+        assert_eq!(lazy.disable(), Err(LazyError::NotEnabled));
+        assert_eq!(lazy.resume(), Err(LazyError::NotPaused));
+        assert_eq!(lazy.leave_irq(), Err(LazyError::NotInInterrupt));
+        assert_eq!(lazy, LazyMmu::new());
+        for _ in 0..255 {
+            lazy.enable().unwrap();
+        }
+        assert_eq!(lazy.enable(), Err(LazyError::TooDeep));
+        assert_eq!(lazy.pause(), Ok(Action::Flush));
+        for _ in 1..255 {
+            assert_eq!(lazy.pause(), Ok(Action::None));
+        }
+        assert_eq!(lazy.pause(), Err(LazyError::TooDeep));
+        assert_eq!((lazy.enable_count(), lazy.pause_count()), (255, 255));
+        for _ in 0..255 {
+            lazy.enter_irq().unwrap();
+        }
+        assert_eq!(lazy.enter_irq(), Err(LazyError::TooDeep));
+        assert_eq!(
+            lazy.switch_out(SwitchOut::Flush),
+            Err(LazyError::InInterrupt)
+        );
+    }
+
+    #[test]
+    fn an_empty_section_asks_for_a_flush_only_at_its_outer_end() {
+        let mut lazy = LazyMmu::new();
+        lazy.enable().unwrap();
+        lazy.enable().unwrap();
+        assert_eq!(lazy.disable(), Ok(Action::None));
+        assert_eq!(lazy.disable(), Ok(Action::Flush));
+    }
+
+    #[test]
+    fn a_section_left_while_paused_has_nothing_to_flush() {
+        let mut lazy = LazyMmu::new();
+        lazy.enable().unwrap();
+        assert_eq!(lazy.pause(), Ok(Action::Flush));
+        assert_eq!(lazy.disable(), Ok(Action::None));
+        lazy.enable().unwrap();
+        lazy.resume().unwrap();
+        assert!(lazy.is_lazy());
+    }
+}

@@ -1,0 +1,403 @@
+//! The page-table path of one vCPU: a [`Batch`], the lazy mode of the context that runs on it, and
+//! the hypervisor, put together.
+//!
+//! [`Mmu`] decides what waits and what does not; [`LazyGuard`] and [`PauseGuard`] make sections
+//! end where their scope does. A guard does not borrow the `Mmu`: code inside of a section reaches
+//! it the same way as code outside, through an [`Access`], for sections nest across functions that
+//! do not know of each other.
+//!
+//! An interrupt handler that reaches the same `Mmu` must not find it borrowed: whoever implements
+//! [`Access`] masks upcalls for the time of the borrow.
+
+use core::panic::Location;
+
+use crate::{
+    Hypervisor, MachAddr, Mfn, Pfn, VirtAddr,
+    batch::{Batch, Completion, DEFAULT_CAPACITY, FlushError, FlushReason, Update},
+    lazy::{Action, LazyError, LazyMmu, SwitchOut},
+    mmu::{ExtOp, Scope},
+};
+
+/// One vCPU's page-table path.
+pub struct Mmu<H, C = (), const N: usize = DEFAULT_CAPACITY> {
+    /// Who answers.
+    pub hv: H,
+    /// Who keeps a record of what was applied.
+    pub completion: C,
+    batch: Batch<N>,
+    lazy: LazyMmu,
+}
+
+impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
+    /// With nothing queued, for a context that is not lazy.
+    pub const fn new(hv: H, completion: C) -> Self {
+        Self {
+            hv,
+            completion,
+            batch: Batch::new(),
+            lazy: LazyMmu::new(),
+        }
+    }
+
+    /// What is queued, and what was counted.
+    #[inline]
+    pub const fn batch(&self) -> &Batch<N> {
+        &self.batch
+    }
+
+    /// The lazy mode of the running context.
+    #[inline]
+    pub const fn lazy(&self) -> &LazyMmu {
+        &self.lazy
+    }
+
+    /// Writes an entry: later if lazy, else now.
+    ///
+    /// # Safety
+    /// As [`Batch::queue`] and [`Batch::write_now`].
+    #[inline]
+    pub unsafe fn set(&mut self, update: Update) -> Result<(), FlushError> {
+        let Self {
+            hv,
+            completion,
+            batch,
+            lazy,
+        } = self;
+        if lazy.is_lazy() {
+            // SAFETY: the caller's promise covers it.
+            return unsafe { batch.queue(hv, completion, update) };
+        }
+        // SAFETY: the caller's promise covers it.
+        unsafe { batch.write_now(hv, completion, update) }
+    }
+
+    /// Writes entries that follow each other in one table; see [`Batch::queue_run`]. Outside of
+    /// lazy mode they still go to Xen together.
+    ///
+    /// # Safety
+    /// As [`Batch::queue_run`].
+    #[inline]
+    pub unsafe fn set_run(
+        &mut self,
+        first: Update,
+        values: impl IntoIterator<Item = u64>,
+    ) -> Result<(), FlushError> {
+        let Self {
+            hv,
+            completion,
+            batch,
+            ..
+        } = self;
+        // SAFETY: the caller's promise covers it.
+        unsafe { batch.queue_run(hv, completion, first, values) }?;
+        self.settle()
+    }
+
+    /// Carries out an operation, after all writes so far: later if lazy, else now.
+    ///
+    /// # Safety
+    /// As [`Batch::queue_ext`].
+    #[inline]
+    #[track_caller]
+    pub unsafe fn ext(&mut self, op: ExtOp, tag: u32) -> Result<(), FlushError> {
+        let Self {
+            hv,
+            completion,
+            batch,
+            ..
+        } = self;
+        // SAFETY: the caller's promise covers it.
+        unsafe { batch.queue_ext(hv, completion, op, tag) }?;
+        self.settle()
+    }
+
+    /// Changes the M2P: later if lazy, else now.
+    ///
+    /// # Safety
+    /// As [`Batch::queue_machphys`].
+    #[inline]
+    #[track_caller]
+    pub unsafe fn set_machphys(&mut self, frame: Mfn, pfn: Pfn) -> Result<(), FlushError> {
+        let Self {
+            hv,
+            completion,
+            batch,
+            ..
+        } = self;
+        // SAFETY: the caller's promise covers it.
+        unsafe { batch.queue_machphys(hv, completion, frame, pfn) }?;
+        self.settle()
+    }
+
+    /// Flushes TLB entries, after all writes so far: later if lazy, else now.
+    #[inline]
+    pub fn flush_tlb(&mut self, scope: Scope, address: Option<VirtAddr>) -> Result<(), FlushError> {
+        self.batch.flush_tlb(scope, address);
+        self.settle()
+    }
+
+    /// The entry at `slot` as software must see it, given what the table holds.
+    #[inline]
+    pub fn read(&self, slot: MachAddr, in_table: u64) -> u64 {
+        self.batch.read(slot, in_table)
+    }
+
+    /// Sends everything queued.
+    #[inline]
+    pub fn flush(&mut self) -> Result<(), FlushError> {
+        self.flush_for(FlushReason::Explicit)
+    }
+
+    /// Enters a lazy section.
+    #[inline]
+    pub const fn enable(&mut self) -> Result<(), LazyError> {
+        self.lazy.enable()
+    }
+
+    /// Leaves a lazy section.
+    #[inline]
+    pub fn disable(&mut self) -> Result<(), MmuError> {
+        let action = self.lazy.disable()?;
+        self.act(action, FlushReason::LeaveLazy)
+    }
+
+    /// Pauses lazy mode.
+    #[inline]
+    pub fn pause(&mut self) -> Result<(), MmuError> {
+        let action = self.lazy.pause()?;
+        self.act(action, FlushReason::Pause)
+    }
+
+    /// Ends a pause.
+    #[inline]
+    pub const fn resume(&mut self) -> Result<(), LazyError> {
+        self.lazy.resume()
+    }
+
+    /// An interrupt handler begins.
+    #[inline]
+    pub const fn enter_irq(&mut self) -> Result<(), LazyError> {
+        self.lazy.enter_irq()
+    }
+
+    /// An interrupt handler ends.
+    #[inline]
+    pub const fn leave_irq(&mut self) -> Result<(), LazyError> {
+        self.lazy.leave_irq()
+    }
+
+    /// Exchanges contexts: `next` comes in, the running one's lazy mode is returned.
+    ///
+    /// With [`SwitchOut::Carry`], `tables` (the change of base pointers, if any) goes out together
+    /// with the queue.
+    ///
+    /// # Safety
+    /// As [`Batch::queue_ext`] for each of `tables`.
+    #[track_caller]
+    pub unsafe fn switch(
+        &mut self,
+        next: LazyMmu,
+        queue: SwitchOut,
+        tables: &[ExtOp],
+    ) -> Result<LazyMmu, SwitchError> {
+        let stays = |error: MmuError| SwitchError {
+            error,
+            previous: None,
+        };
+        let action = self
+            .lazy
+            .switch_out(queue)
+            .map_err(|error| stays(error.into()))?;
+        self.act(action, FlushReason::Switch).map_err(stays)?;
+        // Addresses hold for the tables that are being left.
+        self.batch.forget_addresses();
+        let Self {
+            hv,
+            completion,
+            batch,
+            ..
+        } = self;
+        for &op in tables {
+            // SAFETY: the caller's promise covers it.
+            unsafe { batch.queue_ext(hv, completion, op, 0) }
+                .map_err(|error| stays(error.into()))?;
+        }
+        // New tables must be in force before the new context runs.
+        let action = if tables.is_empty() {
+            next.switch_in()
+        } else {
+            Action::Flush
+        };
+        match self.act(action, FlushReason::Switch) {
+            Ok(()) => Ok(core::mem::replace(&mut self.lazy, next)),
+            Err(MmuError::Flush(error)) if !error.ops_incomplete => {
+                let previous = Some(core::mem::replace(&mut self.lazy, next));
+                Err(SwitchError {
+                    error: error.into(),
+                    previous,
+                })
+            }
+            Err(error) => Err(stays(error)),
+        }
+    }
+
+    #[inline]
+    fn settle(&mut self) -> Result<(), FlushError> {
+        if self.lazy.is_lazy() {
+            Ok(())
+        } else {
+            self.flush_for(FlushReason::Immediate)
+        }
+    }
+
+    #[inline]
+    fn act(&mut self, action: Action, reason: FlushReason) -> Result<(), MmuError> {
+        match action {
+            Action::None => Ok(()),
+            Action::Flush => self.flush_for(reason).map_err(MmuError::Flush),
+        }
+    }
+
+    #[inline]
+    fn flush_for(&mut self, reason: FlushReason) -> Result<(), FlushError> {
+        self.batch.flush(&self.hv, reason, &mut self.completion)
+    }
+}
+
+/// Why a change of mode failed.
+#[derive(Clone, Copy, Debug)]
+pub enum MmuError {
+    /// It does not match those before it; nothing was changed.
+    Lazy(LazyError),
+    /// The flush that belongs to it failed; the mode has changed.
+    Flush(FlushError),
+}
+
+impl From<LazyError> for MmuError {
+    fn from(error: LazyError) -> Self {
+        Self::Lazy(error)
+    }
+}
+
+impl From<FlushError> for MmuError {
+    fn from(error: FlushError) -> Self {
+        Self::Flush(error)
+    }
+}
+
+impl core::fmt::Display for MmuError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Lazy(error) => error.fmt(f),
+            Self::Flush(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for MmuError {}
+
+/// A switch of contexts during which something failed.
+#[derive(Clone, Copy, Debug)]
+pub struct SwitchError {
+    /// What.
+    pub error: MmuError,
+    /// The lazy mode of the context that was left, if the switch was made nevertheless: writes
+    /// were refused, the new tables were not. Otherwise the context that ran still runs.
+    pub previous: Option<LazyMmu>,
+}
+
+impl core::fmt::Display for SwitchError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl core::error::Error for SwitchError {}
+
+/// How code reaches the `Mmu` of the vCPU it runs on.
+pub trait Access {
+    /// The hypervisor.
+    type Hv: Hypervisor;
+    /// The record.
+    type Completion: Completion;
+
+    /// Calls `f` with it, upcalls masked.
+    fn with<R>(&self, f: impl FnOnce(&mut Mmu<Self::Hv, Self::Completion>) -> R) -> R;
+
+    /// A guard that was dropped could not end its section properly. `at` is where it began.
+    ///
+    /// There is nobody to return this to: log it, and stop if nothing else makes sense. A guard
+    /// that is ended by its method returns the error instead.
+    fn failed(&self, error: MmuError, at: &'static Location<'static>);
+}
+
+impl<A: Access + ?Sized> Access for &A {
+    type Hv = A::Hv;
+    type Completion = A::Completion;
+
+    #[inline]
+    fn with<R>(&self, f: impl FnOnce(&mut Mmu<Self::Hv, Self::Completion>) -> R) -> R {
+        (**self).with(f)
+    }
+
+    fn failed(&self, error: MmuError, at: &'static Location<'static>) {
+        (**self).failed(error, at);
+    }
+}
+
+macro_rules! guard {
+    ($(#[$doc:meta])* $guard:ident, $begin:ident, $end:ident, $end_doc:literal) => {
+        $(#[$doc])*
+        #[must_use = "it ends where it is dropped"]
+        pub struct $guard<A: Access> {
+            access: A,
+            began: &'static Location<'static>,
+        }
+
+        impl<A: Access> $guard<A> {
+            /// Begins it.
+            #[inline]
+            #[track_caller]
+            pub fn begin(access: A) -> Result<Self, MmuError> {
+                if let Err(error) = access.with(|mmu| mmu.$begin()).map_err(MmuError::from) {
+                    // A flush that failed has begun it nevertheless, and there will be no guard.
+                    if let MmuError::Flush(_) = error {
+                        access.with(|mmu| mmu.$end())?;
+                    }
+                    return Err(error);
+                }
+                Ok(Self { access, began: Location::caller() })
+            }
+
+            #[doc = $end_doc]
+            #[inline]
+            pub fn end(self) -> Result<(), MmuError> {
+                let guard = core::mem::ManuallyDrop::new(self);
+                // SAFETY: read once, from a guard that is not dropped: the handle is dropped here
+                // instead.
+                let access = unsafe { core::ptr::read(&guard.access) };
+                Ok(access.with(|mmu| mmu.$end())?)
+            }
+        }
+
+        impl<A: Access> Drop for $guard<A> {
+            #[inline]
+            fn drop(&mut self) {
+                if let Err(error) = self.access.with(|mmu| mmu.$end()) {
+                    self.access.failed(error.into(), self.began);
+                }
+            }
+        }
+    };
+}
+
+guard!(
+    /// A lazy section.
+    LazyGuard, enable, disable,
+    "Leaves the section and says what came of the flush, if that was the outermost."
+);
+guard!(
+    /// A pause of lazy mode: while it lasts, every write is in force when it returns.
+    PauseGuard, pause, resume,
+    "Ends the pause."
+);

@@ -1,0 +1,737 @@
+//! The batcher against a stand-in for Xen: what is sent, in which shape, and what a failure says.
+
+mod common;
+
+use common::{Double, Request};
+use hypercall::{
+    Batch, Completion, Errno, ExtOp, FlushError, FlushReason, Level, MachAddr, Mfn, Op, Pfn, Scope,
+    Update, VirtAddr,
+    abi::mmu::*,
+    batch::{EXT_CAPACITY, Failed, MAX_INVLPG, Reason},
+};
+use proptest::prelude::*;
+
+const REASON: FlushReason = FlushReason::Explicit;
+
+#[derive(Default, PartialEq, Eq, Debug)]
+struct Log(Vec<(u32, bool)>);
+
+impl Completion for Log {
+    fn applied(&mut self, tag: u32) {
+        self.0.push((tag, true));
+    }
+    fn dropped(&mut self, tag: u32) {
+        self.0.push((tag, false));
+    }
+}
+
+fn slot(n: u64) -> MachAddr {
+    MachAddr::truncate(0x10_0000 + 8 * n)
+}
+
+fn mfn(n: u64) -> Mfn {
+    Mfn::truncate(n)
+}
+
+#[track_caller]
+fn update(n: u64, value: u64) -> Update {
+    Update::new(Level::L1, slot(n), value)
+}
+
+struct Rig<const N: usize = 512> {
+    xen: Double,
+    batch: Box<Batch<N>>,
+    log: Log,
+}
+
+impl<const N: usize> Rig<N> {
+    fn new() -> Self {
+        Self {
+            xen: Double::default(),
+            batch: Box::new(Batch::new()),
+            log: Log::default(),
+        }
+    }
+
+    #[track_caller]
+    fn queue(&mut self, update: Update) {
+        // SAFETY: nothing here is a page table.
+        unsafe { self.batch.queue(&self.xen, &mut self.log, update) }.unwrap();
+    }
+
+    fn ext(&mut self, op: ExtOp, tag: u32) {
+        // SAFETY: nothing here is a page table.
+        unsafe { self.batch.queue_ext(&self.xen, &mut self.log, op, tag) }.unwrap();
+    }
+
+    fn flush(&mut self) -> Result<(), FlushError> {
+        let result = self.batch.flush(&self.xen, REASON, &mut self.log);
+        assert!(self.batch.is_empty() && self.batch.len() == 0);
+        assert!(!self.xen.masked.get());
+        assert_eq!(self.xen.unmasked_requests.get(), 0);
+        result
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        self.xen
+            .requests
+            .borrow()
+            .iter()
+            .map(|(request, _)| *request)
+            .collect()
+    }
+}
+
+fn sent(ptr: MachAddr, val: u64) -> Request {
+    Request::Update {
+        ptr: ptr.as_u64(),
+        val,
+    }
+}
+
+fn ext(cmd: u32, arg1: u64) -> Request {
+    Request::Ext { cmd, arg1 }
+}
+
+#[test]
+fn nothing_queued_sends_nothing() {
+    let mut rig = Rig::<512>::new();
+    rig.flush().unwrap();
+    assert_eq!(rig.xen.trap_count(), 0);
+    assert_eq!(rig.batch.stats().flushes(), 0);
+}
+
+#[test]
+fn one_kind_goes_without_a_multicall() {
+    let mut rig = Rig::<512>::new();
+    rig.queue(update(0, 1));
+    rig.queue(update(1, 2));
+    rig.flush().unwrap();
+    rig.ext(ExtOp::Pin(Level::L3, mfn(7)), 0);
+    rig.ext(ExtOp::Unpin(mfn(8)), 0);
+    rig.flush().unwrap();
+    assert_eq!(rig.xen.take_traps(), [Op::MmuUpdate, Op::MmuextOp]);
+    assert_eq!(
+        rig.requests(),
+        [
+            sent(slot(0), 1),
+            sent(slot(1), 2),
+            ext(MMUEXT_PIN_L3_TABLE, 7),
+            ext(MMUEXT_UNPIN_TABLE, 8),
+        ]
+    );
+}
+
+#[test]
+fn kinds_keep_their_order_in_one_multicall() {
+    let mut rig = Rig::<512>::new();
+    rig.queue(update(0, 1));
+    rig.ext(ExtOp::Pin(Level::L1, mfn(7)), 0);
+    rig.queue(update(1, 2));
+    rig.queue(update(0, 3));
+    rig.ext(ExtOp::NewBaseptr(mfn(9)), 0);
+    rig.ext(ExtOp::NewUserBaseptr(None), 0);
+    rig.batch.flush_tlb(Scope::Local, None);
+    rig.flush().unwrap();
+    assert_eq!(rig.xen.take_traps(), [Op::Multicall]);
+    assert_eq!(
+        rig.requests(),
+        [
+            sent(slot(0), 1),
+            ext(MMUEXT_PIN_L1_TABLE, 7),
+            sent(slot(1), 2),
+            sent(slot(0), 3),
+            ext(MMUEXT_NEW_BASEPTR, 9),
+            ext(MMUEXT_NEW_USER_BASEPTR, 0),
+            ext(MMUEXT_TLB_FLUSH_LOCAL, 0),
+        ]
+    );
+    assert_eq!(rig.xen.entry(slot(0).as_u64()), 3);
+}
+
+#[test]
+fn a_later_write_replaces_within_a_round_only() {
+    let mut rig = Rig::<512>::new();
+    rig.queue(update(0, 1).old(100));
+    rig.queue(update(1, 1));
+    rig.queue(update(0, 2));
+    assert_eq!((rig.batch.len(), rig.batch.queued(slot(0))), (2, Some(2)));
+    rig.ext(ExtOp::Unpin(mfn(1)), 0);
+    rig.queue(update(0, 3));
+    rig.queue(update(0, 4));
+    assert_eq!((rig.batch.len(), rig.batch.queued(slot(0))), (3, Some(4)));
+    assert_eq!(rig.batch.queued(slot(2)), None);
+    rig.flush().unwrap();
+    assert_eq!(rig.batch.queued(slot(0)), None);
+    let updates: Vec<_> = rig
+        .requests()
+        .into_iter()
+        .filter(|r| matches!(r, Request::Update { .. }))
+        .collect();
+    assert_eq!(
+        updates,
+        [sent(slot(0), 2), sent(slot(1), 1), sent(slot(0), 4)]
+    );
+    assert_eq!(rig.batch.stats().replaced, 2);
+}
+
+#[test]
+fn a_replaced_write_is_reported_by_the_later_caller_with_the_first_old_value() {
+    let mut rig = Rig::<512>::new();
+    rig.xen.refuse.borrow_mut().insert(0, Errno::EBUSY);
+    rig.queue(update(0, 1).old(0x7000));
+    rig.queue(update(0, 0x5003).old(1));
+    let line = line!() - 1;
+    rig.queue(update(1, 9));
+    let error = rig.flush().unwrap_err();
+    assert!(
+        matches!(
+            error.failed,
+            Failed::Update {
+                index: 0,
+                old: 0x7000,
+                new: 0x5003,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(error.caller.unwrap().line(), line);
+}
+
+#[test]
+fn a_lone_entry_with_an_address_goes_as_update_va_mapping() {
+    let va = VirtAddr::new(0xffff_8800_0000_5000);
+    for (flush, flags) in [
+        (None, UVMF_NONE),
+        (Some((Scope::Local, Some(va))), UVMF_INVLPG | UVMF_LOCAL),
+        (Some((Scope::All, Some(va + 8))), UVMF_INVLPG | UVMF_ALL),
+        (Some((Scope::All, None)), UVMF_TLB_FLUSH | UVMF_ALL),
+    ] {
+        let mut rig = Rig::<512>::new();
+        rig.xen
+            .by_va
+            .borrow_mut()
+            .insert(va.as_u64(), slot(5).as_u64());
+        rig.queue(update(5, 0x1063).va(va));
+        if let Some((scope, address)) = flush {
+            rig.batch.flush_tlb(scope, address);
+        }
+        rig.flush().unwrap();
+        assert_eq!(rig.xen.take_traps(), [Op::UpdateVaMapping]);
+        assert_eq!(
+            rig.requests(),
+            [Request::Va {
+                va: va.as_u64(),
+                val: 0x1063,
+                flags
+            }]
+        );
+        assert_eq!(rig.xen.entry(slot(5).as_u64()), 0x1063);
+    }
+}
+
+#[test]
+fn a_lone_entry_that_update_va_mapping_cannot_express_goes_as_a_list() {
+    let va = VirtAddr::new(0xffff_8800_0000_5000);
+    let l2 = Update::new(Level::L2, slot(0), 1).va(va);
+    for (update, flush) in [
+        (update(0, 1), None),
+        (update(0, 1).va(va).preserve_ad(), None),
+        (l2, None),
+        (update(0, 1).va(va), Some(va + 0x1000)),
+    ] {
+        let mut rig = Rig::<512>::new();
+        rig.queue(update);
+        if let Some(address) = flush {
+            rig.batch.flush_tlb(Scope::Local, Some(address));
+        }
+        rig.flush().unwrap();
+        assert!(matches!(rig.requests()[0], Request::Update { .. }));
+    }
+    let mut rig = Rig::<512>::new();
+    rig.queue(update(0, 1).va(va));
+    rig.batch.forget_addresses();
+    rig.flush().unwrap();
+    assert_eq!(rig.xen.take_traps(), [Op::MmuUpdate]);
+}
+
+#[test]
+fn accessed_and_dirty_bits_survive_as_asked() {
+    let mut rig = Rig::<512>::new();
+    let address = slot(0).as_u64();
+    rig.xen.memory.borrow_mut().insert(address, 0x1067);
+    rig.queue(update(0, 0x1001).preserve_ad());
+    // Read with what the hardware set in the table meanwhile.
+    assert_eq!(rig.batch.read(slot(0), 0x1067), 0x1061);
+    rig.flush().unwrap();
+    assert_eq!(rig.xen.entry(address), 0x1061);
+    // Cleared, then preserved: cleared.
+    rig.queue(update(0, 0x1001));
+    rig.queue(update(0, 0x2001).preserve_ad());
+    assert_eq!(rig.batch.read(slot(0), 0x1061), 0x2001);
+    rig.flush().unwrap();
+    assert_eq!(rig.xen.entry(address), 0x2001);
+    // The same across rounds.
+    rig.xen.memory.borrow_mut().insert(address, 0x1067);
+    rig.queue(update(0, 0x1021));
+    rig.ext(ExtOp::Unpin(mfn(1)), 0);
+    rig.queue(update(0, 0x2001).preserve_ad());
+    assert_eq!(rig.batch.read(slot(0), 0x1067), 0x2021);
+    rig.flush().unwrap();
+    assert_eq!(rig.xen.entry(address), 0x2021);
+}
+
+#[test]
+fn a_full_batch_is_flushed_and_goes_on() {
+    let mut rig = Rig::<8>::new();
+    for n in 0..20 {
+        rig.queue(update(n, n + 1));
+    }
+    assert_eq!(rig.batch.len(), 4);
+    rig.flush().unwrap();
+    for n in 0..20 {
+        assert_eq!(rig.xen.entry(slot(n).as_u64()), n + 1);
+    }
+    assert_eq!(rig.xen.trap_count(), 3);
+    let stats = rig.batch.stats();
+    assert_eq!(
+        (stats.applied, stats.hypercalls, stats.saved()),
+        (20, 3, 17)
+    );
+    assert_eq!(stats.sizes[4], 2);
+    assert_eq!(stats.sizes[3], 1);
+    assert_eq!(stats.reasons[FlushReason::Full as usize], 2);
+}
+
+#[test]
+fn many_operations_and_many_rounds_flush_by_themselves() {
+    let mut rig = Rig::<512>::new();
+    for n in 0..2 * EXT_CAPACITY as u64 + 1 {
+        rig.ext(ExtOp::Unpin(mfn(n)), 0);
+    }
+    rig.flush().unwrap();
+    for n in 0..40 {
+        rig.queue(update(n, n));
+        rig.ext(ExtOp::Unpin(mfn(n)), 0);
+    }
+    rig.flush().unwrap();
+    assert_eq!(rig.requests().len(), 2 * EXT_CAPACITY + 1 + 80);
+}
+
+#[test]
+fn a_run_counts_up() {
+    let mut rig = Rig::<512>::new();
+    let va = VirtAddr::new(0x1000);
+    let first = update(3, 0).va(va).tag(50);
+    // SAFETY: nothing here is a page table.
+    unsafe {
+        rig.batch
+            .queue_run(&rig.xen, &mut rig.log, first, [7, 8, 9])
+    }
+    .unwrap();
+    rig.xen.refuse.borrow_mut().insert(2, Errno::EBUSY);
+    let error = rig.flush().unwrap_err();
+    assert_eq!(
+        rig.requests(),
+        [sent(slot(3), 7), sent(slot(4), 8), sent(slot(5), 9)]
+    );
+    assert_eq!(rig.log.0, [(50, true), (51, true), (52, false)]);
+    let Failed::Update { va: Some(va), .. } = error.failed else {
+        panic!("{error}")
+    };
+    assert_eq!(va.as_u64(), 0x3000);
+}
+
+#[test]
+fn the_m2p_is_changed_in_the_same_list_and_hides_no_entry() {
+    let mut rig = Rig::<512>::new();
+    let frame = slot(0).frame();
+    // SAFETY: nothing here is a page table.
+    unsafe {
+        rig.batch
+            .queue_machphys(&rig.xen, &mut rig.log, frame, Pfn::truncate(5))
+    }
+    .unwrap();
+    assert_eq!(rig.batch.queued(frame.addr()), None);
+    rig.queue(update(0, 1));
+    rig.flush().unwrap();
+    let machphys = frame.addr().add(MMU_MACHPHYS_UPDATE as u64);
+    assert_eq!(rig.requests(), [sent(machphys, 5), sent(slot(0), 1)]);
+}
+
+#[test]
+fn tlb_flushes_ride_last() {
+    let mut rig = Rig::<512>::new();
+    rig.batch
+        .flush_tlb(Scope::Local, Some(VirtAddr::new(0x5123)));
+    rig.batch
+        .flush_tlb(Scope::Local, Some(VirtAddr::new(0x5fff)));
+    rig.queue(update(0, 1));
+    rig.flush().unwrap();
+    assert_eq!(rig.xen.take_traps(), [Op::Multicall]);
+    assert_eq!(
+        rig.requests(),
+        [sent(slot(0), 1), ext(MMUEXT_INVLPG_LOCAL, 0x5000)]
+    );
+    rig.xen.requests.take();
+    for n in 0..=MAX_INVLPG as u64 {
+        rig.batch
+            .flush_tlb(Scope::Local, Some(VirtAddr::new(n << 12)));
+    }
+    rig.flush().unwrap();
+    assert_eq!(rig.requests(), [ext(MMUEXT_TLB_FLUSH_LOCAL, 0)]);
+}
+
+#[test]
+fn a_refused_update_is_named_and_the_rest_counted() {
+    let mut rig = Rig::<512>::new();
+    rig.queue(update(0, 0x1063).tag(1));
+    let line = line!() + 1;
+    rig.queue(update(1, 0x2063).old(0).va(VirtAddr::new(0x7000)).tag(2));
+    rig.queue(update(2, 0x3063).tag(3));
+    rig.ext(ExtOp::Pin(Level::L1, mfn(9)), 4);
+    rig.queue(update(3, 0x4063).tag(5));
+    rig.xen.refuse.borrow_mut().insert(1, Errno::EBUSY);
+    let error = rig.flush().unwrap_err();
+    assert!(
+        matches!(
+            error.failed,
+            Failed::Update {
+                index: 1,
+                level: Level::L1,
+                new: 0x2063,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!((error.applied, error.refused, error.skipped), (3, 1, 1));
+    assert_eq!(error.why(), Reason::WritableMapOfTable);
+    assert_eq!(error.caller.unwrap().line(), line);
+    assert!(!error.ops_incomplete && !error.tlb_stale);
+    assert_eq!(
+        rig.log.0,
+        [(1, true), (2, false), (3, false), (4, true), (5, true)]
+    );
+    let text = error.to_string();
+    for part in [
+        "mmu_update: EBUSY",
+        "type conflict",
+        "update 1: L1 entry 1 at 0x100008 (va 0x7000) 0x0 -> 0x2063",
+        "batch.rs:",
+        "3 applied, 1 refused, 1 not tried",
+    ] {
+        assert!(text.contains(part), "{part:?} in {text}");
+    }
+}
+
+#[test]
+fn several_refusals_are_counted_and_the_first_is_named() {
+    let mut rig = Rig::<512>::new();
+    rig.queue(update(0, 1));
+    rig.ext(ExtOp::Pin(Level::L4, mfn(9)), 0);
+    rig.ext(ExtOp::Pin(Level::L4, mfn(10)), 0);
+    rig.queue(update(1, 1));
+    rig.queue(update(2, 1));
+    rig.xen
+        .refuse
+        .borrow_mut()
+        .extend([(1, Errno::EINVAL), (2, Errno::EBUSY)]);
+    let error = rig.flush().unwrap_err();
+    assert!(
+        matches!(error.failed, Failed::Ext { index: 0, .. }),
+        "{error}"
+    );
+    assert_eq!(
+        error.error.to_string(),
+        "mmuext_op(PIN_L4_TABLE): EINVAL (invalid argument)"
+    );
+    assert_eq!((error.applied, error.refused, error.skipped), (1, 2, 2));
+    assert!(error.ops_incomplete);
+    assert_eq!(rig.batch.stats().refused, 2);
+}
+
+#[test]
+fn a_refused_operation_does_not_swallow_the_flushes_behind_it() {
+    let mut rig = Rig::<512>::new();
+    rig.queue(update(0, 1));
+    rig.ext(ExtOp::Unpin(mfn(9)), 0);
+    rig.batch.flush_tlb(Scope::All, None);
+    rig.xen.refuse.borrow_mut().insert(1, Errno::EINVAL);
+    let error = rig.flush().unwrap_err();
+    assert!(!error.tlb_stale);
+    assert_eq!((error.applied, error.refused, error.skipped), (1, 1, 0));
+    assert_eq!(rig.requests().last(), Some(&ext(MMUEXT_TLB_FLUSH_ALL, 0)));
+    // And where it is refused for good, the error says so.
+    rig.queue(update(0, 1));
+    rig.ext(ExtOp::Unpin(mfn(9)), 0);
+    rig.batch.flush_tlb(Scope::All, None);
+    rig.xen
+        .refuse
+        .borrow_mut()
+        .extend([(4, Errno::EINVAL), (5, Errno::EINVAL)]);
+    assert!(rig.flush().unwrap_err().tlb_stale);
+}
+
+#[test]
+fn a_refused_lone_entry_does_not_swallow_its_flush() {
+    let mut rig = Rig::<512>::new();
+    let va = VirtAddr::new(0x7000);
+    rig.queue(update(0, 1).va(va).tag(1));
+    rig.batch.flush_tlb(Scope::Local, Some(va));
+    let error = rig.flush().unwrap_err();
+    assert_eq!(
+        error.error.to_string(),
+        "update_va_mapping: EINVAL (invalid argument)"
+    );
+    assert_eq!((error.applied, error.refused, error.skipped), (0, 1, 0));
+    assert_eq!(
+        rig.requests().last(),
+        Some(&ext(MMUEXT_INVLPG_LOCAL, 0x7000))
+    );
+    assert_eq!(rig.log.0, [(1, false)]);
+}
+
+#[test]
+fn an_unreadable_list_is_settled_exactly() {
+    for after in 0..4 {
+        let mut rig = Rig::<512>::new();
+        for n in 0..2 {
+            rig.queue(update(2 * n, 1).tag(1));
+            rig.queue(update(2 * n + 1, 1).tag(1));
+            rig.ext(ExtOp::Unpin(mfn(n)), 1);
+        }
+        rig.xen.unreadable_after.set(Some(after));
+        let error = rig.flush().unwrap_err();
+        let done = [0, 2, 3, 5][after];
+        assert!(matches!(error.failed, Failed::Call));
+        assert_eq!(
+            error.error.to_string(),
+            "multicall: EFAULT (bad guest address)"
+        );
+        assert_eq!(
+            (error.applied, error.refused, error.skipped),
+            (done, 0, 6 - done)
+        );
+        assert_eq!(error.why(), Reason::ListUnreadable);
+        let applied: Vec<_> = (0..6).map(|n| (1, n < done)).collect();
+        assert_eq!(rig.log.0, applied);
+    }
+}
+
+#[test]
+fn a_call_that_fails_before_its_list_refuses_its_first_request() {
+    let mut rig = Rig::<512>::new();
+    rig.queue(update(0, 1));
+    rig.queue(update(1, 1));
+    rig.xen.refuse_call.borrow_mut().insert(0, Errno::EFAULT);
+    let error = rig.flush().unwrap_err();
+    assert_eq!((error.applied, error.refused, error.skipped), (0, 1, 1));
+    assert_eq!(error.why(), Reason::ListUnreadable);
+}
+
+#[test]
+fn an_immediate_write_does_not_overtake_a_queued_one() {
+    let mut rig = Rig::<512>::new();
+    rig.queue(update(0, 1));
+    rig.queue(update(1, 1));
+    let now = |rig: &mut Rig, update| {
+        // SAFETY: nothing here is a page table.
+        unsafe { rig.batch.write_now(&rig.xen, &mut rig.log, update) }
+    };
+    // Another slot: the queue stays.
+    now(&mut rig, update(7, 7).tag(7)).unwrap();
+    assert_eq!(
+        (rig.batch.len(), rig.requests()),
+        (2, vec![sent(slot(7), 7)])
+    );
+    assert_eq!(rig.log.0, [(7, true)]);
+    // The same slot: everything goes first.
+    now(&mut rig, update(1, 2)).unwrap();
+    assert_eq!(
+        rig.requests()[1..],
+        [sent(slot(0), 1), sent(slot(1), 1), sent(slot(1), 2)]
+    );
+    assert!(rig.batch.is_empty());
+    // And a refusal is explained as well.
+    rig.queue(update(0, 1));
+    rig.xen.refuse_slots.borrow_mut().insert(slot(8).as_u64());
+    let error = now(&mut rig, update(8, 0x3003)).unwrap_err();
+    assert_eq!((error.applied, error.refused, error.skipped), (0, 1, 0));
+    assert_eq!(rig.batch.len(), 1);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write {
+        n: u64,
+        value: u64,
+        preserve: bool,
+        tag: bool,
+    },
+    Run {
+        n: u64,
+        count: u64,
+        value: u64,
+    },
+    Ext,
+    Tlb {
+        page: u64,
+        all: bool,
+    },
+    Flush,
+    Now {
+        n: u64,
+        value: u64,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        10 => (0..12u64, any::<u64>(), any::<bool>(), prop::bool::weighted(0.2))
+            .prop_map(|(n, value, preserve, tag)| Step::Write { n, value, preserve, tag }),
+        2 => (0..8u64, 1..5u64, any::<u64>())
+            .prop_map(|(n, count, value)| Step::Run { n, count, value }),
+        2 => Just(Step::Ext),
+        2 => (0..30u64, any::<bool>()).prop_map(|(page, all)| Step::Tlb { page, all }),
+        1 => Just(Step::Flush),
+        1 => (0..12u64, any::<u64>()).prop_map(|(n, value)| Step::Now { n, value }),
+    ]
+}
+
+/// Memory, with every write applied at once and in order.
+#[derive(Default)]
+struct Eager(std::collections::HashMap<u64, u64>);
+
+impl Eager {
+    fn get(&self, n: u64) -> u64 {
+        self.0.get(&n).copied().unwrap_or(0)
+    }
+    fn write(&mut self, n: u64, value: u64, preserve: bool) {
+        let kept = if preserve { self.get(n) & 0x60 } else { 0 };
+        self.0.insert(n, value | kept);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 2000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// Whatever is queued and whenever it is flushed, software reads its last write, and in the
+    /// end memory holds what writing at once would have left.
+    #[test]
+    fn queueing_changes_nothing_that_anyone_can_see(
+        steps in prop::collection::vec(step(), 1..120)
+    ) {
+        let mut rig = Rig::<16>::new();
+        let mut eager = Eager::default();
+        let mut tags = Vec::new();
+        let mut flushes = Vec::new();
+        for step in steps {
+            match step {
+                Step::Write { n, value, preserve, tag } => {
+                    let mut write = update(n, value);
+                    write.preserve_ad = preserve;
+                    if tag {
+                        write.tag = tags.len() as u32 + 1;
+                        tags.push((write.tag, true));
+                    }
+                    rig.queue(write);
+                    eager.write(n, value, preserve);
+                }
+                Step::Run { n, count, value } => {
+                    let values = (0..count).map(|i| value.wrapping_add(i));
+                    // SAFETY: nothing here is a page table.
+                    unsafe {
+                        rig.batch.queue_run(&rig.xen, &mut rig.log, update(n, 0), values.clone())
+                    }.unwrap();
+                    values.enumerate().for_each(|(i, v)| eager.write(n + i as u64, v, false));
+                }
+                Step::Ext => rig.ext(ExtOp::Unpin(mfn(1)), 0),
+                Step::Tlb { page, all } => {
+                    let scope = if all { Scope::All } else { Scope::Local };
+                    rig.batch.flush_tlb(scope, Some(VirtAddr::new(page << 12)));
+                    flushes.push((page << 12, rig.requests().len()));
+                }
+                Step::Flush => rig.flush().unwrap(),
+                Step::Now { n, value } => {
+                    // SAFETY: nothing here is a page table.
+                    unsafe {
+                        rig.batch.write_now(&rig.xen, &mut rig.log, update(n, value))
+                    }.unwrap();
+                    eager.write(n, value, false);
+                    // A single request cannot be interrupted, and is not masked.
+                    rig.xen.unmasked_requests.set(0);
+                }
+            }
+            for n in 0..12 {
+                let seen = rig.batch.read(slot(n), rig.xen.entry(slot(n).as_u64()));
+                prop_assert_eq!(seen, eager.get(n), "entry {}", n);
+            }
+        }
+        rig.flush().unwrap();
+        for n in 0..12 {
+            prop_assert_eq!(rig.xen.entry(slot(n).as_u64()), eager.get(n));
+        }
+        prop_assert_eq!(&rig.log.0, &tags);
+        // Every TLB flush asked for was covered by one that came after it was asked for.
+        let requests = rig.requests();
+        for (address, asked) in flushes {
+            let covered = requests[asked..].iter().any(|request| match request {
+                Request::Ext { cmd, arg1 } => match *cmd {
+                    MMUEXT_INVLPG_LOCAL | MMUEXT_INVLPG_ALL => *arg1 == address,
+                    MMUEXT_TLB_FLUSH_LOCAL | MMUEXT_TLB_FLUSH_ALL => true,
+                    _ => false,
+                },
+                _ => false,
+            });
+            prop_assert!(covered, "{address:#x}");
+        }
+    }
+
+    /// With any set of refusals, what is counted and reported is what was carried out.
+    #[test]
+    fn failures_are_settled_exactly(
+        kinds in prop::collection::vec(prop::bool::weighted(0.7), 1..60),
+        refused in prop::collection::hash_set(0..60usize, 0..6),
+    ) {
+        let mut rig = Rig::<64>::new();
+        for (n, is_update) in kinds.iter().enumerate() {
+            let tag = n as u32 + 1;
+            match is_update {
+                true => rig.queue(update(n as u64, 1).tag(tag)),
+                false => rig.ext(ExtOp::Unpin(mfn(n as u64)), tag),
+            }
+            if rig.batch.stats().flushes() != 0 {
+                // Flushed by itself before the test got to it: too many rounds.
+                return Ok(());
+            }
+        }
+        rig.xen.refuse.borrow_mut().extend(refused.iter().map(|&n| (n, Errno::EINVAL)));
+        let result = rig.flush();
+        let requests = rig.xen.requests.borrow();
+        let carried_out = requests.iter().filter(|(_, ok)| *ok).count();
+        let refusals = requests.iter().filter(|(_, ok)| !ok).count();
+        let reached: std::collections::HashMap<u64, bool> = requests.iter().map(|(r, ok)| match *r {
+            Request::Update { ptr, .. } => ((ptr - slot(0).as_u64()) / 8, *ok),
+            Request::Ext { arg1, .. } => (arg1, *ok),
+            _ => unreachable!(),
+        }).collect();
+        let expected: Vec<_> = (0..kinds.len() as u64)
+            .map(|n| (n as u32 + 1, reached.get(&n).copied().unwrap_or(false)))
+            .collect();
+        prop_assert_eq!(&rig.log.0, &expected);
+        match result {
+            Ok(()) => prop_assert_eq!((refusals, carried_out), (0, kinds.len())),
+            Err(error) => {
+                prop_assert_eq!(error.applied as usize, carried_out);
+                prop_assert_eq!(error.refused as usize, refusals);
+                prop_assert_eq!(error.skipped as usize, kinds.len() - carried_out - refusals);
+            }
+        }
+    }
+}
