@@ -157,7 +157,10 @@ pub enum Scope {
 
 /// One thing [`ext`] can do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum ExtOp {
+    /// Writes back and flushes the cache (with I/O resources only).
+    FlushCache,
     /// Validates the table in a frame, at this level, and keeps it valid until unpinned.
     Pin(Level, Mfn),
     /// Lets go of a pinned table.
@@ -170,8 +173,6 @@ pub enum ExtOp {
     TlbFlush(Scope),
     /// Flushes one address.
     Invlpg(Scope, VirtAddr),
-    /// Writes back and flushes the cache (with I/O resources only).
-    FlushCache,
     /// Loads an LDT of so many entries (at most 8192) at a page-aligned address; 0: none.
     SetLdt(VirtAddr, u32),
     /// Fills a frame with zeros.

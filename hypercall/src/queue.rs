@@ -71,6 +71,42 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
         unsafe { batch.write_now(hv, completion, update) }
     }
 
+    /// Writes an entry that mapped `address` before, and flushes what is cached for it: both later
+    /// if lazy, else both now, in one hypercall where Xen has one.
+    ///
+    /// # Safety
+    /// As [`Batch::queue`] and [`Batch::write_now`].
+    #[inline]
+    pub unsafe fn set_and_flush(
+        &mut self,
+        update: Update,
+        scope: Scope,
+        address: VirtAddr,
+    ) -> Result<(), FlushError> {
+        let Self {
+            hv,
+            completion,
+            batch,
+            lazy,
+        } = self;
+        if lazy.is_lazy() {
+            // SAFETY: the caller's promise covers it.
+            unsafe { batch.queue(hv, completion, update) }?;
+            batch.flush_tlb(scope, Some(address));
+            return Ok(());
+        }
+        if batch.is_empty() {
+            batch.flush_tlb(scope, Some(address));
+            // SAFETY: the caller's promise covers it.
+            return unsafe { batch.write_now(hv, completion, update) };
+        }
+        // An interrupt came between the writes of a lazy section: its own flush must not wait.
+        batch.flush_tlb(scope, Some(address));
+        // SAFETY: the caller's promise covers it.
+        unsafe { batch.queue(hv, completion, update) }?;
+        batch.flush(hv, FlushReason::Order, completion)
+    }
+
     /// Writes entries that follow each other in one table; see [`Batch::queue_run`]. Outside of
     /// lazy mode they still go to Xen together.
     ///
@@ -376,7 +412,7 @@ macro_rules! guard {
                 // SAFETY: read once, from a guard that is not dropped: the handle is dropped here
                 // instead.
                 let access = unsafe { core::ptr::read(&guard.access) };
-                Ok(access.with(|mmu| mmu.$end())?)
+                access.with(|mmu| mmu.$end()).map_err(MmuError::from)
             }
         }
 

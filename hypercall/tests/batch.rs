@@ -66,7 +66,7 @@ impl<const N: usize> Rig<N> {
 
     fn flush(&mut self) -> Result<(), FlushError> {
         let result = self.batch.flush(&self.xen, REASON, &mut self.log);
-        assert!(self.batch.is_empty() && self.batch.len() == 0);
+        assert!(self.batch.is_empty());
         assert!(!self.xen.masked.get());
         assert_eq!(self.xen.unmasked_requests.get(), 0);
         result

@@ -5,7 +5,7 @@ use core::panic::Location;
 use crate::{
     MachAddr, VirtAddr,
     abi::mmu::{mmu_update, mmuext_op, mmuext_op_arg1, mmuext_op_arg2},
-    mmu::{ExtOp, Level, Scope, pt_update},
+    mmu::{ExtOp, Level, pt_update},
 };
 
 /// A write to a page-table entry, with what is needed to explain a refusal.
@@ -89,19 +89,6 @@ impl Update {
     pub(crate) const fn request(&self) -> mmu_update {
         pt_update(self.slot, self.value, self.preserve_ad)
     }
-
-    /// On to the next entry of the table.
-    #[inline]
-    pub(super) fn advance(&mut self) {
-        self.slot = MachAddr::truncate(self.slot.as_u64() + 8);
-        if let Some(va) = self.va {
-            let size = 1 << (12 + 9 * (self.level as u64 - 1));
-            self.va = Some(VirtAddr::new_truncate(va.as_u64().wrapping_add(size)));
-        }
-        if self.tag != 0 {
-            self.tag = self.tag.wrapping_add(1);
-        }
-    }
 }
 
 /// Who keeps a record of what page tables hold, and so has to know what Xen applied.
@@ -156,7 +143,7 @@ impl Info {
     };
 
     #[inline]
-    pub(super) fn new(update: &Update, bucket: u16) -> Self {
+    pub(super) fn new(update: &Update) -> Self {
         let (va, flags) = match update.va {
             Some(va) => (va.as_u64(), Self::HAS_VA),
             None => (0, 0),
@@ -169,9 +156,19 @@ impl Info {
             va,
             old,
             tag,
-            bucket,
+            bucket: NO_BUCKET,
             level: level as u8,
             flags,
+        }
+    }
+
+    /// On to the next entry of the table.
+    #[inline]
+    pub(super) fn advance(&mut self) {
+        // Where there is no address this counts for nothing.
+        self.va = self.va.wrapping_add(1 << (3 + 9 * (self.level as u32 & 7)));
+        if self.tag != 0 {
+            self.tag = self.tag.wrapping_add(1);
         }
     }
 
@@ -234,8 +231,9 @@ pub(super) struct ExtEntry {
 }
 
 impl ExtEntry {
+    /// All zeros, as the first variant of [`ExtOp`] is.
     pub(super) const ZERO: Self = Self {
-        op: ExtOp::TlbFlush(Scope::Local),
+        op: ExtOp::FlushCache,
         caller: None,
         tag: 0,
     };

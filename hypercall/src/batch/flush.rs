@@ -80,7 +80,8 @@ impl<const N: usize> Batch<N> {
             self.flush(hv, FlushReason::Order, sink)?;
         }
         if self.len == 0 && self.ext_len == 0 {
-            self.push(&update);
+            self.ready_for_update(hv, sink)?;
+            self.push(update.request(), Info::new(&update));
             return self.flush(hv, FlushReason::Immediate, sink);
         }
         // By machine address: tables on the way to the virtual one may wait in the queue.
@@ -101,7 +102,7 @@ impl<const N: usize> Batch<N> {
             Err(stopped) => {
                 self.stats.refused += 1;
                 Err(FlushError {
-                    failed: failed_update(&update.request(), &Info::new(&update, 0), 0),
+                    failed: failed_update(&update.request(), &Info::new(&update), 0),
                     caller: Some(update.caller),
                     error: stopped.error,
                     reason: FlushReason::Immediate,

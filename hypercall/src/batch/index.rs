@@ -22,22 +22,18 @@ impl<const N: usize> Index<N> {
         }
     }
 
-    /// The bucket for `slot` (a multiple of 8), and the update in it, if it is taken.
-    #[inline]
-    pub(super) fn find(&self, slot: u64, updates: &[mmu_update; N]) -> (u16, Option<usize>) {
+    /// The bucket for `slot` (a multiple of 8), and what is in it: 0, or the update's number plus
+    /// one.
+    #[inline(always)]
+    pub(super) fn find(&self, slot: u64, updates: &[mmu_update; N]) -> (u16, u16) {
         let buckets = self.buckets.as_flattened();
         let spread = (slot >> 3).wrapping_mul(Self::SPREAD);
         let mut bucket = (spread >> (64 - (2 * N).trailing_zeros())) as usize;
         loop {
-            let entry = buckets[bucket & Self::MASK] as usize;
-            if entry == 0 {
-                return (bucket as u16, None);
-            }
-            if updates
-                .get(entry - 1)
-                .is_some_and(|update| update.ptr & !7 == slot)
-            {
-                return (bucket as u16, Some(entry - 1));
+            let taken = buckets[bucket & Self::MASK];
+            let holder = updates.get((taken as usize).wrapping_sub(1));
+            if taken == 0 || holder.is_some_and(|update| update.ptr & !7 == slot) {
+                return (bucket as u16, taken);
             }
             bucket = (bucket + 1) & Self::MASK;
         }

@@ -80,6 +80,9 @@ impl Round {
 pub struct Batch<const N: usize = DEFAULT_CAPACITY> {
     /// Updates queued.
     len: u16,
+    /// Updates that can be queued without a thought: `N`, or 0 while nothing was queued yet or the
+    /// current round has operations.
+    limit: u16,
     /// Extended operations queued.
     ext_len: u16,
     /// Where the current round begins in both: the end of the last one closed.
@@ -120,6 +123,7 @@ impl<const N: usize> Batch<N> {
         }
         Self {
             len: 0,
+            limit: 0,
             ext_len: 0,
             start: Round::ZERO,
             closed: 0,
@@ -167,8 +171,10 @@ impl<const N: usize> Batch<N> {
         if self.len == 0 {
             return None;
         }
-        let (_, found) = self.index.find(slot.as_u64() & !7, &self.updates);
-        found.map(|entry| self.updates[entry].val)
+        let (_, taken) = self.index.find(slot.as_u64() & !7, &self.updates);
+        self.updates
+            .get((taken as usize).wrapping_sub(1))
+            .map(|update| update.val)
     }
 
     /// The entry at `slot` as it will be, given what the table holds now.
@@ -177,14 +183,19 @@ impl<const N: usize> Batch<N> {
         if self.len == 0 {
             return in_table;
         }
-        match self.index.find(slot.as_u64() & !7, &self.updates).1 {
-            None => in_table,
-            Some(entry) => {
-                let update = &self.updates[entry];
-                let keeps = update.ptr & 3 == MMU_PT_UPDATE_PRESERVE_AD as u64
-                    && !self.info[entry].hides_table();
-                update.val | if keeps { in_table & ACCESSED_DIRTY } else { 0 }
+        let (_, taken) = self.index.find(slot.as_u64() & !7, &self.updates);
+        let entry = (taken as usize).wrapping_sub(1);
+        match (self.updates.get(entry), self.info.get(entry)) {
+            (Some(update), Some(info)) => {
+                let preserves = update.ptr & 3 == MMU_PT_UPDATE_PRESERVE_AD as u64;
+                let kept = if preserves && !info.hides_table() {
+                    in_table & ACCESSED_DIRTY
+                } else {
+                    0
+                };
+                update.val | kept
             }
+            _ => in_table,
         }
     }
 
@@ -204,7 +215,7 @@ impl<const N: usize> Batch<N> {
         update: Update,
     ) -> Result<(), FlushError> {
         self.ready_for_update(hv, sink)?;
-        self.push(&update);
+        self.push(update.request(), Info::new(&update));
         Ok(())
     }
 
@@ -225,12 +236,14 @@ impl<const N: usize> Batch<N> {
         first: Update,
         values: impl IntoIterator<Item = u64>,
     ) -> Result<(), FlushError> {
-        let mut update = first;
+        let mut request = first.request();
+        let mut info = Info::new(&first);
         for value in values {
             self.ready_for_update(hv, sink)?;
-            update.value = value;
-            self.push(&update);
-            update.advance();
+            request.val = value;
+            self.push(request, info);
+            request.ptr = request.ptr.wrapping_add(8);
+            info.advance();
         }
         Ok(())
     }
@@ -254,6 +267,7 @@ impl<const N: usize> Batch<N> {
             crate::mmu::machphys_update(frame, pfn),
             Info::machphys(caller),
         );
+        self.len += 1;
         Ok(())
     }
 
@@ -281,6 +295,7 @@ impl<const N: usize> Batch<N> {
             tag,
         };
         self.ext_len += 1;
+        self.limit = 0;
         self.tagged |= tag != 0;
         Ok(())
     }
@@ -308,7 +323,7 @@ impl<const N: usize> Batch<N> {
         hv: &H,
         sink: &mut C,
     ) -> Result<(), FlushError> {
-        if self.len as usize >= N || self.ext_len != self.start.ext {
+        if self.len >= self.limit {
             return self.make_room(hv, sink);
         }
         Ok(())
@@ -321,11 +336,14 @@ impl<const N: usize> Batch<N> {
         hv: &H,
         sink: &mut C,
     ) -> Result<(), FlushError> {
+        let follows_ops = self.ext_len != self.start.ext;
         // The last round stays open until the flush.
-        if self.len as usize >= N || self.closed as usize + 1 >= ROUNDS {
-            return self.flush(hv, FlushReason::Full, sink);
+        if self.len as usize >= N || follows_ops && self.closed as usize + 1 >= ROUNDS {
+            self.flush(hv, FlushReason::Full, sink)?;
+        } else if follows_ops {
+            self.close_round();
         }
-        self.close_round();
+        self.limit = N as u16;
         Ok(())
     }
 
@@ -340,26 +358,28 @@ impl<const N: usize> Batch<N> {
     }
 
     /// Adds an update, which there is room for, or replaces one of this round.
-    #[inline]
-    fn push(&mut self, update: &Update) {
-        let slot = update.slot.as_u64() & !7;
-        let (bucket, found) = self.index.find(slot, &self.updates);
-        let mut request = update.request();
-        let mut info = Info::new(update, bucket);
-        if let Some(entry) = found
-            && self.merge(entry, &mut request, &mut info)
-        {
-            return;
+    ///
+    /// Always inlined: what the caller knows about the update (its level, no tag, an address or
+    /// none) then costs nothing.
+    #[inline(always)]
+    fn push(&mut self, request: mmu_update, mut info: Info) {
+        let (bucket, taken) = self.index.find(request.ptr & !7, &self.updates);
+        info.bucket = bucket;
+        self.append(request, info);
+        if taken != 0 {
+            return self.settle_double(taken as usize - 1);
         }
         self.index.set(bucket, self.len);
-        self.append(request, info);
+        self.len += 1;
     }
 
-    /// Replaces the queued `entry` by a later write to the same slot, where that changes nothing
-    /// that anyone can see: in the current round, and untagged. Otherwise prepares the later write
-    /// for being queued behind it. Kept apart from the common path.
+    /// Decides on the update just appended, but not counted yet, for a slot that `entry` is queued
+    /// for. It replaces that, where this changes nothing that anyone can see: in the current
+    /// round, and if neither is tagged.
     #[inline(never)]
-    fn merge(&mut self, entry: usize, request: &mut mmu_update, info: &mut Info) -> bool {
+    fn settle_double(&mut self, entry: usize) {
+        let at = self.len as usize;
+        let (mut request, mut info) = (self.updates[at], self.info[at]);
         let queued = &mut self.updates[entry];
         let before = &mut self.info[entry];
         let preserve = MMU_PT_UPDATE_PRESERVE_AD as u64;
@@ -372,26 +392,27 @@ impl<const N: usize> Batch<N> {
             }
         }
         if entry < self.start.updates as usize || info.tag != 0 || before.tag != 0 {
-            return false;
+            self.index.set(info.bucket, self.len);
+            self.append(request, info);
+            self.len += 1;
+            return;
         }
         if queued.ptr & 3 != preserve {
             request.ptr &= !3;
         }
-        *queued = *request;
-        before.replace(info);
+        *queued = request;
+        before.replace(&info);
         self.stats.replaced += 1;
-        true
     }
 
-    /// Adds an update, which there is room for.
-    #[inline]
+    /// Writes an update behind the others, which there is room for, without counting it.
+    #[inline(always)]
     fn append(&mut self, request: mmu_update, info: Info) {
         let at = self.len as usize;
         // Always there: every caller has made room. Written so that no panic is needed to say it.
         if let (Some(update), Some(place)) = (self.updates.get_mut(at), self.info.get_mut(at)) {
             *update = request;
             *place = info;
-            self.len += 1;
             self.tagged |= info.tag != 0;
         }
     }
@@ -404,6 +425,7 @@ impl<const N: usize> Batch<N> {
             }
         }
         self.len = 0;
+        self.limit = N as u16;
         self.ext_len = 0;
         self.start = Round::ZERO;
         self.closed = 0;

@@ -99,13 +99,8 @@ impl Double {
 
     fn ext(&self, op: mmuext_op) -> Result<(), Errno> {
         // SAFETY: every argument is plain bits.
-        self.admit(
-            Request::Ext {
-                cmd: op.cmd,
-                arg1: unsafe { op.arg1.mfn },
-            },
-            None,
-        )
+        let arg1 = unsafe { op.arg1.mfn };
+        self.admit(Request::Ext { cmd: op.cmd, arg1 }, None)
     }
 
     fn list<T: Copy>(&self, args: [u64; 5], each: impl Fn(T) -> Result<(), Errno>) -> i64 {

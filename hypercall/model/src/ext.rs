@@ -1,0 +1,229 @@
+//! `mmuext_op`: pins, base pointers, flushes (`do_mmuext_op`, `new_guest_cr3` in
+//! `xen/arch/x86/mm.c`).
+
+use hypercall::{
+    Errno, Mfn, Op,
+    abi::mmu::{
+        MMUEXT_CLEAR_PAGE, MMUEXT_COPY_PAGE, MMUEXT_FLUSH_CACHE, MMUEXT_FLUSH_CACHE_GLOBAL,
+        MMUEXT_INVLPG_ALL, MMUEXT_INVLPG_LOCAL, MMUEXT_INVLPG_MULTI, MMUEXT_MARK_SUPER,
+        MMUEXT_NEW_BASEPTR, MMUEXT_NEW_USER_BASEPTR, MMUEXT_PIN_L1_TABLE, MMUEXT_PIN_L2_TABLE,
+        MMUEXT_PIN_L3_TABLE, MMUEXT_PIN_L4_TABLE, MMUEXT_SET_LDT, MMUEXT_TLB_FLUSH_ALL,
+        MMUEXT_TLB_FLUSH_LOCAL, MMUEXT_TLB_FLUSH_MULTI, MMUEXT_UNMARK_SUPER, MMUEXT_UNPIN_TABLE,
+        mmuext_op,
+    },
+    mmu::Level,
+};
+
+use crate::{
+    config::Kind,
+    entry,
+    frame::{Owner, Type},
+    state::{Outcome, State, copy_from, copy_to, handle_ok},
+    update::PREEMPTED,
+};
+
+/// A frame number as a guest passes it: one beyond 52 bits of address is no frame.
+fn guest_mfn(number: u64) -> Result<Mfn, Errno> {
+    Mfn::new(number).ok_or(Errno::EINVAL)
+}
+
+impl State {
+    pub(crate) fn mmuext_op(&mut self, args: [u64; 5]) -> Outcome {
+        let [list, count, pdone, foreign, _] = args;
+        let (mut count, foreign) = (count as u32, foreign as u32);
+        if count == PREEMPTED && list == 0 {
+            return Outcome::Done(foreign as i32 as i64);
+        }
+        let mut done = 0;
+        if count & PREEMPTED != 0 {
+            count &= !PREEMPTED;
+            done = copy_from(pdone).unwrap_or(0);
+        }
+        if !handle_ok(list, count as u64 * size_of::<mmuext_op>() as u64) {
+            return Err(Errno::EFAULT).into();
+        }
+        match self.foreign(foreign as u16) {
+            Ok(Owner::Guest) => {}
+            // Only a domain that builds another may do this to it.
+            Ok(_) => return Err(Errno::EPERM).into(),
+            Err(errno) => return Err(errno).into(),
+        }
+        let mut result = Ok(());
+        let mut index = 0;
+        let mut preempted = false;
+        while index < count {
+            if index > 0 && self.preempt_check() {
+                preempted = true;
+                break;
+            }
+            let at = list + index as u64 * size_of::<mmuext_op>() as u64;
+            result = copy_from(at).and_then(|op: mmuext_op| {
+                self.injected(Op::MmuextOp, op.cmd, Some(index))?;
+                self.one_ext(&op)
+            });
+            if result.is_err() {
+                break;
+            }
+            index += 1;
+        }
+        self.counters.ext_ops += index as u64;
+        let _ = (pdone != 0).then(|| copy_to(pdone, done + index));
+        if preempted {
+            let rest = (count - index) | PREEMPTED;
+            let list = list + index as u64 * size_of::<mmuext_op>() as u64;
+            let args = [list, rest as u64, pdone, foreign as u64, 0];
+            return Outcome::Preempted(Op::MmuextOp, args);
+        }
+        result.map(|()| 0).into()
+    }
+
+    fn one_ext(&mut self, op: &mmuext_op) -> Result<(), Errno> {
+        // SAFETY: every member of both unions is a plain number of at most eight bytes, and any
+        // bits are a number; the rest of a shorter one is not used below.
+        let (arg1, arg2) = unsafe { (op.arg1.mfn, op.arg2.src_mfn) };
+        match op.cmd {
+            MMUEXT_PIN_L1_TABLE => self.pin(guest_mfn(arg1)?, Level::L1),
+            MMUEXT_PIN_L2_TABLE => self.pin(guest_mfn(arg1)?, Level::L2),
+            MMUEXT_PIN_L3_TABLE => self.pin(guest_mfn(arg1)?, Level::L3),
+            MMUEXT_PIN_L4_TABLE => self.pin(guest_mfn(arg1)?, Level::L4),
+            MMUEXT_UNPIN_TABLE => self.unpin(guest_mfn(arg1)?),
+            MMUEXT_NEW_BASEPTR => self.new_baseptr(guest_mfn(arg1)?),
+            MMUEXT_NEW_USER_BASEPTR => self.new_user_baseptr(guest_mfn(arg1)?),
+            MMUEXT_TLB_FLUSH_LOCAL => {
+                self.flush_vcpu(self.current);
+                Ok(())
+            }
+            MMUEXT_TLB_FLUSH_ALL => {
+                self.flush_all();
+                Ok(())
+            }
+            MMUEXT_TLB_FLUSH_MULTI => {
+                for vcpu in self.vcpus_in(arg2).map_err(|_| Errno::EINVAL)? {
+                    self.flush_vcpu(vcpu);
+                }
+                Ok(())
+            }
+            MMUEXT_INVLPG_LOCAL => {
+                self.flush_page(self.current, arg1);
+                Ok(())
+            }
+            MMUEXT_INVLPG_ALL | MMUEXT_INVLPG_MULTI => {
+                let vcpus = match op.cmd {
+                    MMUEXT_INVLPG_ALL => (0..self.vcpus.len()).collect(),
+                    _ => self.vcpus_in(arg2).map_err(|_| Errno::EINVAL)?,
+                };
+                // An address no guest can map has nothing to flush, and that is no error.
+                for vcpu in vcpus.into_iter().filter(|_| entry::is_guest_va(arg1)) {
+                    self.flush_page(vcpu, arg1);
+                }
+                Ok(())
+            }
+            MMUEXT_FLUSH_CACHE | MMUEXT_FLUSH_CACHE_GLOBAL => match self.kind.has_io() {
+                true => Ok(()),
+                false => Err(Errno::EACCES),
+            },
+            MMUEXT_SET_LDT => self.set_ldt(arg1, arg2 as u32),
+            MMUEXT_CLEAR_PAGE => {
+                let mfn = guest_mfn(arg1)?;
+                self.get_page_and_type(mfn, Type::Writable)?;
+                self.mem.clear(mfn);
+                self.put_page_and_type(mfn);
+                Ok(())
+            }
+            MMUEXT_COPY_PAGE => {
+                let (to, from) = (guest_mfn(arg1)?, guest_mfn(arg2)?);
+                if !self.get_page(from, Owner::Guest) {
+                    return Err(Errno::EINVAL);
+                }
+                let result = self.get_page_and_type(to, Type::Writable);
+                if result.is_ok() {
+                    self.mem.copy(to, from);
+                    self.put_page_and_type(to);
+                }
+                self.put_page(from);
+                result
+            }
+            MMUEXT_MARK_SUPER | MMUEXT_UNMARK_SUPER => Err(Errno::EOPNOTSUPP),
+            _ => Err(Errno::ENOSYS),
+        }
+    }
+
+    /// Validates a table and keeps it valid. A second pin is refused, whatever its level.
+    pub(crate) fn pin(&mut self, mfn: Mfn, level: Level) -> Result<(), Errno> {
+        self.get_page_and_type(mfn, Type::Table(level))?;
+        if self.mem[mfn].pinned {
+            self.put_page_and_type(mfn);
+            return Err(Errno::EINVAL);
+        }
+        self.mem[mfn].pinned = true;
+        Ok(())
+    }
+
+    fn unpin(&mut self, mfn: Mfn) -> Result<(), Errno> {
+        if !self.get_page(mfn, Owner::Guest) {
+            return Err(Errno::EINVAL);
+        }
+        let pinned = std::mem::take(&mut self.mem[mfn].pinned);
+        if pinned {
+            self.put_page_and_type(mfn);
+        }
+        self.put_page(mfn);
+        if pinned { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
+    /// Loads the kernel's CR3. Even for the table that is loaded already this flushes.
+    pub(crate) fn new_baseptr(&mut self, mfn: Mfn) -> Result<(), Errno> {
+        let old = self.vcpu().kernel_l4;
+        if old != mfn {
+            self.get_page_and_type(mfn, Type::Table(Level::L4))?;
+            self.drop_ldt();
+            if !self.assists.m2p_strict && self.mem.read(mfn, entry::XEN_SLOT_FIRST) == 0 {
+                self.mem.write(mfn, entry::XEN_SLOT_FIRST, self.m2p_slot);
+            }
+            self.vcpu().kernel_l4 = mfn;
+            if old.as_u64() != 0 {
+                self.put_page_and_type(old);
+            }
+        }
+        self.flush_vcpu(self.current);
+        Ok(())
+    }
+
+    /// Names the tables of user mode; 0 for none. Nothing is flushed: user mode does not run now.
+    fn new_user_baseptr(&mut self, mfn: Mfn) -> Result<(), Errno> {
+        let new = (mfn.as_u64() != 0).then_some(mfn);
+        let old = self.vcpu().user_l4;
+        if old == new {
+            return Ok(());
+        }
+        if let Some(mfn) = new {
+            self.get_page_and_type(mfn, Type::Table(Level::L4))?;
+            if self.assists.m2p_strict {
+                self.mem.write(mfn, entry::XEN_SLOT_FIRST, 0);
+            }
+        }
+        self.vcpu().user_l4 = new;
+        if let Some(old) = old {
+            self.put_page_and_type(old);
+        }
+        Ok(())
+    }
+
+    fn set_ldt(&mut self, base: u64, entries: u32) -> Result<(), Errno> {
+        let base = if entries == 0 { 0 } else { base };
+        if entries > 8192 || entries > 0 && (base & 4095 != 0 || !entry::is_guest_va(base)) {
+            return Err(Errno::EINVAL);
+        }
+        self.drop_ldt();
+        self.vcpu().ldt = (base, entries);
+        Ok(())
+    }
+
+    /// Forgets which pages of the LDT are loaded. They are looked up again when next used.
+    fn drop_ldt(&mut self) {}
+
+    /// Whether the domain is dom0, for calls that only it may make.
+    pub(crate) fn is_dom0(&self) -> bool {
+        self.kind == Kind::Dom0
+    }
+}
