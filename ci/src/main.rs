@@ -8,6 +8,7 @@ mod boot;
 mod cli;
 mod console;
 mod exit;
+mod image;
 mod interrupt;
 mod provision;
 mod stack;

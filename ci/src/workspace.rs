@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use crate::exit::{Failure, Result};
+use crate::image;
 use crate::provision::rust;
 
 /// How many runs keep their logs.
@@ -63,7 +64,9 @@ impl Workspace {
                 "the kernel does not build; see cargo's message".into(),
             ));
         }
-        Ok(self.target.join(rust::TARGET).join("release/guest"))
+        let built = self.target.join(rust::TARGET).join("release/guest");
+        image::fill_symbols(&built)?;
+        Ok(built)
     }
 
     /// A new directory for the logs of a run; the oldest of earlier ones go.

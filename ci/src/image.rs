@@ -1,0 +1,129 @@
+//! The kernel image after linking: function names go into the section it reserves for them, so
+//! that the kernel's backtraces read without a debugger.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use linker::symbols::MAGIC;
+use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
+
+use crate::exit::{Failure, Result};
+use crate::ui;
+
+/// Fills the symbol section of the image at `path`.
+pub(crate) fn fill_symbols(path: &Path) -> Result<()> {
+    let mut bytes = std::fs::read(path).map_err(Failure::file("read", path))?;
+    let broken = |error: object::Error| {
+        Failure::Guest(format!(
+            "{} is not the ELF file it should be: {error}",
+            path.display()
+        ))
+    };
+    let (place, table) = {
+        let file = object::File::parse(bytes.as_slice()).map_err(broken)?;
+        let Some(section) = file.section_by_name(".symbols") else {
+            return Ok(());
+        };
+        let Some((offset, size)) = section.file_range() else {
+            return Ok(());
+        };
+        (
+            offset as usize..(offset + size) as usize,
+            table(&functions(&file)),
+        )
+    };
+    if table.len() > place.len() {
+        ui::say(format!(
+            "backtraces will lack names: they need {} bytes and the image reserves {}; raise \
+             CAPACITY in linker/src/symbols.rs",
+            table.len(),
+            place.len()
+        ));
+        return Ok(());
+    }
+    bytes[place][..table.len()].copy_from_slice(&table);
+    replace(path, &bytes)
+}
+
+/// Functions by offset from the image's base, names demangled.
+fn functions(file: &object::File<'_>) -> BTreeMap<u32, String> {
+    file.symbols()
+        .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition())
+        .filter_map(|symbol| {
+            let offset = symbol.address().checked_sub(linker::VIRT_BASE)?;
+            let name = symbol.name().ok().filter(|name| !name.is_empty())?;
+            // The alternate form leaves out the hash.
+            Some((
+                u32::try_from(offset).ok()?,
+                format!("{:#}", rustc_demangle::demangle(name)),
+            ))
+        })
+        .collect()
+}
+
+/// The table as `linker::symbols` reads it.
+fn table(functions: &BTreeMap<u32, String>) -> Vec<u8> {
+    let mut index = MAGIC.to_vec();
+    let mut names = Vec::new();
+    let word = |number: usize| u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes();
+    index.extend(word(functions.len()));
+    let names_start = index.len() + functions.len() * 8;
+    for (offset, name) in functions {
+        index.extend(offset.to_le_bytes());
+        index.extend(word(names_start + names.len()));
+        let end = (0..=name.len().min(255))
+            .rev()
+            .find(|&end| name.is_char_boundary(end));
+        let name = &name[..end.unwrap_or(0)];
+        names.push(name.len() as u8);
+        names.extend(name.as_bytes());
+    }
+    index.extend(names);
+    index
+}
+
+/// Puts a new file in the place of one that another run may be reading.
+fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let failed = || Failure::file("write", path);
+    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed())?;
+    file.write_all(bytes).map_err(failed())?;
+    let permissions = std::fs::metadata(path).map_err(failed())?.permissions();
+    file.as_file()
+        .set_permissions(permissions)
+        .map_err(failed())?;
+    file.persist(path)
+        .map_err(|error| failed()(error.error))
+        .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use linker::symbols::Symbols;
+
+    #[test]
+    fn the_kernel_reads_what_is_written() {
+        let long = "x".repeat(300);
+        let functions = BTreeMap::from([
+            (0x1000, "guest::start".to_owned()),
+            (0x1040, "guest::run::<u8>".to_owned()),
+            (0x2000, long.clone()),
+        ]);
+        let mut bytes = table(&functions);
+        bytes.resize(bytes.len() + 100, 0);
+        let symbols = Symbols::new(&bytes, linker::VIRT_BASE);
+        let find = |offset| symbols.find(linker::VIRT_BASE + offset);
+        assert_eq!(find(0xfff), None);
+        assert_eq!(find(0x1000), Some(("guest::start", 0)));
+        assert_eq!(find(0x1045), Some(("guest::run::<u8>", 5)));
+        assert_eq!(find(0x2001), Some((&long[..255], 1)));
+    }
+
+    #[test]
+    fn a_file_that_is_no_image_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(fill_symbols(file.path()).unwrap_err().status(), 1);
+    }
+}
