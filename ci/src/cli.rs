@@ -8,6 +8,7 @@ use crate::exit::Result;
 use crate::provision::cache::Cache;
 use crate::provision::{Provision, Xen};
 use crate::stack::Via;
+use crate::test::Group;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -36,6 +37,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Build the kernel, boot it on real Xen, show its console, report its verdict
     Boot(BootArgs),
+    /// Run the test suite, or groups of it
+    Test(TestArgs),
     /// Fetch everything needed to boot and test
     Setup(SetupArgs),
     /// Build the kernel
@@ -85,11 +88,30 @@ pub(crate) struct BootArgs {
     pub(crate) provision: ProvisionArgs,
 }
 
+/// `test`.
+#[derive(Debug, Args)]
+pub(crate) struct TestArgs {
+    /// The groups to run; all of them if none is named
+    #[arg(value_name = "GROUP", value_enum)]
+    pub(crate) groups: Vec<Group>,
+    /// Say what would run
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Where programs come from
+    #[command(flatten)]
+    pub(crate) provision: ProvisionArgs,
+}
+
 /// `setup`.
 #[derive(Debug, Args)]
 pub(crate) struct SetupArgs {
     /// The ways of running to fetch for
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "dom0")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "dom0,xl,shim"
+    )]
     pub(crate) via: Vec<Via>,
     /// Look for newer packages even if the cache has some
     #[arg(long)]

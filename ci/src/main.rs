@@ -12,6 +12,7 @@ mod image;
 mod interrupt;
 mod provision;
 mod stack;
+mod test;
 mod ui;
 mod workspace;
 
@@ -44,6 +45,7 @@ fn run(command: &Command) -> Result<()> {
             println!("{}", image.display());
             Ok(())
         }
+        Command::Test(arguments) => test::test(arguments),
         Command::Clean(arguments) => clean(arguments.cache),
     }
 }

@@ -32,7 +32,11 @@ impl Stack for Dom0 {
         provision.hypervisor().map(drop)
     }
 
-    fn open<'a>(&self, setting: Setting<'a>, _jobs: &'a [Job]) -> Result<Box<dyn Session + 'a>> {
+    fn open<'jobs>(
+        &self,
+        setting: Setting<'_>,
+        _jobs: &'jobs [Job],
+    ) -> Result<Box<dyn Session + 'jobs>> {
         let qemu = Qemu::choose(setting.provision)?;
         Ok(Box::new(Open {
             xen: setting.provision.hypervisor()?,

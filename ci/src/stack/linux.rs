@@ -66,7 +66,11 @@ impl Stack for Linux {
         rootfs::pack(&provision.dom0()?, &provision.cache).map(drop)
     }
 
-    fn open<'a>(&self, setting: Setting<'a>, jobs: &'a [Job]) -> Result<Box<dyn Session + 'a>> {
+    fn open<'jobs>(
+        &self,
+        setting: Setting<'_>,
+        jobs: &'jobs [Job],
+    ) -> Result<Box<dyn Session + 'jobs>> {
         let qemu = Qemu::choose(setting.provision)?;
         let xen = setting.provision.hypervisor()?;
         let root = rootfs::pack(&setting.provision.dom0()?, &setting.provision.cache)?;

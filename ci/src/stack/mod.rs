@@ -81,7 +81,11 @@ pub(crate) trait Stack {
     fn prepare(&self, provision: &Provision) -> Result<()>;
 
     /// Gets ready to run `jobs`, which are all that will be run.
-    fn open<'a>(&self, setting: Setting<'a>, jobs: &'a [Job]) -> Result<Box<dyn Session + 'a>>;
+    fn open<'jobs>(
+        &self,
+        setting: Setting<'_>,
+        jobs: &'jobs [Job],
+    ) -> Result<Box<dyn Session + 'jobs>>;
 }
 
 /// An open stack.
@@ -106,6 +110,11 @@ impl Via {
             Self::Xl => "xl",
             Self::Shim => "shim",
         }
+    }
+
+    /// Whether one session can run jobs of both.
+    pub(crate) fn shares_host_with(self, other: Self) -> bool {
+        self == other || (self.domain().is_some() && other.domain().is_some())
     }
 
     /// What xl creates, for the ways that go by a Linux dom0.

@@ -1,0 +1,157 @@
+//! The groups that are cargo's own work: formatting, lints, unit tests, documentation.
+
+use std::process::Command;
+use std::time::Instant;
+
+use super::{Suite, quietly};
+use crate::exit::{Failure, Result};
+use crate::provision::rust;
+
+/// Crates that are part of the image and must also lint as such.
+const FREESTANDING: &[&str] = &["guest", "hypercall", "linker"];
+
+/// `cargo fmt --check`.
+pub(super) fn fmt(suite: &mut Suite) -> Result<()> {
+    let mut command = suite.workspace.cargo();
+    command.args(["fmt", "--all", "--check"]);
+    single(suite, "fmt: all files", command)
+}
+
+/// `cargo clippy`, twice: as the host's tests see the code, and as the kernel is built.
+pub(super) fn clippy(suite: &mut Suite) -> Result<()> {
+    let mut command = suite.workspace.cargo();
+    command.args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ]);
+    single(suite, "clippy: host", command)?;
+
+    rust::ensure_target(&suite.workspace.root)?;
+    let mut command = suite.workspace.cargo();
+    command.args(["clippy", "--quiet", "--target", rust::TARGET]);
+    for package in FREESTANDING {
+        command.args(["--package", package]);
+    }
+    command.args(["--", "-D", "warnings"]);
+    single(suite, "clippy: freestanding", command)
+}
+
+/// `cargo doc`, with broken links and the like as errors.
+pub(super) fn docs(suite: &mut Suite) -> Result<()> {
+    let mut command = suite.workspace.cargo();
+    command
+        .args([
+            "doc",
+            "--workspace",
+            "--no-deps",
+            "--document-private-items",
+            "--quiet",
+        ])
+        .env("RUSTDOCFLAGS", "-D warnings");
+    single(suite, "docs: workspace", command)
+}
+
+/// All unit tests, each counted.
+pub(super) fn unit(suite: &mut Suite) -> Result<()> {
+    let mut command = suite.workspace.cargo();
+    command.args(["test", "--workspace", "--quiet", "--no-fail-fast"]);
+    counted(suite, "unit: workspace", command)
+}
+
+/// The ABI test of the hypercall crate, against the headers that Debian packages.
+pub(super) fn abi(suite: &mut Suite) -> Result<()> {
+    if !suite
+        .workspace
+        .root
+        .join("hypercall/tests/abi_headers.rs")
+        .is_file()
+    {
+        println!("      hypercall/tests/abi_headers.rs does not exist");
+        return Ok(());
+    }
+    let headers = suite.provision.headers()?;
+    let mut command = suite.workspace.cargo();
+    command
+        .args([
+            "test",
+            "--quiet",
+            "--package",
+            "hypercall",
+            "--test",
+            "abi_headers",
+        ])
+        .env("XEN_INCLUDE", headers);
+    counted(suite, "abi: layouts against Xen's headers", command)
+}
+
+/// Runs a command that is one test.
+fn single(suite: &mut Suite, name: &str, command: Command) -> Result<()> {
+    let since = Instant::now();
+    let (success, text) = run(name, command)?;
+    suite.report(name, since, if success { Ok(()) } else { Err(text) });
+    Ok(())
+}
+
+/// Runs a command that reports a number of tests.
+fn counted(suite: &mut Suite, name: &str, command: Command) -> Result<()> {
+    let since = Instant::now();
+    let (success, text) = run(name, command)?;
+    let (passed, failed) = count(&text);
+    if success && failed == 0 && passed > 0 {
+        suite.passed += passed;
+        println!(
+            "ok    {name}: {passed} tests ({:.1} s)",
+            since.elapsed().as_secs_f64()
+        );
+        return Ok(());
+    }
+    // Something that does not compile runs no test at all, and is a failure all the same.
+    suite.passed += passed;
+    suite.failed += failed.saturating_sub(1);
+    suite.report(
+        name,
+        since,
+        Err(format!("{failed} of {} failed\n{text}", passed + failed)),
+    );
+    Ok(())
+}
+
+fn run(name: &str, mut command: Command) -> Result<(bool, String)> {
+    let output = quietly(name, || command.output()).map_err(Failure::file("run", "cargo"))?;
+    let text =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    Ok((output.status.success(), text.concat().trim_end().to_owned()))
+}
+
+/// Adds up cargo's `test result:` lines.
+fn count(text: &str) -> (usize, usize) {
+    let number = |line: &str, word: &str| -> usize {
+        line.split([';', '.'])
+            .filter_map(|part| part.trim().strip_suffix(word))
+            .find_map(|number| number.trim().parse().ok())
+            .unwrap_or(0)
+    };
+    text.lines()
+        .filter(|line| line.starts_with("test result:"))
+        .map(|line| (number(line, "passed"), number(line, "failed")))
+        .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_all_crates_add_up() {
+        let text = "running 3 tests\n...\n\
+            test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out\n\
+            test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        assert_eq!(count(text), (4, 2));
+        assert_eq!(count("error: could not compile"), (0, 0));
+    }
+}

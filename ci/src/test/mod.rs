@@ -1,0 +1,217 @@
+//! `cargo xtask test`: everything that must hold, in one list of groups with one count at the end.
+
+mod checks;
+mod notes;
+mod smoke;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crate::cli::TestArgs;
+use crate::exit::{Failure, Result};
+use crate::interrupt;
+use crate::provision::Provision;
+use crate::stack::Via;
+use crate::ui;
+use crate::workspace::Workspace;
+
+/// A part of the suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(crate) enum Group {
+    /// Formatting, by cargo fmt
+    Fmt,
+    /// Lints: host and freestanding, warnings denied
+    Clippy,
+    /// Unit tests on the host
+    Unit,
+    /// Documentation builds without warnings
+    Docs,
+    /// ELF notes and segments of the built image
+    Notes,
+    /// Structure layouts against Xen's own headers
+    Abi,
+    /// Boots as dom0 on real Xen
+    Dom0,
+    /// Boots as a domain of xl
+    Xl,
+    /// Boots inside the PV shim
+    Shim,
+}
+
+/// In the order of running: what is quick and says most comes first.
+const ALL: &[Group] = &[
+    Group::Fmt,
+    Group::Clippy,
+    Group::Unit,
+    Group::Docs,
+    Group::Notes,
+    Group::Abi,
+    Group::Dom0,
+    Group::Xl,
+    Group::Shim,
+];
+
+impl Group {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Fmt => "fmt",
+            Self::Clippy => "clippy",
+            Self::Unit => "unit",
+            Self::Docs => "docs",
+            Self::Notes => "notes",
+            Self::Abi => "abi",
+            Self::Dom0 => "dom0",
+            Self::Xl => "xl",
+            Self::Shim => "shim",
+        }
+    }
+
+    /// The way of running, for groups that boot the kernel.
+    fn via(self) -> Option<Via> {
+        match self {
+            Self::Dom0 => Some(Via::Dom0),
+            Self::Xl => Some(Via::Xl),
+            Self::Shim => Some(Via::Shim),
+            _ => None,
+        }
+    }
+}
+
+/// What groups work with, and the count they add to.
+pub(crate) struct Suite {
+    workspace: Workspace,
+    provision: Provision,
+    kernel: Option<PathBuf>,
+    passed: usize,
+    failed: usize,
+}
+
+impl Suite {
+    /// Reports one test.
+    fn report(&mut self, name: &str, since: Instant, result: std::result::Result<(), String>) {
+        let seconds = since.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => {
+                self.passed += 1;
+                println!("ok    {name} ({seconds:.1} s)");
+            }
+            Err(reason) => {
+                self.failed += 1;
+                println!(
+                    "FAIL  {name} ({seconds:.1} s)\n      {}",
+                    reason.replace('\n', "\n      ")
+                );
+            }
+        }
+    }
+
+    /// The image, built when first asked for.
+    fn kernel(&mut self) -> Result<PathBuf> {
+        if self.kernel.is_none() {
+            self.kernel = Some(self.workspace.build_kernel()?);
+        }
+        Ok(self.kernel.clone().unwrap_or_default())
+    }
+}
+
+/// Runs the groups asked for, or all.
+pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
+    let groups: Vec<_> = ALL
+        .iter()
+        .copied()
+        .filter(|group| arguments.groups.is_empty() || arguments.groups.contains(group))
+        .collect();
+    if arguments.list {
+        list(&groups);
+        return Ok(());
+    }
+    let mut suite = Suite {
+        workspace: Workspace::find()?,
+        provision: arguments.provision.open()?,
+        kernel: None,
+        passed: 0,
+        failed: 0,
+    };
+    let mut outcome = Ok(());
+    let mut rest = groups.as_slice();
+    while let Some((&group, after)) = rest.split_first() {
+        if interrupt::requested() {
+            return Err(Failure::Interrupted);
+        }
+        rest = after;
+        println!("== {}", group.name());
+        let result = match group {
+            Group::Fmt => checks::fmt(&mut suite),
+            Group::Clippy => checks::clippy(&mut suite),
+            Group::Unit => checks::unit(&mut suite),
+            Group::Docs => checks::docs(&mut suite),
+            Group::Notes => notes::run(&mut suite),
+            Group::Abi => checks::abi(&mut suite),
+            Group::Dom0 | Group::Xl | Group::Shim => {
+                // Neighbours that run on the same dom0 share its boot.
+                let first = group.via();
+                let mut vias: Vec<_> = first.into_iter().collect();
+                while let Some((next, after)) = rest.split_first()
+                    && let (Some(first), Some(via)) = (first, next.via())
+                    && first.shares_host_with(via)
+                {
+                    vias.push(via);
+                    rest = after;
+                }
+                smoke::run(&mut suite, &vias)
+            }
+        };
+        match result {
+            Ok(()) => {}
+            Err(Failure::Interrupted) => return Err(Failure::Interrupted),
+            Err(failure) => {
+                suite.report(group.name(), Instant::now(), Err(failure.to_string()));
+                // The status of what kept a test from running at all; a failed test outweighs it.
+                outcome = Err(failure);
+            }
+        }
+    }
+    println!("{} passed, {} failed", suite.passed, suite.failed);
+    match (suite.failed, outcome) {
+        (0, _) => Ok(()),
+        (1, Err(failure)) => Err(failure),
+        (failed, _) => Err(Failure::Guest(format!("{failed} failed"))),
+    }
+}
+
+fn list(groups: &[Group]) {
+    for &group in groups {
+        match group.via() {
+            None => println!("{}", group.name()),
+            Some(via) => smoke::rows(via)
+                .iter()
+                .for_each(|row| println!("{}", row.name())),
+        }
+    }
+}
+
+/// Announces work on standard error while `work` runs.
+fn quietly<T>(title: &str, work: impl FnOnce() -> T) -> T {
+    let step = ui::spinner(title);
+    let result = work();
+    step.clear();
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::ValueEnum;
+
+    #[test]
+    fn every_group_runs() {
+        assert_eq!(ALL, Group::value_variants());
+    }
+
+    #[test]
+    fn names_are_those_of_the_command_line() {
+        for group in ALL {
+            assert_eq!(Group::from_str(group.name(), false), Ok(*group));
+        }
+    }
+}
