@@ -47,7 +47,6 @@ errno! {
     EPERM = 1, "not permitted";
     ENOENT = 2, "no such thing";
     ESRCH = 3, "no such domain or vCPU";
-    EINTR = 4, "interrupted";
     EIO = 5, "input or output failed";
     ENXIO = 6, "no such device or address";
     E2BIG = 7, "argument too long";
@@ -82,7 +81,6 @@ errno! {
     EBADMSG = 74, "not a message";
     EOVERFLOW = 75, "value too large";
     EILSEQ = 84, "malformed sequence";
-    ERESTART = 85, "to be restarted";
     ENOTSOCK = 88, "not a socket";
     EMSGSIZE = 90, "message too large";
     EOPNOTSUPP = 95, "not supported";

@@ -31,8 +31,6 @@ features! {
     XENFEAT_hvm_pirqs = 10;
     /// Can be, or is, dom0.
     XENFEAT_dom0 = 11;
-    /// Grants map to their machine frame.
-    XENFEAT_grant_map_identity = 12;
     /// `memory_op` takes virtual nodes.
     XENFEAT_memory_op_vnode_supported = 13;
     /// SMCCC calls on Arm.

@@ -5,6 +5,8 @@
 //! 0. What is refused is decided by a test, by request. Everything is recorded.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod rig;
+
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
