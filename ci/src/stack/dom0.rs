@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use super::qemu::{Accel, Machine, Module};
-use super::{Job, Mode, Session, Setting, Stack};
+use super::{Job, Mode, Session, Setting, Stack, gdb_hint};
 use crate::console::serial::Input;
 use crate::console::terminal::Terminal;
 use crate::console::transcript::{Transcript, Voice, voice};
@@ -15,7 +15,6 @@ use crate::console::verdict::{End, Shutdown};
 use crate::exit::{Failure, Result};
 use crate::provision::Provision;
 use crate::provision::qemu::Qemu;
-use crate::ui;
 
 /// Memory of a domain that does not say.
 const DEFAULT_MEM_MIB: u32 = 128;
@@ -89,13 +88,7 @@ impl Session for Open {
     fn run(&mut self, job: &Job, transcript: &mut Transcript) -> Result<End> {
         let machine = machine(&self.xen, job, self.mode);
         let mut running = machine.start(&self.qemu, &transcript.dir().join("qemu.log"))?;
-        if self.mode.gdb {
-            ui::say(format!(
-                "type: gdb -ex 'target remote {}' {}",
-                running.gdb_socket().display(),
-                job.kernel.display()
-            ));
-        }
+        gdb_hint(self.mode, &running, job);
         let _terminal = if self.mode.interactive {
             Some(Terminal::attach(running.ports.sender())?)
         } else {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::archive::Archive;
 use super::qemu::{Accel, Machine, Module, Running};
-use super::{Job, Mode, Session, Setting, Stack, rootfs};
+use super::{Job, Mode, Session, Setting, Stack, gdb_hint, rootfs};
 use crate::console::serial::Input;
 use crate::console::terminal::Terminal;
 use crate::console::transcript::{Lines, Transcript};
@@ -41,6 +41,9 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// When an answer on the control port is overdue.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// When the rest of a console is overdue.
+const CONSOLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the image is expected, in the repository and in the dom0 alike.
 const KERNEL: &str = "target/x86_64-unknown-none/release/guest";
@@ -83,6 +86,9 @@ impl Stack for Linux {
 
         let machine = machine(&xen, &root.kernel, &initramfs, jobs, setting.mode);
         let running = machine.start(&qemu, &setting.dir.join("qemu.log"))?;
+        if let Some(job) = jobs.first() {
+            gdb_hint(setting.mode, &running, job);
+        }
         let log = setting.dir.join("dom0.log");
         let mut open = Open {
             running,
@@ -140,7 +146,7 @@ fn machine(xen: &Path, linux: &Path, initramfs: &Path, jobs: &[Job], mode: Mode)
         ],
         serials: 3,
         debug_exit: false,
-        gdb: false,
+        gdb: mode.gdb,
     }
 }
 
@@ -328,9 +334,14 @@ impl Open<'_> {
         Ok(())
     }
 
+    /// When to stop waiting; never while a debugger may hold the machine.
+    fn within(&self, time: Duration) -> Option<Instant> {
+        (!self.mode.gdb).then(|| Instant::now() + time)
+    }
+
     fn wait_until_ready(&mut self) -> Result<()> {
         let step = ui::spinner("boot Xen and a Linux dom0");
-        let deadline = Some(Instant::now() + BOOT_TIMEOUT);
+        let deadline = self.within(BOOT_TIMEOUT);
         while !self.answers.iter().any(|line| line == "ready") {
             let what = match self.step(deadline, &mut None) {
                 Ok(()) => continue,
@@ -368,7 +379,7 @@ impl Open<'_> {
         // In the shell itself, so that it may set variables and start jobs.
         let line = format!("{{ {command}; }} >&3 2>&1; echo '{mark}' >&3\n");
         self.running.ports.write(CONTROL, line.as_bytes());
-        let deadline = Some(Instant::now() + ANSWER_TIMEOUT);
+        let deadline = self.within(ANSWER_TIMEOUT);
         loop {
             if let Some(index) = self.answers.iter().position(|line| *line == mark) {
                 let lines = self.answers.drain(..=index).collect::<Vec<_>>();
@@ -450,7 +461,7 @@ impl Open<'_> {
             .first()
             .and_then(|line| line.trim().parse().ok())
             .unwrap_or(0);
-        let deadline = Some(Instant::now() + Duration::from_secs(10));
+        let deadline = self.within(CONSOLE_TIMEOUT);
         while self.received < size {
             match self.step(deadline, transcript) {
                 Ok(()) => {}
@@ -469,7 +480,7 @@ impl Open<'_> {
     ) -> std::result::Result<(), Stop> {
         let Some(domid) = domid else { return Ok(()) };
         self.call(&format!("detach; xl destroy {domid}"), transcript)?;
-        let deadline = Some(Instant::now() + ANSWER_TIMEOUT);
+        let deadline = self.within(ANSWER_TIMEOUT);
         while !self
             .reports
             .iter()

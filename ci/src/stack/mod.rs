@@ -5,7 +5,9 @@
 //! long, such as booting a Linux dom0, happens once.
 
 mod archive;
+mod bzimage;
 mod dom0;
+mod kvm_shim;
 mod linux;
 mod qemu;
 mod rootfs;
@@ -19,6 +21,7 @@ use crate::console::transcript::Transcript;
 use crate::console::verdict::End;
 use crate::exit::Result;
 use crate::provision::Provision;
+use crate::ui;
 
 /// `--via`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -29,6 +32,8 @@ pub(crate) enum Via {
     Xl,
     /// Inside Xen's PV shim, created by xl from xen-cfg/guest-pvshim.cfg
     Shim,
+    /// Inside the PV shim on KVM's own emulation of Xen; needs virtualisation hardware
+    KvmShim,
 }
 
 /// One boot of the kernel.
@@ -100,6 +105,7 @@ impl Via {
         match self {
             Self::Dom0 => Box::new(dom0::Dom0),
             Self::Xl | Self::Shim => Box::new(linux::Linux),
+            Self::KvmShim => Box::new(kvm_shim::KvmShim),
         }
     }
 
@@ -109,6 +115,7 @@ impl Via {
             Self::Dom0 => "dom0",
             Self::Xl => "xl",
             Self::Shim => "shim",
+            Self::KvmShim => "kvm-shim",
         }
     }
 
@@ -122,7 +129,19 @@ impl Via {
         match self {
             Self::Xl => Some(xl::DOMAIN),
             Self::Shim => Some(shim::DOMAIN),
-            Self::Dom0 => None,
+            Self::Dom0 | Self::KvmShim => None,
         }
+    }
+}
+
+/// Says how to attach a debugger to a machine that waits for one.
+fn gdb_hint(mode: Mode, running: &qemu::Running, job: &Job) {
+    if mode.gdb {
+        ui::say(format!(
+            "the machine waits for a debugger; type in another terminal:\n  \
+             gdb -ex 'target remote {}' -ex 'hbreak xen_start_kernel' -ex continue {}",
+            running.gdb_socket().display(),
+            job.kernel.display()
+        ));
     }
 }

@@ -13,7 +13,6 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use crate::console::serial::Ports;
 use crate::exit::{Failure, Result};
 use crate::provision::qemu::{Qemu, Version};
-use crate::ui;
 
 /// The first descriptor after the standard ones, where QEMU finds its serial ports.
 const FIRST_FD: i32 = 3;
@@ -30,6 +29,8 @@ pub(crate) enum Accel {
         /// Let virtual time be the number of instructions executed.
         icount: bool,
     },
+    /// Hardware, with KVM in the part of Xen 4.17.
+    KvmXen,
 }
 
 /// A file that the boot loader places in memory, with its command line.
@@ -71,12 +72,13 @@ impl Machine {
     fn cpu(&self, _version: Version) -> &'static str {
         match self.accel {
             Accel::Tcg { .. } => "EPYC,-smap,-monitor",
+            Accel::KvmXen => "host",
         }
     }
 
     /// The arguments. Files are named as in `names`, relative to the directory QEMU runs in:
     /// blanks and commas in a path would be taken apart by the multiboot loader.
-    fn arguments(&self, version: Version) -> Vec<String> {
+    pub(super) fn arguments(&self, version: Version) -> Vec<String> {
         let mut arguments: Vec<String> = Vec::new();
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.to_owned()));
         match &self.accel {
@@ -85,6 +87,10 @@ impl Machine {
                 if *icount {
                     add(&["-icount", "shift=0,sleep=off"]);
                 }
+            }
+            Accel::KvmXen => {
+                add(&["-accel", "kvm,xen-version=0x40011,kernel-irqchip=split"]);
+                add(&["-action", "panic=exit-failure"]);
             }
         }
         add(&["-cpu", self.cpu(version)]);
@@ -104,10 +110,14 @@ impl Machine {
         for (port, (address, irq)) in SERIAL.iter().enumerate().take(self.serials) {
             let fd = FIRST_FD + i32::try_from(port).unwrap_or_default();
             add(&["-chardev", &format!("socket,id=serial{port},fd={fd}")]);
-            add(&[
-                "-device",
-                &format!("isa-serial,chardev=serial{port},iobase={address:#x},irq={irq}"),
-            ]);
+            let device = match self.accel {
+                Accel::Tcg { .. } => {
+                    format!("isa-serial,chardev=serial{port},iobase={address:#x},irq={irq}")
+                }
+                // A guest of KVM's Xen has Xen's own console.
+                Accel::KvmXen => format!("xen-console,chardev=serial{port}"),
+            };
+            add(&["-device", &device]);
         }
         if self.debug_exit {
             add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
@@ -168,12 +178,6 @@ impl Machine {
         })?;
         // Our copies of QEMU's ends must go, or its end would not be seen on them.
         drop(command);
-        if self.gdb {
-            ui::say(format!(
-                "QEMU waits for a debugger at {}",
-                dir.path().join("gdb").display()
-            ));
-        }
         Ok(Running {
             child,
             ports,
@@ -212,6 +216,11 @@ impl Running {
     /// The debugger's socket.
     pub(crate) fn gdb_socket(&self) -> PathBuf {
         self.dir.path().join("gdb")
+    }
+
+    /// Waits for the end of a QEMU whose ports are closed; none if a signal ended it.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        self.child.wait().ok()?.code()
     }
 
     /// Waits for the end of a QEMU whose ports are closed, and says how it ended.

@@ -14,6 +14,7 @@ use object::elf;
 use object::read::elf::{Dyn, FileHeader};
 
 use super::archive::Archive;
+use super::bzimage;
 use crate::exit::{Failure, Result};
 use crate::provision::cache::Cache;
 use crate::ui;
@@ -73,7 +74,7 @@ pub(crate) struct Rootfs {
 /// Packs `tree`, or takes what was packed from it before.
 pub(crate) fn pack(tree: &Path, cache: &Cache) -> Result<Rootfs> {
     let tree = &Tree(tree);
-    let kernel = tree.newest("boot", "vmlinuz-")?;
+    let kernel = bzimage::unpack(&tree.newest("boot", "vmlinuz-")?, cache)?;
     let mut sum = flate2::Crc::new();
     for text in [
         &tree.0.display().to_string(),
@@ -94,6 +95,12 @@ pub(crate) fn pack(tree: &Path, cache: &Cache) -> Result<Rootfs> {
         Ok(())
     })?;
     Ok(Rootfs { kernel, initramfs })
+}
+
+/// The shim's image in `tree`.
+pub(crate) fn shim(tree: &Path) -> Result<PathBuf> {
+    let tree = Tree(tree);
+    tree.any(&[&format!("{}/boot/xen-shim", tree.xen()?)])
 }
 
 fn fill<W: Write>(tree: &Tree, archive: &mut Archive<W>) -> Result<()> {
@@ -203,16 +210,13 @@ struct Tree<'a>(&'a Path);
 impl Tree<'_> {
     /// Xen's private directory, relative: it carries the version.
     fn xen(&self) -> Result<String> {
-        let path = self.newest("usr/lib", "xen-")?;
-        let mut candidates: Vec<_> = std::fs::read_dir(self.0.join("usr/lib"))
-            .map_err(Failure::file("read", &path))?
+        std::fs::read_dir(self.0.join("usr/lib"))
+            .into_iter()
+            .flatten()
             .flatten()
             .filter(|entry| entry.path().join("bin/xl").is_file())
             .map(|entry| format!("usr/lib/{}", entry.file_name().to_string_lossy()))
-            .collect();
-        candidates.sort();
-        candidates
-            .pop()
+            .max()
             .ok_or_else(|| self.lacks("usr/lib/xen-*/bin/xl"))
     }
 
