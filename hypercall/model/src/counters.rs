@@ -3,7 +3,7 @@
 use hypercall::Op;
 
 /// How often things happened since the model was built, or the counters were reset.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counters {
     /// Hypercalls by number, those within a multicall included.
     pub(crate) calls: [u64; 64],
@@ -35,6 +35,28 @@ pub struct Counters {
     pub upcalls: u64,
     /// Events sent.
     pub events: u64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            calls: [0; 64],
+            traps: 0,
+            updates: 0,
+            ext_ops: 0,
+            multicall_entries: 0,
+            promotions: 0,
+            demotions: 0,
+            flushes: 0,
+            invlpgs: 0,
+            type_flushes: 0,
+            emulated_stores: 0,
+            faults: 0,
+            preemptions: 0,
+            upcalls: 0,
+            events: 0,
+        }
+    }
 }
 
 impl Counters {

@@ -5,17 +5,15 @@ use hypercall::{
     Errno, Mfn, Op,
     abi::mmu::{
         MMUEXT_CLEAR_PAGE, MMUEXT_COPY_PAGE, MMUEXT_FLUSH_CACHE, MMUEXT_FLUSH_CACHE_GLOBAL,
-        MMUEXT_INVLPG_ALL, MMUEXT_INVLPG_LOCAL, MMUEXT_INVLPG_MULTI, MMUEXT_MARK_SUPER,
-        MMUEXT_NEW_BASEPTR, MMUEXT_NEW_USER_BASEPTR, MMUEXT_PIN_L1_TABLE, MMUEXT_PIN_L2_TABLE,
-        MMUEXT_PIN_L3_TABLE, MMUEXT_PIN_L4_TABLE, MMUEXT_SET_LDT, MMUEXT_TLB_FLUSH_ALL,
-        MMUEXT_TLB_FLUSH_LOCAL, MMUEXT_TLB_FLUSH_MULTI, MMUEXT_UNMARK_SUPER, MMUEXT_UNPIN_TABLE,
-        mmuext_op,
+        MMUEXT_INVLPG_ALL, MMUEXT_INVLPG_LOCAL, MMUEXT_INVLPG_MULTI, MMUEXT_NEW_BASEPTR,
+        MMUEXT_NEW_USER_BASEPTR, MMUEXT_PIN_L1_TABLE, MMUEXT_PIN_L2_TABLE, MMUEXT_PIN_L3_TABLE,
+        MMUEXT_PIN_L4_TABLE, MMUEXT_SET_LDT, MMUEXT_TLB_FLUSH_ALL, MMUEXT_TLB_FLUSH_LOCAL,
+        MMUEXT_TLB_FLUSH_MULTI, MMUEXT_UNPIN_TABLE, mmuext_op,
     },
     mmu::Level,
 };
 
 use crate::{
-    config::Kind,
     entry,
     frame::{Owner, Type},
     state::{Outcome, State, copy_from, copy_to, handle_ok},
@@ -143,7 +141,8 @@ impl State {
                 self.put_page(from);
                 result
             }
-            MMUEXT_MARK_SUPER | MMUEXT_UNMARK_SUPER => Err(Errno::EOPNOTSUPP),
+            // MARK_SUPER and UNMARK_SUPER, which no Xen of today has.
+            19 | 20 => Err(Errno::EOPNOTSUPP),
             _ => Err(Errno::ENOSYS),
         }
     }
@@ -176,7 +175,6 @@ impl State {
         let old = self.vcpu().kernel_l4;
         if old != mfn {
             self.get_page_and_type(mfn, Type::Table(Level::L4))?;
-            self.drop_ldt();
             if !self.assists.m2p_strict && self.mem.read(mfn, entry::XEN_SLOT_FIRST) == 0 {
                 self.mem.write(mfn, entry::XEN_SLOT_FIRST, self.m2p_slot);
             }
@@ -209,21 +207,14 @@ impl State {
         Ok(())
     }
 
+    /// Remembers the LDT. Xen looks its pages up, and makes them descriptor pages, when a selector
+    /// is loaded; nothing here loads one.
     fn set_ldt(&mut self, base: u64, entries: u32) -> Result<(), Errno> {
         let base = if entries == 0 { 0 } else { base };
         if entries > 8192 || entries > 0 && (base & 4095 != 0 || !entry::is_guest_va(base)) {
             return Err(Errno::EINVAL);
         }
-        self.drop_ldt();
         self.vcpu().ldt = (base, entries);
         Ok(())
-    }
-
-    /// Forgets which pages of the LDT are loaded. They are looked up again when next used.
-    fn drop_ldt(&mut self) {}
-
-    /// Whether the domain is dom0, for calls that only it may make.
-    pub(crate) fn is_dom0(&self) -> bool {
-        self.kind == Kind::Dom0
     }
 }

@@ -167,9 +167,9 @@ impl State {
 pub(crate) fn handle_ok(ptr: u64, len: u64) -> bool {
     len == 0
         || (ptr >= 4096
-            && ptr
-                .checked_add(len - 1)
-                .is_some_and(|last| crate::entry::is_guest_va(ptr) && crate::entry::is_guest_va(last)))
+            && ptr.checked_add(len - 1).is_some_and(|last| {
+                crate::entry::is_guest_va(ptr) && crate::entry::is_guest_va(last)
+            }))
 }
 
 /// Copies a structure from the guest.

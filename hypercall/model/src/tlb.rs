@@ -286,7 +286,9 @@ impl State {
             return false;
         };
         // Xen looks for a present, read-only L1 entry that maps a live L1 table of the domain.
-        let leaf = walk.entry(Level::L1).is_some_and(|(_, leaf)| leaf & RW == 0);
+        let leaf = walk
+            .entry(Level::L1)
+            .is_some_and(|(_, leaf)| leaf & RW == 0);
         if rights & U == 0 || !leaf || !self.mem.is_valid(table) {
             return false;
         }
@@ -309,8 +311,7 @@ impl State {
         let Ok(new) = taken else {
             return false;
         };
-        self.mem
-            .write(table, index, entry::adjust(Level::L1, new));
+        self.mem.write(table, index, entry::adjust(Level::L1, new));
         self.put_entry(Level::L1, old, table);
         true
     }

@@ -272,9 +272,7 @@ impl State {
         if mfn == table {
             return true;
         }
-        if self.mem[table].owner != Owner::Guest
-            || !self.get_page(mfn, Owner::Guest)
-        {
+        if self.mem[table].owner != Owner::Guest || !self.get_page(mfn, Owner::Guest) {
             return false;
         }
         let target = self.mem[mfn];
@@ -331,7 +329,7 @@ impl State {
             self.crash(format_args!(
                 "L1TF-vulnerable {level} entry {value:#018x}, not present with an address"
             ));
-            return Err(Errno::ERESTART);
+            return Err(Errno::EINVAL);
         }
         Ok(value)
     }

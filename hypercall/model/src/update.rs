@@ -143,11 +143,11 @@ impl State {
         let cmd = request.ptr as u32 & 7;
         let mfn = entry::frame(request.ptr);
         let index = (request.ptr as usize & 4095) / 8;
+        if !matches!(pages_of, Owner::Guest | Owner::Io) && self.kind != Kind::Dom0 {
+            return Err(Errno::EPERM);
+        }
         match cmd {
             MMU_NORMAL_PT_UPDATE | MMU_PT_UPDATE_PRESERVE_AD | MMU_PT_UPDATE_NO_TRANSLATE => {
-                if !matches!(pages_of, Owner::Guest | Owner::Io) && self.kind != Kind::Dom0 {
-                    return Err(Errno::EPERM);
-                }
                 if !self.get_page(mfn, Owner::Guest) {
                     return Err(Errno::EINVAL);
                 }
@@ -158,9 +158,6 @@ impl State {
                 Ok(())
             }
             MMU_MACHPHYS_UPDATE => {
-                if pages_of != Owner::Guest {
-                    return Err(Errno::EPERM);
-                }
                 if !self.mem.is_valid(mfn) || self.mem[mfn].owner != pages_of {
                     return Err(Errno::EINVAL);
                 }
