@@ -13,24 +13,19 @@ static PAGE: AtomicPtr<shared_info> = AtomicPtr::new(core::ptr::null_mut());
 ///
 /// # Safety
 /// `page` must be the domain's `shared_info`, mapped writable and never unmapped.
-pub unsafe fn publish(page: NonNull<shared_info>) {
+pub(crate) unsafe fn publish(page: NonNull<shared_info>) {
     PAGE.store(page.as_ptr(), Ordering::Release);
 }
 
 /// The boot vCPU's part of the page.
-pub fn vcpu() -> Option<NonNull<vcpu_info>> {
+pub(crate) fn vcpu() -> Option<NonNull<vcpu_info>> {
     let page = NonNull::new(PAGE.load(Ordering::Acquire))?;
     // SAFETY: `publish` was given the mapped page; only the address of a field is formed.
     NonNull::new(unsafe { &raw mut (*page.as_ptr()).vcpu_info[0] })
 }
 
-/// The whole page.
-pub fn page() -> Option<NonNull<shared_info>> {
-    NonNull::new(PAGE.load(Ordering::Acquire))
-}
-
 /// The address that the last page fault was about: PV has no CR2 of its own.
-pub fn fault_address() -> Option<u64> {
+pub(crate) fn fault_address() -> Option<u64> {
     let vcpu = vcpu()?;
     // SAFETY: the page stays mapped; the field is an aligned u64 that Xen writes before it
     // delivers a fault, never while the handler runs.

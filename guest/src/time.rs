@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU32, Ordering, fence};
 use crate::shared;
 
 /// Nanoseconds since the host booted, as Xen counts them; `None` until `shared_info` is mapped.
-pub fn monotonic() -> Option<u64> {
+pub(crate) fn monotonic() -> Option<u64> {
     let vcpu = shared::vcpu()?;
     // SAFETY: the page stays mapped; only the address of a field is formed.
     let time = unsafe { &raw const (*vcpu.as_ptr()).time };
@@ -25,7 +25,7 @@ pub fn monotonic() -> Option<u64> {
                 shift @ 0.. => delta.wrapping_shl(shift.unsigned_abs().into()),
                 shift => delta.wrapping_shr(shift.unsigned_abs().into()),
             };
-            let scaled = u128::from(shifted) * u128::from(snapshot.tsc_to_system_mul) >> 32;
+            let scaled = (u128::from(shifted) * u128::from(snapshot.tsc_to_system_mul)) >> 32;
             return Some(snapshot.system_time.wrapping_add(scaled as u64));
         }
     }
@@ -33,7 +33,7 @@ pub fn monotonic() -> Option<u64> {
 
 /// The time-stamp counter. Under QEMU's `-icount shift=0` it counts instructions, Xen's and ours.
 #[inline]
-pub fn tsc() -> u64 {
+pub(crate) fn tsc() -> u64 {
     // SAFETY: reads a counter. Xen lets PV guests read it or emulates the read.
     unsafe { core::arch::x86_64::_rdtsc() }
 }

@@ -142,6 +142,27 @@ pub struct CmdlineError<'a> {
     pub reason: Reason<'a>,
 }
 
+impl CmdlineError<'_> {
+    /// One line, short enough for a verdict.
+    #[must_use]
+    pub fn summary(&self) -> impl fmt::Display + '_ {
+        fmt::from_fn(move |f| {
+            let reason = match self.reason {
+                Reason::Unknown => "unknown word",
+                Reason::NeedsValue => "value missing",
+                Reason::TakesNoValue => "value not allowed",
+                Reason::BadValue | Reason::BadFilter(_) => "bad value",
+                Reason::Twice => "given twice",
+            };
+            write!(
+                f,
+                "command line, word {}: '{}': {reason}",
+                self.index, self.word
+            )
+        })
+    }
+}
+
 /// What is wrong with a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason<'a> {

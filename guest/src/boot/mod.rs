@@ -3,4 +3,6 @@
 pub mod cmdline;
 pub mod info;
 #[cfg(target_os = "none")]
+mod provoke;
+#[cfg(target_os = "none")]
 pub mod pv;

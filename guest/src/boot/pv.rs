@@ -1,62 +1,83 @@
-//! Boot as a Xen PV guest.
+//! Boot as a Xen PV guest: from the entry shim to a kernel that owns its memory.
+
+use core::ptr::NonNull;
 
 use hypercall::abi::start_info::start_info;
+use hypercall::{Mfn, Xen};
 use linker::{Image, VIRT_BASE};
 
-use super::cmdline;
-use super::info::{self, BootError, BootInfo, ConsoleInfo, Expect};
+use super::cmdline::{self, Options};
+use super::info::{self, BootError, BootInfo, ConsoleInfo, Expect, Flags};
 use crate::console::{self, ring};
-use crate::mm::layout;
+use crate::mm::layout::{self, Fixed};
+use crate::mm::machine::Machine;
+use crate::mm::pv::Pv;
+use crate::mm::takeover::{Initial, Report, Start};
+use crate::mm::{self, MmError};
 use crate::xen::XEN;
-use crate::{power, println, trap, verdict};
+use crate::{power, println, shared, trap, verdict};
+
+const PAGE: u64 = 4096;
 
 /// First Rust code: everything later is reached from here.
-pub(crate) extern "C" fn start(start_info: u64) -> ! {
+///
+/// `address` is that of `start_info`, `stack` the top of the stack that Xen provided.
+pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
     // An exception before the console is open is still better reported than fatal.
     let traps = trap::install(&XEN);
-    let info = read_start_info(start_info);
-    match &info {
-        Ok(info) => console::init(info.console, ring_page(info)),
-        Err(_) => console::init(ConsoleInfo::Hypervisor, None),
-    }
-    let info = info.unwrap_or_else(|e| {
-        println!("{e}");
-        verdict::crash(e);
-        power::crash()
-    });
-    if let Err(e) = traps {
-        println!("trap table: {e}");
-    }
-    println!(
-        "hello from {}: {} pages, {:?}",
-        info.magic, info.nr_pages, info.flags
-    );
-    println!("{:x?}", Image::current());
-    let options = match cmdline::parse(&info.cmdline) {
-        Ok(options) => options,
+    let info = read_start_info(address).and_then(|info| Ok((ring_page(&info)?, info)));
+    let info = match info {
+        Ok((page, info)) => {
+            console::init(info.console, page);
+            info
+        }
         Err(e) => {
+            console::init(ConsoleInfo::Hypervisor, None);
             println!("{e}");
-            verdict::fail(e);
-            power::off()
+            verdict::crash(e);
+            power::crash()
         }
     };
-    match options.provoke {
-        Some(cmdline::Provoke::Panic) => panic!("provoked by the command line"),
-        Some(cmdline::Provoke::PageFault) => {
-            // SAFETY: never succeeds: nothing is mapped there, the fault is the point.
-            unsafe { (0xdead_beef_0000_u64 as *const u64).read_volatile() };
-        }
-        _ => {}
+    println!(
+        "{} {} on {}",
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_VERSION"),
+        via(&info)
+    );
+    if let Err(e) = traps {
+        panic!("trap table: {e}");
     }
-    verdict::pass("via=pv");
-    power::off()
+    let options = cmdline::parse(&info.cmdline).unwrap_or_else(|e| {
+        println!("{e}");
+        verdict::fail(e.summary());
+        power::off()
+    });
+    console::set_filter(options.log.clone());
+    log::info!(target: "boot", "{}, command line '{}'", info.magic, info.cmdline);
+    if let Err(e) = memory(&info, address, stack) {
+        panic!("memory: {e}");
+    }
+    run(&info, &options)
+}
+
+/// How the kernel was started.
+fn via(info: &BootInfo) -> &'static str {
+    match (
+        info.flags.contains(Flags::PRIVILEGED),
+        info.flags.contains(Flags::INITDOMAIN),
+        info.console,
+    ) {
+        (true, ..) => "xen-pv dom0",
+        (_, true, _) => "xen-pv shim",
+        _ => "xen-pv domU",
+    }
 }
 
 fn read_start_info(address: u64) -> Result<BootInfo, BootError> {
     info::check_pointer(address, VIRT_BASE)?;
     // SAFETY: Xen passes a page-aligned address in the initial mapping, checked as far as can be;
     // the structure is integers and shorter than the page.
-    let si = unsafe { &*(address as *const start_info) };
+    let si = unsafe { &*core::ptr::with_exposed_provenance::<start_info>(address as usize) };
     BootInfo::parse(
         si,
         Expect {
@@ -67,14 +88,105 @@ fn read_start_info(address: u64) -> Result<BootInfo, BootError> {
     )
 }
 
-fn ring_page(info: &BootInfo) -> Option<&'static ring::Page> {
+fn machine(info: &BootInfo) -> Pv {
+    // SAFETY: the address and the number of entries are Xen's, checked against each other.
+    unsafe { Pv::new(info.p2m_list, info.nr_pages) }
+}
+
+/// The pfn of a page that Xen named by machine frame: checked both ways, as the number came from
+/// outside.
+fn pfn_of(info: &BootInfo, field: &'static str, mfn: Mfn) -> Result<u64, BootError> {
+    let expected = "a machine frame of this domain";
+    let pfn = machine(info).pfn(mfn).ok_or(BootError {
+        field,
+        value: mfn.as_u64(),
+        expected,
+    })?;
+    Ok(pfn.as_u64())
+}
+
+/// The console's ring, where the initial mapping has it.
+fn ring_page(info: &BootInfo) -> Result<Option<&'static ring::Page>, BootError> {
     let ConsoleInfo::Ring { mfn, .. } = info.console else {
-        return None;
+        return Ok(None);
     };
-    let m2p = 0xffff_8000_0000_0000_u64 + mfn.as_u64() * 8;
-    let pfn = trap::probe::read(m2p).ok()?;
-    let page = VIRT_BASE + pfn * 4096;
-    trap::probe::read(page).ok()?;
-    // SAFETY: the frame is the console's.
-    Some(unsafe { &*(page as *const ring::Page) })
+    let address = VIRT_BASE + pfn_of(info, "console.domU.mfn", mfn)? * PAGE;
+    // SAFETY: the frame is the console's by Xen's word and memory of this domain by both frame
+    // maps; the initial mapping reaches it, and it is all atomics.
+    Ok(Some(unsafe {
+        &*core::ptr::with_exposed_provenance(address as usize)
+    }))
+}
+
+/// Takes over the page tables.
+fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<(), MmError> {
+    let frame = |va: u64| (va - VIRT_BASE) / PAGE;
+    let known = |mfn: Mfn| machine(info).pfn(mfn).map(|pfn| pfn.as_u64());
+    let ring = match info.console {
+        ConsoleInfo::Ring { mfn, port } => Some((mfn, port)),
+        ConsoleInfo::Hypervisor => None,
+    };
+    let start = Start {
+        nr_pages: info.nr_pages,
+        pt_base: info.pt_base,
+        nr_pt_frames: info.nr_pt_frames,
+        p2m_list: info.p2m_list,
+        p2m_frames: info.p2m_frames.clone(),
+        start_info: frame(start_info),
+        shared: [
+            ring.and_then(|(mfn, _)| known(mfn)),
+            info.store.and_then(|s| known(s.mfn)),
+        ],
+        module: info.module.map_or(0..0, |m| {
+            m.pfn.as_u64()..m.pfn.as_u64() + m.bytes.div_ceil(PAGE)
+        }),
+        boot_stack: frame(stack - 1),
+        image: Image::current(),
+    };
+    let report = mm::with(|tables| -> Result<Report, MmError> {
+        *tables.machine_mut() = machine(info);
+        let mut early = Initial::survey(tables, start)?.fixmap()?;
+        // SAFETY: the frame is the one Xen shares with this domain, and this is its place.
+        let page = unsafe {
+            early.map_fixed(Fixed::SharedInfo, info.shared_info.frame(), mm::Flags::DATA)
+        }?;
+        if let Some(page) = NonNull::new(core::ptr::with_exposed_provenance_mut(page as usize)) {
+            // SAFETY: mapped just now, for good.
+            unsafe { shared::publish(page) };
+        }
+        if let Some((mfn, _)) = ring {
+            // SAFETY: the frame is the console's; the ring is used through this mapping from now on.
+            let page = unsafe { early.map_fixed(Fixed::Console, mfn, mm::Flags::DATA) }?;
+            // SAFETY: mapped just now, for good; the page is all atomics.
+            let page = unsafe { &*core::ptr::with_exposed_provenance(page as usize) };
+            console::move_ring(page);
+        }
+        early.direct_map()
+    })?;
+    if let Some(vcpu) = shared::vcpu() {
+        // SAFETY: this vCPU's part of the page that was mapped for good.
+        unsafe { Xen::set_vcpu_info(vcpu.as_ptr()) };
+    }
+    log::info!(
+        target: "mm",
+        "took over {} tables and {} pages of the initial mapping, {} pages are free",
+        report.initial_tables, report.initial_pages, report.reclaimed
+    );
+    Ok(())
+}
+
+/// What a kernel without anything else to do does.
+fn run(info: &BootInfo, options: &Options<'_>) -> ! {
+    if let Some(kind) = options.provoke {
+        super::provoke::provoke(kind);
+    }
+    let counts = mm::with(|tables| tables.frames().counts());
+    verdict::pass(format_args!(
+        "via=\"{}\" pages={} mapped={} free={}",
+        via(info),
+        counts.total,
+        counts.mapped,
+        counts.free
+    ));
+    power::off()
 }

@@ -11,7 +11,7 @@ mod out;
 pub mod ring;
 
 #[cfg(target_os = "none")]
-pub use out::{drain, init, print_panicking, read, set_filter, steal, write_bytes};
+pub use out::{drain, init, move_ring, print_panicking, read, set_filter, steal, write_bytes};
 
 /// Prints a line without the logger's prefix: verdicts, tables and reports.
 #[macro_export]

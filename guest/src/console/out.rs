@@ -60,6 +60,13 @@ pub fn init(info: ConsoleInfo, ring: Option<&'static ring::Page>) {
     set_filter(Filter::default());
 }
 
+/// Uses the ring at another address from now on.
+pub fn move_ring(to: &'static ring::Page) {
+    if let Out::Ring { page, .. } = &mut CONSOLE.lock().out {
+        *page = to;
+    }
+}
+
 /// Replaces what the log shows.
 pub fn set_filter(filter: Filter) {
     log::set_max_level(filter.max());
@@ -67,7 +74,7 @@ pub fn set_filter(filter: Filter) {
 }
 
 /// Prints formatted text.
-pub fn print(args: fmt::Arguments<'_>) {
+pub(super) fn print(args: fmt::Arguments<'_>) {
     // The console counts what it could not write and says so itself.
     let _ = CONSOLE.lock().write_fmt(args);
 }

@@ -214,7 +214,7 @@ mod tests {
             let page = page();
             page.out_prod.store(start, Ordering::Relaxed);
             page.out_cons.store(start, Ordering::Relaxed);
-            let (mut sent, mut received) = (Vec::new(), Vec::new());
+            let (mut sent, mut received) = (Vec::<u8>::new(), Vec::<u8>::new());
             for piece in pieces {
                 let n = page.put(&piece).unwrap();
                 sent.extend(&piece[..n]);

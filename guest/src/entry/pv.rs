@@ -88,7 +88,7 @@ struct Stack([u8; STACK]);
 static mut BOOT_STACK: Stack = Stack([0; STACK]);
 
 /// The first instruction under Xen. Clears DF, takes the boot stack, ends the chain of frame
-/// pointers, and passes `start_info` on.
+/// pointers, and passes `start_info` and the old stack on.
 ///
 /// # Safety
 /// Only Xen enters here, once, with RSI pointing at `start_info`.
@@ -98,9 +98,11 @@ static mut BOOT_STACK: Stack = Stack([0; STACK]);
 pub unsafe extern "C" fn xen_start_kernel() -> ! {
     naked_asm!(
         "cld",
+        "mov rdx, rsp",
         "lea rsp, [rip + __stack_top]",
         "xor ebp, ebp",
         "mov rdi, rsi",
+        "mov rsi, rdx",
         "call {start}",
         "ud2",
         start = sym crate::boot::pv::start,

@@ -1,6 +1,201 @@
-//! The address space.
+//! The address space: one table from which the constants, the boot dump and the checks are made.
+//!
+//! ```text
+//! ffff8000_00000000  Xen (L4 slots 256-271: its code, the read-only M2P)
+//! ffff8880_00000000  direct map of all memory, 4 KiB pages, never executable
+//! ffffc000_00000000  p2m list, where INIT_P2M asked Xen to put it; read-only
+//! ffffc900_00000000  mappings made by the kernel at run time
+//! ffffffff_80000000  the image
+//! ffffffff_c0000000  fixmap
+//! ```
+//!
+//! Each region but the last two has L4 slots of its own, so that one entry decides what no page in
+//! it may be: the p2m's is read-only, the direct map's is no-execute. The regions that overlap or
+//! share such a slot fail to compile.
 
+use core::fmt;
 use core::ops::Range;
 
-/// The p2m list.
-pub const P2M: Range<u64> = 0xffff_c000_0000_0000..0xffff_c080_0000_0000;
+/// A part of the address space with one purpose.
+#[derive(Clone, Debug)]
+pub struct Region {
+    /// Short name.
+    pub name: &'static str,
+    /// Virtual addresses.
+    pub range: Range<u64>,
+    /// What it is for.
+    pub purpose: &'static str,
+}
+
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+macro_rules! regions {
+    ($($(#[$doc:meta])* $name:ident = $start:literal, $size:expr, $label:literal, $purpose:literal;)*) => {
+        $($(#[$doc])* pub const $name: Range<u64> = $start..$start + ($size - 1) + 1;)*
+
+        /// Every region, in order of address.
+        pub const REGIONS: &[Region] = &[
+            $(Region { name: $label, range: $name, purpose: $purpose },)*
+        ];
+    };
+}
+
+regions! {
+    /// Xen's own: L4 slots 256 to 271, which a guest may not write.
+    XEN = 0xffff_8000_0000_0000, 8 * TIB, "xen", "the hypervisor and the M2P table";
+    /// All of the domain's memory, by pfn.
+    DIRECT = 0xffff_8880_0000_0000, 16 * TIB, "direct map", "all memory by pfn, 4 KiB pages, NX";
+    /// The p2m list (INIT_P2M).
+    P2M = 0xffff_c000_0000_0000, TIB / 2, "p2m", "mfn of each pfn, read-only, written by Xen's tools";
+    /// Mappings made at run time.
+    DYNAMIC = 0xffff_c900_0000_0000, TIB / 2, "dynamic", "mappings made at run time";
+    /// The image, as linked.
+    IMAGE = 0xffff_ffff_8000_0000, GIB, "image", "the kernel as linked";
+    /// Fixed single-page mappings, known before memory is.
+    FIXMAP = 0xffff_ffff_c000_0000, 2 << 20, "fixmap", "single pages at fixed places";
+}
+
+/// The read-only machine-to-physical table (`MACH2PHYS_VIRT_START`, `arch-x86/xen-x86_64.h`).
+pub const M2P: u64 = XEN.start;
+
+const fn slot(address: u64) -> u64 {
+    address >> 39
+}
+
+const fn is_in_order(regions: &[Region]) -> bool {
+    let mut i = 0;
+    while i < regions.len() {
+        let range = &regions[i].range;
+        let whole_tables = range.start.is_multiple_of(2 << 20) && range.end.is_multiple_of(2 << 20);
+        if !whole_tables || range.start >= range.end {
+            return false;
+        }
+        if i > 0 && regions[i - 1].range.end > range.start {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+const _: () = {
+    assert!(
+        is_in_order(REGIONS),
+        "regions overlap, are out of order or share an L1 table"
+    );
+    assert!(
+        slot(XEN.end - 1) < slot(DIRECT.start),
+        "the direct map has L4 slots of its own"
+    );
+    assert!(
+        slot(DIRECT.end - 1) < slot(P2M.start),
+        "the direct map has L4 slots of its own"
+    );
+    assert!(
+        slot(P2M.end - 1) < slot(DYNAMIC.start),
+        "the p2m list has an L4 slot of its own"
+    );
+    assert!(
+        IMAGE.start == linker::VIRT_BASE,
+        "the image lies where it is linked"
+    );
+};
+
+/// Pages that have a place of their own in the fixmap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Fixed {
+    /// `shared_info`.
+    SharedInfo,
+    /// The ring of the console.
+    Console,
+    /// A page that is looked at for a moment.
+    Early,
+    /// A page that self-tests map as they like.
+    Test,
+}
+
+impl Fixed {
+    /// Its virtual address.
+    #[must_use]
+    pub const fn address(self) -> u64 {
+        FIXMAP.start + (self as u64) * 4096
+    }
+}
+
+/// The region an address lies in.
+#[must_use]
+pub fn region_of(address: u64) -> Option<&'static Region> {
+    REGIONS.iter().find(|r| r.range.contains(&address))
+}
+
+/// One line of the aligned table of the address space.
+pub struct Line<'a> {
+    /// Addresses.
+    pub range: Range<u64>,
+    /// Rights, such as `r-x`.
+    pub rights: &'a str,
+    /// What it is.
+    pub purpose: &'a str,
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Range { start, end } = self.range;
+        write!(
+            f,
+            "{start:016x}-{:016x} {} {:<4} {}",
+            end - 1,
+            Size(end - start),
+            self.rights,
+            self.purpose
+        )
+    }
+}
+
+/// A size in the largest unit that divides it, six columns wide.
+pub struct Size(pub u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (unit, shift) = [("T", 40), ("G", 30), ("M", 20), ("K", 10)]
+            .into_iter()
+            .find(|(_, shift)| self.0 != 0 && self.0.is_multiple_of(1 << shift))
+            .unwrap_or(("B", 0));
+        write!(f, "{:>5}{unit}", self.0 >> shift)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_align() {
+        let line = |range, rights| {
+            Line {
+                range,
+                rights,
+                purpose: "x",
+            }
+            .to_string()
+        };
+        let a = line(0xffff_8880_0000_0000..0xffff_8880_0400_0000, "rw-");
+        let b = line(0xffff_ffff_8010_0000..0xffff_ffff_8010_1000, "r-x");
+        assert_eq!(a, "ffff888000000000-ffff888003ffffff    64M rw-  x");
+        assert_eq!(b, "ffffffff80100000-ffffffff80100fff     4K r-x  x");
+        assert_eq!(Size(5000).to_string(), " 5000B");
+        assert_eq!(Size(0).to_string(), "    0B");
+    }
+
+    #[test]
+    fn fixed_places_lie_in_the_fixmap() {
+        assert!(FIXMAP.contains(&Fixed::Test.address()));
+        assert_eq!(
+            region_of(Fixed::SharedInfo.address()).unwrap().name,
+            "fixmap"
+        );
+        assert!(region_of(0x1000).is_none());
+    }
+}

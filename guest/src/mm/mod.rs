@@ -1,3 +1,35 @@
-//! Memory.
+//! Memory: page tables, frames, and the operations on them.
+//!
+//! ```text
+//! start_info ─▶ takeover ─▶ tables ── ops, directmap, attributes ──▶ Mmu (queue, lazy mode) ─▶ Xen
+//!                             │  entry, fresh      walk, audit
+//!                             └─ frames, state ◀── what Xen applied
+//! ```
+//!
+//! All of it is generic over the [`machine::Machine`] below, so that the host can run it against a
+//! model of Xen. What belongs to the running kernel alone is in `pv`.
 
+pub mod cost;
+mod directmap;
+
+pub mod entry;
+pub mod error;
+pub mod frames;
+pub mod fresh;
+#[cfg(target_os = "none")]
+mod kernel;
 pub mod layout;
+pub mod machine;
+mod ops;
+#[cfg(target_os = "none")]
+pub mod pv;
+pub mod state;
+pub mod tables;
+pub mod takeover;
+
+pub use entry::{Flags, Pte, Value};
+pub use error::MmError;
+#[cfg(target_os = "none")]
+pub use kernel::{Current, lazy, pause, try_with, with};
+pub use ops::Change;
+pub use tables::Tables;

@@ -1,0 +1,47 @@
+//! Failures on purpose, so that whoever watches the kernel can be tested.
+
+use core::sync::atomic::Ordering;
+
+use super::cmdline::Provoke;
+use crate::trap::report::FAIL_IN_REPORT;
+use crate::{power, println, verdict, xen::XEN};
+
+/// An address in the user half that nothing maps.
+const NOWHERE: u64 = 0x5ead_beef_0000;
+
+/// Fails in the given way.
+pub(crate) fn provoke(kind: Provoke) {
+    println!("provoking: {kind:?}");
+    match kind {
+        Provoke::Panic => panic!("provoked by the command line"),
+        Provoke::PageFault => fault(),
+        Provoke::DoubleFault => {
+            FAIL_IN_REPORT.store(true, Ordering::Relaxed);
+            fault();
+        }
+        Provoke::StackOverflow => {
+            println!("depth reached: {}", recurse(0));
+        }
+        Provoke::Reboot => {
+            verdict::pass("reboot=1");
+            power::reboot();
+        }
+        Provoke::Hang => loop {
+            // A refused yield is a busier hang.
+            let _ = hypercall::sched::r#yield(&XEN);
+        },
+    }
+}
+
+fn fault() {
+    let nowhere = core::ptr::with_exposed_provenance::<u64>(NOWHERE as usize);
+    // SAFETY: never succeeds: nothing is mapped there, the fault is the point.
+    unsafe { nowhere.read_volatile() };
+}
+
+/// Uses up the stack.
+#[expect(unconditional_recursion, reason = "the overflow is the point")]
+fn recurse(depth: u64) -> u64 {
+    let page = core::hint::black_box([depth; 64]);
+    recurse(page[0] + 1) + core::hint::black_box(page)[63]
+}

@@ -1,0 +1,209 @@
+//! The direct map, frame by frame as it is needed, and the tables that lead anywhere at all.
+//!
+//! Memory beyond Xen's initial mapping has no address until the direct map gives it one. It grows
+//! in steps of 2 MiB, one L1 table each, when the allocator runs low; a few frames are kept back so
+//! that there is always room for the tables and records of the next step. Boot therefore costs the
+//! same whatever the size of the domain.
+
+use hypercall::Pfn;
+
+use super::entry::{Flags, L1, L2, L3, TableLevel, UpperLevel, Value};
+use super::error::MmError;
+use super::frames::{Frame, FrameError, RESERVE, STEP};
+use super::fresh::Fresh;
+use super::layout;
+use super::machine::Machine;
+use super::state::{Kind, State};
+use super::tables::{Slot, Tables};
+
+impl<M: Machine> Tables<M> {
+    /// Hands out a frame of unspecified content, after growing the direct map if frames run low.
+    ///
+    /// # Errors
+    /// None is left, or the direct map could not grow.
+    #[inline]
+    pub fn alloc_frame(&mut self) -> Result<Frame, MmError> {
+        self.settle();
+        if self.frames().counts().free <= RESERVE && self.may_grow() {
+            self.grow()?;
+        }
+        let (frames, machine) = self.ledger();
+        Ok(frames.alloc(machine)?)
+    }
+
+    /// Takes a frame back.
+    ///
+    /// # Errors
+    /// It is not a frame in use.
+    #[inline]
+    pub fn free_frame(&mut self, frame: Frame) -> Result<(), MmError> {
+        let (frames, machine) = self.ledger();
+        Ok(frames.free(machine, frame)?)
+    }
+
+    fn may_grow(&self) -> bool {
+        self.machine().direct_map_is_open() && self.frames().next_step().is_some()
+    }
+
+    /// Adds the next step to the direct map and its frames to the allocator.
+    #[cold]
+    fn grow(&mut self) -> Result<(), MmError> {
+        let step = self.frames().next_step().ok_or(FrameError::OutOfMemory)?;
+        let first = step * STEP;
+        let va = layout::DIRECT.start + first * 4096;
+        // From here on only the reserve is used: no growth within growth.
+        let (frames, machine) = self.ledger();
+        let records = frames.alloc(machine)?;
+        let frame = frames.alloc(machine)?;
+        let filled = Fresh::<L1>::filled(self, frame, |tables, words| {
+            for (pfn, word) in (first..).zip(words.iter_mut()) {
+                *word = 0;
+                if pfn < tables.frames().counts().total
+                    && let Some(mfn) = tables.machine().mfn(Pfn::truncate(pfn))
+                {
+                    let flags = match tables.frames().declared(pfn) {
+                        Kind::P2m => Flags::CONST,
+                        _ => Flags::DATA,
+                    };
+                    *word = super::entry::Pte::from_mfn(mfn, flags).bits();
+                }
+            }
+            Ok(())
+        });
+        let fresh = filled.map_err(|(_, e)| e)?;
+        self.lazily(|tables| {
+            let pmd = tables.ensure_pmd(va)?;
+            let sealed = fresh.seal(tables)?;
+            // SAFETY: nothing was mapped there: steps are added once, in order.
+            unsafe { tables.hook(pmd, sealed, Flags::TABLE) }
+        })?;
+        // The new frames are touched from here on.
+        self.flush()?;
+        let (frames, machine) = self.ledger();
+        let end = (first + STEP).min(frames.counts().total);
+        frames.add_step(machine, records.pfn())?;
+        for pfn in first..end {
+            if machine.mfn(Pfn::truncate(pfn)).is_none() {
+                frames.set(machine, Pfn::truncate(pfn), State::of(Kind::Hole))?;
+            }
+        }
+        Ok(frames.give_free(machine, first..end)?)
+    }
+
+    /// Adds every step that is left.
+    ///
+    /// # Errors
+    /// As [`Tables::alloc_frame`].
+    pub fn populate_all(&mut self) -> Result<(), MmError> {
+        while self.may_grow() {
+            self.grow()?;
+        }
+        Ok(())
+    }
+
+    /// The slot of the L2 entry for an address; tables on the way are made.
+    ///
+    /// # Errors
+    /// No memory, a large page of Xen's in the way, or Xen's refusal.
+    pub fn ensure_pmd(&mut self, va: u64) -> Result<Slot<L2>, MmError> {
+        if let Ok(slot) = self.pmd_slot(va) {
+            return Ok(slot);
+        }
+        let none = |level| MmError::NoTable { va, level };
+        let pgd = self.pgd_offset(va).ok_or(none(5))?;
+        if self.fold() == super::tables::Fold::FiveLevels {
+            self.ensure_below(pgd, va, Flags::TABLE)?;
+        }
+        let p4d = self.p4d_offset(pgd, va).ok_or(none(5))?;
+        // One entry decides for the whole direct map that nothing in it is code.
+        let flags = if layout::DIRECT.contains(&va) {
+            Flags::TABLE | Flags::NO_EXECUTE
+        } else {
+            Flags::TABLE
+        };
+        self.ensure_below(p4d, va, flags)?;
+        let pud: Slot<L3> = self.pud_offset(p4d, va).ok_or(none(4))?;
+        self.ensure_below(pud, va, Flags::TABLE)?;
+        self.pmd_offset(pud, va).ok_or(none(3))
+    }
+
+    /// Makes sure that an L1 table leads to an address.
+    ///
+    /// # Errors
+    /// As [`Tables::ensure_pmd`].
+    pub fn ensure_pte_table(&mut self, va: u64) -> Result<(), MmError> {
+        let pmd = self.ensure_pmd(va)?;
+        self.ensure_below(pmd, va, Flags::TABLE)
+    }
+
+    /// Makes sure that an entry refers to a table.
+    fn ensure_below<L: UpperLevel>(
+        &mut self,
+        slot: Slot<L>,
+        va: u64,
+        flags: Flags,
+    ) -> Result<(), MmError> {
+        let entry = self.get(slot);
+        if entry.is_large() {
+            return Err(MmError::Large {
+                va,
+                level: L::NUMBER,
+            });
+        }
+        if entry.is_present() {
+            return Ok(());
+        }
+        // Not `alloc_frame`: growth itself comes by here.
+        self.settle();
+        let (frames, machine) = self.ledger();
+        let frame = frames.alloc(machine)?;
+        let fresh = Fresh::<L::Below>::empty(self, frame);
+        let sealed = fresh.seal(self)?;
+        // SAFETY: nothing was mapped below the entry.
+        unsafe { self.hook(slot, sealed, flags) }
+    }
+
+    /// The step of the direct map that a pfn lies in has been added.
+    #[must_use]
+    pub fn is_populated(&self, pfn: Pfn) -> bool {
+        self.frames().states(self.machine(), pfn).is_ok()
+    }
+
+    /// Maps one page of machine memory that is no part of the domain's own, such as `shared_info`,
+    /// where nothing is mapped.
+    ///
+    /// # Errors
+    /// Something is mapped there, no memory for tables, or Xen's refusal.
+    ///
+    /// # Safety
+    /// The frame may be reached at this address with these rights.
+    #[track_caller]
+    pub unsafe fn map_machine(
+        &mut self,
+        va: u64,
+        mfn: hypercall::Mfn,
+        flags: Flags,
+    ) -> Result<(), MmError> {
+        self.ensure_pte_table(va)?;
+        let slot = self.pte_slot(va)?;
+        if self.get(slot).is_present() {
+            return Err(MmError::Occupied { va });
+        }
+        // SAFETY: nothing was mapped there; the frame is the caller's to map.
+        unsafe { self.set_pte(slot, va, super::entry::Pte::from_mfn(mfn, flags)) }
+    }
+}
+
+/// The entry of the direct map for a value, as boot makes it from an entry of the initial mapping:
+/// the same table, reached a second way.
+pub(super) fn share<M: Machine>(tables: &mut Tables<M>, from: u64, to: u64) -> Result<(), MmError> {
+    let source = tables.pmd_slot(from)?;
+    let target = tables.ensure_pmd(to)?;
+    let table = tables
+        .value(tables.get(source))
+        .ok_or(MmError::NotMapped { va: from })?;
+    let entry = tables.make_pmd(Value::new(table.pfn, Flags::TABLE))?;
+    // SAFETY: nothing was mapped at `to`; the frames are memory of the domain, and this is the
+    // place where the kernel reaches them.
+    unsafe { tables.set_pmd(target, entry) }
+}

@@ -1,0 +1,260 @@
+//! What a frame is, and what it may become.
+//!
+//! Xen counts for every frame how it is used, and refuses a use that conflicts (`get_page_type`,
+//! `xen/arch/x86/mm.c`). The kernel keeps the part of that record that its own requests decide, so
+//! that an illegal step is a typed error before Xen is asked: a frame that is mapped writable
+//! cannot become a table, a table in use cannot be freed, and so on.
+//!
+//! ```text
+//!            alloc            seal(level)          link
+//!    Free ─────────▶ Owned ─────────────▶ Table 0 ──────▶ Table 1 … n
+//!      ▲   ◀───────         ◀─────────────   │ ▲  ◀──────
+//!      │     free              unseal        │ │  unlink      pin and unpin at any count
+//!   (in the direct map RW)    (in the direct map read-only)
+//! ```
+
+use core::fmt;
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Handed out to nobody; writable.
+    #[default]
+    Free,
+    /// Handed out; writable.
+    Owned,
+    /// A page table or about to be one; mapped read-only.
+    Table,
+    /// Code or constants of the image; mapped read-only.
+    ImageConst,
+    /// Variables of the image.
+    ImageData,
+    /// The p2m list and the tables that map it; mapped read-only.
+    P2m,
+    /// A page that Xen or its tools share: console, xenstore.
+    Shared,
+    /// Part of the module loaded with the kernel.
+    Module,
+    /// No memory behind this pfn.
+    Hole,
+}
+
+/// A frame's state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct State {
+    /// What it is.
+    pub kind: Kind,
+    /// For tables: the level, 1 to 5.
+    pub level: u8,
+    /// For tables: entries and base registers that refer to it.
+    pub links: u16,
+    /// For tables: whether it is pinned.
+    pub pinned: bool,
+}
+
+/// A step from one state to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Handed out.
+    Alloc,
+    /// Given back.
+    Free,
+    /// Made read-only, to be a table of this level.
+    Seal(u8),
+    /// Made writable again.
+    Unseal,
+    /// An entry or a base register refers to it, as a table of this level.
+    Link(u8),
+    /// One reference less.
+    Unlink,
+    /// Pinned as a table of this level.
+    Pin(u8),
+    /// Unpinned.
+    Unpin,
+}
+
+/// A step that is not allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Illegal {
+    /// The state it was asked in.
+    pub state: State,
+    /// The step.
+    pub step: Step,
+}
+
+impl State {
+    /// A frame with a fixed purpose.
+    #[must_use]
+    pub const fn of(kind: Kind) -> State {
+        State {
+            kind,
+            level: 0,
+            links: 0,
+            pinned: false,
+        }
+    }
+
+    /// A table that Xen built.
+    #[must_use]
+    pub const fn table(level: u8, links: u16, pinned: bool) -> State {
+        State {
+            kind: Kind::Table,
+            level,
+            links,
+            pinned,
+        }
+    }
+
+    /// Whether the kernel may have it mapped writable.
+    #[must_use]
+    pub const fn may_be_writable(self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Free | Kind::Owned | Kind::ImageData | Kind::Shared | Kind::Module
+        )
+    }
+
+    /// The state after `step`.
+    ///
+    /// # Errors
+    /// The step is not allowed in this state.
+    pub fn after(self, step: Step) -> Result<State, Illegal> {
+        let table = |level: u8| self.kind == Kind::Table && self.level == level;
+        let next = match step {
+            Step::Alloc if self.kind == Kind::Free => Some(State::of(Kind::Owned)),
+            Step::Free if self.kind == Kind::Owned => Some(State::of(Kind::Free)),
+            Step::Seal(level) if self.kind == Kind::Owned => Some(State::table(level, 0, false)),
+            Step::Unseal if self.kind == Kind::Table && self.links == 0 && !self.pinned => {
+                Some(State::of(Kind::Owned))
+            }
+            Step::Link(level) if table(level) => self
+                .links
+                .checked_add(1)
+                .map(|links| State { links, ..self }),
+            Step::Unlink if self.kind == Kind::Table => self
+                .links
+                .checked_sub(1)
+                .map(|links| State { links, ..self }),
+            Step::Pin(level) if table(level) && !self.pinned => Some(State {
+                pinned: true,
+                ..self
+            }),
+            Step::Unpin if self.pinned => Some(State {
+                pinned: false,
+                ..self
+            }),
+            _ => None,
+        };
+        next.ok_or(Illegal { state: self, step })
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            Kind::Table => {
+                write!(f, "L{} table with {} links", self.level, self.links)?;
+                f.write_str(if self.pinned { ", pinned" } else { "" })
+            }
+            Kind::Free => f.write_str("free"),
+            Kind::Owned => f.write_str("in use, writable"),
+            Kind::ImageConst => f.write_str("read-only part of the image"),
+            Kind::ImageData => f.write_str("writable part of the image"),
+            Kind::P2m => f.write_str("part of the p2m list"),
+            Kind::Shared => f.write_str("shared with Xen"),
+            Kind::Module => f.write_str("part of the module"),
+            Kind::Hole => f.write_str("no memory"),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Alloc => f.write_str("hand it out"),
+            Step::Free => f.write_str("free it"),
+            Step::Seal(level) => write!(f, "make it an L{level} table"),
+            Step::Unseal => f.write_str("make it writable"),
+            Step::Link(level) => write!(f, "refer to it as an L{level} table"),
+            Step::Unlink => f.write_str("drop a reference to it"),
+            Step::Pin(level) => write!(f, "pin it as an L{level} table"),
+            Step::Unpin => f.write_str("unpin it"),
+        }
+    }
+}
+
+impl fmt::Display for Illegal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}: the frame is {}", self.step, self.state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn walk(steps: &[Step]) -> Result<State, Illegal> {
+        steps
+            .iter()
+            .try_fold(State::default(), |state, step| state.after(*step))
+    }
+
+    #[test]
+    fn a_table_is_born_used_and_freed() {
+        use Step::*;
+        let life = [
+            Alloc,
+            Seal(1),
+            Link(1),
+            Link(1),
+            Unlink,
+            Unlink,
+            Unseal,
+            Free,
+        ];
+        assert_eq!(walk(&life), Ok(State::default()));
+        assert_eq!(
+            walk(&[Alloc, Seal(4), Pin(4), Link(4)]),
+            Ok(State::table(4, 1, true))
+        );
+    }
+
+    #[test]
+    fn what_xen_would_refuse_is_refused_before() {
+        use Step::*;
+        for (steps, why) in [
+            (&[Seal(1)][..], "a free frame is nobody's to seal"),
+            (&[Alloc, Link(1)], "a writable frame is no table"),
+            (&[Alloc, Seal(1), Link(2)], "a table has one level"),
+            (
+                &[Alloc, Seal(1), Link(1), Unseal],
+                "a linked table stays read-only",
+            ),
+            (
+                &[Alloc, Seal(1), Pin(1), Unseal],
+                "a pinned table stays read-only",
+            ),
+            (
+                &[Alloc, Seal(1), Free],
+                "a sealed frame is not writable yet",
+            ),
+            (&[Alloc, Seal(1), Unlink], "no reference to drop"),
+            (&[Alloc, Seal(1), Pin(1), Pin(1)], "pinned twice"),
+            (&[Alloc, Free, Free], "freed twice"),
+            (&[Alloc, Alloc], "handed out twice"),
+        ] {
+            assert!(walk(steps).is_err(), "{why}");
+        }
+    }
+
+    #[test]
+    fn errors_read_as_sentences() {
+        let e = walk(&[Step::Alloc, Step::Seal(1), Step::Link(1), Step::Unseal]).unwrap_err();
+        assert_eq!(
+            e.to_string(),
+            "cannot make it writable: the frame is L1 table with 1 links"
+        );
+    }
+}

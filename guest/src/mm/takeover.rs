@@ -1,0 +1,438 @@
+//! Taking over the page tables that Xen built.
+//!
+//! Xen hands the kernel live tables: a linear mapping of the first pseudo-physical frames at
+//! VIRT_BASE (image, boot data, the tables themselves read-only, a stack, at least 512 KiB of
+//! spare memory up to a multiple of 4 MiB), all of it writable and executable, and the p2m list in
+//! a part of its own. They stay live and are extended; no present entry is replaced by one for
+//! another frame.
+//!
+//! The steps, each relying only on those before:
+//! 1. [`Initial::survey`]: walk the tables, account for every frame of the initial mapping.
+//! 2. [`Initial::fixmap`]: tables for the fixmap, made from spare memory; from here on single
+//!    machine frames can be looked at.
+//! 3. [`Early::direct_map`]: Xen's own L1 tables already map frame *n* at place *n*, so the direct
+//!    map refers to the very same tables: no entry is written or validated twice, and one entry
+//!    decides for both windows until the image gets tables of its own.
+//! 4. [`Early::direct_map`] goes on: the p2m list loses its write permission in one L4 entry; the
+//!    image gets L1 tables with exactly its own pages, each with the rights of its segment; what
+//!    else lay in the initial window disappears from it.
+//!
+//! The types are the phases: an operation that needs a later one is not there in an earlier.
+
+use core::ops::Range;
+
+use heapless::Vec;
+use hypercall::{Mfn, Pfn};
+use linker::Image;
+
+use super::directmap::share;
+use super::entry::{Entry, Flags, L1, L4, Pmd, Pte, TableLevel, Value};
+use super::error::MmError;
+use super::frames::{FrameError, Frames, STEP};
+use super::fresh::Fresh;
+use super::layout::{self, Fixed};
+use super::machine::{Machine, Words};
+use super::state::{Kind, State};
+use super::tables::Tables;
+
+const PAGE: u64 = 4096;
+/// Spare pages that Xen promises behind the boot stack.
+const SPARE: u64 = 128;
+
+/// What the kernel was told about the memory it starts in. Frame numbers are pfns.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// Pages of the domain.
+    pub nr_pages: u64,
+    /// Virtual address of the L4 table.
+    pub pt_base: u64,
+    /// Frames from `pt_base` on that hold the initial tables.
+    pub nr_pt_frames: u64,
+    /// Virtual address of the p2m list.
+    pub p2m_list: u64,
+    /// Frames of the p2m list and its tables, if outside of the initial mapping.
+    pub p2m_frames: Range<u64>,
+    /// The page of `start_info`; read already, its memory is free.
+    pub start_info: u64,
+    /// Pages shared with the tools: console and xenstore.
+    pub shared: [Option<u64>; 2],
+    /// The module.
+    pub module: Range<u64>,
+    /// The stack that Xen provided; left already, its memory is free.
+    pub boot_stack: u64,
+    /// The image.
+    pub image: Image,
+}
+
+/// What the takeover found and did, for the boot log.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Report {
+    /// Pages of Xen's initial mapping.
+    pub initial_pages: u64,
+    /// Page tables found in it.
+    pub initial_tables: u64,
+    /// Pages of it that were given to the allocator.
+    pub reclaimed: u64,
+}
+
+/// Phase 1: Xen's tables, through Xen's mapping.
+pub struct Initial<'t, M: Machine> {
+    tables: &'t mut Tables<M>,
+    start: Start,
+    report: Report,
+}
+
+/// Phase 2: single pages through the fixmap.
+pub struct Early<'t, M: Machine>(Initial<'t, M>);
+
+impl<'t, M: Machine> Initial<'t, M> {
+    /// Walks the initial tables and accounts for every frame they map.
+    ///
+    /// # Errors
+    /// The tables are not what the ABI promises.
+    pub fn survey(tables: &'t mut Tables<M>, start: Start) -> Result<Self, MmError> {
+        let (frames, machine) = tables.ledger();
+        let root = Pfn::truncate((start.pt_base - layout::IMAGE.start) / PAGE);
+        let mapped = initial_pages(machine, root)?;
+        let bad = |pages| MmError::BadRange {
+            va: layout::IMAGE.start,
+            pages,
+        };
+        if mapped > start.nr_pages || !mapped.is_multiple_of(STEP) {
+            return Err(bad(mapped));
+        }
+        let used = used_ranges(&start, mapped)?;
+        let spare_start = used.last().map_or(0, |(range, _)| range.end);
+        let mut spare = spare_start
+            .max(start.boot_stack + 1)
+            .max(start.start_info + 1)..mapped;
+        if spare.start + SPARE > spare.end {
+            return Err(bad(mapped));
+        }
+        frames.init(machine, start.nr_pages, mapped, &mut spare)?;
+        let mut reclaimed = spare.end - spare.start;
+        frames.give(spare.clone())?;
+        let mut from = 0;
+        for (range, kind) in &used {
+            if from < range.start {
+                reclaimed += range.start - from;
+                frames.give(from..range.start)?;
+            }
+            from = range.end;
+            frames.declare(machine, range.clone(), *kind)?;
+        }
+        // Between the last frame in use and the spare frames lies what was used to boot.
+        let records = spare_start
+            .max(start.boot_stack + 1)
+            .max(start.start_info + 1);
+        if from < records {
+            reclaimed += records - from;
+            frames.give(from..records)?;
+        }
+        frames.declare(machine, outside(&start.p2m_frames, mapped), Kind::P2m)?;
+        frames.declare(machine, outside(&start.module, mapped), Kind::Module)?;
+        let mut report = Report {
+            initial_pages: mapped,
+            initial_tables: 0,
+            reclaimed,
+        };
+        adopt_tables(machine, frames, root, 4, mapped, &mut report)?;
+        let (state, _) = frames.states(machine, root)?;
+        // The domain builder pins the root, and CR3 refers to it.
+        frames.set(
+            machine,
+            root,
+            State {
+                links: 1,
+                pinned: true,
+                ..state
+            },
+        )?;
+        tables.set_roots(root, None);
+        Ok(Initial {
+            tables,
+            start,
+            report,
+        })
+    }
+
+    /// Makes the fixmap's tables.
+    ///
+    /// # Errors
+    /// Xen's refusal.
+    pub fn fixmap(self) -> Result<Early<'t, M>, MmError> {
+        self.tables
+            .lazily(|tables| tables.ensure_pte_table(layout::FIXMAP.start))?;
+        Ok(Early(self))
+    }
+}
+
+impl<'t, M: Machine> Early<'t, M> {
+    /// Maps one machine frame at its fixed place: what other kernels call `early_ioremap`.
+    ///
+    /// # Errors
+    /// The place is taken, or Xen's refusal.
+    ///
+    /// # Safety
+    /// The frame may be reached there with these rights.
+    pub unsafe fn map_fixed(
+        &mut self,
+        place: Fixed,
+        mfn: Mfn,
+        flags: Flags,
+    ) -> Result<u64, MmError> {
+        let va = place.address();
+        // SAFETY: the caller's promise.
+        unsafe { self.0.tables.map_machine(va, mfn, flags) }?;
+        Ok(va)
+    }
+
+    /// Frees a fixed place.
+    ///
+    /// # Errors
+    /// Xen's refusal.
+    ///
+    /// # Safety
+    /// Nobody uses the mapping any more.
+    pub unsafe fn unmap_fixed(&mut self, place: Fixed) -> Result<(), MmError> {
+        let va = place.address();
+        let slot = self.0.tables.pte_slot(va)?;
+        // SAFETY: the caller's promise.
+        unsafe { self.0.tables.set_pte(slot, va, Pte::NONE) }
+    }
+
+    /// Builds the direct map over what the initial mapping covers, moves to it, protects the p2m
+    /// list and gives the image its own tables.
+    ///
+    /// From then on the tables reach memory through the direct map only: addresses in the initial mapping
+    /// outside of the image are gone.
+    ///
+    /// # Errors
+    /// Xen's refusal.
+    pub fn direct_map(self) -> Result<Report, MmError> {
+        let Initial {
+            tables,
+            start,
+            report,
+        } = self.0;
+        let steps = report.initial_pages / STEP;
+        tables.lazily(|tables| {
+            (0..steps).try_for_each(|step| {
+                let offset = step * STEP * PAGE;
+                share(
+                    tables,
+                    layout::IMAGE.start + offset,
+                    layout::DIRECT.start + offset,
+                )
+            })
+        })?;
+        tables.machine_mut().open_direct_map();
+        tables.lazily(|tables| {
+            protect_p2m(tables, &start)?;
+            give_image_its_tables(tables, &start.image, steps)
+        })?;
+        Ok(report)
+    }
+}
+
+/// Frames of a range that lie beyond the initial mapping.
+fn outside(range: &Range<u64>, mapped: u64) -> Range<u64> {
+    range.start.max(mapped)..range.end.max(mapped)
+}
+
+/// The ranges of the initial mapping that are in use, in order, with what they are. Page tables
+/// are found by walking; they are given as [`Kind::P2m`] here, which is read-only as well, so that
+/// a table that no walk finds stays untouched.
+fn used_ranges(start: &Start, mapped: u64) -> Result<Vec<(Range<u64>, Kind), 12>, MmError> {
+    let pfn = |va: u64| (va - layout::IMAGE.start) / PAGE;
+    let image = |range: &Range<u64>| pfn(range.start)..pfn(range.end);
+    let page_tables = pfn(start.pt_base)..pfn(start.pt_base) + start.nr_pt_frames;
+    let list_pages = (start.nr_pages * 8).div_ceil(PAGE);
+    let p2m = if layout::IMAGE.contains(&start.p2m_list) {
+        pfn(start.p2m_list)..pfn(start.p2m_list) + list_pages
+    } else {
+        0..0
+    };
+    let consts = image(&start.image.text).start..image(&start.image.rodata).end;
+    let mut used = Vec::new();
+    let fixed = [
+        (consts, Kind::ImageConst),
+        (image(&start.image.data), Kind::ImageData),
+        (page_tables, Kind::P2m),
+        (p2m, Kind::P2m),
+        (start.p2m_frames.clone(), Kind::P2m),
+        (start.module.clone(), Kind::Module),
+    ];
+    let shared = start
+        .shared
+        .iter()
+        .flatten()
+        .map(|&pfn| (pfn..pfn + 1, Kind::Shared));
+    for (range, kind) in fixed.into_iter().chain(shared) {
+        let range = range.start..range.end.min(mapped);
+        if range.start < range.end {
+            used.push((range, kind)).map_err(|_| FrameError::Full)?;
+        }
+    }
+    used.sort_unstable_by_key(|(range, _)| range.start);
+    let overlap = used.windows(2).find(|pair| pair[0].0.end > pair[1].0.start);
+    match overlap {
+        Some(pair) => Err(MmError::Occupied {
+            va: layout::IMAGE.start + pair[1].0.start * PAGE,
+        }),
+        None => Ok(used),
+    }
+}
+
+fn read<M: Machine>(machine: &M, table: Pfn) -> Result<&Words, MmError> {
+    let words = machine.memory(table).cast_const();
+    // SAFETY: a table of Xen's that the initial mapping maps read-only; nothing changes it while
+    // boot looks at it, except A and D bits, which are not looked at.
+    unsafe { words.as_ref() }.ok_or(MmError::NoMemory {
+        pfn: table.as_u64(),
+    })
+}
+
+/// How many pages the initial mapping has: it starts at VIRT_BASE and has no gap.
+fn initial_pages<M: Machine>(machine: &M, root: Pfn) -> Result<u64, MmError> {
+    let base = layout::IMAGE.start;
+    let below = |table: Pfn, index: usize, level| -> Result<Pfn, MmError> {
+        let entry = Entry::<L4>::from_table(read(machine, table)?[index]);
+        let mfn = entry.mfn().ok_or(MmError::NoTable { va: base, level })?;
+        machine.pfn(mfn).ok_or(MmError::Foreign {
+            va: base,
+            mfn: mfn.as_u64(),
+        })
+    };
+    let l3 = below(root, L4::index(base), 4)?;
+    let l2 = below(l3, super::entry::L3::index(base), 3)?;
+    let full = read(machine, l2)?
+        .iter()
+        .take_while(|word| *word & 1 == 1)
+        .count() as u64;
+    if full == 0 {
+        return Err(MmError::NoTable { va: base, level: 2 });
+    }
+    let last = below(l2, full as usize - 1, 2)?;
+    let tail = read(machine, last)?.iter().rposition(|word| word & 1 == 1);
+    Ok((full - 1) * STEP + tail.map_or(0, |index| index as u64 + 1))
+}
+
+/// Records every table of the initial mapping, with how often it is referred to.
+fn adopt_tables<M: Machine>(
+    machine: &M,
+    frames: &mut Frames,
+    table: Pfn,
+    level: u8,
+    mapped: u64,
+    report: &mut Report,
+) -> Result<(), MmError> {
+    let (state, _) = frames.states(machine, table)?;
+    let links = if state.kind == Kind::Table {
+        state.links
+    } else {
+        0
+    };
+    frames.set(machine, table, State::table(level, links + 1, false))?;
+    if links > 0 {
+        return Ok(());
+    }
+    report.initial_tables += 1;
+    if level == 1 {
+        return Ok(());
+    }
+    for (index, &word) in read(machine, table)?.iter().enumerate() {
+        // Slots 256 to 271 of the root are Xen's own.
+        let xens = level == 4 && (256..272).contains(&index);
+        let entry = Pmd::from_table(word);
+        let Some(mfn) = entry.mfn().filter(|_| !xens && !entry.is_large()) else {
+            continue;
+        };
+        // Tables of the p2m list may lie beyond what can be read now; its frames are read-only
+        // whatever they hold.
+        if let Some(below) = machine.pfn(mfn).filter(|pfn| pfn.as_u64() < mapped) {
+            adopt_tables(machine, frames, below, level - 1, mapped, report)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes the right to write the p2m list: by one entry, where it has an L4 slot of its own.
+fn protect_p2m<M: Machine>(tables: &mut Tables<M>, start: &Start) -> Result<(), MmError> {
+    if layout::P2M.contains(&start.p2m_list) {
+        let va = layout::P2M.start;
+        let pgd = tables.pgd_offset(va).ok_or(MmError::NotMapped { va })?;
+        let p4d = tables
+            .p4d_offset(pgd, va)
+            .ok_or(MmError::NotMapped { va })?;
+        let entry = tables.get(p4d);
+        let flags = (entry.flags() - Flags::WRITABLE) | Flags::NO_EXECUTE;
+        // SAFETY: the kernel only reads the list.
+        return unsafe { tables.set_p4d(p4d, entry.with_flags(flags)) };
+    }
+    let pages = (start.nr_pages * 8).div_ceil(PAGE);
+    let offset = start.p2m_list - layout::IMAGE.start;
+    // SAFETY: the kernel only reads the list.
+    unsafe { tables.set_rights(layout::DIRECT.start + offset, pages, Flags::CONST) }
+}
+
+/// Gives the image L1 tables with nothing but its own pages, takes the right to write its code and
+/// constants in the direct map as well, and ends the initial window.
+fn give_image_its_tables<M: Machine>(
+    tables: &mut Tables<M>,
+    image: &Image,
+    steps: u64,
+) -> Result<(), MmError> {
+    let consts = image.text.start..image.rodata.end;
+    let offset = consts.start - layout::IMAGE.start;
+    let pages = (consts.end - consts.start) / PAGE;
+    // Still shared with the window that this code runs in: executable it must remain. The direct
+    // map is no-execute as a whole.
+    // SAFETY: nobody writes code or constants.
+    unsafe { tables.set_rights(layout::DIRECT.start + offset, pages, Flags::CODE) }?;
+    for step in 0..steps {
+        let base = layout::IMAGE.start + step * STEP * PAGE;
+        let slot = tables.pmd_slot(base)?;
+        let range = image.range();
+        if range.start >= base + STEP * PAGE || range.end <= base {
+            // SAFETY: nothing in the initial window but the image is in use: memory is reached
+            // through the direct map, boot data was copied.
+            unsafe { tables.set_upper(slot, Entry::NONE) }?;
+            continue;
+        }
+        let frame = tables.alloc_frame()?;
+        let filled = Fresh::<L1>::filled(tables, frame, |tables, words| {
+            for (word, index) in words.iter_mut().zip(0_u64..) {
+                let va = base + index * PAGE;
+                *word = match image_rights(image, va) {
+                    Some(flags) => {
+                        let pfn = Pfn::truncate((va - layout::IMAGE.start) / PAGE);
+                        tables.make_pte(Value::new(pfn, flags))?.bits()
+                    }
+                    None => 0,
+                };
+            }
+            Ok(())
+        });
+        let sealed = filled.map_err(|(_, e)| e)?.seal(tables)?;
+        // SAFETY: every page of the image is mapped as before, with the rights of its segment; the
+        // guard page and what is not the image is in nobody's use.
+        unsafe { tables.hook(slot, sealed, Flags::TABLE) }?;
+    }
+    Ok(())
+}
+
+/// Rights of a page of the image; `None` outside of it and for the guard page.
+fn image_rights(image: &Image, va: u64) -> Option<Flags> {
+    if image.stack_guard.contains(&va) {
+        None
+    } else if image.text.contains(&va) {
+        Some(Flags::CODE)
+    } else if image.rodata.contains(&va) {
+        Some(Flags::CONST)
+    } else if image.data.contains(&va) {
+        Some(Flags::DATA)
+    } else {
+        None
+    }
+}
