@@ -112,9 +112,12 @@ impl Apt {
 
         let step = ui::spinner(format!("package lists of {}", self.release));
         // A mirror without backports makes the whole update fail; the release alone will do.
-        if self.run(&["update", "-qq"]).is_err() {
+        if self
+            .run(&["update", "-qq", "-o", "APT::Update::Error-Mode=any"])
+            .is_err()
+        {
             self.write("sources/backports.sources", "")?;
-            self.run(&["update", "-qq"])?;
+            self.run(&["update", "-qq", "-o", "APT::Update::Error-Mode=any"])?;
         }
         step.done();
         Ok(())

@@ -62,7 +62,8 @@ impl Cache {
         self.root.join("current").join(name).canonicalize().ok()
     }
 
-    /// Makes `name` stand for the directory `key`, which `fill` unpacks if it isn't there.
+    /// Makes `name` stand for the directory `key`, which `fill` unpacks if it isn't there. The
+    /// caller holds the lock.
     pub(crate) fn install(
         &self,
         name: &str,
@@ -85,13 +86,17 @@ impl Cache {
         Ok(bundle)
     }
 
-    /// A file computed from bundles: `key` names all that it depends on.
+    /// A file computed from bundles: `key` names all that it depends on. Takes the lock itself.
     pub(crate) fn derived(
         &self,
         key: &str,
         make: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
         let file = self.root.join("derived").join(key);
+        if file.exists() {
+            return Ok(file);
+        }
+        let _guard = self.lock()?;
         if !file.exists() {
             let temporary = self.temporary()?;
             let draft = temporary.path().join("draft");

@@ -29,6 +29,8 @@ impl std::fmt::Display for Version {
 pub(crate) struct Qemu {
     program: PathBuf,
     prefix: Vec<String>,
+    /// Where it finds its own loadable parts, if not where it was built for.
+    modules: Option<PathBuf>,
     /// What it says it is.
     pub(crate) version: Version,
 }
@@ -37,14 +39,14 @@ impl Qemu {
     /// Chooses by flag, then by the host, then from the archive.
     pub(crate) fn choose(provision: &Provision) -> Result<Self> {
         if let Some(path) = &provision.qemu {
-            return Self::at(path.clone(), vec![]).ok_or_else(|| {
+            return Self::at(path.clone(), vec![], None).ok_or_else(|| {
                 Failure::Usage(format!(
                     "--qemu {}: that does not run as a QEMU",
                     path.display()
                 ))
             });
         }
-        let host = Self::at(PROGRAM.into(), vec![]);
+        let host = Self::at(PROGRAM.into(), vec![], None);
         if let Some(qemu) = host.clone().filter(|qemu| qemu.version >= GOOD) {
             return Ok(qemu);
         }
@@ -68,7 +70,8 @@ impl Qemu {
             prefix.push("-L".into());
             prefix.push(tree.join(data).display().to_string());
         }
-        Self::at(loader, prefix).ok_or_else(|| {
+        let modules = tree.join("usr/lib/x86_64-linux-gnu/qemu");
+        Self::at(loader, prefix, Some(modules)).ok_or_else(|| {
             Failure::host(
                 format!("the QEMU in {} does not run", tree.display()),
                 "run `cargo xtask clean --cache`, or pass --qemu PATH",
@@ -76,24 +79,25 @@ impl Qemu {
         })
     }
 
-    fn at(program: PathBuf, prefix: Vec<String>) -> Option<Self> {
-        let output = Command::new(&program)
-            .args(&prefix)
-            .arg("--version")
-            .output()
-            .ok()?;
-        let version = parse_version(&String::from_utf8_lossy(&output.stdout))?;
-        Some(Self {
+    fn at(program: PathBuf, prefix: Vec<String>, modules: Option<PathBuf>) -> Option<Self> {
+        let mut qemu = Self {
             program,
             prefix,
-            version,
-        })
+            modules,
+            version: Version(0, 0),
+        };
+        let output = qemu.command().arg("--version").output().ok()?;
+        qemu.version = parse_version(&String::from_utf8_lossy(&output.stdout))?;
+        Some(qemu)
     }
 
     /// The start of a command line.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.prefix);
+        if let Some(modules) = &self.modules {
+            command.env("QEMU_MODULE_DIR", modules);
+        }
         command
     }
 }

@@ -14,6 +14,12 @@ use crate::console::serial::Ports;
 use crate::exit::{Failure, Result};
 use crate::provision::qemu::{Qemu, Version};
 
+/// The first QEMU whose page faults under SMAP are all real.
+const RIGHT_ABOUT_SMAP: Version = Version(10, 0);
+
+/// How the directories that QEMU runs in are called; the owner's process id follows.
+const DIR_PREFIX: &str = "xtask-";
+
 /// The first descriptor after the standard ones, where QEMU finds its serial ports.
 const FIRST_FD: i32 = 3;
 
@@ -66,12 +72,13 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// The processor model. Xen's AMD code refuses QEMU's generic models, and TCG has no MWAIT;
-    /// before 10.0 it also raises page faults that SMAP does not ask for, and the shim under
-    /// emulated SVM meets the same with any version.
-    fn cpu(&self, _version: Version) -> &'static str {
+    /// The processor model. Xen's AMD code refuses QEMU's generic models. TCG has no MWAIT, takes
+    /// RDTSCP for RDTSC under emulated SVM, which the shim of Xen 4.20 does not survive, and before
+    /// QEMU 10.0 raises page faults that SMAP does not ask for.
+    fn cpu(&self, version: Version) -> &'static str {
         match self.accel {
-            Accel::Tcg { .. } => "EPYC,-smap,-monitor",
+            Accel::Tcg { .. } if version < RIGHT_ABOUT_SMAP => "EPYC,-monitor,-rdtscp,-smap",
+            Accel::Tcg { .. } => "EPYC,-monitor,-rdtscp",
             Accel::KvmXen => "host",
         }
     }
@@ -135,8 +142,9 @@ impl Machine {
 
     /// Starts it. `log` gets what QEMU itself has to say.
     pub(crate) fn start(&self, qemu: &Qemu, log: &Path) -> Result<Running> {
+        sweep(&std::env::temp_dir());
         let dir = tempfile::Builder::new()
-            .prefix("xtask-")
+            .prefix(&format!("{DIR_PREFIX}{}-", std::process::id()))
             .tempdir()
             .map_err(Failure::file("create a directory in", std::env::temp_dir()))?;
         let link = |file: &Path, name: &str| {
@@ -184,6 +192,23 @@ impl Machine {
             log: log.to_path_buf(),
             dir,
         })
+    }
+}
+
+/// Deletes directories of runs that were killed and could not do so.
+fn sweep(parent: &Path) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(DIR_PREFIX))
+            .and_then(|rest| {
+                let (pid, _) = rest.split_once('-')?;
+                pid.parse::<u32>().ok()
+            });
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -282,6 +307,22 @@ mod tests {
     }
 
     #[test]
+    fn only_directories_of_the_dead_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir
+            .path()
+            .join(format!("{DIR_PREFIX}{}-a", std::process::id()));
+        // Above the largest process id that Linux gives.
+        let dead = dir.path().join(format!("{DIR_PREFIX}4194305-a"));
+        let other = dir.path().join("other");
+        for path in [&own, &dead, &other] {
+            std::fs::create_dir(path).unwrap();
+        }
+        sweep(dir.path());
+        assert!(own.exists() && other.exists() && !dead.exists());
+    }
+
+    #[test]
     fn several_modules_are_separated_by_one_comma() {
         let mut machine = machine();
         machine.modules.push(Module {
@@ -307,7 +348,7 @@ mod tests {
 
     #[test]
     fn the_processor_is_one_that_xen_and_tcg_agree_on() {
-        assert!(text(&machine()).contains("-accel tcg -cpu EPYC,-smap,-monitor -m 512 -smp 2"));
+        assert!(text(&machine()).contains("-accel tcg -cpu EPYC,-monitor,-rdtscp -m 512 -smp 2"));
     }
 
     #[test]
