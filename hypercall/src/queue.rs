@@ -55,7 +55,7 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
     ///
     /// # Safety
     /// As [`Batch::queue`] and [`Batch::write_now`].
-    #[inline]
+    #[inline(always)]
     pub unsafe fn set(&mut self, update: Update) -> Result<(), FlushError> {
         let Self {
             hv,
@@ -76,7 +76,7 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
     ///
     /// # Safety
     /// As [`Batch::queue`] and [`Batch::write_now`].
-    #[inline]
+    #[inline(always)]
     pub unsafe fn set_and_flush(
         &mut self,
         update: Update,

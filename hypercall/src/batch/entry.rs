@@ -109,8 +109,9 @@ impl Completion for () {
     fn dropped(&mut self, _: u32) {}
 }
 
-/// No bucket of the index: an update of the M2P.
-pub(super) const NO_BUCKET: u16 = u16::MAX;
+/// The bucket of an update that is in none (the M2P has no slots): any, for the index frees all
+/// buckets at once.
+const NO_BUCKET: u16 = 0;
 
 /// An update's companion: 32 bytes.
 #[derive(Clone, Copy)]

@@ -14,7 +14,7 @@ use crate::{
         mmu::{MMU_PT_UPDATE_PRESERVE_AD, mmu_update},
         xen::DOMID_SELF,
     },
-    mmu::{self, Level, VaFlush},
+    mmu::{self, Level, Stopped, VaFlush},
     multicall,
 };
 
@@ -30,10 +30,18 @@ struct Tally {
     first: Option<First>,
 }
 
+#[derive(Clone, Copy)]
 struct First {
     failed: Failed,
     caller: Option<&'static Location<'static>>,
     error: XenError,
+}
+
+/// A call that was the only one of its flush: its result, and how many updates were done if it
+/// failed.
+struct Sole {
+    result: Result<(), XenError>,
+    done: u32,
 }
 
 /// What became of one call: how many requests it carried out, and the errno it stopped with.
@@ -70,6 +78,7 @@ impl<const N: usize> Batch<N> {
     /// # Safety
     /// No mapping that safe code relies on goes away, changes its frame or loses rights. If the
     /// update names a virtual address, the current tables map it through this very entry.
+    #[inline(never)]
     pub unsafe fn write_now<H: Hypervisor + ?Sized, C: Completion + ?Sized>(
         &mut self,
         hv: &H,
@@ -79,39 +88,43 @@ impl<const N: usize> Batch<N> {
         if self.queued(update.slot).is_some() {
             self.flush(hv, FlushReason::Order, sink)?;
         }
-        if self.len == 0 && self.ext_len == 0 {
+        let idle = self.len == 0 && self.ext_len == 0;
+        if idle && !self.pending.is_empty() {
+            // The TLB flushes that wait can ride with it.
             self.ready_for_update(hv, sink)?;
             self.push(update.request(), Info::new(&update));
             return self.flush(hv, FlushReason::Immediate, sink);
         }
-        // By machine address: tables on the way to the virtual one may wait in the queue.
         self.stats.hypercalls += 1;
-        // SAFETY: the caller answers for the change.
-        let result = unsafe { mmu::update(hv, &[update.request()], DOMID_SELF) };
-        if update.tag != 0 {
-            match result {
-                Ok(()) => sink.applied(update.tag),
-                Err(_) => sink.dropped(update.tag),
-            }
-        }
+        let result = match update.va {
+            // SAFETY: the caller answers for the change and for the address.
+            Some(va) if idle && update.level == Level::L1 && !update.preserve_ad => unsafe {
+                mmu::update_va_mapping(hv, va, update.value, VaFlush::None)
+            },
+            // By machine address: tables on the way to the virtual one may wait in the queue.
+            // SAFETY: the caller answers for the change.
+            _ => unsafe { mmu::update(hv, &[update.request()], DOMID_SELF) }
+                .map_err(|stopped| stopped.error),
+        };
+        report(sink, update.tag, result.is_ok());
         match result {
             Ok(()) => {
                 self.stats.applied += 1;
                 Ok(())
             }
-            Err(stopped) => {
+            Err(error) => {
                 self.stats.refused += 1;
-                Err(FlushError {
-                    failed: failed_update(&update.request(), &Info::new(&update), 0),
-                    caller: Some(update.caller),
-                    error: stopped.error,
-                    reason: FlushReason::Immediate,
-                    applied: 0,
+                let failed = failed_update(&update.request(), &Info::new(&update), 0);
+                let tally = Tally {
                     refused: 1,
-                    skipped: 0,
-                    ops_incomplete: false,
-                    tlb_stale: false,
-                })
+                    ..Tally::default()
+                };
+                let first = First {
+                    failed,
+                    caller: Some(update.caller),
+                    error,
+                };
+                Err(tally.error(first, FlushReason::Immediate, false))
             }
         }
     }
@@ -124,49 +137,53 @@ impl<const N: usize> Batch<N> {
         sink: &mut C,
     ) -> Result<(), FlushError> {
         self.stats.flush(self.len, reason);
+        self.stats.hypercalls += 1;
         let was = hv.mask_upcalls();
-        let (tally, flushed) = match self.lone() {
-            Some((va, flush)) => self.send_lone(hv, va, flush, sink),
-            None => self.send_lists(hv, sink),
+        let sole = if self.closed == 0 && self.ext_len == 0 {
+            self.send_sole(hv)
+        } else {
+            None
         };
-        let tlb_stale = !flushed && !self.flush_again(hv);
-        self.reset();
-        self.stats.applied += tally.updates as u64;
-        self.stats.refused += tally.refused as u64;
-        hv.restore_upcalls(was);
-        match tally.first {
-            None => Ok(()),
-            Some(First {
-                failed,
-                caller,
-                error,
-            }) => {
-                let Tally {
-                    applied,
-                    refused,
-                    skipped,
-                    ops_incomplete,
-                    ..
-                } = tally;
-                Err(FlushError {
-                    failed,
-                    caller,
-                    error,
-                    reason,
-                    applied,
-                    refused,
-                    skipped,
-                    ops_incomplete,
-                    tlb_stale,
-                })
-            }
+        if let (Some(Sole { result: Ok(()), .. }), false) = (&sole, self.tagged) {
+            self.stats.applied += self.len as u64;
+            self.reset();
+            hv.restore_upcalls(was);
+            return Ok(());
         }
+        let result = self.conclude(hv, reason, sole, sink);
+        hv.restore_upcalls(was);
+        result
+    }
+
+    /// If all there is to do is one hypercall with updates, makes it.
+    #[inline]
+    fn send_sole<H: Hypervisor + ?Sized>(&mut self, hv: &H) -> Option<Sole> {
+        if let Some((va, flush)) = self.lone() {
+            // SAFETY: whoever queued the update answered for it, address included.
+            let result = unsafe { mmu::update_va_mapping(hv, va, self.updates[0].val, flush) };
+            return Some(Sole { result, done: 0 });
+        }
+        if !self.pending.is_empty() {
+            return None;
+        }
+        let requests = self.updates.get(..self.len as usize)?;
+        // SAFETY: whoever queued the updates answered for them.
+        Some(match unsafe { mmu::update(hv, requests, DOMID_SELF) } {
+            Ok(()) => Sole {
+                result: Ok(()),
+                done: 0,
+            },
+            Err(Stopped { error, done }) => Sole {
+                result: Err(error),
+                done,
+            },
+        })
     }
 
     /// Whether all there is to do is one `update_va_mapping`.
     #[inline]
     fn lone(&self) -> Option<(VirtAddr, VaFlush)> {
-        if self.len != 1 || self.ext_len != 0 {
+        if self.len != 1 {
             return None;
         }
         let info = &self.info[0];
@@ -178,35 +195,70 @@ impl<const N: usize> Batch<N> {
         self.pending.with_va(va).map(|flush| (va, flush))
     }
 
-    fn send_lone<H: Hypervisor + ?Sized, C: Completion + ?Sized>(
+    /// Does whatever is not the common case: sends lists, reports tags, accounts for a failure.
+    #[inline(never)]
+    fn conclude<H: Hypervisor + ?Sized, C: Completion + ?Sized>(
         &mut self,
         hv: &H,
-        va: VirtAddr,
-        flush: VaFlush,
+        reason: FlushReason,
+        sole: Option<Sole>,
         sink: &mut C,
-    ) -> (Tally, bool) {
+    ) -> Result<(), FlushError> {
+        let (tally, flushed) = match sole {
+            Some(sole) => self.settle_sole(sole, sink),
+            None => self.send_lists(hv, sink),
+        };
+        let tlb_stale = !flushed && !self.flush_again(hv);
+        self.reset();
+        self.stats.applied += tally.updates as u64;
+        self.stats.refused += tally.refused as u64;
+        match tally.first {
+            None => Ok(()),
+            Some(first) => Err(tally.error(first, reason, tlb_stale)),
+        }
+    }
+
+    /// Says what became of each update of a call that was the only one.
+    fn settle_sole<C: Completion + ?Sized>(&self, sole: Sole, sink: &mut C) -> (Tally, bool) {
         let mut tally = Tally::default();
-        let (update, info) = (self.updates[0], self.info[0]);
-        self.stats.hypercalls += 1;
-        // SAFETY: whoever queued the update answered for it, address included.
-        let result = unsafe { mmu::update_va_mapping(hv, va, update.val, flush) };
-        report(sink, info.tag, result.is_ok());
-        match result {
-            Ok(()) => {
-                tally.applied = 1;
-                tally.updates = 1;
-                (tally, true)
+        let count = self.len as usize;
+        let error = sole.result.err();
+        let outcome = match error {
+            None => Outcome {
+                done: count,
+                error: None,
+                reached: true,
+            },
+            Some(XenError { errno, .. }) => Outcome {
+                done: (sole.done as usize).min(count),
+                error: Some(errno),
+                reached: true,
+            },
+        };
+        tally.updates = outcome.done as u16;
+        let refused = tally.count(count, &outcome);
+        for (at, info) in self.info.iter().enumerate().take(count) {
+            report(sink, info.tag, at < outcome.done);
+        }
+        tally.first = error.map(|error| {
+            let (failed, caller) = self.failed_update(refused);
+            First {
+                failed,
+                caller,
+                error,
             }
-            Err(error) => {
-                tally.refused = 1;
-                let failed = failed_update(&update, &info, 0);
-                tally.first = Some(First {
-                    failed,
-                    caller: info.caller,
-                    error,
-                });
-                (tally, self.pending.is_empty())
+        });
+        (tally, error.is_none() || self.pending.is_empty())
+    }
+
+    /// What to say of the update with this number, if it was one.
+    fn failed_update(&self, at: Option<usize>) -> (Failed, Option<&'static Location<'static>>) {
+        match at {
+            Some(at) => {
+                let info = &self.info[at];
+                (failed_update(&self.updates[at], info, at), info.caller)
             }
+            None => (Failed::Call, None),
         }
     }
 
@@ -229,14 +281,13 @@ impl<const N: usize> Batch<N> {
             }
         });
         self.close_round();
-        let calls = self.prepare();
-        self.stats.hypercalls += 1;
-        let list_error = self.issue(hv, calls);
+        let (calls, list_error) = self.issue(hv);
         self.settle(calls, list_error, queued_ext as usize, sink)
     }
 
-    /// Writes the calls down, and says how many there are.
-    fn prepare(&mut self) -> usize {
+    /// Writes the calls down and makes them: a single one as it is, several as a multicall. Says
+    /// how many there were, and the errno of the multicall itself.
+    fn issue<H: Hypervisor + ?Sized>(&mut self, hv: &H) -> (usize, Option<Errno>) {
         for (raw, entry) in self
             .ext_raw
             .iter_mut()
@@ -273,25 +324,21 @@ impl<const N: usize> Batch<N> {
             }
             from = to;
         }
-        calls
-    }
-
-    /// Makes the calls: a single one as it is, several as a multicall, whose own errno is returned.
-    fn issue<H: Hypervisor + ?Sized>(&mut self, hv: &H, calls: usize) -> Option<Errno> {
         if let [only] = &mut self.calls[..calls] {
-            let Some(op) = Op::from_number(only.op) else {
-                return Some(Errno::ENOSYS);
+            let op = if from.ext == 0 {
+                Op::MmuUpdate
+            } else {
+                Op::MmuextOp
             };
             let [a, b, c, d, e, _] = only.args;
             // SAFETY: the lists and the count are this batch's own and live; whoever queued the
             // requests answered for them.
             only.result = unsafe { hv.call(op, [a, b, c, d, e]) } as u64;
-            return None;
+            return (calls, None);
         }
         // SAFETY: as above, for each entry.
-        unsafe { multicall::multicall(hv, &mut self.calls[..calls]) }
-            .err()
-            .map(|error| error.errno)
+        let result = unsafe { multicall::multicall(hv, &mut self.calls[..calls]) };
+        (calls, result.err().map(|error| error.errno))
     }
 
     fn outcome(&self, call: usize, count: usize, list_error: Option<Errno>) -> Outcome {
@@ -347,13 +394,7 @@ impl<const N: usize> Batch<N> {
                     report(sink, self.info[at].tag, at < first + outcome.done);
                 }
                 if let (Some(errno), None) = (outcome.error, &tally.first) {
-                    let (failed, caller) = match refused {
-                        Some(at) => {
-                            let info = &self.info[at];
-                            (failed_update(&self.updates[at], info, at), info.caller)
-                        }
-                        None => (Failed::Call, None),
-                    };
+                    let (failed, caller) = self.failed_update(refused);
                     let op = if outcome.reached {
                         Op::MmuUpdate
                     } else {
@@ -445,6 +486,32 @@ impl Tally {
         self.refused += refused as u16;
         self.skipped += (count - done) as u16 - refused as u16;
         refused.then_some(done)
+    }
+
+    fn error(&self, first: First, reason: FlushReason, tlb_stale: bool) -> FlushError {
+        let First {
+            failed,
+            caller,
+            error,
+        } = first;
+        let &Self {
+            applied,
+            refused,
+            skipped,
+            ops_incomplete,
+            ..
+        } = self;
+        FlushError {
+            failed,
+            caller,
+            error,
+            reason,
+            applied,
+            refused,
+            skipped,
+            ops_incomplete,
+            tlb_stale,
+        }
     }
 }
 

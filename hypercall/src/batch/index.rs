@@ -31,8 +31,11 @@ impl<const N: usize> Index<N> {
         let mut bucket = (spread >> (64 - (2 * N).trailing_zeros())) as usize;
         loop {
             let taken = buckets[bucket & Self::MASK];
-            let holder = updates.get((taken as usize).wrapping_sub(1));
-            if taken == 0 || holder.is_some_and(|update| update.ptr & !7 == slot) {
+            if taken == 0 {
+                return (bucket as u16, 0);
+            }
+            let holder = updates.get(taken as usize - 1);
+            if holder.is_some_and(|update| update.ptr & !7 == slot) {
                 return (bucket as u16, taken);
             }
             bucket = (bucket + 1) & Self::MASK;

@@ -45,7 +45,7 @@ use crate::{
     },
     mmu::{ExtOp, Scope},
 };
-use entry::{ExtEntry, Info, NO_BUCKET};
+use entry::{ExtEntry, Info};
 use index::Index;
 use tlb::{FLUSH_OPS, Pending};
 
@@ -207,7 +207,7 @@ impl<const N: usize> Batch<N> {
     /// From now until the next flush is over, no mapping that safe code relies on goes away,
     /// changes its frame or loses rights by this write. If the update names a virtual address, the
     /// current tables map it through this very entry until then.
-    #[inline]
+    #[inline(always)]
     pub unsafe fn queue<H: Hypervisor + ?Sized, C: Completion + ?Sized>(
         &mut self,
         hv: &H,
@@ -419,10 +419,8 @@ impl<const N: usize> Batch<N> {
 
     /// Empties the queue.
     fn reset(&mut self) {
-        for info in &self.info[..self.len as usize] {
-            if info.bucket != NO_BUCKET {
-                self.index.clear(info.bucket);
-            }
+        for info in self.info.iter().take(self.len as usize) {
+            self.index.clear(info.bucket);
         }
         self.len = 0;
         self.limit = N as u16;
