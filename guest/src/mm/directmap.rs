@@ -7,7 +7,7 @@
 
 use hypercall::Pfn;
 
-use super::entry::{Flags, L1, L2, L3, TableLevel, UpperLevel, Value};
+use super::entry::{Flags, L1, L2, L3, UpperLevel, Value};
 use super::error::MmError;
 use super::frames::{Frame, FrameError, RESERVE, STEP};
 use super::fresh::Fresh;
@@ -79,8 +79,9 @@ impl<M: Machine> Tables<M> {
         })?;
         // The new frames are touched from here on.
         self.flush()?;
+        let end = (first + STEP).min(self.frames().counts().total);
+        self.machine_mut().set_reach(end);
         let (frames, machine) = self.ledger();
-        let end = (first + STEP).min(frames.counts().total);
         frames.add_step(machine, records.pfn())?;
         for pfn in first..end {
             if machine.mfn(Pfn::truncate(pfn)).is_none() {

@@ -20,7 +20,8 @@ pub trait Machine {
     /// The pfn of a machine frame of this domain (the M2P, checked against the p2m).
     fn pfn(&self, mfn: Mfn) -> Option<Pfn>;
 
-    /// Where the frame's memory is mapped for the kernel to use: null if it is not.
+    /// Where the frame's memory is mapped for the kernel to use: null if the window does not reach
+    /// it (yet).
     ///
     /// Only a frame that the caller owns may be written through it; a page table is read-only there
     /// and may change at any time, as the processor sets A and D.
@@ -28,6 +29,9 @@ pub trait Machine {
 
     /// The virtual address that the page tables map this frame's memory at, in the window in use.
     fn window(&self, pfn: Pfn) -> u64;
+
+    /// The window reaches the first `pages` frames from now on.
+    fn set_reach(&mut self, pages: u64);
 
     /// From now on memory is reached through the direct map and no longer through Xen's initial
     /// mapping.

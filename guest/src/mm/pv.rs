@@ -17,6 +17,8 @@ const INVALID: u64 = !0;
 pub struct Pv {
     p2m: *const AtomicU64,
     nr_pages: u64,
+    /// Frames that the window reaches, counted from 0.
+    reach: u64,
     /// Whether the window is the direct map, or still Xen's initial mapping.
     direct: bool,
 }
@@ -29,6 +31,7 @@ impl Pv {
     pub const EMPTY: Pv = Pv {
         p2m: core::ptr::null(),
         nr_pages: 0,
+        reach: 0,
         direct: false,
     };
 
@@ -42,6 +45,7 @@ impl Pv {
         Pv {
             p2m,
             nr_pages,
+            reach: 0,
             direct: false,
         }
     }
@@ -79,7 +83,7 @@ impl Machine for Pv {
 
     #[inline]
     fn memory(&self, pfn: Pfn) -> *mut Words {
-        if pfn.as_u64() >= self.nr_pages {
+        if pfn.as_u64() >= self.reach {
             return core::ptr::null_mut();
         }
         core::ptr::with_exposed_provenance_mut(self.window(pfn) as usize)
@@ -88,6 +92,10 @@ impl Machine for Pv {
     #[inline]
     fn window(&self, pfn: Pfn) -> u64 {
         self.base() + pfn.as_u64() * PAGE
+    }
+
+    fn set_reach(&mut self, pages: u64) {
+        self.reach = pages;
     }
 
     fn open_direct_map(&mut self) {

@@ -91,6 +91,8 @@ impl<'t, M: Machine> Initial<'t, M> {
     /// # Errors
     /// The tables are not what the ABI promises.
     pub fn survey(tables: &'t mut Tables<M>, start: Start) -> Result<Self, MmError> {
+        // Xen's tables lie in its mapping, whose end is what they are read for.
+        tables.machine_mut().set_reach(start.nr_pages);
         let (frames, machine) = tables.ledger();
         let root = Pfn::truncate((start.pt_base - layout::IMAGE.start) / PAGE);
         let mapped = initial_pages(machine, root)?;
@@ -149,6 +151,7 @@ impl<'t, M: Machine> Initial<'t, M> {
             },
         )?;
         tables.set_roots(root, None);
+        tables.machine_mut().set_reach(mapped);
         Ok(Initial {
             tables,
             start,
