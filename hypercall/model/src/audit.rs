@@ -88,6 +88,15 @@ impl State {
                 );
             }
         }
+        for mfn in self.vcpus.iter().flat_map(|vcpu| vcpu.tlb.writable()) {
+            let live = |frame: &crate::Frame| {
+                frame.type_count > 0 && matches!(frame.kind, Type::Table(_) | Type::Segments)
+            };
+            if self.mem.is_valid(mfn) && live(&self.mem[mfn]) {
+                let kind = self.mem[mfn].kind;
+                let _ = writeln!(wrong, "{mfn} ({kind:?}) is writable through a TLB");
+            }
+        }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 

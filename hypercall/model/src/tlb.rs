@@ -87,6 +87,15 @@ pub(crate) struct Tlb {
     flushed: u64,
 }
 
+impl Tlb {
+    /// The frames that can be written to through what is remembered.
+    pub(crate) fn writable(&self) -> impl Iterator<Item = Mfn> {
+        let all = self.pages.iter().flat_map(HashMap::values);
+        all.filter(|cached| cached.rights & RW != 0)
+            .map(|cached| cached.frame)
+    }
+}
+
 impl State {
     /// Forgets everything vCPU `vcpu` remembers.
     pub(crate) fn flush_vcpu(&mut self, vcpu: usize) {
