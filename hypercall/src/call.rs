@@ -266,4 +266,29 @@ mod tests {
         assert_eq!(Op::from_number(11), None);
         assert_eq!(Op::MmuextOp.to_string(), "mmuext_op");
     }
+
+    #[test]
+    fn upcalls_are_masked_in_the_shared_byte() {
+        // SAFETY: no bit pattern of these bytes means anything.
+        let mut info: vcpu_info = unsafe { core::mem::zeroed() };
+        let mask = &raw mut info.evtchn_upcall_mask;
+        // SAFETY: nothing here traps: no event is ever pending.
+        let xen = unsafe { Xen::new() };
+        assert!(xen.mask_upcalls());
+        xen.restore_upcalls(false);
+        // SAFETY: `info` lives until it is forgotten again below.
+        unsafe { Xen::set_vcpu_info(&raw mut info) };
+        assert!(!xen.mask_upcalls());
+        // SAFETY: a byte of `info`.
+        assert_eq!(unsafe { mask.read_volatile() }, 1);
+        assert!(xen.mask_upcalls());
+        xen.restore_upcalls(true);
+        // SAFETY: a byte of `info`.
+        assert_eq!(unsafe { mask.read_volatile() }, 1);
+        xen.restore_upcalls(false);
+        // SAFETY: a byte of `info`.
+        assert_eq!(unsafe { mask.read_volatile() }, 0);
+        // SAFETY: null is "not mapped".
+        unsafe { Xen::set_vcpu_info(core::ptr::null_mut()) };
+    }
 }

@@ -27,7 +27,8 @@ pub enum SegmentBase {
 /// or a descriptor Xen does not allow.
 ///
 /// # Safety
-/// Every selector in use means the same in the new table.
+/// `frames` has a frame for every 512 of `entries`, and every selector in use means the same in the
+/// new table.
 #[inline]
 pub unsafe fn set_gdt<H: Hypervisor + ?Sized>(
     hv: &H,

@@ -1,0 +1,455 @@
+//! The typed hypercalls: which number and arguments each passes, and what it makes of the answer.
+
+use std::cell::{Cell, RefCell};
+
+use hypercall::{
+    Errno, ExtOp, Hypervisor, Level, MachAddr, Mfn, Op, Pfn, Scope, VirtAddr,
+    abi::{arch::*, event::*, memory::*, mmu::*, sched::*, vcpu::*, version::*, xen::*},
+    console, descriptor, event, memory, mmu,
+    mmu::{VaFlush, VcpuMask},
+    multicall, physdev, sched, time, trap, vcpu, version, vm_assist,
+};
+
+/// What one call looked like.
+type Call = (Op, [u64; 5]);
+
+/// Answers with one value; may read and write what an argument points at.
+struct Answering<F: Fn(Call) -> i64> {
+    answer: F,
+    last: Cell<Option<Call>>,
+    calls: RefCell<Vec<Call>>,
+}
+
+impl<F: Fn(Call) -> i64> Answering<F> {
+    fn new(answer: F) -> Self {
+        Self {
+            answer,
+            last: Cell::new(None),
+            calls: RefCell::default(),
+        }
+    }
+
+    /// Asserts number and the arguments given; `None` stands for an address.
+    #[track_caller]
+    fn saw<const N: usize>(&self, op: Op, args: [Option<u64>; N]) {
+        let (seen, values) = self.last.take().expect("a call");
+        assert_eq!(seen, op);
+        for (at, value) in values.into_iter().enumerate() {
+            match args.get(at) {
+                Some(Some(expected)) => assert_eq!(value, *expected, "argument {at}"),
+                Some(None) => assert_ne!(value, 0, "argument {at} is an address"),
+                None => assert_eq!(value, 0, "argument {at} is not used"),
+            }
+        }
+    }
+}
+
+impl<F: Fn(Call) -> i64> Hypervisor for Answering<F> {
+    unsafe fn call(&self, op: Op, args: [u64; 5]) -> i64 {
+        self.last.set(Some((op, args)));
+        self.calls.borrow_mut().push((op, args));
+        (self.answer)((op, args))
+    }
+    fn mask_upcalls(&self) -> bool {
+        true
+    }
+    fn restore_upcalls(&self, _: bool) {}
+}
+
+fn fine() -> Answering<impl Fn(Call) -> i64> {
+    Answering::new(|_| 0)
+}
+
+const SELF: u64 = DOMID_SELF as u64;
+
+/// The structure an argument points at.
+///
+/// # Safety
+/// It does.
+unsafe fn at<T: Copy>(address: u64) -> T {
+    // SAFETY: the caller's promise.
+    unsafe { (address as *const T).read() }
+}
+
+/// # Safety
+/// `address` is that of a writable `T`.
+unsafe fn put<T>(address: u64, value: T) {
+    // SAFETY: the caller's promise.
+    unsafe { (address as *mut T).write(value) }
+}
+
+#[test]
+fn console() {
+    let xen = fine();
+    console::write(&xen, b"hello").unwrap();
+    xen.saw(Op::ConsoleIo, [Some(CONSOLEIO_write as u64), Some(5), None]);
+    // SAFETY: the argument is the buffer below.
+    let xen = Answering::new(|(_, args)| unsafe {
+        put(args[2], *b"ab");
+        2
+    });
+    assert_eq!(console::read(&xen, &mut [0; 16]).unwrap(), b"ab");
+    xen.saw(Op::ConsoleIo, [Some(CONSOLEIO_read as u64), Some(16), None]);
+    let xen = Answering::new(|_| 1000);
+    assert_eq!(console::read(&xen, &mut [7; 4]).unwrap(), [7; 4]);
+    let xen = Answering::new(|_| -1);
+    let error = console::write(&xen, b"hello").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "console_io(write): EPERM (not permitted)"
+    );
+}
+
+#[test]
+fn scheduling_and_time() {
+    let xen = fine();
+    sched::r#yield(&xen).unwrap();
+    xen.saw(Op::SchedOp, [Some(SCHEDOP_yield as u64)]);
+    sched::block(&xen).unwrap();
+    xen.saw(Op::SchedOp, [Some(SCHEDOP_block as u64)]);
+    time::set_timer(&xen, 12345).unwrap();
+    xen.saw(Op::SetTimerOp, [Some(12345)]);
+    time::stop_periodic(&xen, 3).unwrap();
+    xen.saw(
+        Op::VcpuOp,
+        [Some(VCPUOP_stop_periodic_timer as u64), Some(3)],
+    );
+    time::set_periodic(&xen, 3, 1_000_000).unwrap();
+    xen.saw(
+        Op::VcpuOp,
+        [Some(VCPUOP_set_periodic_timer as u64), Some(3), None],
+    );
+
+    let xen = Answering::new(|(_, args)| {
+        // SAFETY: `SCHEDOP_shutdown` takes this.
+        let arg: sched_shutdown = unsafe { at(args[1]) };
+        assert_eq!(arg.reason, SHUTDOWN_crash);
+        0
+    });
+    sched::shutdown(&xen, sched::Shutdown::Crash).unwrap();
+    let xen = Answering::new(|(_, args)| {
+        // SAFETY: `SCHEDOP_poll` takes this.
+        let arg: sched_poll = unsafe { at(args[1]) };
+        assert_eq!((arg.nr_ports, arg.timeout), (2, 99));
+        // SAFETY: it names two ports.
+        assert_eq!(unsafe { at::<[u32; 2]>(arg.ports as u64) }, [5, 6]);
+        0
+    });
+    sched::poll(&xen, &[5, 6], 99).unwrap();
+}
+
+#[test]
+fn events() {
+    let xen = fine();
+    event::send(&xen, event::Port(4)).unwrap();
+    xen.saw(Op::EventChannelOp, [Some(EVTCHNOP_send as u64), None]);
+    let xen = Answering::new(|(_, args)| {
+        // SAFETY: `EVTCHNOP_bind_virq` takes and returns this.
+        let arg: evtchn_bind_virq = unsafe { at(args[1]) };
+        assert_eq!((arg.virq, arg.vcpu), (VIRQ_TIMER, 1));
+        // SAFETY: as above.
+        unsafe { put(args[1], evtchn_bind_virq { port: 17, ..arg }) };
+        0
+    });
+    assert_eq!(
+        event::bind_virq(&xen, VIRQ_TIMER, 1).unwrap(),
+        event::Port(17)
+    );
+    xen.saw(Op::EventChannelOp, [Some(EVTCHNOP_bind_virq as u64), None]);
+    let xen = Answering::new(|(_, args)| {
+        // SAFETY: `EVTCHNOP_alloc_unbound` takes and returns this.
+        let arg: evtchn_alloc_unbound = unsafe { at(args[1]) };
+        assert_eq!((arg.dom, arg.remote_dom), (DOMID_SELF, 9));
+        // SAFETY: as above.
+        unsafe { put(args[1], evtchn_alloc_unbound { port: 3, ..arg }) };
+        0
+    });
+    assert_eq!(event::alloc_unbound(&xen, 9).unwrap(), event::Port(3));
+    let xen = Answering::new(|_| Errno::EEXIST.to_return());
+    let error = event::bind_ipi(&xen, 0).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "event_channel_op(bind_ipi): EEXIST (exists already)"
+    );
+}
+
+#[test]
+fn page_tables() {
+    let slot = MachAddr::of_entry(Mfn::truncate(0x55), 7);
+    assert_eq!(mmu::pt_update(slot, 9, false).ptr, 0x55038);
+    assert_eq!(mmu::pt_update(slot, 9, true).ptr, 0x5503a);
+    let m2p = mmu::machphys_update(Mfn::truncate(0x55), Pfn::truncate(6));
+    assert_eq!((m2p.ptr, m2p.val), (0x55001, 6));
+
+    let xen = Answering::new(|(_, args)| {
+        // SAFETY: `done` is at the third argument.
+        unsafe { put(args[2], 1u32) };
+        -16
+    });
+    let requests = [mmu::pt_update(slot, 9, false); 3];
+    // SAFETY: nobody carries it out.
+    let stopped = unsafe { mmu::update(&xen, &requests, DOMID_SELF) }.unwrap_err();
+    assert_eq!(stopped.to_string(), "mmu_update: EBUSY (busy) at request 1");
+    xen.saw(Op::MmuUpdate, [None, Some(3), None, Some(SELF)]);
+
+    let va = VirtAddr::new(0x7000);
+    let xen = fine();
+    for (flush, flags) in [
+        (VaFlush::None, 0),
+        (VaFlush::Page(Scope::Local), 2),
+        (VaFlush::Page(Scope::All), 6),
+        (VaFlush::Tlb(Scope::Local), 1),
+        (VaFlush::Tlb(Scope::All), 5),
+    ] {
+        // SAFETY: nobody carries it out.
+        unsafe { mmu::update_va_mapping(&xen, va, 0x1063, flush) }.unwrap();
+        xen.saw(
+            Op::UpdateVaMapping,
+            [Some(0x7000), Some(0x1063), Some(flags)],
+        );
+    }
+    let mask = VcpuMask::EMPTY.with(1).with(65);
+    let xen = Answering::new(|(_, args)| {
+        assert_eq!(args[2] & 7, UVMF_INVLPG);
+        // SAFETY: the rest is the address of the bitmap.
+        assert_eq!(unsafe { at::<[u64; 2]>(args[2] & !7) }, [2, 2]);
+        0
+    });
+    // SAFETY: nobody carries it out.
+    unsafe { mmu::update_va_mapping(&xen, va, 0, VaFlush::Page(Scope::Vcpus(mask))) }.unwrap();
+}
+
+#[test]
+fn extended_operations() {
+    let frame = Mfn::truncate(0x99);
+    let va = VirtAddr::new(0x7000);
+    let mask = Scope::Vcpus(VcpuMask::EMPTY.with(1));
+    for (op, cmd, arg1, arg2) in [
+        (
+            ExtOp::Pin(Level::L1, frame),
+            MMUEXT_PIN_L1_TABLE,
+            0x99,
+            Some(0),
+        ),
+        (
+            ExtOp::Pin(Level::L2, frame),
+            MMUEXT_PIN_L2_TABLE,
+            0x99,
+            Some(0),
+        ),
+        (
+            ExtOp::Pin(Level::L3, frame),
+            MMUEXT_PIN_L3_TABLE,
+            0x99,
+            Some(0),
+        ),
+        (
+            ExtOp::Pin(Level::L4, frame),
+            MMUEXT_PIN_L4_TABLE,
+            0x99,
+            Some(0),
+        ),
+        (ExtOp::Unpin(frame), MMUEXT_UNPIN_TABLE, 0x99, Some(0)),
+        (ExtOp::NewBaseptr(frame), MMUEXT_NEW_BASEPTR, 0x99, Some(0)),
+        (
+            ExtOp::NewUserBaseptr(Some(frame)),
+            MMUEXT_NEW_USER_BASEPTR,
+            0x99,
+            Some(0),
+        ),
+        (
+            ExtOp::NewUserBaseptr(None),
+            MMUEXT_NEW_USER_BASEPTR,
+            0,
+            Some(0),
+        ),
+        (
+            ExtOp::TlbFlush(Scope::Local),
+            MMUEXT_TLB_FLUSH_LOCAL,
+            0,
+            Some(0),
+        ),
+        (ExtOp::TlbFlush(mask), MMUEXT_TLB_FLUSH_MULTI, 0, None),
+        (
+            ExtOp::TlbFlush(Scope::All),
+            MMUEXT_TLB_FLUSH_ALL,
+            0,
+            Some(0),
+        ),
+        (
+            ExtOp::Invlpg(Scope::Local, va),
+            MMUEXT_INVLPG_LOCAL,
+            0x7000,
+            Some(0),
+        ),
+        (ExtOp::Invlpg(mask, va), MMUEXT_INVLPG_MULTI, 0x7000, None),
+        (
+            ExtOp::Invlpg(Scope::All, va),
+            MMUEXT_INVLPG_ALL,
+            0x7000,
+            Some(0),
+        ),
+        (ExtOp::FlushCache, MMUEXT_FLUSH_CACHE, 0, Some(0)),
+        (ExtOp::SetLdt(va, 12), MMUEXT_SET_LDT, 0x7000, Some(12)),
+        (ExtOp::ClearPage(frame), MMUEXT_CLEAR_PAGE, 0x99, Some(0)),
+        (
+            ExtOp::CopyPage {
+                to: frame,
+                from: Mfn::truncate(3),
+            },
+            MMUEXT_COPY_PAGE,
+            0x99,
+            Some(3),
+        ),
+    ] {
+        let xen = Answering::new(|(_, args)| {
+            // SAFETY: the list holds this one operation.
+            let raw: mmuext_op = unsafe { at(args[0]) };
+            assert_eq!(raw.cmd, cmd, "{op:?}");
+            // SAFETY: plain bits, and the address of a bitmap in `op`.
+            unsafe {
+                assert_eq!(raw.arg1.mfn, arg1, "{op:?}");
+                match (arg2, op) {
+                    (None, _) => assert_eq!(at::<[u64; 2]>(raw.arg2.src_mfn), [2, 0], "{op:?}"),
+                    (Some(n), ExtOp::SetLdt(..)) => assert_eq!(raw.arg2.nr_ents as u64, n),
+                    (Some(n), _) => assert_eq!(raw.arg2.src_mfn, n, "{op:?}"),
+                }
+            }
+            0
+        });
+        // SAFETY: nobody carries it out.
+        unsafe { mmu::ext(&xen, op) }.unwrap();
+        xen.saw(Op::MmuextOp, [None, Some(1), None, Some(SELF)]);
+        let xen = Answering::new(|_| -22);
+        // SAFETY: nobody carries it out.
+        let error = unsafe { mmu::ext(&xen, op) }.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("mmuext_op({}): EINVAL (invalid argument)", op.name())
+        );
+    }
+}
+
+#[test]
+fn multicalls() {
+    let xen = Answering::new(|(_, args)| {
+        assert_eq!(args[1], 2);
+        // SAFETY: the list holds two entries; Xen comes to the first.
+        unsafe { (*(args[0] as *mut hypercall::abi::multicall::multicall_entry)).result = 7 };
+        -14
+    });
+    let mut calls = [multicall::entry(Op::XenVersion, [0; 5]); 2];
+    // SAFETY: nobody carries them out.
+    let error = unsafe { multicall::multicall(&xen, &mut calls) }.unwrap_err();
+    assert_eq!(error.errno, Errno::EFAULT);
+    assert_eq!(calls.each_ref().map(multicall::result), [Some(Ok(7)), None]);
+}
+
+#[test]
+fn entry_points_and_segments() {
+    let va = VirtAddr::new(0xffff_8800_0000_1000);
+    let gate = trap::gate(14, va, 3, true);
+    assert_eq!((gate.vector, gate.flags, gate.cs), (14, 7, 0xe033));
+    assert_eq!(trap::gate(3, va, 0, false).flags, 0);
+    let xen = fine();
+    // SAFETY: nobody carries any of it out.
+    unsafe {
+        trap::set_trap_table(&xen, &[gate, trap::END]).unwrap();
+        xen.saw(Op::SetTrapTable, [None]);
+        trap::set_callbacks(&xen, va, va + 1, va + 2).unwrap();
+        let [a, b, c] = [0, 1, 2].map(|n| Some(va.as_u64() + n));
+        xen.saw(Op::SetCallbacks, [a, b, c]);
+        trap::register_callback(&xen, trap::Callback::Syscall32, va, true).unwrap();
+        xen.saw(Op::CallbackOp, [Some(0), None]);
+        descriptor::set_gdt(&xen, &[Mfn::truncate(5)], 512).unwrap();
+        xen.saw(Op::SetGdt, [None, Some(512)]);
+        descriptor::update_descriptor(&xen, MachAddr::truncate(0x5008), 77).unwrap();
+        xen.saw(Op::UpdateDescriptor, [Some(0x5008), Some(77)]);
+        descriptor::set_segment_base(&xen, descriptor::SegmentBase::GsKernel, 9).unwrap();
+        xen.saw(
+            Op::SetSegmentBase,
+            [Some(SEGBASE_GS_KERNEL as u64), Some(9)],
+        );
+        descriptor::set_user_gs_selector(&xen, 0x2b).unwrap();
+        xen.saw(
+            Op::SetSegmentBase,
+            [Some(SEGBASE_GS_USER_SEL as u64), Some(0x2b)],
+        );
+        descriptor::stack_switch(&xen, va).unwrap();
+        xen.saw(Op::StackSwitch, [Some(0xe02b), Some(va.as_u64())]);
+    }
+    descriptor::fpu_taskswitch(&xen, true).unwrap();
+    xen.saw(Op::FpuTaskswitch, [Some(1)]);
+    physdev::set_iopl(&xen, 1).unwrap();
+    xen.saw(Op::PhysdevOp, [Some(6), None]);
+    vm_assist::set(&xen, vm_assist::Assist::WritablePagetables, false).unwrap();
+    xen.saw(Op::VmAssist, [Some(1), Some(2)]);
+}
+
+#[test]
+fn vcpus() {
+    let xen = Answering::new(|_| 1);
+    assert!(vcpu::is_up(&xen, 2).unwrap());
+    xen.saw(Op::VcpuOp, [Some(VCPUOP_is_up as u64), Some(2)]);
+    vcpu::down(&xen, 2).unwrap();
+    xen.saw(Op::VcpuOp, [Some(VCPUOP_down as u64), Some(2)]);
+    let xen = Answering::new(|(_, args)| {
+        // SAFETY: `VCPUOP_register_vcpu_info` takes this.
+        let arg: vcpu_register_vcpu_info = unsafe { at(args[2]) };
+        assert_eq!((arg.mfn, arg.offset, arg.rsvd), (0x12, 0x340, 0));
+        0
+    });
+    // SAFETY: nobody writes there.
+    unsafe { vcpu::register_vcpu_info(&xen, 40, MachAddr::truncate(0x12340)) }.unwrap();
+    xen.saw(
+        Op::VcpuOp,
+        [Some(VCPUOP_register_vcpu_info as u64), Some(40), None],
+    );
+}
+
+#[test]
+fn version_and_memory() {
+    let xen = Answering::new(|_| 0x4_0011);
+    assert_eq!(version::version(&xen).unwrap().to_string(), "4.17");
+    xen.saw(Op::XenVersion, [Some(XENVER_version as u64)]);
+    let xen = Answering::new(|(_, args)| {
+        // SAFETY: `XENVER_get_features` takes and returns this.
+        unsafe {
+            put(
+                args[1],
+                xen_feature_info {
+                    submap_idx: 0,
+                    submap: 1 << 11 | 1 << 30,
+                },
+            )
+        };
+        0
+    });
+    let features = version::features(&xen).unwrap();
+    assert!(features.contains(version::Features::DOM0));
+    assert_eq!(features.bits(), 1 << 11 | 1 << 30);
+    let xen = Answering::new(|(_, args)| {
+        // SAFETY: `XENMEM_current_reservation` takes a domain number.
+        assert_eq!(unsafe { at::<u16>(args[1]) }, DOMID_SELF);
+        4096
+    });
+    assert_eq!(memory::current_reservation(&xen).unwrap(), 4096);
+    xen.saw(
+        Op::MemoryOp,
+        [Some(XENMEM_current_reservation as u64), None],
+    );
+    let xen = Answering::new(|(_, args)| {
+        // SAFETY: `XENMEM_decrease_reservation` takes this.
+        let arg: xen_memory_reservation = unsafe { at(args[1]) };
+        assert_eq!(
+            (arg.nr_extents, arg.extent_order, arg.domid),
+            (2, 0, DOMID_SELF)
+        );
+        // SAFETY: it names two frames.
+        assert_eq!(unsafe { at::<[u64; 2]>(arg.extent_start as u64) }, [8, 9]);
+        1
+    });
+    // SAFETY: nobody takes them.
+    let freed = unsafe { memory::decrease_reservation(&xen, &[8, 9].map(Mfn::truncate)) };
+    assert_eq!(freed.unwrap(), 1);
+}
