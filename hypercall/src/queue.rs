@@ -8,6 +8,52 @@
 //!
 //! An interrupt handler that reaches the same `Mmu` must not find it borrowed: whoever implements
 //! [`Access`] masks upcalls for the time of the borrow.
+//!
+//! ```
+//! use core::{cell::RefCell, panic::Location};
+//! use hypercall::{
+//!     Access, Hypervisor, LazyGuard, Level, MachAddr, Mfn, Mmu, MmuError, Op, Update,
+//! };
+//!
+//! /// Agrees to everything.
+//! struct Agreeable;
+//!
+//! impl Hypervisor for Agreeable {
+//!     unsafe fn call(&self, _: Op, _: [u64; 5]) -> i64 {
+//!         0
+//!     }
+//!     fn mask_upcalls(&self) -> bool {
+//!         true
+//!     }
+//!     fn restore_upcalls(&self, _: bool) {}
+//! }
+//!
+//! struct Cpu(RefCell<Mmu<Agreeable>>);
+//!
+//! impl Access for Cpu {
+//!     type Hv = Agreeable;
+//!     type Completion = ();
+//!
+//!     fn with<R>(&self, f: impl FnOnce(&mut Mmu<Agreeable>) -> R) -> R {
+//!         f(&mut self.0.borrow_mut())
+//!     }
+//!     fn failed(&self, error: MmuError, at: &'static Location<'static>) {
+//!         panic!("{error}, section begun at {at}");
+//!     }
+//! }
+//!
+//! let cpu = Cpu(RefCell::new(Mmu::new(Agreeable, ())));
+//! let slot = MachAddr::of_entry(Mfn::truncate(0x1234), 7);
+//!
+//! let section = LazyGuard::begin(&cpu)?;
+//! // SAFETY: there are no tables.
+//! cpu.with(|mmu| unsafe { mmu.set(Update::new(Level::L1, slot, 0x5000_0061)) })?;
+//! // Not sent yet, and still it is what one reads.
+//! assert_eq!(cpu.with(|mmu| mmu.read(slot, 0)), 0x5000_0061);
+//! section.end()?;
+//! assert_eq!(cpu.with(|mmu| mmu.batch().stats().hypercalls), 1);
+//! # Ok::<(), MmuError>(())
+//! ```
 
 use core::panic::Location;
 

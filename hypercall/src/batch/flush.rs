@@ -1,56 +1,22 @@
-//! Sending what is queued, and settling what became of it.
+//! Sending what is queued: the common batch as one hypercall, anything else as lists.
 //!
-//! `mmu_update` and `mmuext_op` stop at the first request that is refused and say how many they
-//! did; a multicall returns 0 and goes on with its next entry. So each call of a batch is settled
-//! on its own: what it did, the one it refused, what it did not come to. Of a multicall's entries
-//! only the results are read back, and the counts, which live outside of it.
+//! The lists, the counts and the calls are in the batch itself, so Xen reads and writes nothing
+//! that could have gone away. Upcalls are masked from the first request to the end of the
+//! accounting.
 
-use core::panic::Location;
-
-use super::{Batch, Completion, ExtEntry, Failed, FlushError, FlushReason, Info, Update};
+use super::{
+    Batch, Completion, ExtEntry, FlushError, FlushReason, Info, Update,
+    settle::{First, Sole, Tally, failed_update, report},
+};
 use crate::{
-    Errno, Hypervisor, MachAddr, Op, VirtAddr, XenError,
+    Errno, Hypervisor, Op, VirtAddr,
     abi::{
-        mmu::{MMU_PT_UPDATE_PRESERVE_AD, mmu_update},
+        mmu::{MMU_PT_UPDATE_PRESERVE_AD, mmu_update, mmuext_op},
         xen::DOMID_SELF,
     },
     mmu::{self, Level, Stopped, VaFlush},
     multicall,
 };
-
-/// What became of the requests of a flush, so far.
-#[derive(Default)]
-struct Tally {
-    applied: u16,
-    /// Of those applied, the updates.
-    updates: u16,
-    refused: u16,
-    skipped: u16,
-    ops_incomplete: bool,
-    first: Option<First>,
-}
-
-#[derive(Clone, Copy)]
-struct First {
-    failed: Failed,
-    caller: Option<&'static Location<'static>>,
-    error: XenError,
-}
-
-/// A call that was the only one of its flush: its result, and how many updates were done if it
-/// failed.
-struct Sole {
-    result: Result<(), XenError>,
-    done: u32,
-}
-
-/// What became of one call: how many requests it carried out, and the errno it stopped with.
-struct Outcome {
-    done: usize,
-    error: Option<Errno>,
-    /// Xen began with it.
-    reached: bool,
-}
 
 impl<const N: usize> Batch<N> {
     /// Sends whatever is queued. Afterwards nothing is.
@@ -218,50 +184,6 @@ impl<const N: usize> Batch<N> {
         }
     }
 
-    /// Says what became of each update of a call that was the only one.
-    fn settle_sole<C: Completion + ?Sized>(&self, sole: Sole, sink: &mut C) -> (Tally, bool) {
-        let mut tally = Tally::default();
-        let count = self.len as usize;
-        let error = sole.result.err();
-        let outcome = match error {
-            None => Outcome {
-                done: count,
-                error: None,
-                reached: true,
-            },
-            Some(XenError { errno, .. }) => Outcome {
-                done: (sole.done as usize).min(count),
-                error: Some(errno),
-                reached: true,
-            },
-        };
-        tally.updates = outcome.done as u16;
-        let refused = tally.count(count, &outcome);
-        for (at, info) in self.info.iter().enumerate().take(count) {
-            report(sink, info.tag, at < outcome.done);
-        }
-        tally.first = error.map(|error| {
-            let (failed, caller) = self.failed_update(refused);
-            First {
-                failed,
-                caller,
-                error,
-            }
-        });
-        (tally, error.is_none() || self.pending.is_empty())
-    }
-
-    /// What to say of the update with this number, if it was one.
-    fn failed_update(&self, at: Option<usize>) -> (Failed, Option<&'static Location<'static>>) {
-        match at {
-            Some(at) => {
-                let info = &self.info[at];
-                (failed_update(&self.updates[at], info, at), info.caller)
-            }
-            None => (Failed::Call, None),
-        }
-    }
-
     /// Sends everything as lists. Says as well whether the TLB flushes asked for were done.
     fn send_lists<H: Hypervisor + ?Sized, C: Completion + ?Sized>(
         &mut self,
@@ -296,7 +218,7 @@ impl<const N: usize> Batch<N> {
             *raw = entry.op.raw();
         }
         let updates = (&raw const self.updates).cast::<mmu_update>();
-        let ext = (&raw const self.ext_raw).cast::<crate::abi::mmu::mmuext_op>();
+        let ext = (&raw const self.ext_raw).cast::<mmuext_op>();
         let done = (&raw mut self.done).cast::<u32>();
         let mut calls = 0;
         let mut from = super::Round::ZERO;
@@ -341,126 +263,6 @@ impl<const N: usize> Batch<N> {
         (calls, result.err().map(|error| error.errno))
     }
 
-    fn outcome(&self, call: usize, count: usize, list_error: Option<Errno>) -> Outcome {
-        match multicall::result(&self.calls[call]) {
-            Some(Ok(_)) => Outcome {
-                done: count,
-                error: None,
-                reached: true,
-            },
-            Some(Err(errno)) => Outcome {
-                done: (self.done[call] as usize).min(count),
-                error: Some(errno),
-                reached: true,
-            },
-            None => Outcome {
-                done: 0,
-                error: list_error.or(Some(Errno::EFAULT)),
-                reached: false,
-            },
-        }
-    }
-
-    /// Goes through the calls and says what became of each request.
-    fn settle<C: Completion + ?Sized>(
-        &mut self,
-        calls: usize,
-        list_error: Option<Errno>,
-        queued_ext: usize,
-        sink: &mut C,
-    ) -> (Tally, bool) {
-        let mut tally = Tally::default();
-        let all_done = list_error.is_none()
-            && self.calls[..calls]
-                .iter()
-                .all(|c| matches!(multicall::result(c), Some(Ok(_))));
-        if all_done && !self.tagged {
-            tally.applied = self.len + queued_ext as u16;
-            tally.updates = self.len;
-            self.stats.ext_ops += self.ext_len as u64;
-            return (tally, true);
-        }
-        let mut flushed = true;
-        let mut call = 0;
-        let mut from = super::Round::ZERO;
-        for round in 0..self.closed as usize {
-            let to = self.rounds[round];
-            let (first, last) = (from.updates as usize, to.updates as usize);
-            if first != last {
-                let outcome = self.outcome(call, last - first, list_error);
-                tally.updates += outcome.done as u16;
-                let refused = tally.count(last - first, &outcome).map(|at| first + at);
-                for at in first..last {
-                    report(sink, self.info[at].tag, at < first + outcome.done);
-                }
-                if let (Some(errno), None) = (outcome.error, &tally.first) {
-                    let (failed, caller) = self.failed_update(refused);
-                    let op = if outcome.reached {
-                        Op::MmuUpdate
-                    } else {
-                        Op::Multicall
-                    };
-                    let error = XenError {
-                        op,
-                        sub: None,
-                        errno,
-                    };
-                    tally.first = Some(First {
-                        failed,
-                        caller,
-                        error,
-                    });
-                }
-                call += 1;
-            }
-            let (first, last) = (from.ext as usize, to.ext as usize);
-            if first != last {
-                let outcome = self.outcome(call, last - first, list_error);
-                self.stats.ext_ops += outcome.done as u64;
-                // The flushes at the end are nobody's requests: they are counted by themselves.
-                let queued = last.min(queued_ext).max(first) - first;
-                let refused = tally.count(queued, &outcome).map(|at| first + at);
-                for at in first..first + queued {
-                    report(sink, self.ext[at].tag, at < first + outcome.done);
-                }
-                tally.ops_incomplete |= outcome.done < queued;
-                flushed &= last <= queued_ext || outcome.done == last - first;
-                if let (Some(errno), None) = (outcome.error, &tally.first) {
-                    let stopped = first + outcome.done;
-                    let (failed, caller, sub) =
-                        match refused.or((stopped < last).then_some(stopped)) {
-                            Some(at) if outcome.reached => {
-                                let ExtEntry { op, caller, .. } = self.ext[at];
-                                (
-                                    Failed::Ext {
-                                        index: at as u16,
-                                        op,
-                                    },
-                                    caller,
-                                    Some(op.name()),
-                                )
-                            }
-                            _ => (Failed::Call, None, None),
-                        };
-                    let op = if outcome.reached {
-                        Op::MmuextOp
-                    } else {
-                        Op::Multicall
-                    };
-                    let error = XenError { op, sub, errno };
-                    tally.first = Some(First {
-                        failed,
-                        caller,
-                        error,
-                    });
-                }
-                call += 1;
-            }
-            from = to;
-        }
-        (tally, flushed)
-    }
-
     /// Carries out the pending TLB flushes on their own, after a call that should have was stopped
     /// before it came to them.
     #[cold]
@@ -474,72 +276,5 @@ impl<const N: usize> Batch<N> {
         });
         self.stats.hypercalls += calls;
         done
-    }
-}
-
-impl Tally {
-    /// Counts a call of `count` requests, and says which of them was refused.
-    fn count(&mut self, count: usize, outcome: &Outcome) -> Option<usize> {
-        let done = outcome.done.min(count);
-        let refused = outcome.error.is_some() && outcome.reached && done < count;
-        self.applied += done as u16;
-        self.refused += refused as u16;
-        self.skipped += (count - done) as u16 - refused as u16;
-        refused.then_some(done)
-    }
-
-    fn error(&self, first: First, reason: FlushReason, tlb_stale: bool) -> FlushError {
-        let First {
-            failed,
-            caller,
-            error,
-        } = first;
-        let &Self {
-            applied,
-            refused,
-            skipped,
-            ops_incomplete,
-            ..
-        } = self;
-        FlushError {
-            failed,
-            caller,
-            error,
-            reason,
-            applied,
-            refused,
-            skipped,
-            ops_incomplete,
-            tlb_stale,
-        }
-    }
-}
-
-#[inline]
-fn report<C: Completion + ?Sized>(sink: &mut C, tag: u32, applied: bool) {
-    match (tag, applied) {
-        (0, _) => {}
-        (_, true) => sink.applied(tag),
-        (_, false) => sink.dropped(tag),
-    }
-}
-
-fn failed_update(update: &mmu_update, info: &Info, index: usize) -> Failed {
-    let index = index as u16;
-    let slot = MachAddr::truncate(update.ptr & !7);
-    match info.level() {
-        Some(level) => Failed::Update {
-            index,
-            slot,
-            level,
-            va: info.va(),
-            old: info.old,
-            new: update.val,
-        },
-        None => Failed::Machphys {
-            index,
-            frame: slot,
-            pfn: update.val,
-        },
     }
 }
