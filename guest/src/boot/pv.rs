@@ -172,6 +172,9 @@ fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<(), MmError> {
         "took over {} tables and {} pages of the initial mapping, {} pages are free",
         report.initial_tables, report.initial_pages, report.reclaimed
     );
+    if log::log_enabled!(target: "mm", log::Level::Info) {
+        mm::with(|tables| mm::dump::lines(tables, &Image::current(), |line| println!("{line}")));
+    }
     Ok(())
 }
 

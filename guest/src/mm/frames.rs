@@ -366,7 +366,7 @@ impl Frames {
         self.log.len() + steps <= LOG && self.limbo.len() + frees <= LIMBO
     }
 
-    /// Plans the steps that one request will make, at most two, and returns the tag by which it
+    /// Plans the steps that one request will make, at most 16, and returns the tag by which it
     /// tells that they came true. Either all are planned or none.
     ///
     /// # Errors
@@ -379,7 +379,7 @@ impl Frames {
         if self.log.len() + steps.len() > LOG {
             return Err(FrameError::Full);
         }
-        let mut before: Vec<(Pfn, State, State), 2> = Vec::new();
+        let mut before: Vec<(Pfn, State, State), 16> = Vec::new();
         for &(pfn, step) in steps {
             let (applied, planned) = self.states(machine, pfn)?;
             let next = planned.after(step).map_err(|e| FrameError::Illegal(pfn, e));
@@ -407,8 +407,11 @@ impl Frames {
         })
     }
 
-    /// Takes a step that needs nobody's consent.
-    fn step_now<M: Machine>(
+    /// Takes a step that needs nobody's consent, or has it already.
+    ///
+    /// # Errors
+    /// The step is not allowed.
+    pub fn step_now<M: Machine>(
         &mut self,
         machine: &M,
         pfn: Pfn,

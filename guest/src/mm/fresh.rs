@@ -69,6 +69,12 @@ impl<L: TableLevel> Fresh<L> {
         }
     }
 
+    /// Its frame.
+    #[must_use]
+    pub fn pfn(&self) -> Pfn {
+        self.frame.pfn()
+    }
+
     /// Writes one entry.
     pub fn set<M: Machine>(&mut self, tables: &mut Tables<M>, index: usize, entry: Entry<L>) {
         tables.frame_memory(&mut self.frame)[index & 511] = entry.bits();

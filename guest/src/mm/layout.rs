@@ -117,6 +117,20 @@ pub enum Fixed {
 }
 
 impl Fixed {
+    /// All of them.
+    pub const ALL: [Fixed; 4] = [Fixed::SharedInfo, Fixed::Console, Fixed::Early, Fixed::Test];
+
+    /// What it is for.
+    #[must_use]
+    pub const fn purpose(self) -> &'static str {
+        match self {
+            Fixed::SharedInfo => "shared_info",
+            Fixed::Console => "console ring",
+            Fixed::Early => "a page looked at for a moment",
+            Fixed::Test => "a page of the self-tests",
+        }
+    }
+
     /// Its virtual address.
     #[must_use]
     pub const fn address(self) -> u64 {

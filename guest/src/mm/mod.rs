@@ -9,8 +9,11 @@
 //! All of it is generic over the [`machine::Machine`] below, so that the host can run it against a
 //! model of Xen. What belongs to the running kernel alone is in `pv`.
 
+mod attributes;
+pub mod audit;
 pub mod cost;
 mod directmap;
+pub mod dump;
 
 pub mod entry;
 pub mod error;
@@ -23,9 +26,11 @@ pub mod machine;
 mod ops;
 #[cfg(target_os = "none")]
 pub mod pv;
+pub mod spaces;
 pub mod state;
 pub mod tables;
 pub mod takeover;
+pub mod walk;
 
 pub use entry::{Flags, Pte, Value};
 pub use error::MmError;

@@ -25,6 +25,7 @@ use super::entry::{
 use super::error::MmError;
 use super::frames::{Frame, FrameError, Frames, Ledger};
 use super::machine::{Machine, Words};
+use super::spaces::Spaces;
 use super::state::Step;
 
 /// How many levels the tables have.
@@ -84,6 +85,8 @@ pub struct Tables<M: Machine> {
     root: Pfn,
     user_root: Option<Pfn>,
     fold: Fold,
+    pub(super) boot_root: Pfn,
+    pub(super) spaces: Spaces,
 }
 
 /// Names for the conversions of each level, in the field's terms. All are [`Tables::make`] and
@@ -123,6 +126,8 @@ impl<M: Machine> Tables<M> {
             root,
             user_root: None,
             fold: Fold::FourLevels,
+            boot_root: root,
+            spaces: Spaces::new(),
         }
     }
 
@@ -415,7 +420,8 @@ impl<M: Machine> Tables<M> {
         unsafe { self.set_upper(slot, entry) }
     }
 
-    /// Writes an L4 entry; one of the user half also in the tables of user mode, where those exist.
+    /// Writes an L4 entry: one of the user half also in the tables of user mode, where those exist,
+    /// one of the kernel half in every space.
     ///
     /// # Errors
     /// A frame in the wrong state, or Xen's refusal.
@@ -428,13 +434,20 @@ impl<M: Machine> Tables<M> {
         unsafe { self.set_upper(slot, entry) }?;
         let index = slot.machine.entry_index();
         let in_root = self.machine().mfn(self.root) == Some(slot.machine.frame());
-        if let Some(user) = self.user_root
-            && in_root
-            && index < 256
-            && let Some(mirror) = self.slot::<L4>(user, (index as u64) << L4::SHIFT)
-        {
-            // SAFETY: user mode sees what the kernel sees there.
-            unsafe { self.set_upper(mirror, entry) }?;
+        let va = (index as u64) << L4::SHIFT;
+        if in_root && index < 256 {
+            if let Some(mirror) = self.user_root.and_then(|user| self.slot::<L4>(user, va)) {
+                // SAFETY: user mode sees what the kernel sees there.
+                unsafe { self.set_upper(mirror, entry) }?;
+            }
+        } else if in_root {
+            let current = self.root;
+            for (root, _) in self.roots().filter(|(root, _)| *root != current) {
+                if let Some(mirror) = self.slot::<L4>(root, va) {
+                    // SAFETY: the kernel is the same in every space.
+                    unsafe { self.set_upper(mirror, entry) }?;
+                }
+            }
         }
         Ok(())
     }

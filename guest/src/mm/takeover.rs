@@ -151,6 +151,7 @@ impl<'t, M: Machine> Initial<'t, M> {
             },
         )?;
         tables.set_roots(root, None);
+        tables.boot_root = root;
         tables.machine_mut().set_reach(mapped);
         Ok(Initial {
             tables,

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::backtrace::Backtrace;
 use super::frame::{Frame, PageFaultCode};
-use crate::{console, power, println, verdict};
+use crate::{console, mm, power, println, verdict};
 
 const PAGE_FAULT: u64 = 14;
 
@@ -53,6 +53,10 @@ pub fn unexpected(frame: &Frame) -> ! {
                     "page fault: {} at {address:#018x}",
                     PageFaultCode(frame.error)
                 );
+                let walked = mm::try_with(|tables| println!("{}", tables.walk(address)));
+                if walked.is_none() {
+                    println!("  (the page tables are in use: no walk)");
+                }
             }
             None => {
                 println!(
