@@ -190,6 +190,7 @@ mod tests {
     fn values_are_not_errors() {
         assert_eq!(XenError::check(Op::XenVersion, None, 0x40011), Ok(0x40011));
         assert_eq!(Errno::from_return(-4096), None);
+        assert!(Errno::from_return(-4095).is_some());
         assert_eq!(Errno::from_return(i64::MIN), None);
         for (_, errno) in Errno::ALL {
             assert_eq!(Errno::from_return(errno.to_return()), Some(*errno));

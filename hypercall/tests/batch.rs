@@ -4,7 +4,7 @@ mod common;
 
 use common::{Request, rig::*};
 use hypercall::{
-    Errno, ExtOp, FlushReason, Level, Op, Pfn, Scope, Update, VirtAddr,
+    Errno, ExtOp, FlushReason, Level, MachAddr, Op, Pfn, Scope, Update, VirtAddr,
     abi::mmu::*,
     batch::{EXT_CAPACITY, Failed, MAX_INVLPG, Reason},
 };
@@ -89,6 +89,25 @@ fn a_later_write_replaces_within_a_round_only() {
         [sent(slot(0), 2), sent(slot(1), 1), sent(slot(0), 4)]
     );
     assert_eq!(rig.batch.stats().replaced, 2);
+}
+
+#[test]
+fn slots_that_fall_together_in_the_index_are_told_apart() {
+    // Tables and entries such that many of 512 meet in 1024 buckets.
+    for stride in [8, 0x1000, 0x1008, 0x10_0000, 0x1234_5678] {
+        let mut rig = Rig::<512>::new();
+        let slot = |n: u64| MachAddr::truncate((n * stride) & !7);
+        for n in 1..=512 {
+            assert_eq!(rig.batch.queued(slot(n)), None);
+            rig.queue(Update::new(Level::L1, slot(n), n));
+        }
+        assert_eq!(rig.batch.len(), 512);
+        for n in 1..=512 {
+            assert_eq!(rig.batch.queued(slot(n)), Some(n));
+        }
+        rig.flush().unwrap();
+        assert!((1..=512).all(|n| rig.batch.queued(slot(n)).is_none()));
+    }
 }
 
 #[test]

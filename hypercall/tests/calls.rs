@@ -165,6 +165,23 @@ fn events() {
         0
     });
     assert_eq!(event::alloc_unbound(&xen, 9).unwrap(), event::Port(3));
+    let xen = Answering::new(|(_, args)| {
+        // SAFETY: `EVTCHNOP_bind_interdomain` takes and returns this.
+        let arg: evtchn_bind_interdomain = unsafe { at(args[1]) };
+        assert_eq!((arg.remote_dom, arg.remote_port), (9, 5));
+        // SAFETY: as above.
+        unsafe {
+            put(
+                args[1],
+                evtchn_bind_interdomain {
+                    local_port: 3,
+                    ..arg
+                },
+            )
+        };
+        0
+    });
+    assert_eq!(event::bind_interdomain(&xen, 9, 5).unwrap(), event::Port(3));
     let xen = Answering::new(|_| Errno::EEXIST.to_return());
     let error = event::bind_ipi(&xen, 0).unwrap_err();
     assert_eq!(
