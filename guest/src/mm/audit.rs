@@ -16,7 +16,7 @@ use hypercall::Pfn;
 use super::entry::{Entry, Flags, L1, L2, XEN_BITS};
 use super::error::MmError;
 use super::layout;
-use super::machine::Machine;
+use super::machine::{Machine, Words};
 use super::state::{Kind, State};
 use super::tables::{Fold, Tables};
 use hypercall::addr::ADDR_MASK;
@@ -136,6 +136,8 @@ struct Audit<'a, M: Machine> {
     /// Sum over all references found; see the module.
     references: u64,
     user: bool,
+    /// The root that was walked before, for what it shares with the one walked now.
+    shared: Option<*const Words>,
 }
 
 /// A number that stands for a frame: mixed so that sums of them do not coincide by chance
@@ -159,6 +161,7 @@ impl<M: Machine> Tables<M> {
             report: Report::default(),
             references: 0,
             user: false,
+            shared: None,
         };
         let top = if self.fold() == Fold::FiveLevels {
             5
@@ -166,10 +169,14 @@ impl<M: Machine> Tables<M> {
             4
         };
         let all = Flags::PRESENT | Flags::WRITABLE | Flags::USER;
+        let mut first = None;
         for (kernel, user) in self.roots() {
-            for root in core::iter::once(kernel).chain(user) {
-                audit.user = Some(root) == user;
-                audit.table(root, top, 0, all);
+            audit.user = false;
+            audit.root(kernel, top, first, all);
+            first = first.or(Some(kernel));
+            if let Some(user) = user {
+                audit.user = true;
+                audit.root(user, top, Some(kernel), all);
             }
         }
         for root in self.base_references() {
@@ -185,6 +192,33 @@ impl<M: Machine> Tables<M> {
 }
 
 impl<M: Machine> Audit<'_, M> {
+    /// A root. What it shares with another one that was walked already is not walked again.
+    fn root(&mut self, root: Pfn, level: usize, walked: Option<Pfn>, above: Flags) {
+        self.shared = walked.map(|other| self.tables.machine().memory(other).cast_const());
+        self.table(root, level, 0, above);
+    }
+
+    /// Whether another root that was walked already refers to the same table in the same place.
+    fn is_shared(&self, word: u64, index: usize) -> bool {
+        self.shared.is_some_and(|words| {
+            // SAFETY: a root is a table that the window reaches.
+            let other = unsafe { words.cast::<u64>().add(index).read_volatile() };
+            other & 1 == 1 && (other ^ word) & ADDR_MASK == 0
+        })
+    }
+
+    /// Counts a reference to a table that is walked elsewhere.
+    fn reference(&mut self, word: u64, va: u64) {
+        if self.user && va >> 63 == 1 {
+            self.report.add(va, What::UserReachesKernel, word);
+        }
+        let mfn = Entry::<L1>::from_table(word).mfn();
+        let pfn = mfn.and_then(|mfn| self.tables.machine().pfn(mfn));
+        if let Some(pfn) = pfn.filter(|pfn| self.tables.is_recorded_table(*pfn)) {
+            self.references = self.references.wrapping_add(fingerprint(pfn));
+        }
+    }
+
     fn table(&mut self, table: Pfn, level: usize, base: u64, above: Flags) {
         self.report.tables += 1;
         let words = self.tables.machine().memory(table).cast_const();
@@ -204,7 +238,11 @@ impl<M: Machine> Audit<'_, M> {
             if word == 0 {
                 continue;
             }
-            self.entry(word, level, va, above);
+            if level >= 4 && self.is_shared(word, index) {
+                self.reference(word, va);
+            } else {
+                self.entry(word, level, va, above);
+            }
         }
     }
 
