@@ -45,25 +45,29 @@ pub(crate) fn boot(arguments: &BootArgs) -> Result<()> {
     transcript.finish();
     drop(session);
     let outcome = judge(&transcript.guest, &end?);
-    if outcome != Outcome::Pass {
+    if outcome == Outcome::Pass {
+        ui::say(summary(&transcript.guest));
+    } else {
         ui::say(transcript.tail(TAIL_LINES));
     }
-    match outcome {
-        Outcome::Pass => {
-            let verdict = transcript
-                .guest
-                .iter()
-                .find_map(|line| Verdict::parse(line));
-            let fields = verdict.map(|verdict| verdict.fields).unwrap_or_default();
-            let fields: Vec<_> = fields
-                .iter()
-                .map(|(key, value)| format!("{key}={value}"))
-                .collect();
-            ui::say(format!("pass {}", fields.join(" ")).trim_end());
-            Ok(())
-        }
-        Outcome::Fail(reason) => Err(Failure::Guest(reason)),
-        Outcome::TimedOut(reason) => Err(Failure::TimedOut(reason)),
+    outcome.into_result()
+}
+
+/// The passing verdict's facts, for a person.
+fn summary(lines: &[String]) -> String {
+    let fields = lines
+        .iter()
+        .find_map(|line| Verdict::parse(line))
+        .map(|verdict| verdict.fields);
+    let facts = fields
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(key, value)| format!("{key} {value}"));
+    let facts = facts.collect::<Vec<_>>().join(", ");
+    if facts.is_empty() {
+        "passed".into()
+    } else {
+        format!("passed: {facts}")
     }
 }
 

@@ -12,6 +12,29 @@ use crate::ui;
 /// Ctrl-], which leaves `xl console` as well.
 const LEAVE: u8 = 0x1d;
 
+/// Keys on their way to the kernel. Before its first line they would go to Xen, which takes every
+/// letter for a command of its own, so they wait.
+#[derive(Debug, Default)]
+pub(crate) struct Keys {
+    waiting: Vec<u8>,
+}
+
+impl Keys {
+    /// Adds what was typed.
+    pub(crate) fn typed(&mut self, keys: &[u8]) {
+        self.waiting.extend(keys);
+    }
+
+    /// What can be delivered to a guest that has said `lines` so far.
+    pub(crate) fn deliver(&mut self, lines: &[String]) -> Vec<u8> {
+        if lines.is_empty() {
+            Vec::new()
+        } else {
+            std::mem::take(&mut self.waiting)
+        }
+    }
+}
+
 /// The terminal in raw mode until dropped.
 pub(crate) struct Terminal {
     before: Option<Termios>,
@@ -59,5 +82,21 @@ fn read_keys(inputs: &Sender<Input>) {
             let _ = inputs.send(Input::Leave);
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_wait_for_the_guest() {
+        let mut keys = Keys::default();
+        keys.typed(b"he");
+        assert!(keys.deliver(&[]).is_empty());
+        keys.typed(b"lp");
+        let lines = ["ready".to_owned()];
+        assert_eq!(keys.deliver(&lines), b"help");
+        assert!(keys.deliver(&lines).is_empty());
     }
 }

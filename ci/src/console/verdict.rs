@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::exit::{Failure, Result};
+
 /// What the kernel says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -152,6 +154,17 @@ pub(crate) enum Outcome {
     Fail(String),
     /// What did not end.
     TimedOut(String),
+}
+
+impl Outcome {
+    /// What `boot` returns for it, and so its exit status.
+    pub(crate) fn into_result(self) -> Result<()> {
+        match self {
+            Self::Pass => Ok(()),
+            Self::Fail(reason) => Err(Failure::Guest(reason)),
+            Self::TimedOut(reason) => Err(Failure::TimedOut(reason)),
+        }
+    }
 }
 
 /// Weighs the console's lines against the end that Xen saw.

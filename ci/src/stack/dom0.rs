@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::qemu::{Accel, Machine, Module};
 use super::{Job, Mode, Session, Setting, Stack, gdb_hint};
 use crate::console::serial::Input;
-use crate::console::terminal::Terminal;
+use crate::console::terminal::{Keys, Terminal};
 use crate::console::transcript::{Transcript, Voice, voice};
 use crate::console::verdict::{End, Shutdown};
 use crate::exit::{Failure, Result};
@@ -96,10 +96,11 @@ impl Session for Open {
         };
         let deadline = job.timeout.map(|timeout| Instant::now() + timeout);
         let mut seen = 0;
+        let mut keys = Keys::default();
         loop {
             match running.ports.next(deadline)? {
                 Some(Input::Bytes(_, bytes)) => transcript.shared_bytes(&bytes),
-                Some(Input::Keys(keys)) => running.ports.type_in(0, &keys),
+                Some(Input::Keys(typed)) => keys.typed(&typed),
                 Some(Input::Leave) => return Err(Failure::Interrupted),
                 Some(Input::Closed) => return Ok(End::Broken(running.epitaph())),
                 None => {
@@ -107,6 +108,7 @@ impl Session for Open {
                     return Ok(End::TimedOut(seconds));
                 }
             }
+            running.ports.type_in(0, &keys.deliver(&transcript.guest));
             let end = transcript.host[seen..].iter().find_map(|line| end_of(line));
             seen = transcript.host.len();
             if let Some(end) = end {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::qemu::{Accel, Machine, Module};
 use super::{Job, Mode, Session, Setting, Stack, gdb_hint, rootfs};
 use crate::console::serial::Input;
-use crate::console::terminal::Terminal;
+use crate::console::terminal::{Keys, Terminal};
 use crate::console::transcript::Transcript;
 use crate::console::verdict::{End, Shutdown};
 use crate::exit::{Failure, Result};
@@ -162,14 +162,16 @@ impl Session for Open {
             None
         };
         let deadline = job.timeout.map(|timeout| Instant::now() + timeout);
+        let mut keys = Keys::default();
         loop {
             match running.ports.next(deadline)? {
                 Some(Input::Bytes(_, bytes)) => transcript.shared_bytes(&bytes),
-                Some(Input::Keys(keys)) => running.ports.write(0, &keys),
+                Some(Input::Keys(typed)) => keys.typed(&typed),
                 Some(Input::Leave) => return Err(Failure::Interrupted),
                 Some(Input::Closed) => return Ok(end_of(running.exit_code())),
                 None => return Ok(End::TimedOut(job.timeout.unwrap_or_default().as_secs())),
             }
+            running.ports.write(0, &keys.deliver(&transcript.guest));
         }
     }
 }

@@ -14,7 +14,7 @@ use super::archive::Archive;
 use super::qemu::{Accel, Machine, Module, Running};
 use super::{Job, Mode, Session, Setting, Stack, gdb_hint, rootfs};
 use crate::console::serial::Input;
-use crate::console::terminal::Terminal;
+use crate::console::terminal::{Keys, Terminal};
 use crate::console::transcript::{Lines, Transcript};
 use crate::console::verdict::{End, Shutdown};
 use crate::exit::{Failure, Result};
@@ -99,6 +99,7 @@ impl Stack for Linux {
             control: Lines::default(),
             answers: VecDeque::new(),
             reports: VecDeque::new(),
+            keys: Keys::default(),
             received: 0,
             shared_console: false,
             calls: 0,
@@ -276,6 +277,7 @@ struct Open<'a> {
     answers: VecDeque<String>,
     /// Lines that xl sent by itself.
     reports: VecDeque<String>,
+    keys: Keys,
     /// Bytes of the present guest's console.
     received: u64,
     /// [`Domain::shared_console`] of the present one.
@@ -327,9 +329,14 @@ impl Open<'_> {
                     }
                 }
             }
-            Some(Input::Keys(keys)) => self.running.ports.write(CONSOLE, &keys),
+            Some(Input::Keys(typed)) => self.keys.typed(&typed),
             Some(Input::Leave) => return Err(Stop::Failed(Failure::Interrupted)),
             Some(Input::Closed) => return Err(Stop::Gone(self.running.epitaph())),
+        }
+        if let Some(transcript) = transcript {
+            self.running
+                .ports
+                .write(CONSOLE, &self.keys.deliver(&transcript.guest));
         }
         Ok(())
     }

@@ -116,7 +116,11 @@ fn counted(suite: &mut Suite, name: &str, command: Command) -> Result<()> {
     suite.report(
         name,
         since,
-        Err(format!("{failed} of {} failed\n{text}", passed + failed)),
+        Err(format!(
+            "{failed} of {} failed\n{}",
+            passed + failed,
+            digest(&text)
+        )),
     );
     Ok(())
 }
@@ -126,6 +130,25 @@ fn run(name: &str, mut command: Command) -> Result<(bool, String)> {
     let text =
         [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     Ok((output.status.success(), text.concat().trim_end().to_owned()))
+}
+
+/// What is left of the output of tests without those that passed.
+fn digest(text: &str) -> String {
+    let passing = |line: &&str| {
+        let line = line.trim();
+        line.is_empty()
+            || line.starts_with("test result: ok")
+            || (line.starts_with("running ") && line.contains(" test"))
+            || line
+                .trim_start_matches('.')
+                .trim_start()
+                .split('/')
+                .all(|part| part.trim().chars().all(|c| c.is_ascii_digit()))
+    };
+    text.lines()
+        .filter(|line| !passing(line))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Adds up cargo's `test result:` lines.
@@ -145,6 +168,16 @@ fn count(text: &str) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_passed_is_not_shown_again() {
+        let text = "\nrunning 3 tests\n...\ntest result: ok. 3 passed; 0 failed\n\n\
+            running 2 tests\n. 1/2\nrules --- FAILED\n\nfailures:\n\n---- rules stdout ----\nleft: 1\n";
+        assert_eq!(
+            digest(text),
+            "rules --- FAILED\nfailures:\n---- rules stdout ----\nleft: 1"
+        );
+    }
 
     #[test]
     fn results_of_all_crates_add_up() {

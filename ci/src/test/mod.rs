@@ -139,7 +139,24 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
             return Err(Failure::Interrupted);
         }
         rest = after;
-        println!("== {}", group.name());
+        // Neighbours that run on the same dom0 share its boot.
+        let mut vias: Vec<_> = group.via().into_iter().collect();
+        while let Some((next, after)) = rest.split_first()
+            && let (Some(&first), Some(via)) = (vias.first(), next.via())
+            && first.shares_host_with(via)
+        {
+            vias.push(via);
+            rest = after;
+        }
+        let names: Vec<_> = vias.iter().map(|via| via.name()).collect();
+        println!(
+            "== {}",
+            if names.is_empty() {
+                group.name().into()
+            } else {
+                names.join(", ")
+            }
+        );
         let result = match group {
             Group::Fmt => checks::fmt(&mut suite),
             Group::Clippy => checks::clippy(&mut suite),
@@ -147,19 +164,7 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
             Group::Docs => checks::docs(&mut suite),
             Group::Notes => notes::run(&mut suite),
             Group::Abi => checks::abi(&mut suite),
-            Group::Dom0 | Group::Xl | Group::Shim => {
-                // Neighbours that run on the same dom0 share its boot.
-                let first = group.via();
-                let mut vias: Vec<_> = first.into_iter().collect();
-                while let Some((next, after)) = rest.split_first()
-                    && let (Some(first), Some(via)) = (first, next.via())
-                    && first.shares_host_with(via)
-                {
-                    vias.push(via);
-                    rest = after;
-                }
-                smoke::run(&mut suite, &vias)
-            }
+            Group::Dom0 | Group::Xl | Group::Shim => smoke::run(&mut suite, &vias),
         };
         match result {
             Ok(()) => {}

@@ -5,22 +5,37 @@ use std::time::{Duration, Instant};
 
 use super::Suite;
 use crate::console::transcript::{Show, Transcript};
-use crate::console::verdict::{End, Kind, Outcome, Shutdown, Verdict, judge};
+use crate::console::verdict::{End, Kind, Shutdown, Verdict, judge};
 use crate::exit::{Failure, Result};
 use crate::stack::{Job, Mode, Session, Setting, Via};
 
 /// How a boot is to end.
 #[derive(Debug, Clone, Copy)]
-enum Expect {
-    /// With this verdict, and this reason of shutdown in Xen's eyes.
-    Verdict(Kind, Shutdown),
-    /// Not at all.
-    TimeOut,
+struct Expect {
+    /// The verdicts on the console.
+    verdicts: &'static [Kind],
+    /// The reason of shutdown that Xen saw, or none for a boot that never ends.
+    shutdown: Option<Shutdown>,
+    /// The exit status that `boot` gives it.
+    status: u8,
 }
 
-const PASS: Expect = Expect::Verdict(Kind::Pass, Shutdown::Poweroff);
-const FAIL: Expect = Expect::Verdict(Kind::Fail, Shutdown::Poweroff);
-const CRASH: Expect = Expect::Verdict(Kind::Crash, Shutdown::Crash);
+const PASS: Expect = ends(&[Kind::Pass], Shutdown::Poweroff, 0);
+const FAIL: Expect = ends(&[Kind::Fail], Shutdown::Poweroff, 1);
+const CRASH: Expect = ends(&[Kind::Crash], Shutdown::Crash, 1);
+const HANG: Expect = Expect {
+    verdicts: &[],
+    shutdown: None,
+    status: 4,
+};
+
+const fn ends(verdicts: &'static [Kind], shutdown: Shutdown, status: u8) -> Expect {
+    Expect {
+        verdicts,
+        shutdown: Some(shutdown),
+        status,
+    }
+}
 
 /// One boot.
 #[derive(Debug, Clone, Copy)]
@@ -76,11 +91,52 @@ const TABLE: &[Smoke] = &[
         says: &["nonsense"],
     },
     Smoke {
+        name: "a fault in the fault handler is reported",
+        vias: &[Via::Dom0, Via::Xl],
+        mem_mib: None,
+        cmdline: "provoke=doublefault",
+        expect: CRASH,
+        says: &["double fault"],
+    },
+    Smoke {
+        // PV has no other stack to report on: Xen ends the domain, which must not pass for a pass.
+        name: "a stack overflow ends the domain",
+        vias: &[Via::Dom0, Via::Xl],
+        mem_mib: None,
+        cmdline: "provoke=stackoverflow",
+        expect: ends(&[], Shutdown::Crash, 1),
+        says: &[],
+    },
+    Smoke {
+        name: "a reboot is not taken for a power-off",
+        vias: &[Via::Dom0, Via::Xl],
+        mem_mib: None,
+        cmdline: "provoke=reboot",
+        expect: ends(&[Kind::Pass], Shutdown::Reboot, 1),
+        says: &[],
+    },
+    Smoke {
+        name: "passes with little memory",
+        vias: EVERYWHERE,
+        mem_mib: Some(32),
+        cmdline: "",
+        expect: PASS,
+        says: &[],
+    },
+    Smoke {
+        name: "passes with much memory",
+        vias: &[Via::Dom0, Via::Xl],
+        mem_mib: Some(2048),
+        cmdline: "",
+        expect: PASS,
+        says: &[],
+    },
+    Smoke {
         name: "a hang is given up",
         vias: &[Via::Dom0, Via::Xl],
         mem_mib: None,
         cmdline: "provoke=hang",
-        expect: Expect::TimeOut,
+        expect: HANG,
         says: &[],
     },
 ];
@@ -114,7 +170,7 @@ impl Row {
     }
 
     fn job(&self, kernel: std::path::PathBuf) -> Job {
-        let hangs = matches!(self.smoke.expect, Expect::TimeOut);
+        let hangs = self.smoke.expect.shutdown.is_none();
         Job {
             name: self.smoke.name.replace(' ', "-"),
             via: self.via,
@@ -172,30 +228,26 @@ pub(super) fn run(suite: &mut Suite, vias: &[Via]) -> Result<()> {
 
 /// Compares what happened to what the row wants.
 fn check(smoke: &Smoke, lines: &[String], end: &End) -> std::result::Result<(), String> {
-    let outcome = judge(lines, end);
-    match smoke.expect {
-        Expect::TimeOut => {
-            if !matches!(outcome, Outcome::TimedOut(_)) {
-                return Err(format!("expected no end, got {outcome:?}"));
-            }
-        }
-        Expect::Verdict(kind, shutdown) => {
-            let verdicts: Vec<_> = lines
-                .iter()
-                .filter_map(|line| Verdict::parse(line))
-                .map(|v| v.kind)
-                .collect();
-            if verdicts != [kind] || *end != End::Shutdown(shutdown) {
-                let wanted = format!("expected one verdict {kind:?} and shutdown by {shutdown}");
-                return Err(format!(
-                    "{wanted}, got {verdicts:?} and {end:?}: {outcome:?}"
-                ));
-            }
-            // The exit status of `boot` follows from the outcome.
-            if (kind == Kind::Pass) != (outcome == Outcome::Pass) {
-                return Err(format!("a verdict {kind:?} was judged {outcome:?}"));
-            }
-        }
+    let expect = smoke.expect;
+    let verdicts: Vec<_> = lines
+        .iter()
+        .filter_map(|line| Verdict::parse(line))
+        .map(|verdict| verdict.kind)
+        .collect();
+    let shutdown = match end {
+        End::Shutdown(reason) => Some(*reason),
+        End::TimedOut(_) => None,
+        End::Broken(what) => return Err(what.clone()),
+    };
+    let outcome = judge(lines, end).into_result();
+    let status = outcome.as_ref().map_or_else(Failure::status, |()| 0);
+    let found = (verdicts.as_slice(), shutdown, status);
+    let wanted = (expect.verdicts, expect.shutdown, expect.status);
+    if found != wanted {
+        let said = outcome.map_or_else(|failure| failure.to_string(), |()| "passed".into());
+        return Err(format!(
+            "verdicts, shutdown and exit status should be {wanted:?} and are {found:?}: {said}"
+        ));
     }
     let silent = |text: &&&str| !lines.iter().any(|line| line.contains(**text));
     match smoke.says.iter().find(silent) {
@@ -258,8 +310,16 @@ mod tests {
     }
 
     #[test]
+    fn what_broke_below_the_kernel_fails_every_row() {
+        let broken = End::Broken("Xen panicked".into());
+        for expect in [PASS, FAIL, CRASH, HANG] {
+            assert!(check(&smoke(expect), &lines("hello\n"), &broken).is_err());
+        }
+    }
+
+    #[test]
     fn a_hang_is_a_time_out_and_nothing_else() {
-        let smoke = smoke(Expect::TimeOut);
+        let smoke = smoke(HANG);
         assert_eq!(check(&smoke, &lines("hello\n"), &End::TimedOut(5)), Ok(()));
         assert!(
             check(
