@@ -99,7 +99,7 @@ fn existing(path: &Path) -> Result<PathBuf> {
         .map_err(|error| Failure::Usage(format!("cannot open {}: {error}", path.display())))
 }
 
-/// `cargo xtask setup`: everything that `vias` need, without running any of them.
+/// `cargo xtask setup`: everything that boots and tests need, without running any of them.
 pub(crate) fn setup(arguments: &crate::cli::SetupArgs) -> Result<()> {
     let workspace = Workspace::find()?;
     crate::provision::rust::ensure_target(&workspace.root)?;
@@ -107,6 +107,15 @@ pub(crate) fn setup(arguments: &crate::cli::SetupArgs) -> Result<()> {
     provision.update = arguments.update;
     for via in &arguments.via {
         via.stack().prepare(&provision)?;
+    }
+    provision.headers()?;
+    let status = workspace
+        .cargo()
+        .arg("fetch")
+        .status()
+        .map_err(Failure::file("run", "cargo"))?;
+    if !status.success() {
+        return Err(Failure::host("cargo fetch failed", "see its message above"));
     }
     let names: Vec<_> = arguments.via.iter().map(|via: &Via| via.name()).collect();
     ui::say(format!(

@@ -10,16 +10,32 @@ use crate::provision::{Provision, Xen};
 use crate::stack::Via;
 use crate::test::Group;
 
+const BOOT_HELP: &str = "\
+Words for the kernel, given by --cmdline, are separated by blanks; one it does not know fails the
+boot. Among them are log=LEVEL[,MODULE=LEVEL...], selftest, provoke=panic and monitor.
+
+Examples:
+  cargo xtask boot --cmdline 'log=debug selftest' --mem 256 --vcpus 2
+  cargo xtask boot --via xl --log console.txt
+  cargo xtask boot --via shim --xen 4.20
+  cargo xtask boot --xen ~/xen/xen/xen --qemu ~/qemu/build/qemu-system-x86_64
+  echo help | cargo xtask boot --interactive --timeout 10
+
+Logs of the last runs are kept below target/boot.";
+
 const AFTER_HELP: &str = "\
 Examples:
   cargo xtask boot                          Xen under QEMU, the kernel as dom0; about a second
   cargo xtask boot --cmdline log=debug      with words for the kernel
   cargo xtask boot --interactive            type to the kernel; Ctrl-] leaves
+  cargo xtask boot --via xl --mem 64        as an ordinary domain: a Linux dom0 and xl create
+  cargo xtask boot --via shim               inside Xen's PV shim
   cargo xtask boot --gdb                    wait for a debugger and say what to type
   cargo xtask test                          everything that must hold before a push
+  cargo xtask test fmt clippy unit          the part of it that needs no Xen
   cargo xtask setup                         fetch all that is needed, to work offline later
 
-Exit status: 0 pass, 1 the guest failed or crashed, 2 wrong usage, 3 the host lacks something,
+Exit status of boot and test: 0 pass, 1 the guest failed or crashed, 2 wrong usage, 3 the host lacks something,
 4 time-out. Xen, QEMU and a Linux dom0 are fetched from Debian's archive into the user's cache
 directory when first needed; nothing is installed and root is not required.";
 
@@ -35,6 +51,7 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    #[command(after_help = BOOT_HELP)]
     /// Build the kernel, boot it on real Xen, show its console, report its verdict
     Boot(BootArgs),
     /// Run the test suite, or groups of it
@@ -60,7 +77,12 @@ pub(crate) struct BootArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=128))]
     pub(crate) vcpus: Option<u32>,
     /// Words for the kernel
-    #[arg(long, value_name = "STR", default_value = "")]
+    #[arg(
+        long,
+        value_name = "STR",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub(crate) cmdline: String,
     /// A file to hand to the kernel as its initial RAM disk
     #[arg(long, value_name = "FILE")]

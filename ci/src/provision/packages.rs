@@ -5,6 +5,7 @@ use std::process::Command;
 
 use super::apt::{self, Apt, Depth, Package};
 use super::cache::Cache;
+use super::qemu;
 use crate::exit::{Failure, Result};
 use crate::ui;
 
@@ -126,12 +127,14 @@ impl Bundle {
     }
 
     fn choose(self, apt: &Apt, packages: Vec<String>, depth: Depth) -> Result<Part> {
-        if self == Self::Qemu
-            && let Ok(part) = Part::resolve(apt, packages.clone(), depth, true)
-        {
-            return Ok(part);
+        let release = Part::resolve(apt, packages.clone(), depth, false);
+        if self != Self::Qemu || release.as_ref().is_ok_and(Part::good_qemu) {
+            return release;
         }
-        Part::resolve(apt, packages, depth, false)
+        match Part::resolve(apt, packages, depth, true) {
+            Ok(backport) if backport.good_qemu() => Ok(backport),
+            _ => release,
+        }
     }
 }
 
@@ -152,6 +155,15 @@ impl Part {
             backports,
             found,
         })
+    }
+
+    /// Whether this brings a QEMU that emulates all that Xen needs.
+    fn good_qemu(&self) -> bool {
+        self.found
+            .iter()
+            .find(|package| package.name() == "qemu-system-x86")
+            .and_then(|package| qemu::Version::of_package(&package.version()))
+            .is_some_and(|version| version >= qemu::GOOD)
     }
 
     fn download(&self, apt: &Apt, name: &str, into: &Path) -> Result<()> {
@@ -251,6 +263,22 @@ mod tests {
         let (packages, depth) = Bundle::Dom0(xen).packages();
         assert_eq!(packages[0], "xen-utils-4.17");
         assert_eq!(depth, Depth::Closure);
+    }
+
+    #[test]
+    fn the_backport_is_for_releases_with_an_old_qemu() {
+        let part = |version: &str| Part {
+            wanted: vec![],
+            depth: Depth::Closure,
+            backports: false,
+            found: vec![
+                package("libc6_2.36-9_amd64.deb"),
+                package(&format!("qemu-system-x86_{version}_amd64.deb")),
+            ],
+        };
+        assert!(!part("1%3a7.2+dfsg-7+deb12u18").good_qemu());
+        assert!(part("1%3a10.0.2+ds-2+deb13u1~bpo12+1").good_qemu());
+        assert!(part("11.0.0-1").good_qemu());
     }
 
     #[test]

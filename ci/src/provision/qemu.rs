@@ -12,7 +12,7 @@ use crate::exit::{Failure, Result};
 const PROGRAM: &str = "qemu-system-x86_64";
 
 /// From here on TCG delivers `int n` and SMAP faults rightly.
-const GOOD: Version = Version(10, 0);
+pub(crate) const GOOD: Version = Version(10, 0);
 
 /// Major and minor number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,14 +133,25 @@ pub(crate) fn loader(tree: &Path) -> Result<(PathBuf, String)> {
     Ok((loader, names.join(":")))
 }
 
+impl Version {
+    /// Of a Debian package: `1:10.0.2+ds-2`.
+    pub(crate) fn of_package(text: &str) -> Option<Self> {
+        let upstream = text.split_once(':').map_or(text, |(_epoch, rest)| rest);
+        Self::leading(upstream)
+    }
+
+    fn leading(text: &str) -> Option<Self> {
+        let mut numbers = text.split(|c: char| !c.is_ascii_digit());
+        Some(Self(
+            numbers.next()?.parse().ok()?,
+            numbers.next()?.parse().ok()?,
+        ))
+    }
+}
+
 /// Parses `QEMU emulator version 10.0.2 (…)`.
 fn parse_version(text: &str) -> Option<Version> {
-    let rest = text.split_once("QEMU emulator version ")?.1;
-    let mut numbers = rest.split(|c: char| !c.is_ascii_digit());
-    Some(Version(
-        numbers.next()?.parse().ok()?,
-        numbers.next()?.parse().ok()?,
-    ))
+    Version::leading(text.split_once("QEMU emulator version ")?.1)
 }
 
 #[cfg(test)]

@@ -178,6 +178,10 @@ fn fill<W: Write>(tree: &Tree, archive: &mut Archive<W>) -> Result<()> {
     archive
         .file("modules/order", order.as_bytes(), false)
         .map_err(written)?;
+    // Without the file xl warns at every call; all of it is optional.
+    archive
+        .file("etc/xen/xl.conf", b"", false)
+        .map_err(written)?;
     archive
         .file("init", INIT.as_bytes(), true)
         .map_err(written)?;

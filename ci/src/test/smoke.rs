@@ -126,7 +126,7 @@ const TABLE: &[Smoke] = &[
     Smoke {
         name: "passes with much memory",
         vias: &[Via::Dom0, Via::Xl],
-        mem_mib: Some(2048),
+        mem_mib: Some(1024),
         cmdline: "",
         expect: PASS,
         says: &[],
