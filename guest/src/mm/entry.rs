@@ -67,6 +67,8 @@ impl Flags {
 pub const XEN_BITS: u64 = 1 << 2 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 52;
 
 const PSE: u64 = 1 << 7;
+/// The bit by which Xen marks a page that came without U.
+const GUEST_KERNEL: u32 = 52;
 
 mod sealed {
     pub trait Sealed {}
@@ -249,10 +251,14 @@ impl<L: TableLevel> Entry<L> {
     }
 
     /// The rights among its bits.
+    ///
+    /// The U that Xen put on a page of the kernel is not among them: written back it would make
+    /// the page one of user mode's, whose translations stay cached (G) where only user mode runs.
     #[inline]
     #[must_use]
     pub const fn flags(self) -> Flags {
-        Flags::from_bits_truncate(self.0)
+        let kernels = self.0 >> GUEST_KERNEL & 1;
+        Flags::from_bits_truncate(self.0 & !(kernels * Flags::USER.bits()))
     }
 
     /// The same frame with other rights.
@@ -316,6 +322,14 @@ mod tests {
         assert!(asked.same(found));
         assert!(!asked.same(found.with_flags(Flags::PRESENT)));
         assert!(!asked.same(Pte::from_table(0x0010_0000_0123_5067)));
+    }
+
+    #[test]
+    fn a_kernel_page_is_written_back_as_one() {
+        let found = Pte::from_table(0x8010_0000_0123_4067);
+        assert_eq!(found.flags(), Flags::DATA);
+        assert_eq!(found.with_flags(found.flags()).bits(), 0x8000_0000_0123_4063);
+        assert!(Pte::from_table(0x1_2345_0165).flags().contains(Flags::USER));
     }
 
     #[test]
