@@ -3,7 +3,7 @@
 //! counted.
 
 use hypercall::{
-    Errno, Op,
+    Errno,
     abi::{
         event::{
             EVTCHN_2L_NR_CHANNELS, EVTCHNOP_alloc_unbound, EVTCHNOP_bind_interdomain,
@@ -11,8 +11,8 @@ use hypercall::{
             EVTCHNOP_init_control, EVTCHNOP_reset, EVTCHNOP_send, EVTCHNOP_status, EVTCHNOP_unmask,
             EVTCHNSTAT_closed, EVTCHNSTAT_interdomain, EVTCHNSTAT_ipi, EVTCHNSTAT_unbound,
             EVTCHNSTAT_virq, evtchn_alloc_unbound, evtchn_bind_interdomain, evtchn_bind_ipi,
-            evtchn_bind_vcpu, evtchn_bind_virq, evtchn_close, evtchn_reset, evtchn_send,
-            evtchn_status, evtchn_unmask,
+            evtchn_bind_vcpu, evtchn_bind_virq, evtchn_close, evtchn_init_control, evtchn_reset,
+            evtchn_send, evtchn_status, evtchn_unmask,
         },
         shared_info::{shared_info, vcpu_info},
         xen::{DOMID_SELF, NR_VIRQS, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENPMU},
@@ -171,7 +171,6 @@ impl State {
 
     pub(crate) fn event_channel_op(&mut self, args: [u64; 5]) -> Result<i64, Errno> {
         let [cmd, arg, ..] = args;
-        self.injected(Op::EventChannelOp, cmd as u32, None)?;
         match cmd as u32 {
             EVTCHNOP_alloc_unbound => {
                 let mut op: evtchn_alloc_unbound = copy_from(arg)?;
@@ -286,8 +285,15 @@ impl State {
                     self.close(port);
                 }
             }
-            // FIFO channels: the shim has none; the model has none for anybody.
+            // FIFO channels: the shim has none, and the model none for anybody.
             EVTCHNOP_init_control if self.kind == Kind::Shim => return Err(Errno::EOPNOTSUPP),
+            EVTCHNOP_init_control => {
+                let op: evtchn_init_control = copy_from(arg)?;
+                return match op.offset % 8 {
+                    0 => Err(Errno::ENOSYS),
+                    _ => Err(Errno::EINVAL),
+                };
+            }
             _ => return Err(Errno::ENOSYS),
         }
         Ok(0)

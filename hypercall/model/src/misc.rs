@@ -2,7 +2,7 @@
 //! version, memory, scheduling, console, assists, vCPUs.
 
 use hypercall::{
-    Errno, MachAddr, Mfn, Op,
+    Errno, MachAddr, Mfn,
     abi::{
         features::{
             XENFEAT_dom0, XENFEAT_gnttab_map_avail_bits, XENFEAT_highmem_assist,
@@ -16,8 +16,8 @@ use hypercall::{
         },
         physdev::{PHYSDEVOP_set_iopl, physdev_set_iopl},
         sched::{
-            SCHEDOP_block, SCHEDOP_poll, SCHEDOP_shutdown, SCHEDOP_yield, SHUTDOWN_soft_reset,
-            sched_poll, sched_shutdown,
+            SCHEDOP_block, SCHEDOP_poll, SCHEDOP_shutdown, SCHEDOP_yield, sched_poll,
+            sched_shutdown,
         },
         vcpu::{
             RUNSTATE_offline, RUNSTATE_running, VCPUOP_down, VCPUOP_get_runstate_info,
@@ -219,11 +219,8 @@ impl State {
             }
             SCHEDOP_shutdown => {
                 let shutdown: sched_shutdown = copy_from(arg)?;
-                let reason = shutdown.reason & 0xff;
-                if reason > SHUTDOWN_soft_reset {
-                    return Err(Errno::EINVAL);
-                }
-                self.shutdown.get_or_insert(reason);
+                // Any reason is taken; what it means is the tool stack's business.
+                self.shutdown.get_or_insert(shutdown.reason & 0xff);
                 Ok(0)
             }
             _ => Err(Errno::ENOSYS),
@@ -299,7 +296,6 @@ impl State {
         if id >= self.vcpus.len() {
             return Err(Errno::ENOENT);
         }
-        self.injected(Op::VcpuOp, cmd as u32, None)?;
         match cmd as u32 {
             VCPUOP_initialise => self.initialise(id, arg),
             VCPUOP_up if !self.vcpus[id].initialised => Err(Errno::EINVAL),
