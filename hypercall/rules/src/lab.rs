@@ -9,6 +9,11 @@ use core::cell::{Cell, RefCell};
 use hypercall::{
     MachAddr, Mfn, Op,
     abi::{
+        event::{
+            EVTCHNOP_bind_ipi, EVTCHNOP_close, EVTCHNOP_send, EVTCHNOP_unmask, evtchn_bind_ipi,
+            evtchn_close, evtchn_send, evtchn_unmask,
+        },
+        memory::{XENMEM_machphys_mapping, xen_machphys_mapping},
         mmu::{
             MMUEXT_NEW_USER_BASEPTR, MMUEXT_PIN_L1_TABLE, MMUEXT_TLB_FLUSH_ALL, MMUEXT_UNPIN_TABLE,
             mmu_update, mmuext_op, mmuext_op_arg1, mmuext_op_arg2,
@@ -282,6 +287,59 @@ impl<'m> Lab<'m> {
     pub fn multicall(&self, calls: &mut [multicall_entry]) -> i64 {
         let args = [calls.as_mut_ptr() as u64, calls.len() as u64, 0, 0, 0];
         self.call(Op::Multicall, args)
+    }
+
+    /// A port that sends events to this vCPU 0.
+    pub fn bind_ipi(&self) -> Result<u32, Outcome> {
+        let mut op = evtchn_bind_ipi { vcpu: 0, port: 0 };
+        match self.event_op(EVTCHNOP_bind_ipi, &raw mut op as u64) {
+            0 => Ok(op.port),
+            _ => Err(error("Xen refused to bind an IPI")),
+        }
+    }
+
+    /// Unmasks a port.
+    pub fn unmask_port(&self, port: u32) -> Result<(), Outcome> {
+        let op = evtchn_unmask { port };
+        match self.event_op(EVTCHNOP_unmask, &raw const op as u64) {
+            0 => Ok(()),
+            _ => Err(error("Xen refused to unmask a port")),
+        }
+    }
+
+    /// Sends to a port.
+    pub fn send(&self, port: u32) -> i64 {
+        let op = evtchn_send { port };
+        self.event_op(EVTCHNOP_send, &raw const op as u64)
+    }
+
+    /// Closes a port.
+    pub fn close_port(&self, port: u32) -> i64 {
+        let op = evtchn_close { port };
+        self.event_op(EVTCHNOP_close, &raw const op as u64)
+    }
+
+    /// Any operation on event channels, with the address of its argument.
+    pub fn event_op(&self, cmd: u32, arg: u64) -> i64 {
+        self.call(Op::EventChannelOp, [cmd as u64, arg, 0, 0, 0])
+    }
+
+    /// Where the M2P is.
+    pub fn m2p_range(&self) -> Result<xen_machphys_mapping, Outcome> {
+        let mut map = xen_machphys_mapping::default();
+        let args = [XENMEM_machphys_mapping as u64, &raw mut map as u64, 0, 0, 0];
+        match self.call(Op::MemoryOp, args) {
+            0 => Ok(map),
+            _ => Err(error("Xen does not say where the M2P is")),
+        }
+    }
+
+    /// What the M2P says about a frame.
+    pub fn m2p(&self, mfn: Mfn) -> Result<u64, Outcome> {
+        let va = self.m2p_range()?.v_start + mfn.as_u64() * 8;
+        self.machine
+            .read(va)
+            .map_err(|_| error("the M2P has no word for a frame"))
     }
 
     /// Forgets translations everywhere.

@@ -15,13 +15,9 @@ use crate::prelude::*;
 pub(crate) fn test(machine: &dyn Machine) -> Check {
     let lab = Lab::new(machine);
     let page = lab.page()?;
-    let mut ipi = abi::event::evtchn_bind_ipi { vcpu: 0, port: 0 };
-    let args = [abi::event::EVTCHNOP_bind_ipi as u64, &raw mut ipi as u64, 0, 0, 0];
-    expect_result!(lab.call(Op::EventChannelOp, args), 0, "binding an IPI");
-    let unmask = abi::event::evtchn_unmask { port: ipi.port };
-    let arg = &raw const unmask as u64;
-    lab.call(Op::EventChannelOp, [abi::event::EVTCHNOP_unmask as u64, arg, 0, 0, 0]);
-    let send = abi::event::evtchn_send { port: ipi.port };
+    let port = lab.bind_ipi()?;
+    lab.unmask_port(port)?;
+    let send = abi::event::evtchn_send { port };
     let sent = [abi::event::EVTCHNOP_send as u64, &raw const send as u64, 0, 0, 0];
     let list = [request(slot(&page, 0), 1), request(slot(&page, 1), 1)];
     let update = [list.as_ptr() as u64, 2, 0, DOMID_SELF as u64, 0];
@@ -32,9 +28,7 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
     let mut result = 0;
     let observed = machine.observe_upcall(&page, &mut || result = lab.multicall(&mut calls));
     // The handler has cleared what was pending; the port goes as well.
-    let close = abi::event::evtchn_close { port: ipi.port };
-    let arg = &raw const close as u64;
-    lab.call(Op::EventChannelOp, [abi::event::EVTCHNOP_close as u64, arg, 0, 0, 0]);
+    lab.close_port(port);
     let Some(observed) = observed else {
         skip!("this machine cannot look into an upcall");
     };

@@ -1,0 +1,34 @@
+//! # R67: A port that is not open is `EINVAL`
+//!
+//! Sending to or closing a port that is closed, or that cannot exist, gives `EINVAL`; so does
+//! sending to a port that is bound to a VIRQ. A closed port's number is given out again.
+//!
+//! **Why.** A port is a number, and Xen looks at what it is bound to now.
+//!
+//! **Source.** xen/common/event_channel.c: `evtchn_send`, `evtchn_close`.
+
+use crate::prelude::*;
+use abi::event::*;
+
+pub(crate) fn test(machine: &dyn Machine) -> Check {
+    let lab = Lab::new(machine);
+    let port = lab.bind_ipi()?;
+    let mut status = evtchn_status {
+        dom: DOMID_SELF,
+        port,
+        status: 0,
+        vcpu: 99,
+        u: evtchn_status_u { virq: 0 },
+    };
+    let result = lab.event_op(EVTCHNOP_status, &raw mut status as u64);
+    let closed = lab.close_port(port);
+    expect_result!(result, 0, "the status of an IPI port");
+    expect_eq!((status.status, status.vcpu), (EVTCHNSTAT_ipi, 0), "status and vCPU");
+    expect_result!(closed, 0, "closing it");
+    expect_result!(lab.close_port(port), EINVAL, "closing it again");
+    expect_result!(lab.send(port), EINVAL, "sending to a closed port");
+    expect_result!(lab.send(1 << 20), EINVAL, "sending to a port that cannot exist");
+    expect_result!(lab.event_op(EVTCHNOP_send, BAD_POINTER), EFAULT, "a bad argument");
+    expect_result!(lab.event_op(99, 0), ENOSYS, "an operation that is none");
+    Ok(())
+}
