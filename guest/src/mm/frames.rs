@@ -344,19 +344,13 @@ impl Frames {
         Ok(())
     }
 
-    /// Takes a frame back as soon as everything queued so far has been carried out.
+    /// Takes a frame back as soon as everything queued so far has been carried out: at the next
+    /// [`Frames::settle`]. Its state does not tell whether anything is queued for it: one that was
+    /// sealed and unsealed again since the last flush looks as if nothing had happened.
     ///
     /// # Errors
     /// Too many wait: flush first.
-    pub fn free_after_flush<M: Machine>(
-        &mut self,
-        machine: &M,
-        frame: Frame,
-    ) -> Result<(), FrameError> {
-        let (applied, planned) = self.states(machine, frame.0)?;
-        if applied == planned {
-            return self.free(machine, frame);
-        }
+    pub fn free_after_flush(&mut self, frame: Frame) -> Result<(), FrameError> {
         self.limbo.push(frame.0).map_err(|_| FrameError::Full)
     }
 

@@ -167,8 +167,8 @@ impl<M: Machine> Tables<M> {
             self.flush()?;
         }
         let frame = self.unseal(table)?;
-        let (frames, machine) = self.ledger();
-        frames.free_after_flush(machine, frame)?;
+        let (frames, _) = self.ledger();
+        frames.free_after_flush(frame)?;
         self.settle();
         Ok(())
     }
