@@ -565,21 +565,42 @@ impl<M: Machine> Tables<M> {
                 let (from, to) = (from + i * SPAN, to + i * SPAN);
                 let source = tables.pmd_slot(from)?;
                 let entry = tables.get(source);
+                if entry.is_large() {
+                    return Err(MmError::Large { va: from, level: 2 });
+                }
                 if !entry.is_present() {
                     return Err(MmError::NotMapped { va: from });
                 }
                 let target = tables.ensure_pmd(to)?;
-                if tables.get(target).is_present() {
-                    return Err(MmError::Occupied { va: to });
-                }
+                let empty = tables.empty_table(target, to)?;
                 // Hooked before it is unhooked, so that Xen need not validate it again.
                 // SAFETY: nothing is mapped at the destination, nothing in use at the source.
                 unsafe { tables.set_pmd(target, entry.with_flags(Flags::TABLE)) }?;
                 // SAFETY: as above.
                 unsafe { tables.set_pmd(source, Entry::NONE) }?;
+                if let Some(empty) = empty
+                    && tables.unreferenced(empty)?
+                {
+                    tables.release_table(empty)?;
+                }
             }
             Ok(Change(()))
         })
+    }
+
+    /// The table that an entry refers to, if any, which must map nothing: one that was emptied
+    /// entry by entry stays.
+    fn empty_table(&self, pmd: Slot<L2>, va: u64) -> Result<Option<Pfn>, MmError> {
+        if !self.get(pmd).is_present() {
+            return Ok(None);
+        }
+        let mut entries = slots(self.pte_slot(va)?, 512);
+        match entries.position(|slot| self.get(slot).is_present()) {
+            Some(index) => Err(MmError::Occupied {
+                va: va + index as u64 * PAGE,
+            }),
+            None => Ok(self.value(self.get(pmd)).map(|table| table.pfn)),
+        }
     }
 
     /// Writes entries for `count` consecutive pages and pfns from `va` and `first` on, in tables
