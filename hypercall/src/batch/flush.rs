@@ -37,7 +37,8 @@ impl<const N: usize> Batch<N> {
 
     /// Writes one entry at once, without disturbing what is queued: for contexts that must not
     /// wait, such as interrupt handlers. A queued write to the same slot goes first, with all the
-    /// others.
+    /// others; so does everything if the entry refers to a table, which may wait in the queue to
+    /// become one, and through which the addresses of queued writes may lead.
     ///
     /// An error may be that of this earlier flush; `update` is then not written.
     ///
@@ -51,7 +52,7 @@ impl<const N: usize> Batch<N> {
         sink: &mut C,
         update: Update,
     ) -> Result<(), FlushError> {
-        if self.queued(update.slot).is_some() {
+        if self.queued(update.slot).is_some() || update.level != Level::L1 {
             self.flush(hv, FlushReason::Order, sink)?;
         }
         let idle = self.len == 0 && self.ext_len == 0;
