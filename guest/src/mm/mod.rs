@@ -19,6 +19,7 @@ pub mod entry;
 pub mod error;
 pub mod frames;
 pub mod fresh;
+pub mod fuzz;
 #[cfg(target_os = "none")]
 mod kernel;
 pub mod layout;
