@@ -4,18 +4,30 @@
 //! place to resume at. The trap handler sets the error flag in rax and continues there, so that to
 //! the code around it a fault is a value.
 
-use super::frame::Frame;
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::frame::{Frame, PageFaultCode};
 
 const PAGE_FAULT: u64 = 14;
 const GENERAL_PROTECTION: u64 = 13;
 
 /// Why a probe did not succeed: the fault's vector and error code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
     /// 13 (#GP) or 14 (#PF).
     pub vector: u8,
     /// The error code that came with it.
     pub error: u32,
+}
+
+impl fmt::Debug for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if u64::from(self.vector) == PAGE_FAULT {
+            return write!(f, "page fault: {}", PageFaultCode(self.error.into()));
+        }
+        write!(f, "#GP, error code {:#x}", self.error)
+    }
 }
 
 impl Fault {
@@ -88,6 +100,44 @@ pub unsafe fn write(address: u64, value: u64) -> Result<(), Fault> {
     Fault::unpack(fault)
 }
 
+/// Where [`execute`] is about to go, or 0.
+static TARGET: AtomicU64 = AtomicU64::new(0);
+
+/// Calls the code at `address`.
+///
+/// # Errors
+/// The fault that the first fetch raised.
+///
+/// # Safety
+/// If there is code that can be executed, it is a `ret`.
+pub unsafe fn execute(address: u64) -> Result<(), Fault> {
+    let fault: u64;
+    TARGET.store(address, Ordering::Relaxed);
+    // SAFETY: a `ret` comes straight back. If the fetch faults, `resume` returns from the call,
+    // with the fault in rax.
+    unsafe {
+        core::arch::asm!(
+            "call {address}",
+            address = in(reg) address,
+            inout("rax") 0_u64 => fault,
+        );
+    }
+    TARGET.store(0, Ordering::Relaxed);
+    Fault::unpack(fault)
+}
+
+/// Returns from a call whose target cannot be executed. False if that is not what faulted.
+fn return_from_call(frame: &mut Frame) -> bool {
+    if frame.rip == 0 || frame.rip != TARGET.load(Ordering::Relaxed) {
+        return false;
+    }
+    // SAFETY: the faulting instruction was not executed, so the return address that the call in
+    // `execute` pushed is still on top of the interrupted stack.
+    frame.rip = unsafe { *core::ptr::with_exposed_provenance(frame.rsp as usize) };
+    frame.rsp += 8;
+    true
+}
+
 /// Sends a fault of a listed instruction to its place to resume. False if it is not listed.
 pub(super) fn resume(frame: &mut Frame) -> bool {
     if !matches!(frame.vector, PAGE_FAULT | GENERAL_PROTECTION) || frame.from_user() {
@@ -96,9 +146,15 @@ pub(super) fn resume(frame: &mut Frame) -> bool {
     let listed = linker::exception_table()
         .iter()
         .find(|[at, _]| *at == frame.rip);
-    if let Some([_, resume_at]) = listed {
-        frame.rip = *resume_at;
+    let handled = match listed {
+        Some([_, resume_at]) => {
+            frame.rip = *resume_at;
+            true
+        }
+        None => return_from_call(frame),
+    };
+    if handled {
         frame.rax = Fault::pack(frame.vector, frame.error);
     }
-    listed.is_some()
+    handled
 }
