@@ -3,7 +3,7 @@
 //! Mapped through the fixmap once that exists; before, every reader is told that it is not there.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
 use hypercall::abi::shared_info::{shared_info, vcpu_info};
 
@@ -31,4 +31,38 @@ pub(crate) fn fault_address() -> Option<u64> {
     // delivers a fault, never while the handler runs.
     let cr2 = unsafe { AtomicU64::from_ptr(&raw mut (*vcpu.as_ptr()).arch.cr2) };
     Some(cr2.load(Ordering::Relaxed))
+}
+
+/// The bits of the event channels, 64 a word (2-level ABI).
+pub(crate) struct Ports {
+    /// Raised and not yet seen.
+    pub(crate) pending: &'static [AtomicU64; 64],
+    /// Not to be delivered.
+    pub(crate) mask: &'static [AtomicU64; 64],
+}
+
+/// The event channels' bits.
+pub(crate) fn ports() -> Option<Ports> {
+    let page = NonNull::new(PAGE.load(Ordering::Acquire))?.as_ptr();
+    // SAFETY: `publish` was given the page, mapped for good. Xen and the kernel write both arrays
+    // one aligned word at a time, atomically; `AtomicU64` is laid out as `u64`.
+    unsafe {
+        Some(Ports {
+            pending: &*(&raw const (*page).evtchn_pending).cast(),
+            mask: &*(&raw const (*page).evtchn_mask).cast(),
+        })
+    }
+}
+
+/// Of the boot vCPU: whether upcalls wait, and which words have something for it.
+pub(crate) fn upcall() -> Option<(&'static AtomicU8, &'static AtomicU64)> {
+    let vcpu = vcpu()?.as_ptr();
+    // SAFETY: the page stays mapped; the byte and the aligned word are written whole by Xen and
+    // the kernel.
+    unsafe {
+        Some((
+            AtomicU8::from_ptr(&raw mut (*vcpu).evtchn_upcall_pending),
+            AtomicU64::from_ptr(&raw mut (*vcpu).evtchn_pending_sel),
+        ))
+    }
 }
