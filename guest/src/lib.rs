@@ -19,9 +19,14 @@ pub mod boot;
 pub mod console;
 #[cfg(target_os = "none")]
 pub mod entry;
+#[cfg(target_os = "none")]
+mod event;
 pub mod mm;
+pub mod monitor;
 #[cfg(target_os = "none")]
 pub mod power;
+#[cfg(target_os = "none")]
+mod selftest;
 #[cfg(target_os = "none")]
 mod shared;
 #[cfg(target_os = "none")]

@@ -1,12 +1,13 @@
 //! Boot as a Xen PV guest: from the entry shim to a kernel that owns its memory.
 
+use core::fmt;
 use core::ptr::NonNull;
 
 use hypercall::abi::start_info::start_info;
 use hypercall::{Mfn, Xen};
 use linker::{Image, VIRT_BASE};
 
-use super::cmdline::{self, Options};
+use super::cmdline::{self, Options, Selection};
 use super::info::{self, BootError, BootInfo, ConsoleInfo, Expect, Flags};
 use crate::console::{self, ring};
 use crate::mm::layout::{self, Fixed};
@@ -14,8 +15,9 @@ use crate::mm::machine::Machine;
 use crate::mm::pv::Pv;
 use crate::mm::takeover::{Initial, Report, Start};
 use crate::mm::{self, MmError};
+use crate::monitor::{Leave, Monitor};
 use crate::xen::XEN;
-use crate::{power, println, shared, trap, verdict};
+use crate::{event, power, println, selftest, shared, trap, verdict};
 
 const PAGE: u64 = 4096;
 
@@ -183,13 +185,34 @@ fn run(info: &BootInfo, options: &Options<'_>) -> ! {
     if let Some(kind) = options.provoke {
         super::provoke::provoke(kind);
     }
+    if let Err(e) = event::init() {
+        panic!("events: {e}");
+    }
+    let privileged = info.flags.contains(Flags::PRIVILEGED);
+    let tested = match options.selftest {
+        Selection::None => None,
+        selection => Some(selftest::run(selection, privileged)),
+    };
+    let mut monitor = Monitor::new(privileged, tested);
+    let leave = if options.monitor {
+        monitor.run(info.console)
+    } else {
+        Leave::Poweroff
+    };
     let counts = mm::with(|tables| tables.frames().counts());
-    verdict::pass(format_args!(
-        "via=\"{}\" pages={} mapped={} free={}",
-        via(info),
-        counts.total,
-        counts.mapped,
-        counts.free
-    ));
-    power::off()
+    let facts = fmt::from_fn(|f| {
+        write!(f, "via=\"{}\" pages={}", via(info), counts.total)?;
+        write!(f, " mapped={} free={}", counts.mapped, counts.free)?;
+        monitor
+            .tested
+            .map_or(Ok(()), |summary| write!(f, " {summary}"))
+    });
+    match monitor.tested {
+        Some(summary) if !summary.is_good() => verdict::fail(summary.reason()),
+        _ => verdict::pass(facts),
+    }
+    match leave {
+        Leave::Poweroff => power::off(),
+        Leave::Reboot => power::reboot(),
+    }
 }

@@ -1,0 +1,135 @@
+//! Frames: who has them, what they are, and the direct map that grows to reach them.
+
+use super::context::{Context, mark, marked};
+use super::pile::Pile;
+use super::{Outcome, Trouble, expect_eq, selftest};
+use crate::mm::entry::L1;
+use crate::mm::fresh::Fresh;
+use crate::mm::machine::Machine;
+use crate::mm::state::{Kind, State};
+use crate::mm::{self, Flags, MmError};
+
+/// Frames handed out are distinct and writable, hold what is written to them, and are counted; given
+/// back, they are free again and the counts are as before.
+fn alloc(context: &mut Context) -> Outcome {
+    let count = context.pages() as usize;
+    mm::with(|tables| {
+        let before = tables.frames().counts();
+        let mut pile = Pile::new();
+        pile.grow(tables, count)?;
+        pile.pfns().for_each(|pfn| mark(tables, pfn));
+        for pfn in pile.pfns() {
+            let memory = tables.machine().memory(pfn).cast::<u64>();
+            // SAFETY: the frame is the test's and mapped since it was handed out.
+            let found = unsafe { memory.read_volatile() };
+            expect_eq!(found, marked(pfn), "mark of pfn {pfn}");
+            let state = tables.frames().states(tables.machine(), pfn);
+            expect_eq!(
+                state.map(|s| s.0.kind),
+                Ok(Kind::Owned),
+                "record of pfn {pfn}"
+            );
+        }
+        pile.free(tables)?;
+        let after = tables.frames().counts();
+        if before.mapped == after.mapped {
+            expect_eq!(after, before, "counts");
+        }
+        Ok(())
+    })
+}
+selftest!("frames.alloc", alloc, &[1, 512, 1024]);
+
+/// The life of a table, with what the record says at each step, and twice over, so that a frame
+/// that came back with the wrong rights shows.
+fn life(context: &mut Context) -> Outcome {
+    let va = context.area(0);
+    for round in 0..2 {
+        mm::with(|tables| {
+            let slot = tables.pmd_slot(va)?;
+            let mut frame = tables.alloc_frame()?;
+            *tables.frame_memory(&mut frame) = [!0; 512];
+            let pfn = frame.pfn();
+            let state = |tables: &crate::mm::Tables<_>| {
+                tables.frames().states(tables.machine(), pfn).map(|s| s.0)
+            };
+            expect_eq!(
+                state(tables),
+                Ok(State::of(Kind::Owned)),
+                "handed out, round {round}"
+            );
+            let fresh = Fresh::<L1>::empty(tables, frame);
+            let sealed = fresh.seal(tables)?;
+            expect_eq!(state(tables), Ok(State::table(1, 0, false)), "sealed");
+            // SAFETY: nothing is mapped below the entry.
+            unsafe { tables.hook(slot, sealed, Flags::TABLE) }?;
+            expect_eq!(state(tables), Ok(State::table(1, 1, false)), "hooked");
+            // SAFETY: nothing is mapped below the entry.
+            let table = unsafe { tables.unhook(slot) }?;
+            let table = table.ok_or_else(|| Trouble::error("the table is still referred to"))?;
+            expect_eq!(state(tables), Ok(State::table(1, 0, false)), "unhooked");
+            table.release(tables)?;
+            tables.flush()?;
+            expect_eq!(state(tables), Ok(State::of(Kind::Free)), "released");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+selftest!("frames.life", life);
+
+/// A table that two entries refer to survives the loss of one.
+fn shared_table(context: &mut Context) -> Outcome {
+    let (one, two) = (context.area(0), context.area(1));
+    context.with_frames(|context, pile| {
+        context.map(one, pile, Flags::DATA)?;
+        mm::with(|tables| {
+            let (first, second) = (tables.pmd_slot(one)?, tables.pmd_slot(two)?);
+            let entry = tables.get(first).with_flags(Flags::TABLE);
+            // SAFETY: nothing is mapped at the second place.
+            unsafe { tables.set_pmd(second, entry) }
+        })?;
+        context.expect_mapped(two, pile)?;
+        let gone = mm::with(|tables| {
+            let first = tables.pmd_slot(one)?;
+            // SAFETY: the area is the test's.
+            Ok::<_, MmError>(unsafe { tables.unhook(first) }?.is_some())
+        })?;
+        expect_eq!(gone, false, "the table is given up although in use");
+        context.expect_absent(one, 1)?;
+        context.expect_mapped(two, pile)
+    })
+}
+selftest!("frames.shared_table", shared_table, &[16]);
+
+/// When frames run low the direct map grows by one table, and the new memory can be used at once.
+/// What the growth itself costs is checked after the test, as for every test.
+fn growth(context: &mut Context) -> Outcome {
+    let (before, after, found) = mm::with(|tables| {
+        if tables.frames().next_step().is_none() {
+            return Err(Trouble::skip("all memory is mapped already"));
+        }
+        let before = tables.frames().counts();
+        let mut pile = Pile::new();
+        while tables.frames().counts().mapped == before.mapped {
+            let frame = tables.alloc_frame()?;
+            pile.push(tables, frame);
+        }
+        let mut frame = tables.alloc_frame()?;
+        let memory = tables.frame_memory(&mut frame);
+        memory[511] = 0x6e77;
+        let found = memory[511];
+        pile.push(tables, frame);
+        pile.free(tables)?;
+        Ok((before, tables.frames().counts(), found))
+    })?;
+    expect_eq!(found, 0x6e77, "a word of the new memory");
+    let grown = after.mapped - before.mapped;
+    expect_eq!((1..=512).contains(&grown), true, "pages gained: {grown}");
+    context.note(format_args!(
+        "({} -> {} pages mapped)",
+        before.mapped, after.mapped
+    ));
+    Ok(())
+}
+selftest!("frames.growth", growth);

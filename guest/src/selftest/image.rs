@@ -1,0 +1,270 @@
+//! The image and what protects it: who may write, who may execute, at either of the two places
+//! where its frames are mapped.
+
+use linker::{Image, VIRT_BASE};
+
+use super::context::{ABSENT_READ, Context, NO_EXECUTE, PAGE, READ_ONLY};
+use super::{Outcome, Trouble, expect_eq, expect_matches, selftest};
+use crate::mm::{self, Flags, MmError, Value, layout};
+use crate::trap::probe::{self, Fault};
+
+/// An x86 `ret`.
+const RET: u8 = 0xc3;
+static CONSTANT: [u8; 16] = [RET; 16];
+static mut VARIABLE: [u8; 16] = [RET; 16];
+
+/// The same frame in the direct map.
+fn alias(va: u64) -> u64 {
+    layout::DIRECT.start + (va - VIRT_BASE)
+}
+
+/// Where a function that does nothing lies.
+fn code() -> u64 {
+    #[unsafe(naked)]
+    extern "C" fn nothing() {
+        core::arch::naked_asm!("ret", "nop", "nop", "nop", "nop", "nop", "nop", "nop")
+    }
+    nothing as extern "C" fn() as usize as u64
+}
+
+/// Writes the word at `va` back to itself: harmless should it succeed.
+fn rewrite(va: u64) -> Result<(), Fault> {
+    let word = probe::read(va)?;
+    // SAFETY: the word that is there already; nobody changes it meanwhile.
+    unsafe { probe::write(va, word) }
+}
+
+/// Code can be executed and not written, neither where it is linked nor in the direct map; there it
+/// cannot be executed either.
+fn text(_: &mut Context) -> Outcome {
+    let image = Image::current();
+    for va in [image.text.start, code() & !7, image.text.end - 8] {
+        expect_eq!(rewrite(va), READ_ONLY, "write to code at {va:#x}");
+        let alias = alias(va);
+        expect_eq!(
+            rewrite(alias),
+            READ_ONLY,
+            "write to code through its alias {alias:#x}"
+        );
+    }
+    // SAFETY: a function that only returns.
+    let (own, other) = unsafe { (probe::execute(code()), probe::execute(alias(code()))) };
+    expect_eq!(own, Ok(()), "execution of a function");
+    expect_eq!(
+        other,
+        NO_EXECUTE,
+        "execution of a function through its alias"
+    );
+    Ok(())
+}
+selftest!("image.text", text);
+
+/// Constants are read-only at both places and nowhere code.
+fn rodata(_: &mut Context) -> Outcome {
+    let image = Image::current();
+    let constant = (&raw const CONSTANT).addr() as u64;
+    for va in [image.rodata.start, constant & !7, image.rodata.end - 8] {
+        expect_eq!(rewrite(va), READ_ONLY, "write to a constant at {va:#x}");
+        expect_eq!(rewrite(alias(va)), READ_ONLY, "the same through its alias");
+    }
+    for va in [constant, alias(constant)] {
+        // SAFETY: the bytes there are `ret`.
+        let found = unsafe { probe::execute(va) };
+        expect_eq!(found, NO_EXECUTE, "execution of a constant at {va:#x}");
+    }
+    Ok(())
+}
+selftest!("image.rodata", rodata);
+
+/// Variables and the stack are nowhere code.
+fn data(_: &mut Context) -> Outcome {
+    let local = [RET; 16];
+    let variable = (&raw const VARIABLE).addr() as u64;
+    let stack = core::hint::black_box(&local).as_ptr().addr() as u64;
+    for va in [variable, alias(variable), stack, alias(stack)] {
+        // SAFETY: the bytes there are `ret`.
+        let found = unsafe { probe::execute(va) };
+        expect_eq!(found, NO_EXECUTE, "execution of a variable at {va:#x}");
+        expect_eq!(rewrite(va & !7), Ok(()), "write to a variable at {va:#x}");
+    }
+    Ok(())
+}
+selftest!("image.data", data);
+
+/// Below the stack there is nothing: an overflow faults instead of overwriting variables. The
+/// same for the pages around the image.
+fn guard(_: &mut Context) -> Outcome {
+    let image = Image::current();
+    let guard = image.stack_guard.clone();
+    for va in [
+        guard.start,
+        guard.end - 8,
+        image.text.start - 8,
+        image.data.end,
+    ] {
+        let found = probe::read(va);
+        expect_eq!(found, ABSENT_READ, "read at {va:#x}, where nothing is");
+    }
+    expect_eq!(guard.end, image.stack.start, "the guard ends at the stack");
+    expect_eq!(rewrite(image.stack.start), Ok(()), "the stack's last word");
+    Ok(())
+}
+selftest!("image.guard", guard);
+
+/// The p2m list, on which every entry that the kernel makes relies, cannot be written: where Xen
+/// put it, nor through the direct map.
+fn p2m(_: &mut Context) -> Outcome {
+    let list = layout::P2M.start;
+    expect_eq!(
+        probe::read(list).is_ok(),
+        true,
+        "the list lies at {list:#x}"
+    );
+    let last = mm::with(|tables| tables.frames().counts().total) * 8 - 8;
+    for va in [list, list + last] {
+        expect_eq!(rewrite(va), READ_ONLY, "write to the p2m list at {va:#x}");
+    }
+    Ok(())
+}
+selftest!("image.p2m", p2m);
+
+/// Nobody can have a page of the image writable and executable, or make code or constants writable;
+/// asking is an error and changes nothing. Another mapping of code is no way round it.
+fn rights(context: &mut Context) -> Outcome {
+    let image = Image::current();
+    let give = |va, add, remove| {
+        // SAFETY: refused; it would only add rights.
+        mm::with(|tables| unsafe { tables.protect(va, 1, add, remove) }.map(|_| ()))
+    };
+    let none = Flags::empty();
+    expect_matches!(
+        give(image.text.start, Flags::WRITABLE, none),
+        Err(MmError::WriteAndExecute { .. } | MmError::MustStayReadOnly { .. }),
+        "writable code"
+    );
+    expect_matches!(
+        give(image.data.start, none, Flags::NO_EXECUTE),
+        Err(MmError::WriteAndExecute { .. }),
+        "executable variables"
+    );
+    for va in [image.rodata.start, alias(image.text.start)] {
+        expect_matches!(
+            give(va, Flags::WRITABLE, none),
+            Err(MmError::MustStayReadOnly { .. }),
+            "writable constants at {va:#x}"
+        );
+    }
+    let va = context.area(0);
+    mm::with(|tables| {
+        let pfn = hypercall::Pfn::truncate((image.text.start - VIRT_BASE) / PAGE);
+        tables.ensure_pte_table(va)?;
+        // SAFETY: code is only read there.
+        unsafe { tables.set_ptes(va, Value::new(pfn, Flags::CONST), 1) }?.commit(tables)
+    })?;
+    expect_matches!(
+        give(va, Flags::WRITABLE, none),
+        Err(MmError::MustStayReadOnly { .. }),
+        "another mapping of code, writable"
+    );
+    expect_eq!(
+        rewrite(image.text.start),
+        READ_ONLY,
+        "write to code afterwards"
+    );
+    Ok(())
+}
+selftest!("image.rights", rights);
+
+/// Memory becomes code and data again: filled while writable, sealed, executed, and back. While it
+/// is code it cannot be written, not through the direct map either.
+fn executable(context: &mut Context) -> Outcome {
+    context.with_frames(|context, pile| {
+        let va = context.area(0);
+        context.map(va, pile, Flags::DATA)?;
+        // SAFETY: the page is the test's.
+        let (filled, early) = unsafe {
+            let filled = probe::write(va, u64::from_ne_bytes([RET; 8]));
+            (filled, probe::execute(va))
+        };
+        expect_eq!(
+            (filled, early),
+            (Ok(()), NO_EXECUTE),
+            "filling, and executing too early"
+        );
+        mm::with(|tables| {
+            // SAFETY: nobody writes the page any more; it holds `ret`.
+            unsafe {
+                tables.set_memory_ro(va, 1)?.commit(tables)?;
+                tables.set_memory_x(va, 1)?.commit(tables)
+            }
+        })?;
+        // SAFETY: as above.
+        expect_eq!(unsafe { probe::execute(va) }, Ok(()), "execution");
+        let window = mm::with(|tables| {
+            use crate::mm::machine::Machine;
+            pile.pfns()
+                .next()
+                .map_or(0, |pfn| tables.machine().window(pfn))
+        });
+        expect_eq!(rewrite(va), READ_ONLY, "write while it is code");
+        expect_eq!(
+            rewrite(window),
+            READ_ONLY,
+            "write through the direct map while it is code"
+        );
+        mm::with(|tables| {
+            // SAFETY: nobody executes the page any more.
+            unsafe {
+                tables.set_memory_nx(va, 1)?.commit(tables)?;
+                tables.set_memory_rw(va, 1)?.commit(tables)
+            }
+        })?;
+        // SAFETY: as above.
+        let late = unsafe { probe::execute(va) };
+        expect_eq!(late, NO_EXECUTE, "execution when it is data again");
+        expect_eq!(
+            rewrite(window),
+            Ok(()),
+            "write through the direct map, at the end"
+        );
+        Ok(())
+    })
+}
+selftest!("image.executable", executable, &[1]);
+
+/// A store to a page table faults: there is no way to an entry but by asking Xen. This holds for a
+/// domain with the writable-pagetables assist off, as it is here: so a run of an ordinary domain
+/// that ends well has made no such store. For dom0 Xen emulates stores to L1 tables whatever the
+/// assist says (`fixup_page_fault`, `xen/arch/x86/mm.c`): there the store, of the value that is
+/// there already, may succeed, and proves nothing.
+fn store_to_table(context: &mut Context) -> Outcome {
+    let va = context.area(0);
+    let word = mm::with(|tables| {
+        use crate::mm::machine::Machine;
+        tables.ensure_pte_table(va)?;
+        let slot = tables.pte_slot(va)?;
+        let table = tables.machine().pfn(slot.machine().frame());
+        Ok::<_, MmError>(table.map_or(0, |pfn| tables.machine().window(pfn)))
+    })?;
+    let before = probe::read(word)
+        .map_err(|fault| Trouble::error(format_args!("the table cannot be read: {fault:x?}")))?;
+    let found = rewrite(word);
+    if !context.is_privileged() {
+        expect_eq!(found, READ_ONLY, "store to an L1 table");
+    } else if found.is_ok() {
+        context.note("(dom0: emulated by Xen)");
+    } else {
+        expect_eq!(found, READ_ONLY, "store to an L1 table, as dom0");
+    }
+    expect_eq!(probe::read(word), Ok(before), "the entry afterwards");
+    let root = mm::with(|tables| {
+        use crate::mm::machine::Machine;
+        tables.machine().window(tables.root())
+    });
+    expect_eq!(rewrite(root), READ_ONLY, "store to the root table");
+    if before != 0 {
+        return Err(Trouble::error("the fresh table is not empty"));
+    }
+    Ok(())
+}
+selftest!("image.store_to_table", store_to_table);

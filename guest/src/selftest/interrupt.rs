@@ -1,0 +1,413 @@
+//! Real interrupts: that they come, that they come back, and what they find in lazy mode.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use hypercall::abi::xen::VIRQ_TIMER;
+use hypercall::event::{Port, bind_ipi, bind_virq, send};
+use hypercall::queue::Access;
+use spin::Mutex;
+
+use super::context::{Context, PAGE, READ_ONLY, in_table};
+use super::{Outcome, Trouble, expect_eq, selftest};
+use crate::event::{self, Handler};
+use crate::mm::{self, Current, Flags, MmError};
+use crate::time;
+use crate::xen::XEN;
+
+/// Interrupts taken.
+static COUNT: AtomicU32 = AtomicU32::new(0);
+/// Where the handlers of these tests work.
+static PLACE: AtomicU64 = AtomicU64::new(0);
+/// The port that `again` raises.
+static PORT: AtomicU32 = AtomicU32::new(0);
+static SEEN: Mutex<Seen> = Mutex::new(Seen::NOTHING);
+
+/// What a handler saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    /// Updates queued when it began.
+    queued: usize,
+    /// Page 0, which the interrupted context has queued to be read-only: writable in the table, and
+    /// as read through the queue.
+    page0: (bool, bool),
+    /// Updates queued after it mapped page 3, for which nothing was queued.
+    queued_after_other: usize,
+    /// Page 3 is in the table at once, although in a lazy section of the handler's.
+    other_mapped: bool,
+    /// Updates queued after it wrote page 0, for which something was queued.
+    queued_after_same: usize,
+    /// Pages 0 and 1 in the table then: writable.
+    pages: (bool, bool),
+    /// Nothing of it failed.
+    worked: bool,
+}
+
+impl Seen {
+    const NOTHING: Seen = Seen {
+        queued: 0,
+        page0: (false, false),
+        queued_after_other: 0,
+        other_mapped: false,
+        queued_after_same: 0,
+        pages: (false, false),
+        worked: false,
+    };
+}
+
+/// A port with its handler, closed when dropped.
+struct Open(Port);
+
+impl Open {
+    fn ipi(handler: Handler) -> Result<Open, Trouble> {
+        Open::new(bind_ipi(&XEN, 0)?, handler)
+    }
+
+    fn timer(handler: Handler) -> Result<Open, Trouble> {
+        Open::new(bind_virq(&XEN, VIRQ_TIMER, 0)?, handler)
+    }
+
+    fn new(port: Port, handler: Handler) -> Result<Open, Trouble> {
+        COUNT.store(0, Ordering::Relaxed);
+        let open = Open(port);
+        match event::open(port, handler)? {
+            true => Ok(open),
+            false => Err(Trouble::error("too many event handlers")),
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // A port that Xen does not close stays as it is; nothing handles it any more.
+        let _ = event::close(self.0);
+    }
+}
+
+fn count() -> u32 {
+    COUNT.load(Ordering::Relaxed)
+}
+
+fn counting() {
+    COUNT.fetch_add(1, Ordering::Relaxed);
+}
+
+fn now() -> Result<u64, Trouble> {
+    time::monotonic().ok_or_else(|| Trouble::error("no clock"))
+}
+
+/// Waits for the first interrupt.
+fn wait() -> Outcome {
+    let start = now()?;
+    while count() == 0 {
+        if now()? - start > 2_000_000_000 {
+            return Err(Trouble::fail("expected an interrupt, none in 2 seconds"));
+        }
+        core::hint::spin_loop();
+    }
+    Ok(())
+}
+
+/// An event sent to oneself is taken as soon as the hypercall returns; while upcalls are masked it
+/// waits, and is taken as soon as they are not.
+fn delivery(_: &mut Context) -> Outcome {
+    let ipi = Open::ipi(counting)?;
+    send(&XEN, ipi.0)?;
+    expect_eq!(count(), 1, "interrupts after sending");
+    mm::with(|_| {
+        send(&XEN, ipi.0)?;
+        expect_eq!(count(), 1, "interrupts while masked");
+        expect_eq!(event::is_pending(), true, "the upcall is pending");
+        Ok::<_, Trouble>(())
+    })?;
+    expect_eq!(count(), 2, "interrupts after unmasking");
+    Ok(())
+}
+selftest!("interrupt.delivery", delivery);
+
+fn again() {
+    if COUNT.fetch_add(1, Ordering::Relaxed) < 9 {
+        // Were it refused, the count would tell.
+        let _ = send(&XEN, Port(PORT.load(Ordering::Relaxed)));
+    }
+}
+
+/// An event that is raised while its own handler runs is not lost: the handler raises it nine
+/// times, and runs ten times. (A kernel that cleared the pending byte after looking for events
+/// would lose one.)
+fn not_lost(_: &mut Context) -> Outcome {
+    let ipi = Open::ipi(again)?;
+    PORT.store(ipi.0.0, Ordering::Relaxed);
+    send(&XEN, ipi.0)?;
+    expect_eq!(count(), 10, "interrupts");
+    Ok(())
+}
+selftest!("interrupt.not_lost", not_lost);
+
+/// Xen starts every vCPU with a periodic timer of 100 Hz. It is stopped: in 50 ms no interrupt
+/// comes. One that is asked for comes once, not before its time.
+fn timer(_: &mut Context) -> Outcome {
+    let _timer = Open::timer(counting)?;
+    let start = now()?;
+    while now()? - start < 50_000_000 {
+        core::hint::spin_loop();
+    }
+    expect_eq!(count(), 0, "interrupts in 50 ms without a timer");
+    let deadline = now()? + 2_000_000;
+    hypercall::time::set_timer(&XEN, deadline)?;
+    wait()?;
+    let late = now()?;
+    expect_eq!(
+        late >= deadline,
+        true,
+        "the timer's time {deadline} has come at {late}"
+    );
+    while now()? - late < 20_000_000 {
+        core::hint::spin_loop();
+    }
+    expect_eq!(count(), 1, "interrupts of a one-shot timer");
+    Ok(())
+}
+selftest!("interrupt.timer", timer);
+
+/// The entry stub gives back every register that a function may change, to code that has no reason
+/// to expect a call: interrupted by a timer, at an instruction of its own choosing.
+fn registers(_: &mut Context) -> Outcome {
+    let _timer = Open::timer(counting)?;
+    for round in 0..8 {
+        COUNT.store(0, Ordering::Relaxed);
+        hypercall::time::set_timer(&XEN, now()? + 200_000)?;
+        let mut values: [u64; 9] = core::array::from_fn(|i| 0x1111_1111_1111_1111 * (i as u64 + 1));
+        let expected = values;
+        let [rax, rcx, rdx, rsi, rdi, r8, r9, r10, r11] = &mut values;
+        let left: u64;
+        // SAFETY: reads a counter in memory until it is not 0, and changes what it declares.
+        unsafe {
+            core::arch::asm!(
+                "2: cmp dword ptr [{count}], 0",
+                "jne 3f",
+                "dec {left}",
+                "jnz 2b",
+                "3:",
+                count = in(reg) COUNT.as_ptr(),
+                left = inout(reg) 4_000_000_000_u64 => left,
+                inout("rax") *rax, inout("rcx") *rcx, inout("rdx") *rdx,
+                inout("rsi") *rsi, inout("rdi") *rdi,
+                inout("r8") *r8, inout("r9") *r9, inout("r10") *r10, inout("r11") *r11,
+            );
+        }
+        expect_eq!(left != 0, true, "the timer's interrupt came, round {round}");
+        expect_eq!(
+            values,
+            expected,
+            "rax rcx rdx rsi rdi r8-r11, round {round}"
+        );
+    }
+    Ok(())
+}
+selftest!("interrupt.registers", registers);
+
+fn writable(va: u64) -> Result<bool, MmError> {
+    let entry = mm::with(|tables| in_table(tables, va))?;
+    Ok(entry & Flags::WRITABLE.bits() != 0)
+}
+
+fn set_writable(va: u64, writable: bool) -> Result<(), MmError> {
+    mm::with(|tables| {
+        let slot = tables.pte_slot(va)?;
+        let old = tables.get(slot);
+        let flags = if writable { Flags::DATA } else { Flags::CONST };
+        // SAFETY: the page is the test's.
+        unsafe { tables.set_pte(slot, va, old.with_flags(flags)) }
+    })
+}
+
+fn queued() -> usize {
+    Current.with(|mmu| mmu.batch().len())
+}
+
+/// A handler that writes page tables: maps page 3, for which nothing is queued, and gives page 0
+/// the right to write, which the interrupted context has queued to take.
+fn intrude() {
+    let work = || -> Result<Seen, MmError> {
+        let va = PLACE.load(Ordering::Relaxed);
+        let mut seen = Seen {
+            queued: queued(),
+            ..Seen::NOTHING
+        };
+        let read = mm::with(|tables| tables.ptep_get(va))?;
+        seen.page0 = (writable(va)?, read.flags().contains(Flags::WRITABLE));
+        let section = mm::lazy()?;
+        mm::with(|tables| {
+            let frame = tables.ptep_get(va)?;
+            let slot = tables.pte_slot(va + 3 * PAGE)?;
+            // SAFETY: the pages and the frame are the test's.
+            unsafe { tables.set_pte(slot, va + 3 * PAGE, frame.with_flags(Flags::CONST)) }
+        })?;
+        seen.other_mapped = mm::with(|tables| in_table(tables, va + 3 * PAGE))? & 1 != 0;
+        seen.queued_after_other = queued();
+        section.end()?;
+        set_writable(va, true)?;
+        seen.queued_after_same = queued();
+        seen.pages = (writable(va)?, writable(va + PAGE)?);
+        seen.worked = true;
+        Ok(seen)
+    };
+    let seen = work().unwrap_or(Seen::NOTHING);
+    *SEEN.lock() = seen;
+    COUNT.fetch_add(1, Ordering::Relaxed);
+}
+
+/// What the handler must have seen: what was queued, unsent, and as if it were in force; its own
+/// write to another slot at once, the queue left alone; and at its write to the queued slot the
+/// queue sent first, so that the later write is the one that lasts.
+const EXPECTED: Seen = Seen {
+    queued: 2,
+    page0: (true, false),
+    queued_after_other: 2,
+    other_mapped: true,
+    queued_after_same: 0,
+    pages: (true, false),
+    worked: true,
+};
+
+/// An interrupt in the middle of a lazy section, its handler writing to the same tables: raised by
+/// `raise`.
+fn in_section(context: &mut Context, raise: impl FnOnce() -> Outcome) -> Outcome {
+    context.with_frames(|context, pile| {
+        let va = context.area(0);
+        context.map(va, pile, Flags::DATA)?;
+        context.expect_writes(va, 3, Ok(()), "before")?;
+        PLACE.store(va, Ordering::Relaxed);
+        let section = mm::lazy()?;
+        let inner = mm::lazy()?;
+        set_writable(va, false)?;
+        set_writable(va + PAGE, false)?;
+        raise()?;
+        let seen = mm::with(|_| *SEEN.lock());
+        expect_eq!(seen, EXPECTED, "seen by the handler");
+        // Back in the section, as lazy as before: writable by the handler's word, until told
+        // otherwise.
+        context.expect_writes(va, 1, Ok(()), "after the handler")?;
+        context.expect_writes(va + PAGE, 1, READ_ONLY, "after the handler")?;
+        set_writable(va, false)?;
+        expect_eq!(queued(), 1, "queued after the handler");
+        expect_eq!(writable(va)?, true, "page 0 in the table");
+        inner.end()?;
+        expect_eq!(queued(), 1, "queued after the inner section");
+        section.end()?;
+        context.expect_writes(va, 2, READ_ONLY, "after the section")?;
+        context.expect_writes(va + 2 * PAGE, 1, Ok(()), "on a page nobody changed")?;
+        let mode = Current.with(|mmu| *mmu.lazy());
+        expect_eq!(mode, hypercall::LazyMmu::new(), "lazy mode at the end");
+        Ok(())
+    })
+}
+
+/// The interrupt raised by the interrupted context itself, at a known place.
+fn lazy_ipi(context: &mut Context) -> Outcome {
+    let ipi = Open::ipi(intrude)?;
+    in_section(context, || {
+        send(&XEN, ipi.0)?;
+        expect_eq!(count(), 1, "interrupts");
+        Ok(())
+    })
+}
+selftest!("interrupt.lazy.ipi", lazy_ipi, &[3]);
+
+/// The interrupt by a timer, whenever it comes.
+fn lazy_timer(context: &mut Context) -> Outcome {
+    let _timer = Open::timer(intrude)?;
+    in_section(context, || {
+        hypercall::time::set_timer(&XEN, now()? + 300_000)?;
+        wait()
+    })
+}
+selftest!("interrupt.lazy.timer", lazy_timer, &[3]);
+
+/// A handler that looks at the first and the last page of a batch.
+fn look() {
+    let va = PLACE.load(Ordering::Relaxed);
+    let last = va + 511 * PAGE;
+    if let (Ok(first), Ok(last)) = (writable(va), writable(last)) {
+        *SEEN.lock() = Seen {
+            pages: (first, last),
+            worked: true,
+            ..Seen::NOTHING
+        };
+    }
+    COUNT.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Xen looks for events between the requests of a list, and would run a handler in the middle of a
+/// batch, where half of it is in force. Upcalls are masked over a flush: an event that is pending
+/// when it begins is delivered when it is over, with all 512 updates in force.
+fn flush_pending(context: &mut Context) -> Outcome {
+    let ipi = Open::ipi(look)?;
+    context.with_frames(|context, pile| {
+        let va = context.area(0);
+        context.map(va, pile, Flags::DATA)?;
+        PLACE.store(va, Ordering::Relaxed);
+        let section = mm::lazy()?;
+        for i in 0..512 {
+            set_writable(va + i * PAGE, false)?;
+        }
+        mm::with(|tables| {
+            send(&XEN, ipi.0)?;
+            expect_eq!(event::is_pending(), true, "an upcall is pending");
+            tables.flush()?;
+            expect_eq!(count(), 0, "interrupts during the flush");
+            expect_eq!(
+                in_table(tables, va + 511 * PAGE)? & 2,
+                0,
+                "W of the last page"
+            );
+            Ok::<_, Trouble>(())
+        })?;
+        expect_eq!(count(), 1, "interrupts after the flush");
+        section.end()?;
+        let seen = mm::with(|_| *SEEN.lock());
+        expect_eq!(
+            seen.pages,
+            (false, false),
+            "W of the first and the last page as the handler saw them"
+        );
+        Ok(())
+    })
+}
+selftest!("interrupt.flush.pending", flush_pending, &[512]);
+
+/// The same with events that come during the flush, from a timer, round after round: whenever it
+/// strikes, the handler sees all of a batch or nothing.
+fn flush_timer(context: &mut Context) -> Outcome {
+    let _timer = Open::timer(look)?;
+    context.with_frames(|context, pile| {
+        let va = context.area(0);
+        context.map(va, pile, Flags::DATA)?;
+        PLACE.store(va, Ordering::Relaxed);
+        let mut inside = 0;
+        for round in 0..32 {
+            COUNT.store(0, Ordering::Relaxed);
+            let section = mm::lazy()?;
+            for i in 0..512 {
+                set_writable(va + i * PAGE, round % 2 == 1)?;
+            }
+            let came = mm::with(|tables| {
+                hypercall::time::set_timer(&XEN, now()? + 20_000 + round * 5_000)?;
+                tables.flush()?;
+                Ok::<_, Trouble>(event::is_pending())
+            })?;
+            inside += u32::from(came);
+            wait()?;
+            let (first, last) = mm::with(|_| SEEN.lock().pages);
+            expect_eq!(
+                first,
+                last,
+                "W of the first page as the handler saw it, round {round}"
+            );
+            section.end()?;
+        }
+        context.note(format_args!("({inside} of 32 came during the flush)"));
+        Ok(())
+    })
+}
+selftest!("interrupt.flush.timer", flush_timer, &[512]);

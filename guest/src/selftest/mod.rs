@@ -1,0 +1,167 @@
+//! Self-tests: the kernel examines itself on the Xen it runs on.
+//!
+//! A test is a function and a line that registers it, in whatever module knows the subject:
+//!
+//! ```text
+//! /// What must hold, why, and how it would show if it did not.
+//! fn nesting(context: &mut Context) -> Outcome { … }
+//! selftest!("lazy.nesting", nesting);
+//! selftest!("mm.map", map, SIZES);        // once for each size: mm.map.1, mm.map.512, …
+//! ```
+//!
+//! The linker collects the registrations. A test ends in one of five states: it *passes*; it
+//! *fails*, saying what was expected and what was found; it meets an *error*, something that had
+//! to work for the test to be made at all; it is *skipped*, with the reason; or it *crashes*, which
+//! nobody here can report: its name is printed before it runs, so that whoever watches knows it.
+//!
+//! After each test its mappings are removed, lazy mode must be as before and no frame may be
+//! missing; after each group the page tables are audited.
+
+mod context;
+mod frames;
+mod image;
+mod interrupt;
+mod lazy;
+mod oom;
+mod pages;
+mod pile;
+mod refuse;
+mod runner;
+mod single;
+
+use core::fmt::{self, Write};
+
+use heapless::String;
+use linkme::distributed_slice;
+use spin::Mutex;
+
+pub(crate) use context::Context;
+pub(crate) use runner::{Summary, run};
+
+/// A registered test.
+pub(crate) struct Test {
+    /// Its name, `group.name`.
+    pub(crate) name: &'static str,
+    /// What it does.
+    pub(crate) run: fn(&mut Context) -> Outcome,
+    /// Sizes in pages to run it with; none for a test that has no size.
+    pub(crate) pages: &'static [u64],
+    /// Where it is registered: tests of a group run in this order.
+    pub(crate) place: (&'static str, u32),
+}
+
+impl Test {
+    /// The part of the name before the first dot.
+    fn group(&self) -> &'static str {
+        self.name.split('.').next().unwrap_or(self.name)
+    }
+}
+
+/// Every test, in no order.
+#[distributed_slice]
+pub(crate) static SELFTESTS: [Test];
+
+/// How a test ended.
+pub(crate) type Outcome = Result<(), Trouble>;
+
+/// How a test ended that did not pass. The words are kept aside ([`reason`]), so that results stay
+/// small on a small stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// What must hold does not.
+    Fail,
+    /// The test could not be made.
+    Error,
+    /// It has no meaning here.
+    Skip,
+}
+
+static REASON: Mutex<String<480>> = Mutex::new(String::new());
+
+/// Keeps the words.
+fn explain(words: impl fmt::Display) {
+    let mut reason = REASON.lock();
+    reason.clear();
+    // Words that do not fit are cut.
+    let _ = write!(reason, "{words}");
+}
+
+/// Why the last test that did not pass did not.
+fn reason() -> String<480> {
+    REASON.lock().clone()
+}
+
+impl Trouble {
+    /// A failure, in words.
+    pub(crate) fn fail(words: impl fmt::Display) -> Trouble {
+        explain(words);
+        Trouble::Fail
+    }
+
+    /// An error, in words.
+    pub(crate) fn error(words: impl fmt::Display) -> Trouble {
+        explain(words);
+        Trouble::Error
+    }
+
+    /// Why the test is skipped.
+    pub(crate) fn skip(words: impl fmt::Display) -> Trouble {
+        explain(words);
+        Trouble::Skip
+    }
+}
+
+/// What nobody expected to go wrong is an error.
+impl<E: core::error::Error> From<E> for Trouble {
+    fn from(error: E) -> Trouble {
+        Trouble::error(error)
+    }
+}
+
+/// Registers a test; see the [module](self).
+macro_rules! selftest {
+    ($name:literal, $function:path) => {
+        $crate::selftest::selftest!($name, $function, &[]);
+    };
+    ($name:literal, $function:path, $pages:expr) => {
+        const _: () = {
+            #[linkme::distributed_slice($crate::selftest::SELFTESTS)]
+            static TEST: $crate::selftest::Test = $crate::selftest::Test {
+                name: $name,
+                run: $function,
+                pages: $pages,
+                place: (file!(), line!()),
+            };
+        };
+    };
+}
+pub(crate) use selftest;
+
+/// Fails the test unless what was found is what is expected.
+macro_rules! expect_eq {
+    ($found:expr, $expected:expr, $($what:tt)+) => {{
+        let (found, expected) = ($found, $expected);
+        if found != expected {
+            return Err($crate::selftest::Trouble::fail(format_args!(
+                "{}: expected {expected:x?}, found {found:x?}",
+                format_args!($($what)+)
+            )));
+        }
+    }};
+}
+pub(crate) use expect_eq;
+
+/// Fails the test unless what was found has the expected form.
+macro_rules! expect_matches {
+    ($found:expr, $pattern:pat $(if $guard:expr)?, $($what:tt)+) => {{
+        let found = $found;
+        if !matches!(found, $pattern $(if $guard)?) {
+            return Err($crate::selftest::Trouble::fail(format_args!(
+                "{}: expected {}, found {found:x?}",
+                format_args!($($what)+),
+                stringify!($pattern $(if $guard)?),
+            )));
+        }
+    }};
+}
+pub(crate) use expect_matches;

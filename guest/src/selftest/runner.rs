@@ -1,0 +1,218 @@
+//! Runs tests in order, checks what they leave behind, and counts.
+
+use core::fmt;
+
+use heapless::{String, Vec};
+use hypercall::queue::Access;
+use hypercall::{LazyMmu, Pfn};
+
+use super::{Context, Outcome, SELFTESTS, Test, Trouble, context, reason};
+use crate::boot::cmdline::Selection;
+use crate::console::print;
+use crate::mm::frames::{Counts, STEP};
+use crate::mm::pv::Pv;
+use crate::mm::state::Kind;
+use crate::mm::{self, Current, MmError, Tables};
+use crate::println;
+
+/// Tests that can be registered; more are an error.
+const MOST: usize = 256;
+/// Columns of a test's name and the dots behind it.
+const COLUMN: usize = 42;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Summary {
+    run: u32,
+    failed: u32,
+    skipped: u32,
+    first: Option<&'static str>,
+}
+
+impl Summary {
+    /// Whether everything passed or was skipped for a reason, and there was anything to run.
+    pub(crate) fn is_good(&self) -> bool {
+        self.failed == 0 && self.run > 0
+    }
+
+    /// Both runs together.
+    pub(crate) fn and(self, later: Summary) -> Summary {
+        Summary {
+            run: self.run + later.run,
+            failed: self.failed + later.failed,
+            skipped: self.skipped + later.skipped,
+            first: self.first.or(later.first),
+        }
+    }
+
+    /// What went wrong, in a few words.
+    pub(crate) fn reason(&self) -> impl fmt::Display + '_ {
+        fmt::from_fn(|f| match self.first {
+            Some(first) => write!(
+                f,
+                "{} of {} self-tests failed, the first is {first}",
+                self.failed, self.run
+            ),
+            None => f.write_str("no self-test of this name"),
+        })
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Summary {
+            run,
+            failed,
+            skipped,
+            ..
+        } = self;
+        write!(f, "selftests={run} failed={failed} skipped={skipped}")
+    }
+}
+
+/// Runs the selected tests, group by group.
+pub(crate) fn run(selection: Selection<'_>, privileged: bool) -> Summary {
+    let mut tests: Vec<&'static Test, MOST> = Vec::new();
+    let mut summary = Summary::default();
+    for test in SELFTESTS {
+        if selection.includes(test.name) && tests.push(test).is_err() {
+            summary.note("selftest", Err(Trouble::error("too many self-tests")), "");
+            return summary;
+        }
+    }
+    tests.sort_unstable_by_key(|test| (test.group(), test.place));
+    if let Err(e) = mm::with(context::prepare) {
+        summary.note("selftest", Err(Trouble::error(e)), "");
+        return summary;
+    }
+    let mut rest = &tests[..];
+    while let Some(first) = rest.first() {
+        let (group, after) =
+            rest.split_at(rest.partition_point(|test| test.group() <= first.group()));
+        rest = after;
+        for test in group {
+            match test.pages {
+                [] => summary.one(test, None, privileged),
+                sizes => {
+                    for &pages in sizes {
+                        summary.one(test, Some(pages), privileged);
+                    }
+                }
+            }
+        }
+        summary.audit(first.group());
+    }
+    summary
+}
+
+impl Summary {
+    fn one(&mut self, test: &'static Test, pages: Option<u64>, privileged: bool) {
+        match pages {
+            Some(pages) => announce(format_args!("{}.{pages}", test.name)),
+            None => announce(format_args!("{}", test.name)),
+        }
+        let mut context = Context::new(pages.unwrap_or(0), privileged);
+        let before = mm::with(|tables| tables.frames().counts());
+        let outcome = (test.run)(&mut context);
+        // A test that failed is told of by its own words; only its traces are removed.
+        let words = reason();
+        let tidied = tidy(before);
+        if outcome.is_err() {
+            super::explain(words);
+        }
+        let outcome = match outcome {
+            Ok(()) | Err(Trouble::Skip) if tidied.is_err() => tidied,
+            other => other,
+        };
+        self.note(test.name, outcome, context.remark());
+    }
+
+    fn audit(&mut self, group: &'static str) {
+        announce(format_args!("{group}.audit"));
+        let outcome = match mm::with(Tables::audit) {
+            Ok(report) if report.is_clean() => Ok(()),
+            Ok(report) => Err(Trouble::fail(report)),
+            Err(error) => Err(Trouble::error(error)),
+        };
+        self.note(group, outcome, "");
+    }
+
+    /// Ends a test's line and counts it.
+    fn note(&mut self, name: &'static str, outcome: Outcome, remark: &str) {
+        self.run += 1;
+        let word = match outcome {
+            Ok(()) if remark.is_empty() => return println!("pass"),
+            Ok(()) => return println!("pass {remark}"),
+            Err(Trouble::Skip) => {
+                self.skipped += 1;
+                return println!("skip: {}", reason());
+            }
+            Err(Trouble::Fail) => "FAIL",
+            Err(Trouble::Error) => "ERROR",
+        };
+        self.failed += 1;
+        self.first.get_or_insert(name);
+        println!("{word}: {}", reason());
+    }
+}
+
+/// Prints a test's name before it runs: should it crash, this is all there is.
+fn announce(name: fmt::Arguments<'_>) {
+    use fmt::Write;
+    let mut text = String::<64>::new();
+    // A name that does not fit is cut.
+    let _ = write!(text, "{name} ");
+    print(format_args!("selftest {text:.<COLUMN$} "));
+}
+
+/// Removes what a test left and checks that nothing else is left: lazy mode, the queue, frames.
+fn tidy(before: Counts) -> Outcome {
+    let mode = Current.with(|mmu| *mmu.lazy());
+    if mode != LazyMmu::new() {
+        // As often as it was entered: leaving is never refused then, and a failed flush is told of
+        // by what is missing afterwards.
+        for _ in 0..mode.pause_count() {
+            let _ = Current.with(|mmu| mmu.resume());
+        }
+        for _ in 0..mode.enable_count() {
+            let _ = Current.with(|mmu| mmu.disable());
+        }
+        return Err(Trouble::fail(format_args!(
+            "expected lazy mode as before the test, found {mode:?}"
+        )));
+    }
+    let queued = Current.with(|mmu| mmu.batch().len());
+    if queued != 0 {
+        let _ = mm::with(Tables::flush);
+        return Err(Trouble::fail(format_args!(
+            "expected nothing queued after the test, found {queued} updates"
+        )));
+    }
+    mm::with(context::clear_areas)?;
+    let (expected, found) = mm::with(|tables| in_use(tables, before))?;
+    if expected == found {
+        return Ok(());
+    }
+    Err(Trouble::fail(format_args!(
+        "expected {expected} frames in use after the test, found {found}"
+    )))
+}
+
+/// How many frames must be in use, and how many are.
+///
+/// Growth of the direct map is accounted for to the frame: each step costs its L1 table and its
+/// records, an L2 table with each GiB, and frames in it that are not free memory.
+fn in_use(tables: &Tables<Pv>, before: Counts) -> Result<(u64, u64), MmError> {
+    let after = tables.frames().counts();
+    let mut expected = before.mapped - before.free;
+    for pfn in before.mapped..after.mapped {
+        let pfn = Pfn::truncate(pfn);
+        let (state, _) = tables.frames().states(tables.machine(), pfn)?;
+        let special = !matches!(state.kind, Kind::Free | Kind::Owned | Kind::Table);
+        expected += u64::from(special);
+    }
+    for step in before.mapped.div_ceil(STEP)..after.mapped.div_ceil(STEP) {
+        expected += 2 + u64::from(step % STEP == 0);
+    }
+    Ok((expected, after.mapped - after.free))
+}
