@@ -290,8 +290,14 @@ impl Builder<'_> {
     fn page_flags(&self) -> u64 {
         match self.layout.kind {
             Kind::DomU => P | RW | A,
-            Kind::Dom0 | Kind::Shim => P | RW | U | A | D | GUEST_KERNEL,
+            Kind::Dom0 | Kind::Shim => P | RW | U | A | GUEST_KERNEL,
         }
+    }
+
+    /// Whether Xen, when it builds a domain, writes to the page through the domain's own mapping.
+    fn is_written(&self, va: u64) -> bool {
+        let (start, end) = self.layout.kernel;
+        (start..end).contains(&va) || va == self.boot.start_info_va
     }
 
     fn image_tables(&mut self) {
@@ -302,7 +308,10 @@ impl Builder<'_> {
         for pfn in 0..(self.boot.virt_end - self.layout.virt_base) >> 12 {
             let va = self.va(pfn);
             let read_only = (first..last).contains(&pfn);
-            let flags = self.page_flags() & if read_only { !RW } else { !0 };
+            let mut flags = self.page_flags() & if read_only { !RW } else { !0 };
+            if self.layout.kind != Kind::DomU && self.is_written(va) {
+                flags |= D;
+            }
             self.write(va, Level::L1, entry::entry(self.mfn(pfn), flags));
         }
         for index in 1..self.tables.len() {

@@ -45,12 +45,12 @@ fn every_layout_is_sound() {
             // R41: what the flags look like.
             let (_, leaf) = walk.entry(Level::L1).unwrap();
             let rw = if table { 0 } else { entry::RW };
-            let low = if layout.kind == Kind::DomU {
-                0x25
-            } else {
-                0x65
-            };
-            assert_eq!(leaf & !hypercall::addr::ADDR_MASK, 1 << 52 | low | rw);
+            let va = boot.virt_base + (pfn << 12);
+            let image = va >= layout.kernel.0 && va < layout.kernel.1;
+            let written = image || va == boot.start_info_va;
+            let dirty = (layout.kind != Kind::DomU && written) as u64 * entry::D;
+            let flags = leaf & !hypercall::addr::ADDR_MASK;
+            assert_eq!(flags, 1 << 52 | 0x25 | rw | dirty, "pfn {pfn:#x}");
         }
         assert_eq!(model.walk(boot.l4, boot.virt_end).page, None);
         // The p2m reads as the model says.

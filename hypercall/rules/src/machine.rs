@@ -8,7 +8,8 @@
 //!
 //! - The kernel runs on its own, undisturbed: one vCPU makes the calls, upcalls are masked unless
 //!   a method says otherwise, the writable-page-tables assist is off, no user tables are loaded,
-//!   and it uses Xen's flat segments (no GDT, no LDT of its own).
+//!   it uses Xen's flat segments (no GDT, no LDT of its own) and 2-level event channels, and names
+//!   its kernel stack again before it goes to user mode.
 //! - Nothing but the tests touches the pages that [`Machine::alloc`] hands out, or the 512 GiB
 //!   from [`Machine::scratch_va`] on.
 
