@@ -7,6 +7,7 @@ use crate::cli::BootArgs;
 use crate::console::transcript::{Show, Transcript};
 use crate::console::verdict::{Outcome, Verdict, judge};
 use crate::exit::{Failure, Result};
+use crate::interrupt;
 use crate::stack::{Job, Mode, Setting, Via};
 use crate::ui;
 use crate::workspace::Workspace;
@@ -44,6 +45,11 @@ pub(crate) fn boot(arguments: &BootArgs) -> Result<()> {
     let end = session.run(&jobs[0], &mut transcript);
     transcript.finish();
     drop(session);
+    if arguments.interactive && matches!(end, Err(Failure::Interrupted)) && !interrupt::requested()
+    {
+        ui::say("left the console; the domain is gone");
+        return Ok(());
+    }
     let outcome = judge(&transcript.guest, &end?);
     if outcome == Outcome::Pass {
         ui::say(summary(&transcript.guest));

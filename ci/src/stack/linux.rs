@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::archive::Archive;
+use super::domain::{XlEvent, create_command, payload, xl_event};
 use super::qemu::{Accel, Machine, Module, Running};
 use super::{Job, Mode, Session, Setting, Stack, gdb_hint, rootfs};
 use crate::console::serial::Input;
 use crate::console::terminal::{Keys, Terminal};
 use crate::console::transcript::{Lines, Transcript};
-use crate::console::verdict::{End, Shutdown};
+use crate::console::verdict::End;
 use crate::exit::{Failure, Result};
 use crate::provision::Provision;
 use crate::provision::qemu::Qemu;
@@ -44,20 +45,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// When the rest of a console is overdue.
 const CONSOLE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Where the image is expected, in the repository and in the dom0 alike.
-const KERNEL: &str = "target/x86_64-unknown-none/release/guest";
-
-/// What tells one kind of domain from another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Domain {
-    /// The file given to xl.
-    pub(crate) config: &'static str,
-    /// Settings that this emulated host needs beside it.
-    pub(crate) settings: &'static [&'static str],
-    /// Whether another Xen writes to the domain's console too.
-    pub(crate) shared_console: bool,
-}
 
 /// The stack.
 pub(crate) struct Linux;
@@ -101,6 +88,7 @@ impl Stack for Linux {
             reports: VecDeque::new(),
             keys: Keys::default(),
             received: 0,
+            boot_log: Vec::new(),
             shared_console: false,
             calls: 0,
         };
@@ -151,44 +139,6 @@ fn machine(xen: &Path, linux: &Path, initramfs: &Path, jobs: &[Job], mode: Mode)
     }
 }
 
-/// Files of a run by their place in the dom0.
-fn payload(workspace: &Path, jobs: &[Job]) -> Vec<(String, PathBuf)> {
-    let mut files = Vec::new();
-    let configs = std::fs::read_dir(workspace.join("xen-cfg"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    for entry in configs {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        files.push((format!("repo/xen-cfg/{name}"), entry.path()));
-    }
-    for (index, job) in jobs.iter().enumerate() {
-        let place = match kernel_of(jobs, index) {
-            None => format!("repo/{KERNEL}"),
-            Some(first) if first == index => format!("jobs/kernel{index}"),
-            Some(_) => continue,
-        };
-        files.push((place, job.kernel.clone()));
-    }
-    for (index, job) in jobs.iter().enumerate() {
-        if let Some(initrd) = &job.initrd {
-            files.push((format!("jobs/initrd{index}"), initrd.clone()));
-        }
-    }
-    files.dedup();
-    files
-}
-
-/// Which file in the dom0 is the kernel of a job: the place that configuration files name
-/// (`None`) goes to the kernel of the first job, others are numbered by the job that brings them.
-fn kernel_of(jobs: &[Job], index: usize) -> Option<usize> {
-    let first = jobs
-        .iter()
-        .position(|job| job.kernel == jobs[index].kernel)
-        .unwrap_or(index);
-    (first != 0).then_some(first)
-}
-
 fn append_payload(base: &Path, files: &[(String, PathBuf)], to: &Path) -> Result<()> {
     std::fs::copy(base, to).map_err(Failure::file("write", to))?;
     let output = File::options()
@@ -208,63 +158,6 @@ fn append_payload(base: &Path, files: &[(String, PathBuf)], to: &Path) -> Result
         .map(drop)
 }
 
-/// The words of `xl create` for a job, after the configuration file: later settings win.
-fn settings(
-    job: &Job,
-    domain: &Domain,
-    kernel: Option<usize>,
-    initrd: Option<usize>,
-) -> Vec<String> {
-    // A domain that shut down stays until its console has been read.
-    let mut words: Vec<String> = ["poweroff", "reboot", "crash", "watchdog", "soft_reset"]
-        .iter()
-        .map(|event| format!("on_{event}=\"preserve\""))
-        .collect();
-    words.extend(domain.settings.iter().map(|&word| word.to_owned()));
-    words.extend(job.mem_mib.map(|mem| format!("memory={mem}")));
-    words.extend(job.mem_mib.map(|mem| format!("maxmem={mem}")));
-    words.extend(job.vcpus.map(|vcpus| format!("vcpus={vcpus}")));
-    words.extend(kernel.map(|index| format!("kernel=\"/jobs/kernel{index}\"")));
-    words.extend(initrd.map(|index| format!("ramdisk=\"/jobs/initrd{index}\"")));
-    if !job.cmdline.is_empty() {
-        let quoted = job.cmdline.replace('\\', "\\\\").replace('"', "\\\"");
-        words.push(format!("extra=\"{quoted}\""));
-    }
-    words
-}
-
-/// A word that the shell takes as it is.
-fn shell_quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
-/// What xl says of a domain.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum XlEvent {
-    /// It exists under this number.
-    Created(u32),
-    /// It shut down.
-    Shutdown(Shutdown),
-    /// xl itself ended.
-    Exit,
-}
-
-fn xl_event(line: &str) -> Option<XlEvent> {
-    if line.starts_with("exit ") {
-        return Some(XlEvent::Exit);
-    }
-    let number = |text: &str| {
-        text.split(|c: char| !c.is_ascii_digit())
-            .next()
-            .and_then(|digits| digits.parse().ok())
-    };
-    if let Some((_, rest)) = line.split_once("(domid ") {
-        return number(rest).map(XlEvent::Created);
-    }
-    let (_, rest) = line.split_once(" has shut down, reason code ")?;
-    number(rest).map(|code| XlEvent::Shutdown(Shutdown::from_code(code)))
-}
-
 /// A running Linux dom0.
 struct Open<'a> {
     running: Running,
@@ -280,6 +173,8 @@ struct Open<'a> {
     keys: Keys,
     /// Bytes of the present guest's console.
     received: u64,
+    /// What Xen and Linux said while they booted, part of every record.
+    boot_log: Vec<u8>,
     /// [`Domain::shared_console`] of the present one.
     shared_console: bool,
     calls: u64,
@@ -309,8 +204,9 @@ impl Open<'_> {
             None => return Err(Stop::Deadline),
             Some(Input::Bytes(LOG, bytes)) => {
                 let _ = self.log.write_all(&bytes);
-                if let Some(transcript) = transcript {
-                    transcript.host_bytes(&bytes);
+                match transcript {
+                    Some(transcript) => transcript.host_bytes(&bytes),
+                    None => self.boot_log.extend(bytes),
                 }
             }
             Some(Input::Bytes(CONSOLE, bytes)) => {
@@ -398,6 +294,7 @@ impl Open<'_> {
 
     /// Runs a job to the end of its domain.
     fn domain(&mut self, job: &Job, transcript: &mut Transcript) -> std::result::Result<End, Stop> {
+        transcript.host_bytes(&self.boot_log);
         let transcript = &mut Some(transcript);
         let deadline = job.timeout.map(|timeout| Instant::now() + timeout);
         let index = self
@@ -408,20 +305,10 @@ impl Open<'_> {
         let Some(domain) = job.via.domain() else {
             return Ok(End::Broken(format!("{} is not run by xl", job.via.name())));
         };
-        let words = settings(
-            job,
-            &domain,
-            kernel_of(self.jobs, index),
-            job.initrd.as_ref().map(|_| index),
-        );
-        let words: Vec<_> = words.iter().map(|word| shell_quoted(word)).collect();
         self.received = 0;
         self.shared_console = domain.shared_console;
         self.reports.clear();
-        self.call(
-            &format!("cd /repo; create {} {}", domain.config, words.join(" ")),
-            transcript,
-        )?;
+        self.call(&create_command(self.jobs, index, &domain), transcript)?;
 
         let mut said = Vec::new();
         let mut domid = None;

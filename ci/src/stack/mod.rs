@@ -7,6 +7,7 @@
 mod archive;
 mod bzimage;
 mod dom0;
+mod domain;
 mod kvm_shim;
 mod linux;
 mod qemu;
@@ -125,7 +126,7 @@ impl Via {
     }
 
     /// What xl creates, for the ways that go by a Linux dom0.
-    fn domain(self) -> Option<linux::Domain> {
+    fn domain(self) -> Option<domain::Domain> {
         match self {
             Self::Xl => Some(xl::DOMAIN),
             Self::Shim => Some(shim::DOMAIN),

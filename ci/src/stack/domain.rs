@@ -1,0 +1,223 @@
+//! How a job becomes a domain of xl: which files the dom0 needs, what `xl create` is told beside the
+//! configuration file, and what xl says of the domain.
+
+use std::path::{Path, PathBuf};
+
+use super::Job;
+use crate::console::verdict::Shutdown;
+
+/// Where the image is expected, in the repository and in the dom0 alike.
+const KERNEL: &str = "target/x86_64-unknown-none/release/guest";
+
+/// What tells one kind of domain from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Domain {
+    /// The file given to xl.
+    pub(crate) config: &'static str,
+    /// Settings that this emulated host needs beside it.
+    pub(crate) settings: &'static [&'static str],
+    /// Whether another Xen writes to the domain's console too.
+    pub(crate) shared_console: bool,
+}
+
+/// Files of a run by their place in the dom0.
+pub(super) fn payload(workspace: &Path, jobs: &[Job]) -> Vec<(String, PathBuf)> {
+    let mut files = Vec::new();
+    let configs = std::fs::read_dir(workspace.join("xen-cfg"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    for entry in configs {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        files.push((format!("repo/xen-cfg/{name}"), entry.path()));
+    }
+    for (index, job) in jobs.iter().enumerate() {
+        if first_with_kernel(jobs, index) == index {
+            let place = match kernel_of(jobs, index) {
+                None => format!("repo/{KERNEL}"),
+                Some(first) => format!("jobs/kernel{first}"),
+            };
+            files.push((place, job.kernel.clone()));
+        }
+    }
+    for (index, job) in jobs.iter().enumerate() {
+        if let Some(initrd) = &job.initrd {
+            files.push((format!("jobs/initrd{index}"), initrd.clone()));
+        }
+    }
+    files
+}
+
+/// Which file in the dom0 is the kernel of a job: the place that configuration files name
+/// (`None`) goes to the kernel of the first job, others are numbered by the job that brings them.
+fn kernel_of(jobs: &[Job], index: usize) -> Option<usize> {
+    let first = first_with_kernel(jobs, index);
+    (first != 0).then_some(first)
+}
+
+fn first_with_kernel(jobs: &[Job], index: usize) -> usize {
+    jobs.iter()
+        .position(|job| job.kernel == jobs[index].kernel)
+        .unwrap_or(index)
+}
+
+/// The command that creates the domain of job `index`, for the dom0's shell. Settings on the command
+/// line win over those of the configuration file.
+pub(super) fn create_command(jobs: &[Job], index: usize, domain: &Domain) -> String {
+    let words: Vec<_> = settings(jobs, index, domain)
+        .iter()
+        .map(|word| quoted(word))
+        .collect();
+    format!("cd /repo; create {} {}", domain.config, words.join(" "))
+}
+
+fn settings(jobs: &[Job], index: usize, domain: &Domain) -> Vec<String> {
+    let job = &jobs[index];
+    // A domain that shut down stays until its console has been read.
+    let mut words: Vec<String> = ["poweroff", "reboot", "crash", "watchdog", "soft_reset"]
+        .iter()
+        .map(|event| format!("on_{event}=\"preserve\""))
+        .collect();
+    words.extend(domain.settings.iter().map(|&word| word.to_owned()));
+    words.extend(job.mem_mib.map(|mem| format!("memory={mem}")));
+    words.extend(job.mem_mib.map(|mem| format!("maxmem={mem}")));
+    words.extend(job.vcpus.map(|vcpus| format!("vcpus={vcpus}")));
+    words.extend(job.vcpus.map(|vcpus| format!("maxvcpus={vcpus}")));
+    words.extend(kernel_of(jobs, index).map(|first| format!("kernel=\"/jobs/kernel{first}\"")));
+    words.extend(
+        job.initrd
+            .as_ref()
+            .map(|_| format!("ramdisk=\"/jobs/initrd{index}\"")),
+    );
+    if !job.cmdline.is_empty() {
+        let escaped = job.cmdline.replace('\\', "\\\\").replace('"', "\\\"");
+        words.push(format!("extra=\"{escaped}\""));
+    }
+    words
+}
+
+/// A word that the shell takes as it is.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// What xl says of a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum XlEvent {
+    /// It exists under this number.
+    Created(u32),
+    /// It shut down.
+    Shutdown(Shutdown),
+    /// xl itself ended.
+    Exit,
+}
+
+pub(super) fn xl_event(line: &str) -> Option<XlEvent> {
+    if line.starts_with("exit ") {
+        return Some(XlEvent::Exit);
+    }
+    let number = |text: &str| {
+        text.split(|c: char| !c.is_ascii_digit())
+            .next()
+            .and_then(|digits| digits.parse().ok())
+    };
+    if let Some((_, rest)) = line.split_once("(domid ") {
+        return number(rest).map(XlEvent::Created);
+    }
+    let (_, rest) = line.split_once(" has shut down, reason code ")?;
+    number(rest).map(|code| XlEvent::Shutdown(Shutdown::from_code(code)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stack::Via;
+
+    const DOMAIN: Domain = Domain {
+        config: "xen-cfg/guest.cfg",
+        settings: &["pvshim_extra=\"x y\""],
+        shared_console: false,
+    };
+
+    fn job(kernel: &str) -> Job {
+        Job {
+            name: "x".into(),
+            via: Via::Xl,
+            kernel: kernel.into(),
+            cmdline: String::new(),
+            mem_mib: None,
+            vcpus: None,
+            initrd: None,
+            timeout: None,
+        }
+    }
+
+    #[test]
+    fn a_plain_job_leaves_the_configuration_alone_but_for_its_end() {
+        let words = settings(&[job("/k")], 0, &DOMAIN);
+        let (own, rest): (Vec<_>, Vec<_>) = words.iter().partition(|word| word.starts_with("on_"));
+        assert!(own.iter().all(|word| word.ends_with("=\"preserve\"")));
+        assert_eq!(rest, ["pvshim_extra=\"x y\""]);
+    }
+
+    #[test]
+    fn sizes_and_files_replace_those_of_the_configuration() {
+        let job = Job {
+            mem_mib: Some(64),
+            vcpus: Some(2),
+            initrd: Some("/i".into()),
+            ..job("/k")
+        };
+        let text = create_command(&[job], 0, &DOMAIN);
+        assert!(
+            text.starts_with("cd /repo; create xen-cfg/guest.cfg 'on_poweroff="),
+            "{text}"
+        );
+        let sizes = "'memory=64' 'maxmem=64' 'vcpus=2' 'maxvcpus=2' 'ramdisk=\"/jobs/initrd0\"'";
+        assert!(text.contains(sizes), "{text}");
+    }
+
+    #[test]
+    fn the_command_line_survives_shell_and_xl() {
+        let job = Job {
+            cmdline: "a=\"b\" c\\d 'e' $f,g".into(),
+            ..job("/k")
+        };
+        let text = create_command(&[job], 0, &DOMAIN);
+        let expected = "'extra=\"a=\\\"b\\\" c\\\\d '\\''e'\\'' $f,g\"'";
+        assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[test]
+    fn only_the_first_kernel_is_at_the_usual_place() {
+        let jobs = [job("/a"), job("/b"), job("/a"), job("/b")];
+        let places: Vec<_> = (0..4).map(|index| kernel_of(&jobs, index)).collect();
+        assert_eq!(places, [None, Some(1), None, Some(1)]);
+        let files: Vec<_> = payload(Path::new("/nonexistent"), &jobs);
+        let names: Vec<_> = files.iter().map(|(place, _)| place.as_str()).collect();
+        assert_eq!(names, [&format!("repo/{KERNEL}"), "jobs/kernel1"]);
+    }
+
+    #[test]
+    fn every_configuration_names_the_image_that_build_makes() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xen-cfg");
+        for name in ["guest.cfg", "guest-pvshim.cfg", "guest-smp.cfg"] {
+            let text = std::fs::read_to_string(root.join(name)).unwrap();
+            assert!(
+                text.lines()
+                    .any(|line| line == format!("kernel = \"{KERNEL}\"")),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn xl_is_understood() {
+        let created = "Waiting for domain guest (domid 7) to die [pid 61]";
+        assert_eq!(xl_event(created), Some(XlEvent::Created(7)));
+        let shutdown = "Domain 7 has shut down, reason code 3 0x3";
+        assert_eq!(xl_event(shutdown), Some(XlEvent::Shutdown(Shutdown::Crash)));
+        assert_eq!(xl_event("exit 0"), Some(XlEvent::Exit));
+        assert_eq!(xl_event("Parsing config from xen-cfg/guest.cfg"), None);
+    }
+}
