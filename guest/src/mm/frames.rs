@@ -297,8 +297,14 @@ impl Frames {
     /// # Errors
     /// There are more pieces than fit.
     pub fn give(&mut self, piece: Range<u64>) -> Result<(), FrameError> {
-        self.counts.free += piece.end - piece.start;
-        self.spans.push(piece).map_err(|_| FrameError::Full)
+        let count = piece.end - piece.start;
+        match self.spans.iter_mut().find(|span| span.end == piece.start) {
+            // Step by step all of memory is one piece.
+            Some(span) => span.end = piece.end,
+            None => self.spans.push(piece).map_err(|_| FrameError::Full)?,
+        }
+        self.counts.free += count;
+        Ok(())
     }
 
     /// Hands out a frame of unspecified content.
