@@ -80,6 +80,14 @@ impl<L: TableLevel> Fresh<L> {
         tables.frame_memory(&mut self.frame)[index & 511] = entry.bits();
     }
 
+    /// Gives its frame back.
+    ///
+    /// # Errors
+    /// It is not a frame in use.
+    pub fn discard<M: Machine>(self, tables: &mut Tables<M>) -> Result<(), MmError> {
+        tables.free_frame(self.frame)
+    }
+
     /// Makes it read-only.
     ///
     /// # Errors

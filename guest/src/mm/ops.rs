@@ -18,7 +18,9 @@ use hypercall::mmu::Scope;
 use super::cost::{self, Cost};
 use super::entry::{Entry, Flags, L1, L2, Pte, Value};
 use super::error::MmError;
+use super::frames::FrameError;
 use super::fresh::Fresh;
+use super::layout;
 use super::machine::{Machine, Words};
 use super::tables::{Slot, Tables, slots};
 
@@ -132,7 +134,11 @@ fn check_range(va: u64, pages: u64) -> Result<(), MmError> {
     Ok(())
 }
 
-fn check_rights(va: u64, flags: Flags) -> Result<(), MmError> {
+pub(super) fn check_rights(va: u64, flags: Flags) -> Result<(), MmError> {
+    if !flags.contains(Flags::PRESENT) {
+        // An entry with a frame that is not present is an attempt at L1TF to Xen.
+        return Err(MmError::NotMapped { va });
+    }
     if flags.contains(Flags::WRITABLE) && !flags.contains(Flags::NO_EXECUTE) {
         return Err(MmError::WriteAndExecute { va });
     }
@@ -322,20 +328,22 @@ impl<M: Machine> Tables<M> {
 
     /// Edits every entry of a range.
     ///
-    /// Chunks are taken in groups: those worth it get a new table, filled while nothing is queued,
-    /// so that old tables can be read as they are; then all are swapped in by one request.
+    /// Chunks are taken in groups: those worth it get a new table, filled while nothing is queued
+    /// for the old one, which can be read as it is; then all are swapped in by one request.
     #[track_caller]
     fn edit(&mut self, va: u64, pages: u64, edit: Edit) -> Result<Change, MmError> {
         check_range(va, pages)?;
+        let whole = pages >= edit.cost().break_even();
         let mut todo = chunks(va, pages).peekable();
         while todo.peek().is_some() {
-            if pages >= edit.cost().break_even() {
-                // What is queued would hide in the tables that are copied below.
+            if whole {
+                // What is queued would hide in the tables that are copied below. What the group
+                // itself queues is for other tables, one a chunk.
                 self.flush()?;
             }
             self.lazily(|tables| {
                 let mut swaps = Vec::<Swap, GROUP>::new();
-                let mut failed = None;
+                let mut result = Ok(());
                 while swaps.len() < GROUP
                     && let Some(chunk) = todo.next()
                 {
@@ -344,15 +352,17 @@ impl<M: Machine> Tables<M> {
                         Ok(Some(swap)) => drop(swaps.push(swap)),
                         Ok(None) => {}
                         Err(e) => {
-                            failed = Some(e);
+                            result = Err(e);
                             break;
                         }
                     }
                 }
-                for swap in swaps {
-                    tables.swap_table(swap)?;
+                let mut swaps = swaps.into_iter();
+                let swapped = swaps.try_for_each(|swap| tables.swap_table(swap));
+                for Swap { fresh, .. } in swaps {
+                    fresh.map_or(Ok(()), |fresh| fresh.discard(tables))?;
                 }
-                failed.map_or(Ok(()), Err)
+                swapped.and(result)
             })?;
         }
         Ok(Change(()))
@@ -373,8 +383,7 @@ impl<M: Machine> Tables<M> {
         let cost = edit.cost();
         if let Some(table) = self.value(self.get(pmd))
             && chunk.count as u64 >= cost.break_even()
-            && self.mmu.batch().is_empty()
-            && self.may_be_replaced(table.pfn)
+            && self.may_be_replaced(chunk.va, table.pfn)
         {
             let words = self.machine().memory(table.pfn).cast_const();
             // SAFETY: the table is mapped, and its entries change only through this path and by
@@ -387,7 +396,11 @@ impl<M: Machine> Tables<M> {
                 return Ok(Some(Swap { pmd, fresh: None }));
             }
             if cost.prefers_table(present(inside), kept) {
-                return self.rebuild(pmd, words, chunk, edit).map(Some);
+                match self.rebuild(pmd, words, chunk, edit) {
+                    // It can be done without, and must be: unmapping is how memory gets free.
+                    Err(MmError::Frame(FrameError::OutOfMemory)) => {}
+                    swap => return swap.map(Some),
+                }
             }
         }
         for (i, slot) in slots(first, chunk.count).enumerate() {
@@ -402,11 +415,14 @@ impl<M: Machine> Tables<M> {
         Ok(None)
     }
 
-    /// Whether a table may be swapped for a copy: one entry refers to it and nothing else does.
-    fn may_be_replaced(&self, table: Pfn) -> bool {
-        self.frames()
+    /// Whether a table may be swapped for a copy: one entry refers to it and nothing else does. The
+    /// direct map's tables change as frames become tables, the copy itself among them.
+    fn may_be_replaced(&self, va: u64, table: Pfn) -> bool {
+        let alone = self
+            .frames()
             .states(self.machine(), table)
-            .is_ok_and(|(_, planned)| planned.links == 1 && !planned.pinned)
+            .is_ok_and(|(_, planned)| planned.links == 1 && !planned.pinned);
+        alone && !layout::DIRECT.contains(&va)
     }
 
     /// Copies a table, editing the entries of the chunk.
@@ -516,6 +532,8 @@ impl<M: Machine> Tables<M> {
             fill_around(words, chunk);
             let mut done = 0;
             for piece in chunks(source, chunk.count as u64) {
+                // Not below a large page.
+                tables.pte_slot(piece.va)?;
                 let pmd = tables.pmd_slot(piece.va)?;
                 let table = tables.value(tables.get(pmd));
                 let table = table.ok_or(MmError::NotMapped { va: piece.va })?;
@@ -607,7 +625,8 @@ impl<M: Machine> Tables<M> {
     /// that exist. Enters lazy mode by itself, whether or not it is active.
     ///
     /// # Errors
-    /// A bad range, a missing table, no memory behind a pfn, or Xen's refusal.
+    /// A bad range, rights that a page must not have, a missing table, no memory behind a pfn, or
+    /// Xen's refusal.
     ///
     /// # Safety
     /// As [`Tables::set_pte`], for each page.
@@ -619,6 +638,7 @@ impl<M: Machine> Tables<M> {
         count: u64,
     ) -> Result<Change, MmError> {
         check_range(va, count)?;
+        check_rights(va, first.flags)?;
         self.lazily(|tables| {
             for chunk in chunks(va, count) {
                 let slot = tables.pte_slot(chunk.va)?;
