@@ -13,8 +13,12 @@ use super::frames::{Frame, FrameError, RESERVE, STEP};
 use super::fresh::Fresh;
 use super::layout;
 use super::machine::Machine;
+use super::ops::check_rights;
 use super::state::{Kind, State};
 use super::tables::{Slot, Tables};
+
+/// Tables that may be missing on the way to a page.
+const TABLES: u64 = 4;
 
 impl<M: Machine> Tables<M> {
     /// Hands out a frame of unspecified content, after growing the direct map if frames run low.
@@ -72,7 +76,7 @@ impl<M: Machine> Tables<M> {
         });
         let fresh = filled.map_err(|(_, e)| e)?;
         self.lazily(|tables| {
-            let pmd = tables.ensure_pmd(va)?;
+            let pmd = tables.ensure_pmd_from_reserve(va)?;
             let sealed = fresh.seal(tables)?;
             // SAFETY: nothing was mapped there: steps are added once, in order.
             unsafe { tables.hook(pmd, sealed, Flags::TABLE) }
@@ -110,6 +114,23 @@ impl<M: Machine> Tables<M> {
         if let Ok(slot) = self.pmd_slot(va) {
             return Ok(slot);
         }
+        self.keep_reserve()?;
+        self.ensure_pmd_from_reserve(va)
+    }
+
+    /// Grows the direct map until it could grow again after tables of every level were made.
+    fn keep_reserve(&mut self) -> Result<(), MmError> {
+        while self.frames().counts().free < RESERVE + TABLES && self.may_grow() {
+            self.grow()?;
+        }
+        Ok(())
+    }
+
+    /// As [`Tables::ensure_pmd`], without growing the direct map: for its growth.
+    fn ensure_pmd_from_reserve(&mut self, va: u64) -> Result<Slot<L2>, MmError> {
+        if let Ok(slot) = self.pmd_slot(va) {
+            return Ok(slot);
+        }
         let none = |level| MmError::NoTable { va, level };
         let pgd = self.pgd_offset(va).ok_or(none(5))?;
         if self.fold() == super::tables::Fold::FiveLevels {
@@ -134,6 +155,9 @@ impl<M: Machine> Tables<M> {
     /// As [`Tables::ensure_pmd`].
     pub fn ensure_pte_table(&mut self, va: u64) -> Result<(), MmError> {
         let pmd = self.ensure_pmd(va)?;
+        if !self.get(pmd).is_present() {
+            self.keep_reserve()?;
+        }
         self.ensure_below(pmd, va, Flags::TABLE)
     }
 
@@ -174,7 +198,8 @@ impl<M: Machine> Tables<M> {
     /// where nothing is mapped.
     ///
     /// # Errors
-    /// Something is mapped there, no memory for tables, or Xen's refusal.
+    /// Rights that a page must not have, something is mapped there, no memory for tables, or Xen's
+    /// refusal.
     ///
     /// # Safety
     /// The frame may be reached at this address with these rights.
@@ -185,6 +210,7 @@ impl<M: Machine> Tables<M> {
         mfn: hypercall::Mfn,
         flags: Flags,
     ) -> Result<(), MmError> {
+        check_rights(va, flags)?;
         self.ensure_pte_table(va)?;
         let slot = self.pte_slot(va)?;
         if self.get(slot).is_present() {
