@@ -92,6 +92,11 @@ pub fn mode<M: Machine>(tables: &mut Tables<M>, to: Mode) -> Result<(), MmError>
     result
 }
 
+/// Whether writes may wait now.
+pub fn is_lazy<M: Machine>(tables: &Tables<M>) -> bool {
+    tables.mmu.lazy().is_lazy()
+}
+
 /// How many requests are queued, flushes of the TLB not counted; and whether anything is.
 pub fn queued<M: Machine>(tables: &Tables<M>) -> (usize, bool) {
     let batch = tables.mmu.batch();
