@@ -29,6 +29,8 @@ use crate::{
 pub(crate) enum Bound {
     /// Nothing; the port is free.
     Closed,
+    /// Free below the shim, taken in it: closed twice.
+    Lost,
     /// Nobody yet; that domain may bind.
     Unbound(u16),
     /// A port of another domain, or of this one.
@@ -151,7 +153,11 @@ impl State {
             return Err(Errno::ENOENT);
         }
         let new = Port { bound, vcpu };
-        let free = (1..self.ports.len()).find(|&i| self.ports[i].bound == Bound::Closed);
+        let is_free = |port: &Port| matches!(port.bound, Bound::Closed | Bound::Lost);
+        let free = (1..self.ports.len()).find(|&i| is_free(&self.ports[i]));
+        if free.is_some_and(|i| self.ports[i].bound == Bound::Lost) {
+            return Err(Errno::EBUSY);
+        }
         match free {
             Some(number) => self.ports[number] = new,
             None if self.ports.len() < EVTCHN_2L_NR_CHANNELS => self.ports.push(new),
@@ -222,7 +228,12 @@ impl State {
             }
             EVTCHNOP_close => {
                 let op: evtchn_close = copy_from(arg)?;
-                if self.port(op.port)?.bound == Bound::Closed {
+                let shim = self.kind == Kind::Shim;
+                let port = self.port(op.port)?;
+                if matches!(port.bound, Bound::Closed | Bound::Lost) {
+                    if shim {
+                        port.bound = Bound::Lost;
+                    }
                     return Err(Errno::EINVAL);
                 }
                 self.close(op.port);
@@ -235,7 +246,7 @@ impl State {
                     Bound::Ipi => self.raise(op.port),
                     // Nobody listens yet; that is no error.
                     Bound::Unbound(_) => {}
-                    Bound::Closed | Bound::Virq(_) => return Err(Errno::EINVAL),
+                    Bound::Closed | Bound::Lost | Bound::Virq(_) => return Err(Errno::EINVAL),
                 }
             }
             EVTCHNOP_status => {
@@ -246,7 +257,7 @@ impl State {
                 let port = *self.port(op.port)?;
                 op.vcpu = port.vcpu;
                 op.status = match port.bound {
-                    Bound::Closed => EVTCHNSTAT_closed,
+                    Bound::Closed | Bound::Lost => EVTCHNSTAT_closed,
                     Bound::Unbound(_) => EVTCHNSTAT_unbound,
                     Bound::Interdomain(..) => EVTCHNSTAT_interdomain,
                     Bound::Virq(virq) => {
@@ -294,6 +305,7 @@ impl State {
                     _ => Err(Errno::EINVAL),
                 };
             }
+            _ if self.kind == Kind::Shim => return Err(Errno::EOPNOTSUPP),
             _ => return Err(Errno::ENOSYS),
         }
         Ok(0)

@@ -34,6 +34,11 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
         Ok(())
     };
     check(dom0, "assist off")?;
+    let about = machine.about();
+    if about.kind == Kind::Shim && !about.model && about.version < (4, 18) {
+        // R49: without a fault address Xen does not see that a table was meant.
+        return Ok(());
+    }
     let assist = |on: bool| lab.call(Op::VmAssist, [!on as u64, 2, 0, 0, 0]);
     expect_result!(assist(true), 0, "switching the assist on");
     let result = check(true, "assist on");

@@ -1,7 +1,8 @@
 //! # R67: A port that is not open is `EINVAL`
 //!
 //! Sending to or closing a port that is closed, or that cannot exist, gives `EINVAL`; so does
-//! sending to a port that is bound to a VIRQ. A closed port's number is given out again.
+//! sending to a port that is bound to a VIRQ. A closed port's number is given out again. An
+//! operation that does not exist gives `ENOSYS`, in the shim `EOPNOTSUPP`.
 //!
 //! **Why.** A port is a number, and Xen looks at what it is bound to now.
 //!
@@ -25,10 +26,17 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
     expect_result!(result, 0, "the status of an IPI port");
     expect_eq!((status.status, status.vcpu), (EVTCHNSTAT_ipi, 0), "status and vCPU");
     expect_result!(closed, 0, "closing it");
-    expect_result!(lab.close_port(port), EINVAL, "closing it again");
+    // In the shim that would do harm: R77.
+    if lab.kind() != Kind::Shim {
+        expect_result!(lab.close_port(port), EINVAL, "closing it again");
+    }
     expect_result!(lab.send(port), EINVAL, "sending to a closed port");
     expect_result!(lab.send(1 << 20), EINVAL, "sending to a port that cannot exist");
     expect_result!(lab.event_op(EVTCHNOP_send, BAD_POINTER), EFAULT, "a bad argument");
-    expect_result!(lab.event_op(99, 0), ENOSYS, "an operation that is none");
+    let unknown = match lab.kind() {
+        Kind::Shim => EOPNOTSUPP,
+        Kind::DomU | Kind::Dom0 => ENOSYS,
+    };
+    expect_result!(lab.event_op(99, 0), unknown, "an operation that is none");
     Ok(())
 }
