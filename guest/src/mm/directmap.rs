@@ -9,7 +9,7 @@ use hypercall::Pfn;
 
 use super::entry::{Flags, L1, L2, L3, UpperLevel, Value};
 use super::error::MmError;
-use super::frames::{Frame, FrameError, RESERVE, STEP};
+use super::frames::{Frame, FrameError, STEP};
 use super::fresh::Fresh;
 use super::layout;
 use super::machine::Machine;
@@ -28,7 +28,8 @@ impl<M: Machine> Tables<M> {
     #[inline]
     pub fn alloc_frame(&mut self) -> Result<Frame, MmError> {
         self.settle();
-        if self.frames().counts().free <= RESERVE && self.may_grow() {
+        // More than once where the next steps hold nothing to hand out.
+        while self.frames().counts().free <= self.frames().reserve() && self.may_grow() {
             self.grow()?;
         }
         let (frames, machine) = self.ledger();
@@ -120,7 +121,7 @@ impl<M: Machine> Tables<M> {
 
     /// Grows the direct map until it could grow again after tables of every level were made.
     fn keep_reserve(&mut self) -> Result<(), MmError> {
-        while self.frames().counts().free < RESERVE + TABLES && self.may_grow() {
+        while self.frames().counts().free < self.frames().reserve() + TABLES && self.may_grow() {
             self.grow()?;
         }
         Ok(())

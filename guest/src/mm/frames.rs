@@ -22,9 +22,9 @@ use super::state::{Illegal, Kind, State, Step};
 
 /// Pages in a step of the direct map: one L1 table.
 pub const STEP: u64 = 512;
-/// Frames kept back for the growth of the direct map itself: an L1, an L2 and a page of records,
-/// and one more.
-pub const RESERVE: u64 = 4;
+/// Frames kept back for the growth of the direct map itself by a step: an L1, an L2 and a page of
+/// records, and one more.
+const RESERVE: u64 = 4;
 /// Steps that can be queued between two flushes.
 const LOG: usize = 512;
 /// Frames that wait for a flush before they are free.
@@ -145,6 +145,9 @@ pub struct Frames {
     spans: Vec<Range<u64>, 16>,
     /// Steps up to this one are mapped; what lies behind is not.
     next_step: u64,
+    /// Frames kept back besides [`RESERVE`], to add the steps up to the next one that gives more
+    /// than it takes.
+    barren: u64,
     /// Frames that are something else than memory to hand out, wherever they lie.
     special: Vec<(Range<u64>, Kind), 8>,
     log: Vec<Logged, LOG>,
@@ -174,6 +177,7 @@ impl Frames {
             recycled: LinkedList::new(),
             spans: Vec::new(),
             next_step: 0,
+            barren: 0,
             special: Vec::new(),
             log: Vec::new(),
             limbo: Vec::new(),
@@ -231,8 +235,32 @@ impl Frames {
             self.special
                 .push((range, kind))
                 .map_err(|_| FrameError::Full)?;
+            self.barren = self.barren_steps_need();
         }
         Ok(())
+    }
+
+    /// Free frames that must be left for the direct map to grow until it gains some.
+    #[inline]
+    #[must_use]
+    pub fn reserve(&self) -> u64 {
+        RESERVE + self.barren
+    }
+
+    /// Frames that the next steps take before one gives any: the p2m list of a large domain, or a
+    /// module, fills whole steps.
+    fn barren_steps_need(&self) -> u64 {
+        let free_in = |step: u64| {
+            let (start, end) = (step * STEP, (step + 1) * STEP);
+            let special = |(range, _): &(Range<u64>, Kind)| {
+                range.end.min(end).saturating_sub(range.start.max(start))
+            };
+            STEP.saturating_sub(self.special.iter().map(special).sum())
+        };
+        let ahead = self.next_step..self.counts.total / STEP;
+        let barren = ahead.take_while(|&step| free_in(step) < RESERVE).count() as u64;
+        // A table and records each, and a table above for each GiB.
+        2 * barren + barren.div_ceil(STEP)
     }
 
     /// The step that the direct map must add next, if memory is left.
@@ -268,6 +296,7 @@ impl Frames {
                 self.set(machine, Pfn::truncate(pfn), State::of(kind))?;
             }
         }
+        self.barren = self.barren_steps_need();
         Ok(())
     }
 
