@@ -1,8 +1,9 @@
 //! # R49: The 4.17 shim loses fault addresses under emulated SVM
 //!
 //! In the shim of Xen 4.17, on QEMU's emulated SVM, `vcpu_info.arch.cr2` reads 0 for the guest's
-//! page faults. The shim of 4.20 delivers them, as every other Xen does. A test that needs fault
-//! addresses in a shim uses 4.20.
+//! page faults, and Xen itself does not know the address either: stores to tables are not emulated
+//! (R16) even with the assist. The shim of 4.20 delivers it, as every other Xen does. A test that
+//! needs fault addresses in a shim uses 4.20.
 //!
 //! **Why.** The address is lost between the outer Xen's and the CPU emulator's idea of CR2.
 //!
