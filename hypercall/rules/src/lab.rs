@@ -226,6 +226,14 @@ impl<'m> Lab<'m> {
         })
     }
 
+    /// Writes the L4 entry of the machine's free stretch of address space.
+    pub fn hang(&self, value: u64) -> i64 {
+        let index = l4_index(self.machine.scratch_va());
+        let root = MachAddr::of_entry(self.machine.l4(), index);
+        self.root.set(Some(root));
+        self.update(root, value)
+    }
+
     /// Carries out requests of `mmu_update`; returns the result and how many were done.
     pub fn updates(&self, requests: &[mmu_update]) -> (i64, u32) {
         self.updates_for(requests, DOMID_SELF)

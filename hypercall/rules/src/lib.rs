@@ -27,6 +27,7 @@ pub mod machine;
 #[cfg(feature = "std")]
 pub mod on_model;
 mod report;
+pub mod twin;
 
 use core::fmt;
 

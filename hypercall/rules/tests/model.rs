@@ -115,3 +115,34 @@ fn a_rule_is_found_by_name() {
     assert!(found("multicall") >= 1);
     assert_eq!(found("no such rule"), 0);
 }
+
+#[test]
+fn a_seed_does_not_depend_on_frame_numbers() {
+    let machines: Vec<_> = [Order::Linear, Order::Reversed, Order::Scattered]
+        .into_iter()
+        .map(|order| {
+            OnModel::new(&Layout {
+                order,
+                ..Layout::new(Kind::DomU, 2048)
+            })
+        })
+        .collect();
+    for seed in 0..40 {
+        let digests: Vec<_> = machines
+            .iter()
+            .map(|machine| {
+                let pages = machine.free_pages();
+                let digest = rules::twin::run(machine, seed, 500, None).unwrap();
+                machine.model().check_invariants().unwrap();
+                assert_eq!(machine.free_pages(), pages);
+                digest
+            })
+            .collect();
+        assert!(
+            digests.iter().all(|digest| *digest == digests[0]),
+            "{digests:?}"
+        );
+        let (done, refused) = digests[0].done;
+        assert!(done > 50 && refused > 50, "{digests:?}");
+    }
+}
