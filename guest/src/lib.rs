@@ -15,6 +15,8 @@
 //! The library is compiled for the host as well, where everything that needs no Xen is tested.
 #![cfg_attr(target_os = "none", no_std)]
 
+#[cfg(target_os = "none")]
+mod bench;
 pub mod boot;
 pub mod console;
 #[cfg(target_os = "none")]

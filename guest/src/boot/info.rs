@@ -280,12 +280,15 @@ impl BootInfo {
     }
 }
 
-fn console(si: &abi::start_info) -> Result<ConsoleInfo, BootError> {
-    // SAFETY: both variants of the union are plain integers; any bytes are a value of either.
-    let (domu, dom0) = unsafe { (si.console.domU, si.console.dom0) };
+/// The console that the domain was given: looked at before the rest, to have somewhere to report to.
+///
+/// # Errors
+/// A field of it cannot be right.
+pub fn console(si: &abi::start_info) -> Result<ConsoleInfo, BootError> {
+    // SAFETY: a union of plain integers, all of whose bytes are initialised.
+    let domu = unsafe { si.console.domU };
     if Flags::from_bits_truncate(si.flags).contains(Flags::PRIVILEGED) || domu.mfn == 0 {
         // dom0's variant locates VGA information, which this kernel has no use for.
-        let _ = dom0;
         return Ok(ConsoleInfo::Hypervisor);
     }
     check(

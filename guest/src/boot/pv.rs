@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use hypercall::abi::start_info::start_info;
 use hypercall::{Mfn, Xen};
@@ -17,7 +18,7 @@ use crate::mm::takeover::{Initial, Report, Start};
 use crate::mm::{self, MmError};
 use crate::monitor::{Leave, Monitor};
 use crate::xen::XEN;
-use crate::{event, power, println, selftest, shared, trap, verdict};
+use crate::{bench, event, power, println, selftest, shared, time, trap, verdict};
 
 const PAGE: u64 = 4096;
 
@@ -25,27 +26,26 @@ const PAGE: u64 = 4096;
 ///
 /// `address` is that of `start_info`, `stack` the top of the stack that Xen provided.
 pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
+    ENTRY.store(time::tsc(), Ordering::Relaxed);
     // An exception before the console is open is still better reported than fatal.
     let traps = trap::install(&XEN);
-    let info = read_start_info(address).and_then(|info| Ok((ring_page(&info)?, info)));
-    let info = match info {
-        Ok((page, info)) => {
-            console::init(info.console, page);
-            info
-        }
-        Err(e) => {
-            console::init(ConsoleInfo::Hypervisor, None);
-            println!("{e}");
-            verdict::crash(e);
-            power::crash()
-        }
-    };
-    println!(
-        "{} {} on {}",
-        env!("CARGO_PKG_NAME"),
-        env!("CARGO_PKG_VERSION"),
-        via(&info)
-    );
+    // The console first: whatever is wrong with the rest can then be said.
+    let opened = read_start_info(address).and_then(|si| Ok((open_console(si)?, si)));
+    let info = opened.and_then(|(ring, si)| {
+        console::init(ring.0, ring.1);
+        println!(
+            "{} {} on Xen",
+            env!("CARGO_PKG_NAME"),
+            env!("CARGO_PKG_VERSION")
+        );
+        parse(si, address)
+    });
+    let info = info.unwrap_or_else(|e| {
+        console::init_if_closed();
+        println!("{e}");
+        verdict::crash(e);
+        power::crash()
+    });
     if let Err(e) = traps {
         panic!("trap table: {e}");
     }
@@ -55,11 +55,25 @@ pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
         power::off()
     });
     console::set_filter(options.log.clone());
-    log::info!(target: "boot", "{}, command line '{}'", info.magic, info.cmdline);
+    log::info!(target: "boot", "{}, {}, command line '{}'", via(&info), info.magic, info.cmdline);
     if let Err(e) = memory(&info, address, stack) {
         panic!("memory: {e}");
     }
+    READY.store(time::tsc(), Ordering::Relaxed);
     run(&info, &options)
+}
+
+static ENTRY: AtomicU64 = AtomicU64::new(0);
+static READY: AtomicU64 = AtomicU64::new(0);
+
+/// Ticks from the entry until the first byte was handed to the console.
+pub(crate) fn ticks_to_first_byte() -> u64 {
+    console::first_byte() - ENTRY.load(Ordering::Relaxed)
+}
+
+/// Ticks from the entry until the kernel owned its memory.
+pub(crate) fn ticks_to_ready() -> u64 {
+    READY.load(Ordering::Relaxed) - ENTRY.load(Ordering::Relaxed)
 }
 
 /// How the kernel was started.
@@ -75,49 +89,56 @@ fn via(info: &BootInfo) -> &'static str {
     }
 }
 
-fn read_start_info(address: u64) -> Result<BootInfo, BootError> {
+fn read_start_info(address: u64) -> Result<&'static start_info, BootError> {
     info::check_pointer(address, VIRT_BASE)?;
     // SAFETY: Xen passes a page-aligned address in the initial mapping, checked as far as can be;
-    // the structure is integers and shorter than the page.
-    let si = unsafe { &*core::ptr::with_exposed_provenance::<start_info>(address as usize) };
+    // the structure is integers and shorter than the page. It is read before its page is reused.
+    Ok(unsafe { &*core::ptr::with_exposed_provenance::<start_info>(address as usize) })
+}
+
+fn parse(si: &start_info, address: u64) -> Result<BootInfo, BootError> {
+    let init_p2m = layout::P2M.start;
     BootInfo::parse(
         si,
         Expect {
             virt_base: VIRT_BASE,
-            init_p2m: layout::P2M.start,
+            init_p2m,
             start_info: address,
         },
     )
 }
 
+/// The console that `start_info` names, and where the initial mapping has its ring.
+///
+/// The ring's pfn comes from the M2P; whether the p2m agrees is checked with the rest.
+fn open_console(si: &start_info) -> Result<(ConsoleInfo, Option<&'static ring::Page>), BootError> {
+    let info = info::console(si)?;
+    let ConsoleInfo::Ring { mfn, .. } = info else {
+        return Ok((info, None));
+    };
+    let bad = BootError {
+        field: "console.domU.mfn",
+        value: mfn.as_u64(),
+        expected: "a machine frame that the initial mapping reaches",
+    };
+    let pfn = trap::probe::read(layout::M2P + mfn.as_u64() * 8).map_err(|_| bad)?;
+    let address = VIRT_BASE
+        + pfn
+            .checked_mul(PAGE)
+            .filter(|n| *n < layout::IMAGE.end - VIRT_BASE)
+            .ok_or(bad)?;
+    trap::probe::read(address).map_err(|_| bad)?;
+    // SAFETY: the frame is the console's by Xen's word, the initial mapping reaches it, and it is
+    // all atomics.
+    Ok((
+        info,
+        Some(unsafe { &*core::ptr::with_exposed_provenance(address as usize) }),
+    ))
+}
+
 fn machine(info: &BootInfo) -> Pv {
     // SAFETY: the address and the number of entries are Xen's, checked against each other.
     unsafe { Pv::new(info.p2m_list, info.nr_pages) }
-}
-
-/// The pfn of a page that Xen named by machine frame: checked both ways, as the number came from
-/// outside.
-fn pfn_of(info: &BootInfo, field: &'static str, mfn: Mfn) -> Result<u64, BootError> {
-    let expected = "a machine frame of this domain";
-    let pfn = machine(info).pfn(mfn).ok_or(BootError {
-        field,
-        value: mfn.as_u64(),
-        expected,
-    })?;
-    Ok(pfn.as_u64())
-}
-
-/// The console's ring, where the initial mapping has it.
-fn ring_page(info: &BootInfo) -> Result<Option<&'static ring::Page>, BootError> {
-    let ConsoleInfo::Ring { mfn, .. } = info.console else {
-        return Ok(None);
-    };
-    let address = VIRT_BASE + pfn_of(info, "console.domU.mfn", mfn)? * PAGE;
-    // SAFETY: the frame is the console's by Xen's word and memory of this domain by both frame
-    // maps; the initial mapping reaches it, and it is all atomics.
-    Ok(Some(unsafe {
-        &*core::ptr::with_exposed_provenance(address as usize)
-    }))
 }
 
 /// Takes over the page tables.
@@ -193,6 +214,15 @@ fn run(info: &BootInfo, options: &Options<'_>) -> ! {
         Selection::None => None,
         selection => Some(selftest::run(selection, privileged)),
     };
+    let bench = match options.bench {
+        Selection::None => Ok(0),
+        selection => bench::run(&selection),
+    };
+    if let Err(e) = bench {
+        println!("bench: {e}");
+        verdict::fail("bench");
+        power::off();
+    }
     let mut monitor = Monitor::new(privileged, tested);
     let leave = if options.monitor {
         monitor.run(info.console)

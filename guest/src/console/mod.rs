@@ -11,7 +11,10 @@ mod out;
 pub mod ring;
 
 #[cfg(target_os = "none")]
-pub use out::{drain, init, move_ring, print_panicking, read, set_filter, steal, write_bytes};
+pub(crate) use out::{
+    drain, first_byte, init, init_if_closed, move_ring, print_panicking, read, set_filter, steal,
+    write_bytes,
+};
 
 /// Prints a line without the logger's prefix: verdicts, tables and reports.
 #[macro_export]

@@ -5,7 +5,7 @@
 //! ends the domain and nobody else prints after it.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use heapless::String;
 use hypercall::event::Port;
@@ -46,10 +46,10 @@ static CONSOLE: Mutex<Console> = Mutex::new(Console {
     stuck: false,
 });
 static FILTER: RwLock<Filter> = RwLock::new(Filter::off());
-static PANICKING: AtomicBool = AtomicBool::new(false);
+static FIRST_BYTE: AtomicU64 = AtomicU64::new(0);
 
 /// Opens the console that `info` names. `ring` is where the ring's page is mapped.
-pub fn init(info: ConsoleInfo, ring: Option<&'static ring::Page>) {
+pub(crate) fn init(info: ConsoleInfo, ring: Option<&'static ring::Page>) {
     let out = match (info, ring) {
         (ConsoleInfo::Ring { port, .. }, Some(page)) => Out::Ring { page, port },
         _ => Out::Hypervisor,
@@ -60,15 +60,27 @@ pub fn init(info: ConsoleInfo, ring: Option<&'static ring::Page>) {
     set_filter(Filter::default());
 }
 
+/// Opens Xen's own console if none is open.
+pub(crate) fn init_if_closed() {
+    if matches!(CONSOLE.lock().out, Out::Closed) {
+        init(ConsoleInfo::Hypervisor, None);
+    }
+}
+
+/// When the first byte was handed over, in ticks.
+pub(crate) fn first_byte() -> u64 {
+    FIRST_BYTE.load(Ordering::Relaxed)
+}
+
 /// Uses the ring at another address from now on.
-pub fn move_ring(to: &'static ring::Page) {
+pub(crate) fn move_ring(to: &'static ring::Page) {
     if let Out::Ring { page, .. } = &mut CONSOLE.lock().out {
         *page = to;
     }
 }
 
 /// Replaces what the log shows.
-pub fn set_filter(filter: Filter) {
+pub(crate) fn set_filter(filter: Filter) {
     log::set_max_level(filter.max());
     *FILTER.write() = filter;
 }
@@ -80,12 +92,12 @@ pub(super) fn print(args: fmt::Arguments<'_>) {
 }
 
 /// Writes bytes as they are.
-pub fn write_bytes(bytes: &[u8]) {
+pub(crate) fn write_bytes(bytes: &[u8]) {
     CONSOLE.lock().write(bytes);
 }
 
 /// Reads what was typed; returns the number of bytes, 0 when nothing waits.
-pub fn read(buffer: &mut [u8]) -> usize {
+pub(crate) fn read(buffer: &mut [u8]) -> usize {
     let console = CONSOLE.lock();
     match &console.out {
         Out::Closed => 0,
@@ -104,7 +116,7 @@ pub fn read(buffer: &mut [u8]) -> usize {
 }
 
 /// Waits until everything printed has been taken by the other side, or it shows no sign of life.
-pub fn drain() {
+pub(crate) fn drain() {
     let mut console = CONSOLE.lock();
     if let Out::Ring { page, port } = console.out {
         notify(port);
@@ -122,8 +134,7 @@ pub fn drain() {
 ///
 /// # Safety
 /// The caller must be the last code that runs: whoever held the lock must never run again.
-pub unsafe fn steal() {
-    PANICKING.store(true, Ordering::Relaxed);
+pub(crate) unsafe fn steal() {
     if CONSOLE.is_locked() {
         // SAFETY: the holder never runs again, by this function's contract; the console's state is
         // an enum written once at boot and a flag, valid at every moment.
@@ -132,13 +143,16 @@ pub unsafe fn steal() {
 }
 
 /// Prints text from code that may not touch the console's lock.
-pub fn print_panicking(text: &str) {
+pub(crate) fn print_panicking(text: &str) {
     // Nothing is left to do about a refusal.
     let _ = hypercall::console::write(&XEN, text.as_bytes());
 }
 
 impl Console {
     fn write(&mut self, mut bytes: &[u8]) {
+        if FIRST_BYTE.load(Ordering::Relaxed) == 0 {
+            FIRST_BYTE.store(time::tsc(), Ordering::Relaxed);
+        }
         match self.out {
             Out::Closed => {}
             Out::Hypervisor => print_panicking_bytes(bytes),

@@ -218,7 +218,7 @@ mod tests {
             for piece in pieces {
                 let n = page.put(&piece).unwrap();
                 sent.extend(&piece[..n]);
-                if n % 2 == 0 {
+                if n.is_multiple_of(2) {
                     received.extend(drain(&page));
                 }
             }

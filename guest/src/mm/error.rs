@@ -66,6 +66,11 @@ pub enum MmError {
         /// The frame.
         mfn: u64,
     },
+    /// A frame without memory behind it was to be mapped.
+    NoFrame {
+        /// The address.
+        va: u64,
+    },
     /// No memory behind this pfn.
     NoMemory {
         /// The pfn.
@@ -131,6 +136,9 @@ impl fmt::Display for MmError {
             }
             MmError::Foreign { va, mfn } => {
                 write!(f, "{va:#x}: mfn {mfn:#x} is no memory of this domain")
+            }
+            MmError::NoFrame { va } => {
+                write!(f, "{va:#x}: no memory behind the frame to be mapped there")
             }
             MmError::NoMemory { pfn } => write!(f, "pfn {pfn:#x}: no memory behind it"),
         }

@@ -123,7 +123,7 @@ impl Frame {
     /// Turns a number back into the frame it came from.
     ///
     /// Only records make this safe: a frame that is not [`Kind::Owned`] cannot be freed or sealed.
-    pub(super) fn from_pfn(pfn: Pfn) -> Frame {
+    pub(crate) fn from_pfn(pfn: Pfn) -> Frame {
         Frame(pfn)
     }
 }
@@ -150,6 +150,8 @@ pub struct Frames {
     barren: u64,
     /// Frames that are something else than memory to hand out, wherever they lie.
     special: Vec<(Range<u64>, Kind), 8>,
+    /// Steps or frames wait in `log` or `limbo`.
+    unsettled: bool,
     log: Vec<Logged, LOG>,
     limbo: Vec<Pfn, LIMBO>,
 }
@@ -179,6 +181,7 @@ impl Frames {
             next_step: 0,
             barren: 0,
             special: Vec::new(),
+            unsettled: false,
             log: Vec::new(),
             limbo: Vec::new(),
         }
@@ -386,6 +389,7 @@ impl Frames {
     /// # Errors
     /// Too many wait: flush first.
     pub fn free_after_flush(&mut self, frame: Frame) -> Result<(), FrameError> {
+        self.unsettled = true;
         self.limbo.push(frame.0).map_err(|_| FrameError::Full)
     }
 
@@ -423,6 +427,7 @@ impl Frames {
                 .push((pfn, applied, planned))
                 .map_err(|_| FrameError::Full)?;
         }
+        self.unsettled |= !steps.is_empty();
         let first = self.log.len() as u32 + 1;
         for &(pfn, step) in steps {
             self.log
@@ -471,7 +476,7 @@ impl Frames {
     #[inline]
     #[must_use]
     pub fn unsettled(&self) -> bool {
-        !self.log.is_empty() || !self.limbo.is_empty()
+        self.unsettled
     }
 
     /// To be called when the queue is empty: what did not come true is no longer planned, and
@@ -484,6 +489,7 @@ impl Frames {
                 let _ = self.put(machine, pfn, applied, applied);
             }
         }
+        self.unsettled = false;
         self.log.clear();
         while let Some(pfn) = self.limbo.pop() {
             // One that Xen did not let become writable stays what it is: a lost frame, not a

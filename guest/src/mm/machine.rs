@@ -17,6 +17,13 @@ pub trait Machine {
     /// The machine frame behind a pfn (the p2m list), if there is memory there.
     fn mfn(&self, pfn: Pfn) -> Option<Mfn>;
 
+    /// The number of the machine frame behind a pfn, or all ones where there is no memory: for
+    /// loops that look at the answers together.
+    #[inline]
+    fn mfn_or_ones(&self, pfn: Pfn) -> u64 {
+        self.mfn(pfn).map_or(u64::MAX, Mfn::as_u64)
+    }
+
     /// The pfn of a machine frame of this domain (the M2P, checked against the p2m).
     fn pfn(&self, mfn: Mfn) -> Option<Pfn>;
 

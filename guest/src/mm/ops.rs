@@ -12,17 +12,16 @@
 //! (`do_mmu_update`, `xen/arch/x86/mm.c`), single entries are flushed by address.
 
 use heapless::Vec;
-use hypercall::Pfn;
-use hypercall::mmu::Scope;
+use hypercall::{Mfn, Pfn};
 
 use super::cost::{self, Cost};
-use super::entry::{Entry, Flags, L1, L2, Pte, Value};
+use super::entry::{Entry, Flags, Keep, L1, L2, Pte, Value};
 use super::error::MmError;
 use super::frames::FrameError;
 use super::fresh::Fresh;
 use super::layout;
 use super::machine::{Machine, Words};
-use super::tables::{Slot, Tables, slots};
+use super::tables::{Slot, TLB_SCOPE, Tables, slots};
 
 /// Bytes in a page.
 const PAGE: u64 = 4096;
@@ -119,6 +118,35 @@ impl Edit {
     }
 }
 
+impl Edit {
+    /// The entries after the edit, for consecutive pages from `va` on.
+    fn apply_all<M: Machine>(
+        self,
+        tables: &Tables<M>,
+        va: u64,
+        new: &mut [u64],
+        old: &[u64],
+    ) -> Result<(), MmError> {
+        match self {
+            Edit::Clear => new.fill(0),
+            // Rights that only shrink need no look at each page.
+            Edit::Rights { add, remove }
+                if !add.contains(Flags::WRITABLE) && !remove.contains(Flags::NO_EXECUTE) =>
+            {
+                check_present(va, old)?;
+                mask(new, old, Keep::all_but(remove), add);
+            }
+            Edit::Rights { .. } => {
+                for ((new, old), i) in new.iter_mut().zip(old).zip(0_u64..) {
+                    let old = Pte::from_table(*old);
+                    *new = self.apply(tables, va + i * PAGE, old)?.bits();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 fn check_range(va: u64, pages: u64) -> Result<(), MmError> {
     let bad = MmError::BadRange { va, pages };
     let end = pages
@@ -201,23 +229,22 @@ impl<M: Machine> Tables<M> {
         frames: &mut impl Iterator<Item = Pfn>,
         flags: Flags,
     ) -> Result<(), MmError> {
-        let pmd = self.ensure_pmd(chunk.va)?;
-        if !self.get(pmd).is_present() {
+        let Ok(first) = self.pte_slot(chunk.va) else {
+            let pmd = self.ensure_pmd(chunk.va)?;
+            if self.get(pmd).is_large() {
+                return Err(MmError::Large {
+                    va: chunk.va,
+                    level: 2,
+                });
+            }
             let frame = self.alloc_frame()?;
             let filled = Fresh::<L1>::filled(self, frame, |tables, words| {
                 fill_around(words, chunk);
                 let target = &mut words[chunk.first..chunk.first + chunk.count];
-                for (word, pfn) in target.iter_mut().zip(frames) {
-                    *word = tables.make(Value::<L1>::new(pfn, flags))?.bits();
-                }
-                Ok(())
+                tables.make_run(chunk.va, target, frames, flags)
             });
             return self.hook_filled(pmd, filled);
-        }
-        let first = self.pte_offset(pmd, chunk.va).ok_or(MmError::Large {
-            va: chunk.va,
-            level: 2,
-        })?;
+        };
         for (i, slot) in slots(first, chunk.count).enumerate() {
             if self.get(slot).is_present() {
                 return Err(MmError::Occupied {
@@ -233,6 +260,42 @@ impl<M: Machine> Tables<M> {
             );
             // SAFETY: the entry was seen to be empty, so nothing in use is mapped by it.
             unsafe { self.set_pte_queued(slot, va, Pte::NONE, new) }?;
+        }
+        Ok(())
+    }
+
+    /// Writes the machine entries for frames, to be mapped from `va` on, into words: as [`Tables::make`] for each, but looking
+    /// at what the p2m list held only once.
+    fn make_run(
+        &self,
+        va: u64,
+        words: &mut [u64],
+        frames: &mut impl Iterator<Item = Pfn>,
+        flags: Flags,
+    ) -> Result<(), MmError> {
+        let mut seen = 0;
+        let bits = Pte::from_mfn(Mfn::truncate(0), flags).bits();
+        let mut make = |word: &mut u64| {
+            // An iterator that ends early must not leave old words to be hooked.
+            let Some(pfn) = frames.next() else {
+                return *word = 0;
+            };
+            let number = self.machine().mfn_or_ones(pfn);
+            seen |= number;
+            *word = number << 12 | bits;
+        };
+        // Four at a time: this loop is a good part of what the kernel itself adds to Xen's work.
+        let (groups, rest) = words.as_chunks_mut::<4>();
+        groups
+            .iter_mut()
+            .for_each(|group| group.iter_mut().for_each(&mut make));
+        rest.iter_mut().for_each(make);
+        if seen > Mfn::MAX.as_u64() {
+            let ones = u64::MAX << 12 | bits;
+            let index = words.iter().position(|word| *word == ones).unwrap_or(0);
+            return Err(MmError::NoFrame {
+                va: va + index as u64 * PAGE,
+            });
         }
         Ok(())
     }
@@ -370,19 +433,19 @@ impl<M: Machine> Tables<M> {
 
     /// Edits the entries of one chunk in place, or makes the table that is to replace theirs.
     fn edit_chunk(&mut self, chunk: Chunk, edit: Edit) -> Result<Option<Swap>, MmError> {
-        let pmd = match self.pmd_slot(chunk.va) {
-            Ok(pmd) if self.get(pmd).is_present() => pmd,
-            Ok(_) | Err(MmError::NoTable { .. }) => {
+        let first = match self.pte_slot(chunk.va) {
+            Ok(first) => first,
+            Err(MmError::NoTable { .. }) => {
                 // Nothing is mapped: fine if that is what is asked for, an error otherwise.
                 edit.apply(self, chunk.va, Pte::NONE)?;
                 return Ok(None);
             }
             Err(e) => return Err(e),
         };
-        let first = self.pte_slot(chunk.va)?;
         let cost = edit.cost();
-        if let Some(table) = self.value(self.get(pmd))
-            && chunk.count as u64 >= cost.break_even()
+        if chunk.count as u64 >= cost.break_even()
+            && let pmd = self.pmd_slot(chunk.va)?
+            && let Some(table) = self.value(self.get(pmd))
             && self.may_be_replaced(chunk.va, table.pfn)
         {
             let words = self.machine().memory(table.pfn).cast_const();
@@ -434,29 +497,16 @@ impl<M: Machine> Tables<M> {
         edit: Edit,
     ) -> Result<Swap, MmError> {
         let frame = self.alloc_frame()?;
-        let copy = |new: &mut [u64], old: &[u64]| {
-            for (new, old) in new.iter_mut().zip(old) {
-                let old = Pte::from_table(*old);
-                *new = if old.is_present() {
-                    old.with_flags(old.flags()).bits()
-                } else {
-                    0
-                };
-            }
-        };
         let filled = Fresh::filled(self, frame, |tables, words| {
             let end = chunk.first + chunk.count;
             copy(&mut words[..chunk.first], &old[..chunk.first]);
             copy(&mut words[end..], &old[end..]);
-            let mut va = chunk.va;
-            for (new, old) in words[chunk.first..end]
-                .iter_mut()
-                .zip(&old[chunk.first..end])
-            {
-                *new = edit.apply(tables, va, Pte::from_table(*old))?.bits();
-                va += PAGE;
-            }
-            Ok(())
+            edit.apply_all(
+                tables,
+                chunk.va,
+                &mut words[chunk.first..end],
+                &old[chunk.first..end],
+            )
         });
         match filled {
             Ok(fresh) => Ok(Swap {
@@ -542,15 +592,8 @@ impl<M: Machine> Tables<M> {
                 // with a flush and has queued only what concerns new tables since.
                 let old = unsafe { &(&*old)[piece.first..piece.first + piece.count] };
                 let target = &mut words[chunk.first + done..chunk.first + done + piece.count];
-                for (i, (new, old)) in target.iter_mut().zip(old).enumerate() {
-                    let old = Pte::from_table(*old);
-                    if !old.is_present() {
-                        return Err(MmError::NotMapped {
-                            va: piece.va + i as u64 * PAGE,
-                        });
-                    }
-                    *new = old.with_flags(old.flags()).bits();
-                }
+                copy(target, old);
+                check_present(piece.va, old)?;
                 done += piece.count;
             }
             Ok(())
@@ -718,8 +761,31 @@ impl<M: Machine> Tables<M> {
     /// Xen's refusal.
     pub fn flush_tlb(&mut self, va: Option<u64>) -> Result<(), MmError> {
         let address = va.map(hypercall::VirtAddr::new_truncate);
-        Ok(self.mmu.flush_tlb(Scope::All, address)?)
+        Ok(self.mmu.flush_tlb(TLB_SCOPE, address)?)
     }
+}
+
+/// Copies entries, without what Xen added to them.
+fn copy(new: &mut [u64], old: &[u64]) {
+    mask(new, old, Keep::all_but(Flags::empty()), Flags::empty());
+}
+
+/// Copies entries with rights changed by masks.
+fn mask(new: &mut [u64], old: &[u64], keep: Keep, add: Flags) {
+    for (new, old) in new.iter_mut().zip(old) {
+        *new = Pte::from_table(*old).masked(keep, add).bits();
+    }
+}
+
+/// Finds the first of consecutive pages that is not mapped.
+fn check_present(va: u64, words: &[u64]) -> Result<(), MmError> {
+    if present(words) == words.len() as u64 {
+        return Ok(());
+    }
+    let index = words.iter().position(|word| word & 1 == 0).unwrap_or(0);
+    Err(MmError::NotMapped {
+        va: va + index as u64 * PAGE,
+    })
 }
 
 /// Zeroes what lies outside of a chunk.

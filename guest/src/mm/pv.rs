@@ -73,6 +73,15 @@ impl Machine for Pv {
     }
 
     #[inline]
+    fn mfn_or_ones(&self, pfn: Pfn) -> u64 {
+        if pfn.as_u64() >= self.nr_pages {
+            return INVALID;
+        }
+        // SAFETY: as in `mfn`.
+        unsafe { &*self.p2m.add(pfn.as_u64() as usize) }.load(Ordering::Relaxed)
+    }
+
+    #[inline]
     fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
         // The table has holes where the host has no memory: a machine frame read from a page table
         // may be a device's.

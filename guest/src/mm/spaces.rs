@@ -123,7 +123,7 @@ impl<M: Machine> Tables<M> {
     /// Pins a root; what its entries refer to gains a reference.
     #[track_caller]
     fn pin(&mut self, root: Pfn) -> Result<(), MmError> {
-        let steps = self.root_steps(root, Step::Pin(4), |level| Step::Link(level))?;
+        let steps = self.root_steps(root, Step::Pin(4), Step::Link)?;
         let tag = self.plan(&steps)?;
         let op = ExtOp::Pin(Level::L4, self.mfn(root)?);
         // SAFETY: pinning validates; it changes no mapping.

@@ -12,6 +12,7 @@
 //! foldings are arms of the same functions, and making an entry from a pfn is one function for
 //! every level ([`Tables::make`]), so that an operation that a folded level lacks cannot exist.
 
+use core::cell::Cell;
 use core::marker::PhantomData;
 
 use hypercall::batch::{Stats, Update};
@@ -27,6 +28,9 @@ use super::frames::{Frame, FrameError, Frames, Ledger};
 use super::machine::{Machine, Words};
 use super::spaces::Spaces;
 use super::state::Step;
+
+/// Whose translations are flushed: one vCPU runs, the others of the domain have never been started.
+pub(super) const TLB_SCOPE: Scope = Scope::Local;
 
 /// How many levels the tables have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,13 +56,13 @@ impl<L> Clone for Slot<L> {
 impl<L> Copy for Slot<L> {}
 
 impl<L: TableLevel> Slot<L> {
-    /// The same place, one entry on. Only within a table.
+    /// The place `index` entries on, in the same table as this, its first.
     #[inline]
-    fn next(self) -> Self {
-        debug_assert!(self.machine.entry_index() < 511);
+    fn at(self, index: usize) -> Self {
+        debug_assert!(self.machine.entry_index() + index < 512);
         Slot {
-            machine: MachAddr::truncate(self.machine.as_u64() + 8),
-            memory: self.memory.wrapping_add(1),
+            machine: MachAddr::truncate(self.machine.as_u64() + 8 * index as u64),
+            memory: self.memory.wrapping_add(index),
             level: PhantomData,
         }
     }
@@ -87,7 +91,15 @@ pub struct Tables<M: Machine> {
     fold: Fold,
     pub(super) boot_root: Pfn,
     pub(super) spaces: Spaces,
+    /// The L1 table that was used last: the number of its 2 MiB and its first slot. Most requests
+    /// are near the one before, and a walk costs as much as queueing. Forgotten whenever an upper
+    /// entry changes.
+    last: Cell<Option<(u64, Slot<L1>)>>,
 }
+
+// SAFETY: what is not `Send` by itself is the pointer in `last`, which is only read through, by
+// whoever holds the tables, and points into memory that all vCPUs map alike.
+unsafe impl<M: Machine + Send> Send for Tables<M> where M::Hv: Send {}
 
 /// Names for the conversions of each level, in the field's terms. All are [`Tables::make`] and
 /// [`Tables::value`].
@@ -128,6 +140,7 @@ impl<M: Machine> Tables<M> {
             fold: Fold::FourLevels,
             boot_root: root,
             spaces: Spaces::new(),
+            last: Cell::new(None),
         }
     }
 
@@ -170,6 +183,7 @@ impl<M: Machine> Tables<M> {
     }
 
     pub(super) fn set_roots(&mut self, root: Pfn, user_root: Option<Pfn>) {
+        self.forget_last();
         (self.root, self.user_root) = (root, user_root);
     }
 
@@ -291,13 +305,32 @@ impl<M: Machine> Tables<M> {
     ///
     /// # Errors
     /// As [`Tables::pmd_slot`].
+    #[inline]
     pub fn pte_slot(&self, va: u64) -> Result<Slot<L1>, MmError> {
+        if let Some((number, first)) = self.last.get()
+            && number == va >> L2::SHIFT
+        {
+            return Ok(first.at(L1::index(va)));
+        }
+        self.walk_to_pte(va)
+    }
+
+    #[inline(never)]
+    fn walk_to_pte(&self, va: u64) -> Result<Slot<L1>, MmError> {
         let pmd = self.pmd_slot(va)?;
         if self.get(pmd).is_large() {
             return Err(MmError::Large { va, level: 2 });
         }
-        self.pte_offset(pmd, va)
-            .ok_or(MmError::NoTable { va, level: 2 })
+        let first = self.pte_offset(pmd, va & !(L2::SPAN - 1));
+        let first = first.ok_or(MmError::NoTable { va, level: 2 })?;
+        self.last.set(Some((va >> L2::SHIFT, first)));
+        Ok(first.at(L1::index(va)))
+    }
+
+    /// Forgets the table that was used last.
+    #[inline]
+    pub(super) fn forget_last(&self) {
+        self.last.set(None);
     }
 
     /// The entry as it is once everything queued has been carried out.
@@ -386,7 +419,7 @@ impl<M: Machine> Tables<M> {
         };
         if old.is_present() {
             // SAFETY: the caller's promise.
-            unsafe { self.mmu.set_and_flush(update, Scope::All, page) }?;
+            unsafe { self.mmu.set_and_flush(update, TLB_SCOPE, page) }?;
         } else {
             // SAFETY: the caller's promise.
             unsafe { self.mmu.set(update) }?;
@@ -479,6 +512,7 @@ impl<M: Machine> Tables<M> {
         slot: Slot<L>,
         entry: Entry<L>,
     ) -> Result<(), MmError> {
+        self.forget_last();
         let old = self.get(slot);
         if old.is_large() {
             return Err(MmError::Large {
@@ -540,7 +574,7 @@ impl<M: Machine> Tables<M> {
         if step == Step::Unseal {
             // A translation cached as read-only would make the next owner's first write fault.
             // SAFETY: rights only grow, for a frame that nothing refers to.
-            unsafe { self.mmu.set_and_flush(update, Scope::All, page) }?;
+            unsafe { self.mmu.set_and_flush(update, TLB_SCOPE, page) }?;
         } else {
             // Xen itself flushes what is cached of a frame that becomes a table.
             // SAFETY: whoever holds the `Frame` gave it up to be a table and writes no more.
@@ -605,13 +639,7 @@ impl<M: Machine> Tables<M> {
     }
 }
 
-/// Consecutive slots of one table.
+/// Consecutive slots of one table, as many as it has, `count` at most.
 pub(super) fn slots(first: Slot<L1>, count: usize) -> impl Iterator<Item = Slot<L1>> {
-    let mut slot = Some(first);
-    core::iter::from_fn(move || {
-        let this = slot?;
-        slot = (this.machine.entry_index() < 511).then(|| this.next());
-        Some(this)
-    })
-    .take(count)
+    (0..count.min(512 - first.machine.entry_index())).map(move |index| first.at(index))
 }

@@ -158,7 +158,7 @@ impl<const N: usize> Batch<N> {
     /// Whether nothing is queued: no update, no operation, no flush.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.len == 0 && self.ext_len == 0 && self.pending.is_empty()
+        self.len | self.ext_len == 0 && self.pending.is_empty()
     }
 
     /// What was counted so far.

@@ -23,6 +23,8 @@ pub const MAX_INVLPG: usize = 16;
 pub(super) const FLUSH_OPS: usize = 2 * MAX_INVLPG;
 
 pub(super) struct Pending {
+    /// Anything was asked for.
+    waiting: bool,
     addresses: Vec<VirtAddr, MAX_INVLPG>,
     everything: bool,
     local: bool,
@@ -33,6 +35,7 @@ pub(super) struct Pending {
 impl Pending {
     pub(super) const fn new() -> Self {
         Self {
+            waiting: false,
             addresses: Vec::new(),
             everything: false,
             local: false,
@@ -43,13 +46,18 @@ impl Pending {
 
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.addresses.is_empty() && !self.everything
+        !self.waiting
     }
 
     #[inline]
     pub(super) fn clear(&mut self) {
-        if !self.is_empty() {
-            *self = Self::new();
+        if self.waiting {
+            self.waiting = false;
+            self.addresses.clear();
+            self.everything = false;
+            self.local = false;
+            self.vcpus = VcpuMask::EMPTY;
+            self.all = false;
         }
     }
 
@@ -60,6 +68,7 @@ impl Pending {
             Scope::Vcpus(mask) => self.vcpus = self.vcpus.union(mask),
             Scope::All => self.all = true,
         }
+        self.waiting = true;
         let page = address.map(|va| va.align_down(PAGE_SIZE));
         match page {
             _ if self.everything => {}

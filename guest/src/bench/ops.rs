@@ -1,0 +1,170 @@
+//! The operations, one table entry each.
+
+use super::{BASE, Bench, OTHER};
+use crate::mm::{Flags, MmError, Value};
+
+/// An operation to measure.
+pub(crate) struct Op {
+    /// Its name, as printed and selected.
+    pub(crate) name: &'static str,
+    /// Whether it is done on several sizes.
+    pub(crate) sized: bool,
+    /// Does it once, with [`Bench::measure`] around what counts.
+    pub(crate) run: fn(&mut Bench<'_>) -> Result<(), MmError>,
+}
+
+const fn sized(name: &'static str, run: fn(&mut Bench<'_>) -> Result<(), MmError>) -> Op {
+    Op {
+        name,
+        sized: true,
+        run,
+    }
+}
+
+const fn single(name: &'static str, run: fn(&mut Bench<'_>) -> Result<(), MmError>) -> Op {
+    Op {
+        name,
+        sized: false,
+        run,
+    }
+}
+
+/// Every operation.
+pub(crate) const OPS: &[Op] = &[
+    sized("map", map),
+    sized("protect_ro", protect_ro),
+    sized("protect_rw", protect_rw),
+    sized("unmap", unmap),
+    sized("move_unaligned", move_unaligned),
+    sized("move_aligned", move_aligned),
+    sized("set_ptes", set_ptes),
+    single("lazy_empty", lazy_empty),
+    single("lazy_nested_8", lazy_nested),
+    single("set_pte_flags", set_pte_flags),
+    single("space_create_destroy", space),
+];
+
+// SAFETY (all operations): the ranges are the benchmark's own, in a part of the address space that
+// nothing else uses; the frames are the pool's, whose memory nobody touches.
+
+fn setup(bench: &mut Bench<'_>, at: u64) -> Result<(), MmError> {
+    // SAFETY: see above.
+    unsafe {
+        bench
+            .tables
+            .map(at, bench.pool.frames(bench.pages), Flags::DATA)
+    }?
+    .commit(bench.tables)
+}
+
+fn teardown(bench: &mut Bench<'_>, at: u64) -> Result<(), MmError> {
+    // SAFETY: see above.
+    unsafe { bench.tables.unmap(at, bench.pages) }?.commit(bench.tables)
+}
+
+fn map(bench: &mut Bench<'_>) -> Result<(), MmError> {
+    bench.measure(|tables, pool, pages| {
+        // SAFETY: see above.
+        unsafe { tables.map(BASE, pool.frames(pages), Flags::DATA) }?.commit(tables)
+    })?;
+    teardown(bench, BASE)
+}
+
+fn unmap(bench: &mut Bench<'_>) -> Result<(), MmError> {
+    setup(bench, BASE)?;
+    bench.measure(|tables, _, pages| {
+        // SAFETY: see above.
+        unsafe { tables.unmap(BASE, pages) }?.commit(tables)
+    })
+}
+
+fn protect_ro(bench: &mut Bench<'_>) -> Result<(), MmError> {
+    setup(bench, BASE)?;
+    bench.measure(|tables, _, pages| {
+        // SAFETY: see above.
+        unsafe { tables.protect(BASE, pages, Flags::empty(), Flags::WRITABLE) }?.commit(tables)
+    })?;
+    teardown(bench, BASE)
+}
+
+fn protect_rw(bench: &mut Bench<'_>) -> Result<(), MmError> {
+    setup(bench, BASE)?;
+    // SAFETY: see above.
+    unsafe {
+        bench
+            .tables
+            .protect(BASE, bench.pages, Flags::empty(), Flags::WRITABLE)
+    }?
+    .commit(bench.tables)?;
+    bench.measure(|tables, _, pages| {
+        // SAFETY: see above.
+        unsafe { tables.protect(BASE, pages, Flags::WRITABLE, Flags::empty()) }?.commit(tables)
+    })?;
+    teardown(bench, BASE)
+}
+
+fn move_unaligned(bench: &mut Bench<'_>) -> Result<(), MmError> {
+    let to = OTHER + 5 * 4096;
+    setup(bench, BASE)?;
+    bench.measure(|tables, _, pages| {
+        // SAFETY: see above.
+        unsafe { tables.move_pages(BASE, to, pages) }?.commit(tables)
+    })?;
+    teardown(bench, to)
+}
+
+fn move_aligned(bench: &mut Bench<'_>) -> Result<(), MmError> {
+    setup(bench, BASE)?;
+    bench.measure(|tables, _, pages| {
+        // SAFETY: see above.
+        unsafe { tables.move_pages(BASE, OTHER, pages) }?.commit(tables)
+    })?;
+    teardown(bench, OTHER)
+}
+
+fn set_ptes(bench: &mut Bench<'_>) -> Result<(), MmError> {
+    setup(bench, BASE)?;
+    let Some(first) = bench.pool.frames(1).next() else {
+        return Ok(());
+    };
+    bench.measure(|tables, _, pages| {
+        // SAFETY: see above. The frames from the first on are read only.
+        unsafe { tables.set_ptes(BASE, Value::new(first, Flags::CONST), pages) }?.commit(tables)
+    })?;
+    teardown(bench, BASE)
+}
+
+fn lazy_empty(bench: &mut Bench<'_>) -> Result<(), MmError> {
+    bench.measure(|tables, _, _| tables.lazily(|_| Ok(())))
+}
+
+fn lazy_nested(bench: &mut Bench<'_>) -> Result<(), MmError> {
+    bench.measure(|tables, _, _| {
+        tables.lazily(|t| {
+            t.lazily(|t| {
+                t.lazily(|t| {
+                    t.lazily(|t| t.lazily(|t| t.lazily(|t| t.lazily(|t| t.lazily(|_| Ok(()))))))
+                })
+            })
+        })
+    })
+}
+
+fn set_pte_flags(bench: &mut Bench<'_>) -> Result<(), MmError> {
+    setup(bench, BASE)?;
+    let slot = bench.tables.pte_slot(BASE)?;
+    let entry = bench.tables.get(slot);
+    let flags = entry.with_flags(entry.flags() | Flags::SOFTWARE0);
+    bench.measure(|tables, _, _| {
+        // SAFETY: see above.
+        unsafe { tables.set_pte(slot, BASE, flags) }
+    })?;
+    teardown(bench, BASE)
+}
+
+fn space(bench: &mut Bench<'_>) -> Result<(), MmError> {
+    bench.measure(|tables, _, _| {
+        let space = tables.create_space()?;
+        tables.destroy_space(space)
+    })
+}
