@@ -91,14 +91,15 @@ pub struct Tables<M: Machine> {
     fold: Fold,
     pub(super) boot_root: Pfn,
     pub(super) spaces: Spaces,
-    /// The L1 table that was used last: the number of its 2 MiB and its first slot. Most requests
-    /// are near the one before, and a walk costs as much as queueing. Forgotten whenever an upper
-    /// entry changes.
+    /// The L1 and L2 tables that were used last: the number of the span each covers, and its first
+    /// slot. Most requests are near the one before, and a walk costs as much as queueing. Forgotten
+    /// whenever an entry that leads to them changes.
     last: Cell<Option<(u64, Slot<L1>)>>,
+    last_pmd: Cell<Option<(u64, Slot<L2>)>>,
 }
 
-// SAFETY: what is not `Send` by itself is the pointer in `last`, which is only read through, by
-// whoever holds the tables, and points into memory that all vCPUs map alike.
+// SAFETY: what is not `Send` by itself are the pointers in `last` and `last_pmd`, which are only read
+// through, by whoever holds the tables, and point into memory that all vCPUs map alike.
 unsafe impl<M: Machine + Send> Send for Tables<M> where M::Hv: Send {}
 
 /// Names for the conversions of each level, in the field's terms. All are [`Tables::make`] and
@@ -141,6 +142,7 @@ impl<M: Machine> Tables<M> {
             boot_root: root,
             spaces: Spaces::new(),
             last: Cell::new(None),
+            last_pmd: Cell::new(None),
         }
     }
 
@@ -183,7 +185,7 @@ impl<M: Machine> Tables<M> {
     }
 
     pub(super) fn set_roots(&mut self, root: Pfn, user_root: Option<Pfn>) {
-        self.forget_last();
+        self.forget_last(L5::NUMBER);
         (self.root, self.user_root) = (root, user_root);
     }
 
@@ -290,7 +292,18 @@ impl<M: Machine> Tables<M> {
     ///
     /// # Errors
     /// A table on the way is missing, or a large page of Xen's is in it.
+    #[inline]
     pub fn pmd_slot(&self, va: u64) -> Result<Slot<L2>, MmError> {
+        if let Some((number, first)) = self.last_pmd.get()
+            && number == va >> L3::SHIFT
+        {
+            return Ok(first.at(L2::index(va)));
+        }
+        self.walk_to_pmd(va)
+    }
+
+    #[inline(never)]
+    fn walk_to_pmd(&self, va: u64) -> Result<Slot<L2>, MmError> {
         let none = |level| MmError::NoTable { va, level };
         let pgd = self.pgd_offset(va).ok_or(none(5))?;
         let p4d = self.p4d_offset(pgd, va).ok_or(none(5))?;
@@ -298,7 +311,10 @@ impl<M: Machine> Tables<M> {
         if self.get(pud).is_large() {
             return Err(MmError::Large { va, level: 3 });
         }
-        self.pmd_offset(pud, va).ok_or(none(3))
+        let first = self.pmd_offset(pud, va & !(L3::SPAN - 1));
+        let first = first.ok_or(none(3))?;
+        self.last_pmd.set(Some((va >> L3::SHIFT, first)));
+        Ok(first.at(L2::index(va)))
     }
 
     /// The slot of the entry that maps the page at an address.
@@ -327,10 +343,13 @@ impl<M: Machine> Tables<M> {
         Ok(first.at(L1::index(va)))
     }
 
-    /// Forgets the table that was used last.
+    /// Forgets the tables that were used last, as far as an entry of this level leads to them.
     #[inline]
-    pub(super) fn forget_last(&self) {
+    fn forget_last(&self, level: usize) {
         self.last.set(None);
+        if level > L2::NUMBER {
+            self.last_pmd.set(None);
+        }
     }
 
     /// The entry as it is once everything queued has been carried out.
@@ -512,7 +531,7 @@ impl<M: Machine> Tables<M> {
         slot: Slot<L>,
         entry: Entry<L>,
     ) -> Result<(), MmError> {
-        self.forget_last();
+        self.forget_last(L::NUMBER);
         let old = self.get(slot);
         if old.is_large() {
             return Err(MmError::Large {
