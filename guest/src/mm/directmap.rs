@@ -28,6 +28,9 @@ impl<M: Machine> Tables<M> {
     #[inline]
     pub fn alloc_frame(&mut self) -> Result<Frame, MmError> {
         self.settle();
+        if self.frames().stranded() > 0 && self.mmu.batch().is_empty() {
+            self.reclaim_stranded();
+        }
         // More than once where the next steps hold nothing to hand out.
         while self.frames().counts().free <= self.frames().reserve() && self.may_grow() {
             self.grow()?;
@@ -75,15 +78,15 @@ impl<M: Machine> Tables<M> {
             }
             Ok(())
         });
-        let fresh = filled.map_err(|(_, e)| e)?;
-        self.lazily(|tables| {
-            let pmd = tables.ensure_pmd_from_reserve(va)?;
-            let sealed = fresh.seal(tables)?;
-            // SAFETY: nothing was mapped there: steps are added once, in order.
-            unsafe { tables.hook(pmd, sealed, Flags::TABLE) }
-        })?;
+        let installed = match filled {
+            Ok(fresh) => self.install_step(va, fresh),
+            Err((frame, e)) => self.free_frame(frame).and(Err(e)),
+        };
         // The new frames are touched from here on.
-        self.flush()?;
+        if let Err(e) = installed.and_then(|()| self.flush()) {
+            self.free_frame(records)?;
+            return Err(e);
+        }
         let end = (first + STEP).min(self.frames().counts().total);
         self.machine_mut().set_reach(end);
         let (frames, machine) = self.ledger();
@@ -94,6 +97,17 @@ impl<M: Machine> Tables<M> {
             }
         }
         Ok(frames.give_free(machine, first..end)?)
+    }
+
+    /// Hooks the table of a step.
+    fn install_step(&mut self, va: u64, fresh: Fresh<L1>) -> Result<(), MmError> {
+        self.lazily(|tables| match tables.ensure_pmd_from_reserve(va) {
+            // Only what followed failed, when this step was added before.
+            Ok(pmd) if tables.get(pmd).is_present() => fresh.discard(tables),
+            // SAFETY: nothing was mapped there: steps are added once, in order.
+            Ok(pmd) => unsafe { tables.install(pmd, fresh, Flags::TABLE) },
+            Err(e) => fresh.discard(tables).and(Err(e)),
+        })
     }
 
     /// Adds every step that is left.
@@ -184,9 +198,8 @@ impl<M: Machine> Tables<M> {
         let (frames, machine) = self.ledger();
         let frame = frames.alloc(machine)?;
         let fresh = Fresh::<L::Below>::empty(self, frame);
-        let sealed = fresh.seal(self)?;
         // SAFETY: nothing was mapped below the entry.
-        unsafe { self.hook(slot, sealed, flags) }
+        unsafe { self.install(slot, fresh, flags) }
     }
 
     /// The step of the direct map that a pfn lies in has been added.

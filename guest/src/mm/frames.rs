@@ -132,6 +132,8 @@ impl Frame {
 struct Logged {
     pfn: Pfn,
     step: Step,
+    /// It came true.
+    applied: bool,
 }
 
 /// All frames of the domain.
@@ -150,10 +152,14 @@ pub struct Frames {
     barren: u64,
     /// Frames that are something else than memory to hand out, wherever they lie.
     special: Vec<(Range<u64>, Kind), 8>,
+    /// Requests that carried steps and did not come true.
+    refusals: u32,
     /// Steps or frames wait in `log` or `limbo`.
     unsettled: bool,
     log: Vec<Logged, LOG>,
     limbo: Vec<Pfn, LIMBO>,
+    /// Frames that nobody holds, as Xen refused what was to become of them.
+    stranded: Vec<Pfn, LIMBO>,
 }
 
 // SAFETY: the list's raw pointers lead only to free frames, which belong to this value alone.
@@ -181,9 +187,11 @@ impl Frames {
             next_step: 0,
             barren: 0,
             special: Vec::new(),
+            refusals: 0,
             unsettled: false,
             log: Vec::new(),
             limbo: Vec::new(),
+            stranded: Vec::new(),
         }
     }
 
@@ -359,6 +367,10 @@ impl Frames {
             Pfn::truncate(pfn)
         };
         self.counts.free -= 1;
+        if !self.stranded.is_empty() {
+            // It found its way back by itself.
+            self.stranded.retain(|stranded| *stranded != pfn);
+        }
         self.step_now(machine, pfn, Step::Alloc)?;
         Ok(Frame(pfn))
     }
@@ -431,7 +443,11 @@ impl Frames {
         let first = self.log.len() as u32 + 1;
         for &(pfn, step) in steps {
             self.log
-                .push(Logged { pfn, step })
+                .push(Logged {
+                    pfn,
+                    step,
+                    applied: false,
+                })
                 .map_err(|_| FrameError::Full)?;
         }
         Ok(if steps.is_empty() {
@@ -462,14 +478,26 @@ impl Frames {
     pub fn applied<M: Machine>(&mut self, machine: &M, tag: u32) {
         let first = (tag as usize & 0xffff).wrapping_sub(1);
         for at in first..first.saturating_add(tag as usize >> 16) {
-            if let Some(&Logged { pfn, step }) = self.log.get(at)
-                && let Ok((applied, planned)) = self.states(machine, pfn)
+            let Some(logged) = self.log.get_mut(at) else {
+                return;
+            };
+            logged.applied = true;
+            let Logged { pfn, step, .. } = *logged;
+            if let Ok((applied, planned)) = self.states(machine, pfn)
                 && let Ok(next) = applied.after(step)
             {
                 // The record exists: it was just read.
                 let _ = self.put(machine, pfn, next, planned);
             }
         }
+    }
+
+    /// How many requests that carried steps did not come true so far: what was read through the
+    /// queue before the last of them may not be so.
+    #[inline]
+    #[must_use]
+    pub fn refusals(&self) -> u32 {
+        self.refusals
     }
 
     /// Whether steps or frames wait for [`Frames::settle`].
@@ -483,7 +511,11 @@ impl Frames {
     /// frames that waited for the flush become free if they could.
     pub fn settle<M: Machine>(&mut self, machine: &M) {
         for i in 0..self.log.len() {
-            let pfn = self.log[i].pfn;
+            let Logged { pfn, step, applied } = self.log[i];
+            if !applied && matches!(step, Step::Link(_) | Step::Unseal) {
+                // Whoever asked for this gave the table up.
+                self.strand(pfn);
+            }
             if let Ok((applied, _)) = self.states(machine, pfn) {
                 // The record exists: it was found when the step was planned.
                 let _ = self.put(machine, pfn, applied, applied);
@@ -492,10 +524,30 @@ impl Frames {
         self.unsettled = false;
         self.log.clear();
         while let Some(pfn) = self.limbo.pop() {
-            // One that Xen did not let become writable stays what it is: a lost frame, not a
-            // corrupted one.
+            // One that Xen did not let become writable is stranded by now.
             let _ = self.free(machine, Frame(pfn));
         }
+    }
+
+    /// Remembers a frame that nobody holds any more, whatever its state: what it will be once
+    /// nothing is queued decides what can be done with it.
+    pub fn strand(&mut self, pfn: Pfn) {
+        if !self.stranded.contains(&pfn) {
+            // There is room for all that one flush can strand; one too many would be lost.
+            let _ = self.stranded.push(pfn);
+        }
+    }
+
+    /// Takes one of the stranded frames.
+    pub fn next_stranded(&mut self) -> Option<Pfn> {
+        (!self.stranded.is_empty()).then(|| self.stranded.swap_remove(0))
+    }
+
+    /// How many frames are stranded.
+    #[inline]
+    #[must_use]
+    pub fn stranded(&self) -> usize {
+        self.stranded.len()
     }
 
     /// What a frame is now: (applied by Xen, planned once the queue is flushed).
@@ -580,5 +632,6 @@ impl<M: Machine> Completion for Ledger<M> {
     #[inline]
     fn dropped(&mut self, _: u32) {
         // Settling brings the plan back to what was applied.
+        self.frames.refusals = self.frames.refusals.wrapping_add(1);
     }
 }

@@ -17,6 +17,7 @@ use super::entry::{Entry, Flags, TableLevel, UpperLevel, Value};
 use super::error::MmError;
 use super::frames::Frame;
 use super::machine::{Machine, Words};
+use super::state::Kind;
 use super::tables::{Slot, Tables};
 use hypercall::Pfn;
 
@@ -139,6 +140,58 @@ impl<M: Machine> Tables<M> {
         unsafe { self.set_upper(slot, entry) }
     }
 
+    /// Seals a table and refers to it from an entry. If that fails, now or when the queue is carried
+    /// out, its frame goes back to the allocator.
+    ///
+    /// # Errors
+    /// Xen's refusal.
+    ///
+    /// # Safety
+    /// As [`Tables::hook`].
+    #[track_caller]
+    pub(super) unsafe fn install<L: UpperLevel>(
+        &mut self,
+        slot: Slot<L>,
+        table: Fresh<L::Below>,
+        flags: Flags,
+    ) -> Result<(), MmError> {
+        let pfn = table.pfn();
+        let sealed = table.seal(self);
+        // SAFETY: the caller's promise.
+        let hooked = sealed.and_then(|sealed| unsafe { self.hook(slot, sealed, flags) });
+        self.or_strand(pfn, hooked)
+    }
+
+    /// Sees to it that a table is not lost with an error.
+    fn or_strand<T>(&mut self, table: Pfn, result: Result<T, MmError>) -> Result<T, MmError> {
+        if result.is_err() {
+            self.settle();
+            self.ledger().0.strand(table);
+        }
+        result
+    }
+
+    /// Gives frames that Xen's refusals stranded back to the allocator.
+    #[cold]
+    pub(super) fn reclaim_stranded(&mut self) {
+        for _ in 0..self.frames().stranded() {
+            let Some(pfn) = self.ledger().0.next_stranded() else {
+                return;
+            };
+            let Ok((state, _)) = self.frames().states(self.machine(), pfn) else {
+                continue;
+            };
+            let reclaimed = match state.kind {
+                Kind::Owned => self.free_frame(Frame::from_pfn(pfn)),
+                Kind::Table if state.links == 0 && !state.pinned => self.release_table(pfn),
+                _ => Ok(()),
+            };
+            if let Err(e) = reclaimed {
+                log::warn!("pfn {pfn} could not be reclaimed: {e}");
+            }
+        }
+    }
+
     /// Clears an entry and returns the table it referred to, if nothing else does.
     ///
     /// # Errors
@@ -171,10 +224,12 @@ impl<M: Machine> Tables<M> {
     /// Makes an unreferenced table writable and gives its frame back after the flush.
     #[track_caller]
     pub(super) fn release_table(&mut self, table: Pfn) -> Result<(), MmError> {
-        if !self.frames().has_room(2, 1) {
-            self.flush()?;
-        }
-        let frame = self.unseal(table)?;
+        let unsealed = if self.frames().has_room(2, 1) {
+            self.unseal(table)
+        } else {
+            self.flush().and_then(|()| self.unseal(table))
+        };
+        let frame = self.or_strand(table, unsealed)?;
         let (frames, _) = self.ledger();
         frames.free_after_flush(frame)?;
         self.settle();

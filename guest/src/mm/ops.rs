@@ -310,9 +310,8 @@ impl<M: Machine> Tables<M> {
             self.free_frame(frame)?;
             Err(error)
         })?;
-        let sealed = fresh.seal(self)?;
         // SAFETY: nothing was mapped below the entry.
-        unsafe { self.hook(pmd, sealed, Flags::TABLE) }
+        unsafe { self.install(pmd, fresh, Flags::TABLE) }
     }
 
     /// Adds and removes rights of consecutive mapped pages.
@@ -432,6 +431,9 @@ impl<M: Machine> Tables<M> {
     }
 
     /// Edits the entries of one chunk in place, or makes the table that is to replace theirs.
+    ///
+    /// In the direct map always in place: its tables change as frames become tables, and the copy
+    /// would be among those.
     fn edit_chunk(&mut self, chunk: Chunk, edit: Edit) -> Result<Option<Swap>, MmError> {
         let first = match self.pte_slot(chunk.va) {
             Ok(first) => first,
@@ -446,7 +448,7 @@ impl<M: Machine> Tables<M> {
         if chunk.count as u64 >= cost.break_even()
             && let pmd = self.pmd_slot(chunk.va)?
             && let Some(table) = self.value(self.get(pmd))
-            && self.may_be_replaced(chunk.va, table.pfn)
+            && !layout::DIRECT.contains(&chunk.va)
         {
             let words = self.machine().memory(table.pfn).cast_const();
             // SAFETY: the table is mapped, and its entries change only through this path and by
@@ -456,9 +458,10 @@ impl<M: Machine> Tables<M> {
             let (inside, after) = rest.split_at(chunk.count);
             let kept = present(before) + present(after);
             if kept == 0 && matches!(edit, Edit::Clear) {
+                // Whatever else refers to it keeps it.
                 return Ok(Some(Swap { pmd, fresh: None }));
             }
-            if cost.prefers_table(present(inside), kept) {
+            if cost.prefers_table(present(inside), kept) && self.may_be_replaced(table.pfn) {
                 match self.rebuild(pmd, words, chunk, edit) {
                     // It can be done without, and must be: unmapping is how memory gets free.
                     Err(MmError::Frame(FrameError::OutOfMemory)) => {}
@@ -478,14 +481,11 @@ impl<M: Machine> Tables<M> {
         Ok(None)
     }
 
-    /// Whether a table may be swapped for a copy: one entry refers to it and nothing else does. The
-    /// direct map's tables change as frames become tables, the copy itself among them.
-    fn may_be_replaced(&self, va: u64, table: Pfn) -> bool {
-        let alone = self
-            .frames()
+    /// Whether a table may be swapped for a copy: one entry refers to it and nothing else does.
+    fn may_be_replaced(&self, table: Pfn) -> bool {
+        self.frames()
             .states(self.machine(), table)
-            .is_ok_and(|(_, planned)| planned.links == 1 && !planned.pinned);
-        alone && !layout::DIRECT.contains(&va)
+            .is_ok_and(|(_, planned)| planned.links == 1 && !planned.pinned)
     }
 
     /// Copies a table, editing the entries of the chunk.
@@ -525,9 +525,8 @@ impl<M: Machine> Tables<M> {
         let old = self.value(self.get(pmd));
         match fresh {
             Some(fresh) => {
-                let sealed = fresh.seal(self)?;
                 // SAFETY: what is in use below the entry is mapped as the range's user promised.
-                unsafe { self.hook(pmd, sealed, Flags::TABLE) }?;
+                unsafe { self.install(pmd, fresh, Flags::TABLE) }?;
             }
             // SAFETY: nothing in use is mapped below the entry, by the promise of who unmaps.
             None => unsafe { self.set_upper(pmd, Entry::NONE) }?,
@@ -540,7 +539,11 @@ impl<M: Machine> Tables<M> {
 
     /// Moves consecutive pages to where nothing is mapped; the ranges must not overlap.
     ///
-    /// Where both ends lie equally in their 2 MiB, whole tables change hands.
+    /// Where both ends lie equally in their 2 MiB, whole tables change hands, with the holes that
+    /// are in them.
+    ///
+    /// After an error some pages may be at the destination, some at the source and some at both;
+    /// unmapping both ranges leaves neither.
     ///
     /// # Errors
     /// Bad or overlapping ranges, a page that is not mapped, something mapped at the destination,

@@ -15,7 +15,7 @@
 use core::cell::Cell;
 use core::marker::PhantomData;
 
-use hypercall::batch::{Stats, Update};
+use hypercall::batch::{FlushError, Stats, Update};
 use hypercall::mmu::{Level, Scope};
 use hypercall::queue::Mmu;
 use hypercall::{MachAddr, Mfn, Pfn, VirtAddr};
@@ -91,11 +91,12 @@ pub struct Tables<M: Machine> {
     fold: Fold,
     pub(super) boot_root: Pfn,
     pub(super) spaces: Spaces,
-    /// The L1 and L2 tables that were used last: the number of the span each covers, and its first
-    /// slot. Most requests are near the one before, and a walk costs as much as queueing. Forgotten
-    /// whenever an entry that leads to them changes.
-    last: Cell<Option<(u64, Slot<L1>)>>,
-    last_pmd: Cell<Option<(u64, Slot<L2>)>>,
+    /// The L1 and L2 tables that were used last: the number of the span each covers, its first
+    /// slot, and the refusals until then. Most requests are near the one before, and a walk costs
+    /// as much as queueing. Forgotten whenever an entry that leads to them changes, or Xen refuses
+    /// to change one.
+    last: Cell<Option<(u64, Slot<L1>, u32)>>,
+    last_pmd: Cell<Option<(u64, Slot<L2>, u32)>>,
 }
 
 // SAFETY: what is not `Send` by itself are the pointers in `last` and `last_pmd`, which are only read
@@ -294,8 +295,9 @@ impl<M: Machine> Tables<M> {
     /// A table on the way is missing, or a large page of Xen's is in it.
     #[inline]
     pub fn pmd_slot(&self, va: u64) -> Result<Slot<L2>, MmError> {
-        if let Some((number, first)) = self.last_pmd.get()
+        if let Some((number, first, refusals)) = self.last_pmd.get()
             && number == va >> L3::SHIFT
+            && refusals == self.frames().refusals()
         {
             return Ok(first.at(L2::index(va)));
         }
@@ -313,7 +315,8 @@ impl<M: Machine> Tables<M> {
         }
         let first = self.pmd_offset(pud, va & !(L3::SPAN - 1));
         let first = first.ok_or(none(3))?;
-        self.last_pmd.set(Some((va >> L3::SHIFT, first)));
+        let refusals = self.frames().refusals();
+        self.last_pmd.set(Some((va >> L3::SHIFT, first, refusals)));
         Ok(first.at(L2::index(va)))
     }
 
@@ -323,8 +326,9 @@ impl<M: Machine> Tables<M> {
     /// As [`Tables::pmd_slot`].
     #[inline]
     pub fn pte_slot(&self, va: u64) -> Result<Slot<L1>, MmError> {
-        if let Some((number, first)) = self.last.get()
+        if let Some((number, first, refusals)) = self.last.get()
             && number == va >> L2::SHIFT
+            && refusals == self.frames().refusals()
         {
             return Ok(first.at(L1::index(va)));
         }
@@ -339,7 +343,8 @@ impl<M: Machine> Tables<M> {
         }
         let first = self.pte_offset(pmd, va & !(L2::SPAN - 1));
         let first = first.ok_or(MmError::NoTable { va, level: 2 })?;
-        self.last.set(Some((va >> L2::SHIFT, first)));
+        let refusals = self.frames().refusals();
+        self.last.set(Some((va >> L2::SHIFT, first, refusals)));
         Ok(first.at(L1::index(va)))
     }
 
@@ -438,12 +443,22 @@ impl<M: Machine> Tables<M> {
         };
         if old.is_present() {
             // SAFETY: the caller's promise.
-            unsafe { self.mmu.set_and_flush(update, TLB_SCOPE, page) }?;
+            let result = unsafe { self.mmu.set_and_flush(update, TLB_SCOPE, page) };
+            self.settle_if_refused(result)
         } else {
             // SAFETY: the caller's promise.
-            unsafe { self.mmu.set(update) }?;
+            let result = unsafe { self.mmu.set(update) };
+            self.settle_if_refused(result)
         }
-        Ok(())
+    }
+
+    /// Brings the record up to date after a refusal.
+    #[inline(always)]
+    fn settle_if_refused(&mut self, result: Result<(), FlushError>) -> Result<(), MmError> {
+        if result.is_err() {
+            self.settle();
+        }
+        Ok(result?)
     }
 
     /// Writes an L2 entry.
@@ -560,8 +575,8 @@ impl<M: Machine> Tables<M> {
             .old(old.bits())
             .tag(tag);
         // SAFETY: the caller's promise.
-        unsafe { self.mmu.set(update) }?;
-        Ok(())
+        let result = unsafe { self.mmu.set(update) };
+        self.settle_if_refused(result)
     }
 
     /// Plans steps, flushing first if the log has no room.
@@ -593,13 +608,14 @@ impl<M: Machine> Tables<M> {
         if step == Step::Unseal {
             // A translation cached as read-only would make the next owner's first write fault.
             // SAFETY: rights only grow, for a frame that nothing refers to.
-            unsafe { self.mmu.set_and_flush(update, TLB_SCOPE, page) }?;
+            let result = unsafe { self.mmu.set_and_flush(update, TLB_SCOPE, page) };
+            self.settle_if_refused(result)
         } else {
             // Xen itself flushes what is cached of a frame that becomes a table.
             // SAFETY: whoever holds the `Frame` gave it up to be a table and writes no more.
-            unsafe { self.mmu.set(update) }?;
+            let result = unsafe { self.mmu.set(update) };
+            self.settle_if_refused(result)
         }
-        Ok(())
     }
 
     /// Makes a frame read-only, to be a table.
