@@ -265,7 +265,7 @@ fn four_thousand_pages_take_few_hypercalls() {
 #[test]
 fn stale_translations_end_with_the_commit() {
     let mut world = World::small();
-    let frames = world.frames(2);
+    let frames = world.named_frames(2);
     world.map(BASE, &frames[..1], Flags::DATA).unwrap();
     let mut eye = world.eye();
     assert_eq!(eye.load(BASE), Some(frames[0].as_u64()));

@@ -237,6 +237,13 @@ impl World {
 
     /// So many frames.
     pub(crate) fn frames(&mut self, count: usize) -> Vec<Pfn> {
+        (0..count)
+            .map(|_| self.tables.alloc_frame().unwrap().pfn())
+            .collect()
+    }
+
+    /// So many frames, each full of its own number.
+    pub(crate) fn named_frames(&mut self, count: usize) -> Vec<Pfn> {
         let mut frames = Vec::new();
         for _ in 0..count {
             let mut frame = self.tables.alloc_frame().unwrap();
