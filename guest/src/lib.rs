@@ -23,6 +23,8 @@ pub mod console;
 pub mod entry;
 #[cfg(target_os = "none")]
 mod event;
+#[cfg(target_os = "none")]
+mod heap;
 pub mod mm;
 pub mod monitor;
 #[cfg(target_os = "none")]

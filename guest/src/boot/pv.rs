@@ -8,7 +8,7 @@ use hypercall::abi::start_info::start_info;
 use hypercall::{Mfn, Xen};
 use linker::{Image, VIRT_BASE};
 
-use super::cmdline::{self, Options, Selection};
+use super::cmdline::{self, DirectMap, Options, Selection};
 use super::info::{self, BootError, BootInfo, ConsoleInfo, Expect, Flags};
 use crate::console::{self, ring};
 use crate::mm::layout::{self, Fixed};
@@ -56,7 +56,11 @@ pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
     });
     console::set_filter(options.log.clone());
     log::info!(target: "boot", "{}, {}, command line '{}'", via(&info), info.magic, info.cmdline);
-    if let Err(e) = memory(&info, address, stack) {
+    let memory = memory(&info, address, stack).and_then(|()| match options.directmap {
+        DirectMap::Lazy => Ok(()),
+        DirectMap::Full => mm::with(|tables| tables.populate_all()),
+    });
+    if let Err(e) = memory {
         panic!("memory: {e}");
     }
     READY.store(time::tsc(), Ordering::Relaxed);
@@ -76,16 +80,15 @@ pub(crate) fn ticks_to_ready() -> u64 {
     READY.load(Ordering::Relaxed) - ENTRY.load(Ordering::Relaxed)
 }
 
-/// How the kernel was started.
+/// How the kernel was started. The shim passes on the power-management bits that Xen gives to what
+/// it starts first, without the privileges; a toolstack passes none.
 fn via(info: &BootInfo) -> &'static str {
-    match (
-        info.flags.contains(Flags::PRIVILEGED),
-        info.flags.contains(Flags::INITDOMAIN),
-        info.console,
-    ) {
-        (true, ..) => "xen-pv dom0",
-        (_, true, _) => "xen-pv shim",
-        _ => "xen-pv domU",
+    if info.flags.contains(Flags::PRIVILEGED) {
+        "xen-pv dom0"
+    } else if info.flags.intersects(Flags::INITDOMAIN | Flags::PM_MASK) {
+        "xen-pv shim"
+    } else {
+        "xen-pv domU"
     }
 }
 

@@ -5,6 +5,7 @@
 //! ffff8880_00000000  direct map of all memory, 4 KiB pages, never executable
 //! ffffc000_00000000  p2m list, where INIT_P2M asked Xen to put it; read-only
 //! ffffc900_00000000  mappings made by the kernel at run time
+//! ffffc980_00000000  kernel heap
 //! ffffffff_80000000  the image
 //! ffffffff_c0000000  fixmap
 //! ```
@@ -50,6 +51,8 @@ regions! {
     P2M = 0xffff_c000_0000_0000, TIB / 2, "p2m", "mfn of each pfn, read-only, written by Xen's tools";
     /// Mappings made at run time.
     DYNAMIC = 0xffff_c900_0000_0000, TIB / 2, "dynamic", "mappings made at run time";
+    /// The kernel heap.
+    HEAP = 0xffff_c980_0000_0000, TIB / 2, "heap", "the kernel heap, grown page by page";
     /// The image, as linked.
     IMAGE = 0xffff_ffff_8000_0000, GIB, "image", "the kernel as linked";
     /// Fixed single-page mappings, known before memory is.
@@ -201,6 +204,20 @@ mod tests {
         assert_eq!(b, "ffffffff80100000-ffffffff80100fff     4K r-x  x");
         assert_eq!(Size(5000).to_string(), " 5000B");
         assert_eq!(Size(0).to_string(), "    0B");
+    }
+
+    #[test]
+    fn the_table_on_the_first_page_is_the_one_in_the_code() {
+        let source = include_str!("layout.rs");
+        let drawn: Vec<u64> = source
+            .lines()
+            .take_while(|line| line.starts_with("//!"))
+            .filter_map(|line| line.strip_prefix("//! ffff")?.split_whitespace().next())
+            .map(|address| u64::from_str_radix(&format!("ffff{}", address.replace('_', "")), 16))
+            .collect::<Result<_, _>>()
+            .unwrap();
+        let starts: Vec<u64> = REGIONS.iter().map(|region| region.range.start).collect();
+        assert_eq!(drawn, starts);
     }
 
     #[test]

@@ -19,6 +19,7 @@
 
 mod context;
 mod frames;
+mod heap;
 mod image;
 mod interrupt;
 mod lazy;
@@ -28,6 +29,8 @@ mod pile;
 mod refuse;
 mod runner;
 mod single;
+
+extern crate alloc;
 
 use core::fmt::{self, Write};
 

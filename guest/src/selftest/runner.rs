@@ -9,6 +9,7 @@ use hypercall::{LazyMmu, Pfn};
 use super::{Context, Outcome, SELFTESTS, Test, Trouble, context, reason};
 use crate::boot::cmdline::Selection;
 use crate::console::print;
+use crate::heap;
 use crate::mm::frames::{Counts, STEP};
 use crate::mm::pv::Pv;
 use crate::mm::state::Kind;
@@ -70,6 +71,9 @@ impl fmt::Display for Summary {
     }
 }
 
+/// What tests may allocate on the heap, in bytes: it grows before frames are counted.
+const HEAP: usize = 128 * 1024;
+
 /// Runs the selected tests, group by group.
 pub(crate) fn run(selection: Selection<'_>, privileged: bool) -> Summary {
     let mut tests: Vec<&'static Test, MOST> = Vec::new();
@@ -83,6 +87,14 @@ pub(crate) fn run(selection: Selection<'_>, privileged: bool) -> Summary {
     tests.sort_unstable_by_key(|test| (test.group(), test.place));
     if let Err(e) = mm::with(context::prepare) {
         summary.note("selftest", Err(Trouble::error(e)), "");
+        return summary;
+    }
+    if !heap::grow_to(HEAP) {
+        summary.note(
+            "selftest",
+            Err(Trouble::error("no memory for the heap")),
+            "",
+        );
         return summary;
     }
     let mut rest = &tests[..];

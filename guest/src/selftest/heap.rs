@@ -1,0 +1,40 @@
+//! The kernel heap: memory that is there is served, memory that is not is an error.
+
+use super::alloc::vec::Vec;
+
+use super::context::Context;
+use super::{Outcome, expect_eq, selftest};
+
+/// An allocation of several pages is served, can be written from end to end, and gives its memory
+/// back: the same again needs no growth. One larger than the heap's whole part of the address space
+/// is refused with an error, and the heap works as before.
+fn serves_and_refuses(context: &mut Context) -> Outcome {
+    const BYTES: usize = 100_000;
+    let mut grown = [0; 2];
+    for grown in &mut grown {
+        let mut bytes = Vec::<u8>::new();
+        expect_eq!(
+            bytes.try_reserve_exact(BYTES).is_ok(),
+            true,
+            "100 kB are served"
+        );
+        bytes.resize(BYTES, 0x5a);
+        expect_eq!(
+            bytes.iter().all(|byte| *byte == 0x5a),
+            true,
+            "what was written is there"
+        );
+        *grown = crate::heap::pages();
+    }
+    expect_eq!(grown[1], grown[0], "pages of the heap, the second time");
+    let refused = Vec::<u8>::new().try_reserve_exact(1 << 40).is_err();
+    expect_eq!(refused, true, "1 TiB is refused");
+    expect_eq!(
+        crate::heap::pages(),
+        grown[0],
+        "pages of the heap, after a refusal"
+    );
+    context.note(format_args!("({} pages)", grown[0]));
+    Ok(())
+}
+selftest!("heap.serves_and_refuses", serves_and_refuses);
