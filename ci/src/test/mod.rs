@@ -3,6 +3,7 @@
 mod checks;
 mod notes;
 mod smoke;
+mod typed;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -164,7 +165,8 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
             Group::Docs => checks::docs(&mut suite),
             Group::Notes => notes::run(&mut suite),
             Group::Abi => checks::abi(&mut suite),
-            Group::Dom0 | Group::Xl | Group::Shim => smoke::run(&mut suite, &vias),
+            Group::Dom0 | Group::Xl | Group::Shim => smoke::run(&mut suite, &vias)
+                .and_then(|()| typed::run(&mut suite, &arguments.provision, &vias)),
         };
         match result {
             Ok(()) => {}
@@ -190,7 +192,9 @@ fn list(groups: &[Group]) {
             None => println!("{}", group.name()),
             Some(via) => smoke::rows(via)
                 .iter()
-                .for_each(|row| println!("{}", row.name())),
+                .map(smoke::Row::name)
+                .chain(typed::name(via))
+                .for_each(|name| println!("{name}")),
         }
     }
 }

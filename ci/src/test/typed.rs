@@ -1,0 +1,119 @@
+//! Typing to the kernel: `boot --interactive` as a script uses it, with the keys on its standard
+//! input and the console on its output.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use super::Suite;
+use crate::cli::ProvisionArgs;
+use crate::exit::{Failure, Result};
+use crate::stack::Via;
+
+/// What is typed. A typing error is taken back on the way.
+const KEYS: &str = "help\rwalk ffffffff80100000\raudig\x7ft\rfly\rselftest lazy.nest\rpoweroff\r";
+
+/// What the console must say to it, in this order, each on a line of its own.
+const ANSWERS: &[&str] = &[
+    "reboot   ",
+    "L1[256]",
+    "pages: clean",
+    "no command 'fly'",
+    "selftest lazy.nesting.8",
+    "selftests=2 failed=0",
+    "verdict: pass",
+];
+
+/// What the test is called, for the stacks that differ in how keys arrive: by a hypercall, and
+/// through a ring.
+pub(super) fn name(via: Via) -> Option<String> {
+    matches!(via, Via::Dom0 | Via::Xl).then(|| format!("{}: the monitor answers", via.name()))
+}
+
+/// Runs the tests of these stacks.
+pub(super) fn run(suite: &mut Suite, provision: &ProvisionArgs, vias: &[Via]) -> Result<()> {
+    for &via in vias {
+        let Some(name) = name(via) else { continue };
+        let since = Instant::now();
+        let mut command = Command::new(
+            std::env::current_exe().map_err(Failure::file("find", "the program itself"))?,
+        );
+        command
+            .args([
+                "boot",
+                "--interactive",
+                "--timeout",
+                "60",
+                "--via",
+                via.name(),
+            ])
+            .arg("--kernel")
+            .arg(suite.kernel()?)
+            .args(["--cmdline", "log=warn"]);
+        command.args(provision.xen.iter().flat_map(|xen| ["--xen", xen]));
+        for (flag, path) in [
+            ("--qemu", &provision.qemu),
+            ("--dom0-root", &provision.dom0_root),
+        ] {
+            if let Some(path) = path {
+                command.arg(flag).arg(path);
+            }
+        }
+        let mut child = command
+            .current_dir(&suite.workspace.root)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(Failure::file("run", "cargo xtask boot"))?;
+        if let Some(keys) = &mut child.stdin {
+            // A boot that ends before it reads them says why itself.
+            let _ = keys.write_all(KEYS.as_bytes());
+        }
+        let output = child
+            .wait_with_output()
+            .map_err(Failure::file("run", "cargo xtask boot"))?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let result = check(&said).and_then(|()| match output.status.code() {
+            Some(0) => Ok(()),
+            _ => Err(format!("boot ended with {}", output.status)),
+        });
+        let result = result.map_err(|reason| {
+            format!(
+                "{reason}\n{said}{}",
+                String::from_utf8_lossy(&output.stderr)
+            )
+        });
+        suite.report(&name, since, result);
+    }
+    Ok(())
+}
+
+/// Looks for the answers.
+fn check(said: &str) -> std::result::Result<(), String> {
+    let mut lines = said.lines();
+    match ANSWERS
+        .iter()
+        .find(|answer| !lines.any(|line| line.contains(**answer)))
+    {
+        Some(answer) => Err(format!(
+            "the console does not answer \"{answer}\" in its turn"
+        )),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_must_come_in_order() {
+        let all = ANSWERS.join("\n");
+        assert_eq!(check(&all), Ok(()));
+        let mut swapped = ANSWERS.to_vec();
+        swapped.swap(2, 3);
+        assert!(check(&swapped.join("\n")).is_err());
+        assert!(check(&ANSWERS[1..].join("\n")).is_err());
+    }
+}
