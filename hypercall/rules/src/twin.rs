@@ -8,7 +8,7 @@
 
 use core::fmt;
 
-use crate::{Kind, Machine, Outcome, Page, Summary, lab::*};
+use crate::{Kind, Machine, Outcome, Page, Summary, Text, lab::*};
 use hypercall::{
     MachAddr, Mfn, Op,
     abi::mmu::{
@@ -19,8 +19,9 @@ use hypercall::{
 
 /// Pages that take part.
 const PAGES: usize = 12;
-/// Slots of tables that are used: both ends of what is the guest's, and Xen's own.
-const SLOTS: [usize; 8] = [0, 1, 2, 255, 256, 271, 272, 511];
+/// Slots of tables that are used: both ends of what is the guest's, and Xen's own. Not 0, where Xen
+/// loses track of tables (R78) and the model does not.
+const SLOTS: [usize; 8] = [1, 2, 3, 255, 256, 271, 272, 511];
 
 /// What came of a seed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,6 +69,8 @@ struct Twin<'m> {
     others: [Mfn; 2],
     digest: u64,
     done: (u32, u32),
+    /// In words, if anybody wants to know: the step and what came of it.
+    told: Option<Text>,
 }
 
 impl Twin<'_> {
@@ -83,6 +86,22 @@ impl Twin<'_> {
             _ => self.done.1 += 1,
         }
         self.note(result as u64);
+    }
+
+    fn tell(&mut self, args: fmt::Arguments<'_>) {
+        if let Some(told) = &mut self.told {
+            let _ = fmt::write(told, args);
+        }
+    }
+
+    /// An entry in words: `3+2:TABLE` is the third page with such flags.
+    fn tell_value(&mut self, value: u64) {
+        let value = self.normal(value);
+        self.tell(format_args!(
+            " {:x}+{:x}",
+            value >> 12 & 0xff,
+            value & !FRAME
+        ));
     }
 
     fn page(&mut self) -> Page {
@@ -117,8 +136,9 @@ impl Twin<'_> {
     }
 
     fn va(&mut self) -> u64 {
-        let step = [0, 0x1000, 0x2000, 0x20_0000, 0x4000_0000][self.random.below(5) as usize];
-        self.lab.machine.scratch_va() + step
+        let first = (1 << 30) + (1 << 21) + (1 << 12);
+        let step = [0, 0, 0x1000, 0x20_0000, 0x4000_0000][self.random.below(5) as usize];
+        self.lab.machine.scratch_va() + first + step
     }
 
     fn requests(&mut self) {
@@ -133,15 +153,24 @@ impl Twin<'_> {
                 ptr: slot.as_u64() | cmd,
                 val: self.value(),
             };
+            let (table, val) = (slot.frame().addr().as_u64(), request.val);
+            let table = self.normal(table) >> 12;
+            self.tell(format_args!(" {table:x}[{}]^{cmd}=", slot.entry_index()));
+            self.tell_value(val);
         }
         let (result, done) = self.lab.updates(&list[..len]);
         self.note_result(result);
         self.note(done as u64);
+        self.tell(format_args!(" -> {result} after {done}"));
     }
 
     fn ext(&mut self) {
         let (target, other) = (self.target().as_u64(), self.target().as_u64());
-        let result = match self.random.below(12) {
+        let choice = self.random.below(12);
+        self.tell(format_args!("ext {choice}"));
+        self.tell_value(target << 12);
+        self.tell_value(other << 12);
+        let result = match choice {
             cmd @ 0..5 => self.lab.ext(cmd as u32, target, 0),
             5..8 => self.lab.ext(4, target, 0),
             8 => self.lab.ext(MMUEXT_CLEAR_PAGE, target, 0),
@@ -149,6 +178,7 @@ impl Twin<'_> {
             10 => self.lab.ext(MMUEXT_NEW_USER_BASEPTR, target, 0),
             _ => self.lab.ext(MMUEXT_TLB_FLUSH_LOCAL, 0, 0),
         };
+        self.tell(format_args!(" -> {result}"));
         self.note_result(result);
     }
 
@@ -166,6 +196,7 @@ impl Twin<'_> {
                 Err(fault) => fault.code as u64,
             },
         };
+        self.tell(format_args!("access {va:x} -> {seen:x}"));
         self.note(seen);
     }
 
@@ -176,6 +207,8 @@ impl Twin<'_> {
             12 => {
                 let (va, value) = (self.va(), self.value());
                 let result = self.lab.update_va(va, value, UVMF_INVLPG);
+                self.tell(format_args!("va {va:x} -> {result}"));
+                self.tell_value(value);
                 self.note_result(result);
             }
             13 => {
@@ -184,12 +217,16 @@ impl Twin<'_> {
                     _ => entry(self.target(), TABLE),
                 };
                 let result = self.lab.hang(value);
+                self.tell(format_args!("root -> {result}"));
+                self.tell_value(value);
                 self.note_result(result);
             }
             14 => {
                 let frames = [self.target().as_u64()];
                 let args = [frames.as_ptr() as u64, self.random.below(2) * 512, 0, 0, 0];
                 let result = self.lab.call(Op::SetGdt, args);
+                self.tell(format_args!("gdt of {} -> {result}", args[1]));
+                self.tell_value(frames[0] << 12);
                 self.note_result(result);
             }
             _ => self.access(),
@@ -253,15 +290,19 @@ pub fn run(
         others: [xen, device],
         digest: 0xcbf2_9ce4_8422_2325,
         done: (0, 0),
+        told: None,
     };
     for step in 0..steps {
+        twin.told = trace.is_some().then(Text::empty);
         twin.step();
         if let Some(trace) = &mut trace {
             let before = twin.digest;
             twin.note_pages();
             let after = core::mem::replace(&mut twin.digest, before);
             // A sink that fails cannot be told so.
-            let _ = writeln!(trace, "twin seed {seed} step {step} {after:016x}");
+            let told = twin.told.unwrap_or(Text::empty());
+            let told = told.as_str();
+            let _ = writeln!(trace, "twin seed {seed} step {step} {after:016x} {told}");
         }
     }
     twin.note_pages();
@@ -286,14 +327,11 @@ pub fn run_many(
         let (word, text) = match run(machine, seed, steps, None) {
             Ok(digest) => {
                 summary.pass += 1;
-                ("pass", crate::Text::new(format_args!("{digest}")))
+                ("pass", Text::new(format_args!("{digest}")))
             }
             Err(outcome) => {
                 summary.error += 1;
-                (
-                    "error",
-                    crate::Text::new(format_args!("{}", outcome.message())),
-                )
+                ("error", Text::new(format_args!("{}", outcome.message())))
             }
         };
         let _ = writeln!(sink, "twin seed {seed} {word} \"{}\"", text.as_str());
