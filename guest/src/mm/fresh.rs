@@ -163,7 +163,11 @@ impl<M: Machine> Tables<M> {
     }
 
     /// Sees to it that a table is not lost with an error.
-    fn or_strand<T>(&mut self, table: Pfn, result: Result<T, MmError>) -> Result<T, MmError> {
+    pub(super) fn or_strand<T>(
+        &mut self,
+        table: Pfn,
+        result: Result<T, MmError>,
+    ) -> Result<T, MmError> {
         if result.is_err() {
             self.settle();
             self.ledger().0.strand(table);

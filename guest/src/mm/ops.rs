@@ -639,12 +639,15 @@ impl<M: Machine> Tables<M> {
                 let empty = tables.empty_table(target, to)?;
                 // Hooked before it is unhooked, so that Xen need not validate it again.
                 // SAFETY: nothing is mapped at the destination, nothing in use at the source.
-                unsafe { tables.set_pmd(target, entry.with_flags(Flags::TABLE)) }?;
-                // SAFETY: as above.
-                unsafe { tables.set_pmd(source, Entry::NONE) }?;
-                if let Some(empty) = empty
-                    && tables.unreferenced(empty)?
-                {
+                let moved = unsafe { tables.set_pmd(target, entry.with_flags(Flags::TABLE)) }
+                    // SAFETY: as above.
+                    .and_then(|()| unsafe { tables.set_pmd(source, Entry::NONE) });
+                let Some(empty) = empty else {
+                    moved?;
+                    continue;
+                };
+                tables.or_strand(empty, moved)?;
+                if tables.unreferenced(empty)? {
                     tables.release_table(empty)?;
                 }
             }
