@@ -23,7 +23,8 @@
 //!
 //! Time, scheduling, other domains, grants, I/O, instruction emulation other than stores to L1
 //! tables, entry to and exit from the guest. Xen may interrupt the validation of one table; here
-//! only the list calls are interrupted, between requests, as a guest can tell. Pointers among a
+//! only the list calls are interrupted, between requests, as a guest can tell. Nor does the model
+//! lose tables where Xen does (R78 of the rule book): it always cleans up. Pointers among a
 //! hypercall's arguments are host pointers.
 #![allow(
     non_upper_case_globals,

@@ -5,6 +5,8 @@
 //! Xen, through [`Machine`]. Where dom0, a domU and the shim's guest are treated differently, the
 //! difference is part of the rule.
 //!
+//! What no rule thinks of, [`twin`] finds: the same random requests on the model and on real Xen.
+//!
 //! # Invariants
 //!
 //! - A test puts back what it changes ([`lab::Lab`] does most of it), so rules run in any order

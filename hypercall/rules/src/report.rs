@@ -11,6 +11,8 @@ use core::fmt;
 pub struct Text {
     bytes: [u8; Text::ROOM],
     len: u8,
+    /// A line was broken, and its indentation is being left out as well.
+    indent: bool,
 }
 
 impl Text {
@@ -22,6 +24,7 @@ impl Text {
         Self {
             bytes: [0; Self::ROOM],
             len: 0,
+            indent: false,
         }
     }
 
@@ -42,9 +45,11 @@ impl Text {
 impl fmt::Write for Text {
     fn write_str(&mut self, s: &str) -> fmt::Result {
         for c in s.chars() {
+            self.indent = c == '\n' || self.indent && c == ' ';
             let c = match c {
+                _ if self.indent => continue,
                 '"' => '\'',
-                '\n' | '\r' => ' ',
+                '\r' => ' ',
                 c => c,
             };
             let end = self.len as usize + c.len_utf8();
@@ -198,4 +203,23 @@ macro_rules! expect_result {
             $crate::fail!("{} gave {value}, expected {expected}", format_args!($($arg)*));
         }
     }};
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_line() {
+        let text = Text::new(format_args!("{:#x?} \"quoted\"", Some((1, 20))));
+        assert_eq!(text.as_str(), "Some((0x1,0x14,),) 'quoted'");
+        let report = Report {
+            number: 9,
+            outcome: Outcome::Fail(text),
+        };
+        let line = Text::new(format_args!("{report}"));
+        assert!(line.as_str().starts_with("rule R09 fail 'Some"));
+        let long = Text::new(format_args!("{:>400}", "é"));
+        assert_eq!(long.as_str().len(), Text::ROOM);
+    }
 }
