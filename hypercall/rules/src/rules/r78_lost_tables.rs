@@ -10,7 +10,7 @@
 //! the memory on to the level above, which then overwrites it with itself.
 //!
 //! **Source.** xen/arch/x86/mm.c: `promote_l3_table` and `promote_l4_table`, the failure paths
-//! (`if ( i )`, `old_guest_table`); found by random requests, seen on 4.17.
+//! (`if ( i )`, `old_guest_table`); found by random requests, seen on 4.17 and 4.20.
 //!
 //! **Kills.** A debug Xen, and two pages of memory.
 
