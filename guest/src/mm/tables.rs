@@ -498,21 +498,21 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub unsafe fn set_p4d(&mut self, slot: Slot<L4>, entry: P4d) -> Result<(), MmError> {
         // SAFETY: the caller's promise.
-        unsafe { self.set_upper(slot, entry) }?;
+        unsafe { self.set_one(slot, entry) }?;
         let index = slot.machine.entry_index();
         let in_root = self.machine().mfn(self.root) == Some(slot.machine.frame());
         let va = (index as u64) << L4::SHIFT;
         if in_root && index < 256 {
             if let Some(mirror) = self.user_root.and_then(|user| self.slot::<L4>(user, va)) {
                 // SAFETY: user mode sees what the kernel sees there.
-                unsafe { self.set_upper(mirror, entry) }?;
+                unsafe { self.set_one(mirror, entry) }?;
             }
         } else if in_root {
             let current = self.root;
             for (root, _) in self.roots().filter(|(root, _)| *root != current) {
                 if let Some(mirror) = self.slot::<L4>(root, va) {
                     // SAFETY: the kernel is the same in every space.
-                    unsafe { self.set_upper(mirror, entry) }?;
+                    unsafe { self.set_one(mirror, entry) }?;
                 }
             }
         }
@@ -538,10 +538,26 @@ impl<M: Machine> Tables<M> {
         }
     }
 
-    /// Writes an entry that refers to a table: plans what becomes of the old table and the new
-    /// one, then queues.
+    /// Writes an entry that refers to a table: one of the root also where it is mirrored.
+    #[inline]
     #[track_caller]
     pub(super) unsafe fn set_upper<L: UpperLevel>(
+        &mut self,
+        slot: Slot<L>,
+        entry: Entry<L>,
+    ) -> Result<(), MmError> {
+        if L::NUMBER == L4::NUMBER {
+            // SAFETY: the caller's promise.
+            return unsafe { self.set_p4d(slot.retyped(), P4d::from_table(entry.bits())) };
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.set_one(slot, entry) }
+    }
+
+    /// Writes a single entry that refers to a table: plans what becomes of the old table and the new
+    /// one, then queues.
+    #[track_caller]
+    unsafe fn set_one<L: UpperLevel>(
         &mut self,
         slot: Slot<L>,
         entry: Entry<L>,
