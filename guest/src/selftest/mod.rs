@@ -29,6 +29,7 @@ mod pile;
 mod refuse;
 mod runner;
 mod single;
+mod spaces;
 
 extern crate alloc;
 

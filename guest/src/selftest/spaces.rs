@@ -1,0 +1,224 @@
+//! Address spaces: separate below, one kernel above, and nothing left of them afterwards.
+
+use super::context::{ABSENT_READ, Context, in_table, marked};
+use super::pile::Pile;
+use super::{Outcome, Trouble, expect_eq, expect_matches, selftest};
+use crate::mm::entry::{L4, TableLevel, XEN_BITS};
+use crate::mm::machine::Machine;
+use crate::mm::spaces::{MAX_SPACES, Space};
+use crate::mm::{self, Flags, MmError};
+use crate::trap::probe;
+
+/// An address of the user half.
+const USER: u64 = 0x12_3456_7000;
+
+/// Runs `f` with two new spaces, and goes back to the first one and destroys them, whatever comes
+/// of it.
+fn with_two(context: &mut Context, f: impl FnOnce(&Pile, Space, Space) -> Outcome) -> Outcome {
+    context.with_frames(|_, pile| {
+        let one = mm::with(|tables| tables.create_space())?;
+        let two = mm::with(|tables| tables.create_space())?;
+        let outcome = f(pile, one, two);
+        let gone = switch(boot()).and_then(|()| {
+            mm::with(|tables| {
+                tables.destroy_space(one)?;
+                tables.destroy_space(two)
+            })?;
+            Ok(())
+        });
+        outcome.and(gone)
+    })
+}
+
+fn boot() -> Space {
+    mm::with(|tables| tables.boot_space())
+}
+
+fn switch(to: Space) -> Outcome {
+    // SAFETY: the user half of every space here is used by the test alone.
+    mm::with(|tables| unsafe { tables.switch_space(to) })?;
+    Ok(())
+}
+
+/// Maps frame `number` of the pile at the user address.
+fn map(pile: &Pile, number: usize) -> Outcome {
+    mm::with(|tables| {
+        let frame = pile.pfns().skip(number).take(1);
+        // SAFETY: frame and address are the test's.
+        unsafe { tables.map(USER, frame, Flags::DATA) }?.commit(tables)
+    })?;
+    Ok(())
+}
+
+/// What the user address reads as, if it is frame `number` of the pile.
+fn expected(pile: &Pile, number: usize) -> Result<u64, probe::Fault> {
+    pile.pfns()
+        .nth(number)
+        .map_or(ABSENT_READ, |pfn| Ok(marked(pfn)))
+}
+
+/// The same user address leads to different pages in different spaces, and to none in a space that
+/// maps nothing there. The page is touched before each switch, so that a translation that survived
+/// it would show.
+fn separate(context: &mut Context) -> Outcome {
+    with_two(context, |pile, one, two| {
+        for (space, number) in [(one, 0), (two, 1)] {
+            switch(space)?;
+            expect_eq!(probe::read(USER), ABSENT_READ, "in a new space");
+            map(pile, number)?;
+            expect_eq!(probe::read(USER), expected(pile, number), "once mapped");
+        }
+        for _ in 0..2 {
+            for (space, found) in [
+                (one, expected(pile, 0)),
+                (boot(), ABSENT_READ),
+                (two, expected(pile, 1)),
+            ] {
+                switch(space)?;
+                expect_eq!(probe::read(USER), found, "after a switch");
+            }
+        }
+        Ok(())
+    })
+}
+selftest!("spaces.separate", separate, &[2]);
+
+/// User mode's root has the user half and nothing else: an entry made there is in both roots, and
+/// no entry of the kernel half is in it, so that user code cannot reach the kernel although both
+/// run in ring 3.
+fn roots(context: &mut Context) -> Outcome {
+    with_two(context, |pile, one, _| {
+        switch(one)?;
+        map(pile, 0)?;
+        mm::with(|tables| {
+            tables.flush()?;
+            let entry = |root, index| {
+                let words = tables.machine().memory(root).cast::<u64>();
+                // SAFETY: the direct map shows the root read-only; an aligned word of it is read.
+                unsafe { words.add(index).read_volatile() }
+            };
+            let user = one.user.ok_or_else(|| Trouble::error("no user half"))?;
+            let shared = entry(one.kernel, L4::index(USER)) & !XEN_BITS;
+            expect_eq!(shared & 1, 1, "present in the kernel's root");
+            expect_eq!(
+                entry(user, L4::index(USER)) & !XEN_BITS,
+                shared,
+                "the entry in user mode's root"
+            );
+            for index in 272..512 {
+                expect_eq!(entry(user, index), 0, "slot {index} of user mode's root");
+            }
+            Ok(())
+        })
+    })
+}
+selftest!("spaces.roots", roots, &[1]);
+
+/// The kernel is the same everywhere: what is mapped in its half in one space is there in all
+/// others, and what is unmapped is gone.
+fn kernel_half(context: &mut Context) -> Outcome {
+    let va = context.area(0);
+    with_two(context, |pile, one, two| {
+        switch(one)?;
+        mm::with(|tables| {
+            // SAFETY: the frame and the area are the test's.
+            unsafe { tables.map(va, pile.pfns(), Flags::DATA) }?.commit(tables)
+        })?;
+        for space in [one, two, boot()] {
+            switch(space)?;
+            expect_eq!(
+                probe::read(va),
+                expected(pile, 0),
+                "mapped in another space"
+            );
+        }
+        mm::with(|tables| {
+            // SAFETY: the area is the test's.
+            unsafe { tables.unmap(va, 1) }?.commit(tables)
+        })?;
+        for space in [two, one] {
+            switch(space)?;
+            expect_eq!(probe::read(va), ABSENT_READ, "unmapped in another space");
+        }
+        Ok(())
+    })
+}
+selftest!("spaces.kernel_half", kernel_half, &[1]);
+
+/// A switch in a lazy section takes the queue along: what was queued for the space that is left is
+/// in its tables afterwards, and the section goes on.
+fn lazy_switch(context: &mut Context) -> Outcome {
+    with_two(context, |pile, one, two| {
+        switch(one)?;
+        map(pile, 0)?;
+        let section = mm::lazy()?;
+        mm::with(|tables| {
+            // SAFETY: nobody writes there.
+            unsafe { tables.ptep_set_wrprotect(USER) }
+        })?;
+        let before = mm::with(|tables| in_table(tables, USER))?;
+        expect_eq!(before & 2, 2, "W in the table while queued");
+        switch(two)?;
+        expect_eq!(probe::read(USER), ABSENT_READ, "in the other space");
+        switch(one)?;
+        let after = mm::with(|tables| in_table(tables, USER))?;
+        expect_eq!(after & 2, 0, "W in the table after the switch");
+        section.end()?;
+        // SAFETY: refused by the processor, or the test's to write.
+        let write = unsafe { probe::write(USER + 8, 1) };
+        expect_eq!(write, super::context::READ_ONLY, "a write afterwards");
+        Ok(())
+    })
+}
+selftest!("spaces.lazy_switch", lazy_switch, &[1]);
+
+/// The current space cannot be destroyed; one that was cannot be destroyed again.
+fn refused(context: &mut Context) -> Outcome {
+    with_two(context, |_, one, _| {
+        switch(one)?;
+        let current = mm::with(|tables| tables.destroy_space(one));
+        expect_matches!(
+            current,
+            Err(MmError::Frame(_)),
+            "destroying the current space"
+        );
+        let first = mm::with(|tables| {
+            let boot = tables.boot_space();
+            tables.destroy_space(boot)
+        });
+        expect_matches!(first, Err(MmError::Frame(_)), "destroying the first space");
+        Ok(())
+    })
+}
+selftest!("spaces.refused", refused, &[1]);
+
+/// As many spaces as there can be, each with a page of its own; one more is an error; all are given
+/// back with their tables.
+fn many(context: &mut Context) -> Outcome {
+    context.with_frames(|_, pile| {
+        let mut spaces = heapless::Vec::<Space, MAX_SPACES>::new();
+        let made = (0..MAX_SPACES).try_for_each(|number| {
+            let space = mm::with(|tables| tables.create_space())?;
+            // There is room: no more are made.
+            let _ = spaces.push(space);
+            switch(space)?;
+            map(pile, number)
+        });
+        let more = mm::with(|tables| tables.create_space().map(|_| ()));
+        let found = (0..).zip(&spaces).try_for_each(|(number, &space)| {
+            switch(space)?;
+            expect_eq!(probe::read(USER), expected(pile, number), "space {number}");
+            Ok(())
+        });
+        let gone = switch(boot()).and_then(|()| {
+            for space in spaces {
+                mm::with(|tables| tables.destroy_space(space))?;
+            }
+            Ok(())
+        });
+        made.and(found).and(gone)?;
+        expect_matches!(more, Err(MmError::Frame(_)), "one space too many");
+        Ok(())
+    })
+}
+selftest!("spaces.many", many, &[MAX_SPACES as u64]);
