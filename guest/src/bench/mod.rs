@@ -6,10 +6,16 @@
 //! 512 and 4096 pages of memory that was allocated before, without clearing it. The *floor* of an
 //! operation is what the cheapest raw hypercalls for it cost in the same boot.
 //!
-//! Output: a line an operation and size, `bench NAME PAGES INSTRUCTIONS PER_PAGE HYPERCALLS`.
+//! Output: a line an operation and size, `bench NAME PAGES INSTRUCTIONS PER_PAGE HYPERCALLS`. A name
+//! with the prefix `floor.` is the floor of the operation that follows, or of a hypercall; `sweep.`
+//! stands before the cost of batches by size.
 
+mod calls;
+mod floor;
 mod ops;
 mod pool;
+mod sweep;
+mod tally;
 
 use crate::boot::cmdline::Selection;
 use crate::mm::pv::Pv;
@@ -18,6 +24,7 @@ use crate::println;
 use crate::time::tsc;
 
 pub(crate) use pool::Pool;
+use tally::{Error, ROUNDS, Tally};
 
 /// Numbers of pages that operations are measured on.
 const SIZES: [u64; 4] = [1, 32, 512, 4096];
@@ -47,24 +54,17 @@ impl Bench<'_> {
         let start = tsc();
         let result = f(self.tables, self.pool, self.pages);
         let end = tsc();
-        self.ticks = end - start - overhead();
+        self.ticks = end - start - tally::overhead();
         self.hypercalls = self.tables.stats().hypercalls - calls;
         result
     }
-}
-
-/// What reading the counter twice costs by itself.
-fn overhead() -> u64 {
-    let start = tsc();
-    let end = tsc();
-    end - start
 }
 
 /// Measures the selected operations and prints a line for each.
 ///
 /// # Errors
 /// The first operation that fails.
-pub(crate) fn run(selection: &Selection<'_>) -> Result<usize, MmError> {
+pub(crate) fn run(selection: &Selection<'_>) -> Result<usize, Error> {
     println!(
         "bench entry_to_first_byte 1 {0} {0} 0",
         crate::boot::pv::ticks_to_first_byte()
@@ -73,31 +73,45 @@ pub(crate) fn run(selection: &Selection<'_>) -> Result<usize, MmError> {
         "bench entry_to_ready 1 {0} {0} 0",
         crate::boot::pv::ticks_to_ready()
     );
+    let mut lines = 2 + calls::run(selection)?;
+    let floors = ops::OPS
+        .iter()
+        .any(|op| tally::selects_floor(selection, op.name));
+    if !floors && !sweep::is_selected(selection) {
+        return Ok(lines);
+    }
     let pool = mm::with(Pool::new)?;
-    let mut lines = 2;
     for op in ops::OPS.iter().filter(|op| selection.includes(op.name)) {
         for pages in SIZES.into_iter().filter(|pages| op.sized || *pages == 1) {
-            let (ticks, hypercalls) = mm::with(|tables| {
-                let mut bench = Bench {
-                    tables,
-                    pool: &pool,
-                    pages,
-                    ticks: 0,
-                    hypercalls: 0,
-                };
-                // Twice: the first time makes tables that later ones find.
-                (op.run)(&mut bench)?;
-                (op.run)(&mut bench)?;
-                Ok::<_, MmError>((bench.ticks, bench.hypercalls))
-            })?;
-            println!(
-                "bench {} {pages} {ticks} {} {hypercalls}",
-                op.name,
-                ticks / pages
-            );
-            lines += 1;
+            lines += measure(op, pages, &pool)?.print(selection);
         }
+    }
+    if floors {
+        lines += floor::run(selection, &pool)?;
+    }
+    if sweep::is_selected(selection) {
+        lines += sweep::run(selection, &pool)?;
     }
     mm::with(|tables| pool.free(tables))?;
     Ok(lines)
+}
+
+fn measure(op: &ops::Op, pages: u64, pool: &Pool) -> Result<Tally, MmError> {
+    let mut tally = Tally::default();
+    mm::with(|tables| {
+        let mut bench = Bench {
+            tables,
+            pool,
+            pages,
+            ticks: 0,
+            hypercalls: 0,
+        };
+        // The first time makes tables that later ones find.
+        (op.run)(&mut bench)?;
+        for _ in 0..ROUNDS {
+            (op.run)(&mut bench)?;
+            tally.note(op.name, pages, bench.ticks, bench.hypercalls);
+        }
+        Ok(tally)
+    })
 }
