@@ -43,6 +43,7 @@ pub mod console;
 pub mod descriptor;
 pub mod error;
 pub mod event;
+pub mod hvm;
 pub mod lazy;
 pub mod memory;
 pub mod mmu;

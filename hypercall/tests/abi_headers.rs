@@ -212,6 +212,7 @@ fn layouts(facts: &mut Facts) {
     layout! { facts, "struct callback_unregister", callback::callback_unregister {
         r#type = "type", _unused,
     } }
+    layout! { facts, "struct xen_hvm_param", hvm::xen_hvm_param { domid, pad, index, value } }
     layout! { facts, "struct physdev_set_iopl", physdev::physdev_set_iopl { iopl } }
 }
 
@@ -316,6 +317,7 @@ fn constants(facts: &mut Facts) {
         CALLBACKF_mask_events,
     );
     constants!(facts, physdev: PHYSDEVOP_set_iopl);
+    constants!(facts, hvm: HVMOP_get_param, HVM_PARAM_CONSOLE_PFN, HVM_PARAM_CONSOLE_EVTCHN);
 }
 
 /// Every `pub const` and every re-export under `src/abi` is in a table above.
@@ -373,7 +375,7 @@ fn c_program(facts: &Facts) -> String {
     let mut text = String::from(
         "#include <stddef.h>\n#include <stdint.h>\n#include <stdio.h>\n#include <xen/xen.h>\n\
          #include <xen/callback.h>\n#include <xen/elfnote.h>\n#include <xen/errno.h>\n\
-         #include <xen/event_channel.h>\n#include <xen/features.h>\n#include <xen/io/console.h>\n\
+         #include <xen/event_channel.h>\n#include <xen/features.h>\n#include <xen/hvm/hvm_op.h>\n#include <xen/hvm/params.h>\n#include <xen/io/console.h>\n\
          #include <xen/memory.h>\n#include <xen/physdev.h>\n#include <xen/sched.h>\n\
          #include <xen/vcpu.h>\n#include <xen/version.h>\n\n\
          int main(void)\n{\n",

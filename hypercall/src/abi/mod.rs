@@ -18,6 +18,7 @@ pub mod console;
 pub mod elfnote;
 pub mod event;
 pub mod features;
+pub mod hvm;
 pub mod memory;
 pub mod mmu;
 pub mod multicall;

@@ -1,0 +1,97 @@
+//! The way into Xen from a guest in hardware virtualisation (PVH).
+//!
+//! The same numbers and the same registers as from a PV guest, by VMCALL on Intel's processors and
+//! VMMCALL on AMD's: the one instruction that the other maker's processors do not have.
+
+use core::arch::asm;
+use core::arch::x86_64::__cpuid;
+
+use crate::abi::hvm::{HVMOP_get_param, xen_hvm_param};
+use crate::abi::xen::DOMID_SELF;
+use crate::{Hypervisor, Op, XenError};
+
+/// The first leaf where a hypervisor says its name, and how far apart further ones may be.
+const LEAVES: core::ops::RangeInclusive<u32> = 0x4000_0000..=0x4000_ff00;
+const LEAF_STEP: usize = 0x100;
+
+/// The first of Xen's CPUID leaves, if this runs under Xen.
+#[must_use]
+pub fn xen_leaves() -> Option<u32> {
+    // Bit 31 of leaf 1's ECX is kept clear by processors: somebody virtualises this one.
+    if __cpuid(1).ecx >> 31 == 0 {
+        return None;
+    }
+    LEAVES.step_by(LEAF_STEP).find(|&leaf| {
+        let id = __cpuid(leaf);
+        // "XenVMMXenVMM", four bytes a register.
+        (id.ebx, id.ecx, id.edx) == (0x566e_6558, 0x6558_4d4d, 0x4d4d_566e)
+    })
+}
+
+/// The running Xen, from a guest in hardware virtualisation.
+#[derive(Clone, Copy, Debug)]
+pub struct XenHvm {
+    /// VMMCALL instead of VMCALL.
+    amd: bool,
+}
+
+impl XenHvm {
+    /// Xen, by the instruction that this processor has.
+    #[must_use]
+    pub fn detect() -> XenHvm {
+        // "AuthenticAMD" and "HygonGenuine" have VMMCALL; the first four bytes tell.
+        let amd = matches!(__cpuid(0).ebx, 0x6874_7541 | 0x6f67_7948);
+        XenHvm { amd }
+    }
+}
+
+impl Hypervisor for XenHvm {
+    unsafe fn call(&self, op: Op, args: [u64; 5]) -> i64 {
+        let result: i64;
+        // SAFETY: the caller answers for what it asks, and runs under Xen, where this instruction
+        // is a hypercall. All that changes is declared.
+        unsafe {
+            asm!(
+                "test {amd:l}, {amd:l}",
+                "jnz 2f",
+                "vmcall",
+                "jmp 3f",
+                "2: vmmcall",
+                "3:",
+                amd = in(reg) u64::from(self.amd),
+                inlateout("rax") op as u64 => result,
+                inlateout("rdi") args[0] => _,
+                inlateout("rsi") args[1] => _,
+                inlateout("rdx") args[2] => _,
+                inlateout("r10") args[3] => _,
+                inlateout("r8") args[4] => _,
+            );
+        }
+        result
+    }
+
+    /// Events come as interrupts, which the guest masks like any other.
+    fn mask_upcalls(&self) -> bool {
+        true
+    }
+
+    fn restore_upcalls(&self, _: bool) {}
+}
+
+/// Reads a parameter of the domain's virtual platform.
+///
+/// # Errors
+/// Xen's refusal: `EINVAL` for a number that it does not know.
+pub fn parameter<H: Hypervisor + ?Sized>(hv: &H, index: u32) -> Result<u64, XenError> {
+    let mut asked = xen_hvm_param {
+        domid: DOMID_SELF,
+        pad: 0,
+        index,
+        value: 0,
+    };
+    let args = [HVMOP_get_param, &raw mut asked as u64, 0, 0, 0];
+    // SAFETY: Xen reads and writes `asked` during the call.
+    let value = unsafe { hv.call(Op::HvmOp, args) };
+    XenError::check(Op::HvmOp, Some("get_param"), value)?;
+    Ok(asked.value)
+}
