@@ -27,12 +27,14 @@ mod event;
 mod heap;
 pub mod mm;
 pub mod monitor;
+pub mod native;
 #[cfg(target_os = "none")]
 pub mod power;
 #[cfg(target_os = "none")]
 mod selftest;
 #[cfg(target_os = "none")]
 mod shared;
+pub mod subarch;
 #[cfg(target_os = "none")]
 mod time;
 pub mod trap;

@@ -2,10 +2,14 @@
 
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
-use crate::shared;
+use crate::native::clock;
+use crate::{shared, subarch};
 
 /// Nanoseconds since the host booted, as Xen counts them; `None` until `shared_info` is mapped.
 pub(crate) fn monotonic() -> Option<u64> {
+    if !subarch::is_pv() {
+        return clock::monotonic();
+    }
     let vcpu = shared::vcpu()?;
     // SAFETY: the page stays mapped; only the address of a field is formed.
     let time = unsafe { &raw const (*vcpu.as_ptr()).time };

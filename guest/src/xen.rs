@@ -1,7 +1,69 @@
-//! The one value that stands for the running hypervisor.
+//! The one value that stands for whoever answers hypercalls: Xen by `syscall` for a PV guest;
+//! without that, the [`native`] back end for page tables, and for the rest Xen by
+//! VMCALL or, on bare metal, the few devices that stand in for it.
+//!
+//! Which one it is was decided before the first call; the choice costs a PV hypercall two
+//! instructions.
 
-use hypercall::Xen;
+use hypercall::{Errno, Hypervisor, Op, Xen};
 
-// SAFETY: this module exists only in the freestanding image, which is entered by Xen as the kernel
-// of a 64-bit PV guest and by nothing else.
-pub(crate) const XEN: Xen = unsafe { Xen::new() };
+use crate::native::cpu::Processor;
+use crate::native::{self, devices};
+use crate::subarch::{self, Subarch};
+
+/// Who answers, chosen by the way of running.
+#[derive(Clone, Copy, Debug)]
+pub struct Answering;
+
+pub(crate) const XEN: Answering = Answering;
+
+// SAFETY: used only where the way of running is PV, which is said of nothing but an image entered
+// by Xen as the kernel of a 64-bit PV guest.
+const PV: Xen = unsafe { Xen::new() };
+
+impl Hypervisor for Answering {
+    #[inline]
+    unsafe fn call(&self, op: Op, args: [u64; 5]) -> i64 {
+        if subarch::is_pv() {
+            // SAFETY: the caller's promise.
+            return unsafe { PV.call(op, args) };
+        }
+        let [a, b, c, d, e] = args;
+        // SAFETY: the caller's promise.
+        unsafe { without_pv(op, a, b, c, d, e) }
+    }
+
+    #[inline]
+    fn mask_upcalls(&self) -> bool {
+        // Without PV nothing interrupts, and this finds nothing to mask: no `vcpu_info` is set.
+        PV.mask_upcalls()
+    }
+
+    #[inline]
+    fn restore_upcalls(&self, was: bool) {
+        PV.restore_upcalls(was);
+    }
+}
+
+/// A call where Xen is not asked about page tables. The arguments come one by one, in registers, so
+/// that a caller need not have them in memory for a case that under PV never comes.
+///
+/// # Safety
+/// As [`Hypervisor::call`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn without_pv(op: Op, a: u64, b: u64, c: u64, d: u64, e: u64) -> i64 {
+    let args = [a, b, c, d, e];
+    // SAFETY: the caller's promise.
+    if let Some(result) = unsafe { native::call(&Processor, op, args) } {
+        return result;
+    }
+    match subarch::current() {
+        Subarch::Bare => {
+            // SAFETY: the caller's promise.
+            unsafe { devices::call(op, args) }.unwrap_or(Errno::ENOSYS.to_return())
+        }
+        // SAFETY: the caller's promise; a hypercall is what these guests make by this instruction.
+        _ => unsafe { hypercall::hvm::XenHvm::detect().call(op, args) },
+    }
+}

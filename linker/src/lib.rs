@@ -53,6 +53,8 @@ mod image {
         static __stack_guard: u8;
         static __stack_bottom: u8;
         static __stack_top: u8;
+        static __early_tables: u8;
+        static __image_end: u8;
         static __ex_table_start: u8;
         static __ex_table_end: u8;
         static __symbols_start: u8;
@@ -78,6 +80,13 @@ mod image {
                 hypercall_page: address!(__hypercall_page)..address!(__text_end),
             }
         }
+    }
+
+    /// The tables behind the image that the PVH entry builds, in this order: L5, L4, L3, the L2 and
+    /// two L1 tables of the image, the L2 and the L1 table of the fixmap.
+    #[must_use]
+    pub fn early_tables() -> core::ops::Range<u64> {
+        address!(__early_tables)..address!(__image_end)
     }
 
     /// The bytes between two symbols that bound one read-only section of the image.
@@ -107,6 +116,6 @@ mod image {
 }
 
 #[cfg(target_os = "none")]
-pub use image::exception_table;
-#[cfg(target_os = "none")]
 use image::symbol_bytes;
+#[cfg(target_os = "none")]
+pub use image::{early_tables, exception_table};

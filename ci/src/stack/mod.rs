@@ -11,7 +11,7 @@ mod domain;
 mod kvm_shim;
 mod linux;
 mod qemu;
-pub(crate) mod rootfs;
+mod rootfs;
 mod shim;
 mod xl;
 

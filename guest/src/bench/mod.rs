@@ -6,25 +6,18 @@
 //! 512 and 4096 pages of memory that was allocated before, without clearing it. The *floor* of an
 //! operation is what the cheapest raw hypercalls for it cost in the same boot.
 //!
-//! Output: a line an operation and size, `bench NAME PAGES INSTRUCTIONS PER_PAGE HYPERCALLS`. A name
-//! with the prefix `floor.` is the floor of the operation that follows, or of a hypercall; `sweep.`
-//! stands before the cost of batches by size.
+//! Output: a line an operation and size, `bench NAME PAGES INSTRUCTIONS PER_PAGE HYPERCALLS`.
 
-mod calls;
-mod floor;
 mod ops;
 mod pool;
-mod sweep;
-mod tally;
 
 use crate::boot::cmdline::Selection;
-use crate::mm::pv::Pv;
+use crate::mm::Running;
 use crate::mm::{self, MmError, Tables, layout};
 use crate::println;
 use crate::time::tsc;
 
 pub(crate) use pool::Pool;
-use tally::{Error, ROUNDS, Tally};
 
 /// Numbers of pages that operations are measured on.
 const SIZES: [u64; 4] = [1, 32, 512, 4096];
@@ -36,7 +29,7 @@ const OTHER: u64 = BASE + (1 << 30);
 
 /// What an operation is measured with.
 pub(crate) struct Bench<'a> {
-    pub(crate) tables: &'a mut Tables<Pv>,
+    pub(crate) tables: &'a mut Tables<Running>,
     pub(crate) pool: &'a Pool,
     pub(crate) pages: u64,
     ticks: u64,
@@ -48,70 +41,63 @@ impl Bench<'_> {
     /// counted.
     pub(crate) fn measure<R>(
         &mut self,
-        f: impl FnOnce(&mut Tables<Pv>, &Pool, u64) -> Result<R, MmError>,
+        f: impl FnOnce(&mut Tables<Running>, &Pool, u64) -> Result<R, MmError>,
     ) -> Result<R, MmError> {
         let calls = self.tables.stats().hypercalls;
         let start = tsc();
         let result = f(self.tables, self.pool, self.pages);
         let end = tsc();
-        self.ticks = end - start - tally::overhead();
+        self.ticks = end - start - overhead();
         self.hypercalls = self.tables.stats().hypercalls - calls;
         result
     }
+}
+
+/// What reading the counter twice costs by itself.
+fn overhead() -> u64 {
+    let start = tsc();
+    let end = tsc();
+    end - start
 }
 
 /// Measures the selected operations and prints a line for each.
 ///
 /// # Errors
 /// The first operation that fails.
-pub(crate) fn run(selection: &Selection<'_>) -> Result<usize, Error> {
+pub(crate) fn run(selection: &Selection<'_>) -> Result<usize, MmError> {
     println!(
         "bench entry_to_first_byte 1 {0} {0} 0",
-        crate::boot::pv::ticks_to_first_byte()
+        crate::boot::run::ticks_to_first_byte()
     );
     println!(
         "bench entry_to_ready 1 {0} {0} 0",
-        crate::boot::pv::ticks_to_ready()
+        crate::boot::run::ticks_to_ready()
     );
-    let mut lines = 2 + calls::run(selection)?;
-    let floors = ops::OPS
-        .iter()
-        .any(|op| tally::selects_floor(selection, op.name));
-    if !floors && !sweep::is_selected(selection) {
-        return Ok(lines);
-    }
     let pool = mm::with(Pool::new)?;
+    let mut lines = 2;
     for op in ops::OPS.iter().filter(|op| selection.includes(op.name)) {
         for pages in SIZES.into_iter().filter(|pages| op.sized || *pages == 1) {
-            lines += measure(op, pages, &pool)?.print(selection);
+            let (ticks, hypercalls) = mm::with(|tables| {
+                let mut bench = Bench {
+                    tables,
+                    pool: &pool,
+                    pages,
+                    ticks: 0,
+                    hypercalls: 0,
+                };
+                // Twice: the first time makes tables that later ones find.
+                (op.run)(&mut bench)?;
+                (op.run)(&mut bench)?;
+                Ok::<_, MmError>((bench.ticks, bench.hypercalls))
+            })?;
+            println!(
+                "bench {} {pages} {ticks} {} {hypercalls}",
+                op.name,
+                ticks / pages
+            );
+            lines += 1;
         }
-    }
-    if floors {
-        lines += floor::run(selection, &pool)?;
-    }
-    if sweep::is_selected(selection) {
-        lines += sweep::run(selection, &pool)?;
     }
     mm::with(|tables| pool.free(tables))?;
     Ok(lines)
-}
-
-fn measure(op: &ops::Op, pages: u64, pool: &Pool) -> Result<Tally, MmError> {
-    let mut tally = Tally::default();
-    mm::with(|tables| {
-        let mut bench = Bench {
-            tables,
-            pool,
-            pages,
-            ticks: 0,
-            hypercalls: 0,
-        };
-        // The first time makes tables that later ones find.
-        (op.run)(&mut bench)?;
-        for _ in 0..ROUNDS {
-            (op.run)(&mut bench)?;
-            tally.note(op.name, pages, bench.ticks, bench.hypercalls);
-        }
-        Ok(tally)
-    })
 }

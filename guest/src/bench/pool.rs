@@ -3,8 +3,8 @@
 
 use hypercall::Pfn;
 
+use crate::mm::Running;
 use crate::mm::frames::Frame;
-use crate::mm::pv::Pv;
 use crate::mm::{Flags, MmError, Tables, layout};
 
 /// Frames in the pool.
@@ -21,7 +21,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// Allocates all of it.
-    pub(crate) fn new(tables: &mut Tables<Pv>) -> Result<Pool, MmError> {
+    pub(crate) fn new(tables: &mut Tables<Running>) -> Result<Pool, MmError> {
         for page in 0..PAGES {
             let mut frame = tables.alloc_frame()?;
             let pfn = frame.pfn();
@@ -46,7 +46,7 @@ impl Pool {
     }
 
     /// Gives everything back.
-    pub(crate) fn free(self, tables: &mut Tables<Pv>) -> Result<(), MmError> {
+    pub(crate) fn free(self, tables: &mut Tables<Running>) -> Result<(), MmError> {
         for pfn in self.frames {
             tables.free_frame(Frame::from_pfn(*pfn))?;
         }

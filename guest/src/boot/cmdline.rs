@@ -46,6 +46,11 @@ pub const WORDS: &[Word] = &[
         help: "map memory when it is first handed out (default), or all of it at boot",
     },
     Word {
+        name: "no5lvl",
+        form: "no5lvl",
+        help: "page tables of four levels where there could be five",
+    },
+    Word {
         name: "bench",
         form: "bench[=NAME[,NAME...]]",
         help: "count instructions of page-table operations and print them",
@@ -248,8 +253,12 @@ pub fn parse(line: &str) -> Result<Options<'_>, CmdlineError<'_>> {
                 let found = Provoke::ALL.iter().find(|(name, _)| *name == kind);
                 options.provoke = Some(found.ok_or_else(|| error(Reason::BadValue))?.1);
             }
-            "monitor" if value.is_some() => return Err(error(Reason::TakesNoValue)),
+            "monitor" | "no5lvl" if value.is_some() => {
+                return Err(error(Reason::TakesNoValue));
+            }
             "monitor" => options.monitor = true,
+            // Read by the entry, which is where it takes effect.
+            "no5lvl" => {}
             "directmap" => {
                 options.directmap = match needed()? {
                     "lazy" => DirectMap::Lazy,
@@ -308,6 +317,7 @@ mod tests {
             ("log", Reason::NeedsValue),
             ("log=", Reason::NeedsValue),
             ("monitor=1", Reason::TakesNoValue),
+            ("no5lvl=1", Reason::TakesNoValue),
             ("provoke=fire", Reason::BadValue),
             ("directmap=some", Reason::BadValue),
             ("selftest=", Reason::NeedsValue),

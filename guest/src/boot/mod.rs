@@ -1,8 +1,14 @@
 //! From the first call after the entry shim to a kernel that knows where it is.
 
 pub mod cmdline;
+pub mod hvm;
 pub mod info;
+pub mod levels;
 #[cfg(target_os = "none")]
 mod provoke;
 #[cfg(target_os = "none")]
 pub mod pv;
+#[cfg(target_os = "none")]
+pub mod pvh;
+#[cfg(target_os = "none")]
+pub(crate) mod run;

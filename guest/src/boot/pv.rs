@@ -1,24 +1,26 @@
 //! Boot as a Xen PV guest: from the entry shim to a kernel that owns its memory.
 
-use core::fmt;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use hypercall::abi::start_info::start_info;
 use hypercall::{Mfn, Xen};
 use linker::{Image, VIRT_BASE};
 
-use super::cmdline::{self, DirectMap, Options, Selection};
+use super::cmdline;
 use super::info::{self, BootError, BootInfo, ConsoleInfo, Expect, Flags};
+use super::levels::Levels;
+use super::run::{self, Entered};
 use crate::console::{self, ring};
 use crate::mm::layout::{self, Fixed};
 use crate::mm::machine::Machine;
-use crate::mm::pv::Pv;
+use crate::mm::pv::FrameLists;
+use crate::mm::running::Running;
+use crate::mm::tables::Fold;
 use crate::mm::takeover::{Initial, Report, Start};
 use crate::mm::{self, MmError};
-use crate::monitor::{Leave, Monitor};
+use crate::subarch::Subarch;
 use crate::xen::XEN;
-use crate::{bench, event, power, println, selftest, shared, time, trap, verdict};
+use crate::{power, println, shared, trap, verdict};
 
 const PAGE: u64 = 4096;
 
@@ -26,7 +28,7 @@ const PAGE: u64 = 4096;
 ///
 /// `address` is that of `start_info`, `stack` the top of the stack that Xen provided.
 pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
-    ENTRY.store(time::tsc(), Ordering::Relaxed);
+    run::entered();
     // An exception before the console is open is still better reported than fatal.
     let traps = trap::install(&XEN);
     // The console first: whatever is wrong with the rest can then be said.
@@ -56,28 +58,18 @@ pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
     });
     console::set_filter(options.log.clone());
     log::info!(target: "boot", "{}, {}, command line '{}'", via(&info), info.magic, info.cmdline);
-    let memory = memory(&info, address, stack).and_then(|()| match options.directmap {
-        DirectMap::Lazy => Ok(()),
-        DirectMap::Full => mm::with(|tables| tables.populate_all()),
-    });
-    if let Err(e) = memory {
+    let levels = Levels::explain(Subarch::XenPv, Fold::FourLevels, false);
+    log::info!(target: "mmu", "{levels}");
+    if let Err(e) = memory(&info, address, stack) {
         panic!("memory: {e}");
     }
-    READY.store(time::tsc(), Ordering::Relaxed);
-    run(&info, &options)
-}
-
-static ENTRY: AtomicU64 = AtomicU64::new(0);
-static READY: AtomicU64 = AtomicU64::new(0);
-
-/// Ticks from the entry until the first byte was handed to the console.
-pub(crate) fn ticks_to_first_byte() -> u64 {
-    console::first_byte() - ENTRY.load(Ordering::Relaxed)
-}
-
-/// Ticks from the entry until the kernel owned its memory.
-pub(crate) fn ticks_to_ready() -> u64 {
-    READY.load(Ordering::Relaxed) - ENTRY.load(Ordering::Relaxed)
+    let entered = Entered {
+        via: via(&info),
+        privileged: info.flags.contains(Flags::PRIVILEGED),
+        console: info.console,
+        levels,
+    };
+    run::run(&entered, &options)
 }
 
 /// How the kernel was started. The shim passes on the power-management bits that Xen gives to what
@@ -139,9 +131,10 @@ fn open_console(si: &start_info) -> Result<(ConsoleInfo, Option<&'static ring::P
     ))
 }
 
-fn machine(info: &BootInfo) -> Pv {
+fn machine(info: &BootInfo) -> Running {
     // SAFETY: the address and the number of entries are Xen's, checked against each other.
-    unsafe { Pv::new(info.p2m_list, info.nr_pages) }
+    let lists = unsafe { FrameLists::new(info.p2m_list, info.nr_pages) };
+    Running::pv(lists)
 }
 
 /// Takes over the page tables.
@@ -154,9 +147,11 @@ fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<(), MmError> {
     };
     let start = Start {
         nr_pages: info.nr_pages,
+        fold: Fold::FourLevels,
+        holes: heapless::Vec::new(),
         pt_base: info.pt_base,
         nr_pt_frames: info.nr_pt_frames,
-        p2m_list: info.p2m_list,
+        p2m_list: Some(info.p2m_list),
         p2m_frames: info.p2m_frames.clone(),
         start_info: frame(start_info),
         shared: [
@@ -202,50 +197,4 @@ fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<(), MmError> {
         mm::with(|tables| mm::dump::lines(tables, &Image::current(), |line| println!("{line}")));
     }
     Ok(())
-}
-
-/// What a kernel without anything else to do does.
-fn run(info: &BootInfo, options: &Options<'_>) -> ! {
-    if let Some(kind) = options.provoke {
-        super::provoke::provoke(kind);
-    }
-    if let Err(e) = event::init() {
-        panic!("events: {e}");
-    }
-    let privileged = info.flags.contains(Flags::PRIVILEGED);
-    let tested = match options.selftest {
-        Selection::None => None,
-        selection => Some(selftest::run(selection, privileged)),
-    };
-    let bench = match options.bench {
-        Selection::None => Ok(0),
-        selection => bench::run(&selection),
-    };
-    if let Err(e) = bench {
-        println!("bench: {e}");
-        verdict::fail("bench");
-        power::off();
-    }
-    let mut monitor = Monitor::new(privileged, tested);
-    let leave = if options.monitor {
-        monitor.run(info.console)
-    } else {
-        Leave::Poweroff
-    };
-    let counts = mm::with(|tables| tables.frames().counts());
-    let facts = fmt::from_fn(|f| {
-        write!(f, "via=\"{}\" pages={}", via(info), counts.total)?;
-        write!(f, " mapped={} free={}", counts.mapped, counts.free)?;
-        monitor
-            .tested
-            .map_or(Ok(()), |summary| write!(f, " {summary}"))
-    });
-    match monitor.tested {
-        Some(summary) if !summary.is_good() => verdict::fail(summary.reason()),
-        _ => verdict::pass(facts),
-    }
-    match leave {
-        Leave::Poweroff => power::off(),
-        Leave::Reboot => power::reboot(),
-    }
 }

@@ -9,7 +9,7 @@ use core::arch::global_asm;
 
 use hypercall::abi::xen::__HYPERVISOR_iret;
 use hypercall::trap::{Callback, register_callback};
-use hypercall::{VirtAddr, Xen, XenError};
+use hypercall::{Hypervisor, VirtAddr, XenError};
 
 global_asm!(
     ".pushsection .text.trap, \"ax\", @progbits",
@@ -61,7 +61,7 @@ extern "C" fn handle() {
 }
 
 /// Gives Xen the stub.
-pub(super) fn install(xen: &Xen) -> Result<(), XenError> {
+pub(super) fn install<H: Hypervisor>(xen: &H) -> Result<(), XenError> {
     let address = VirtAddr::from_ptr(&raw const event_entry);
     // SAFETY: the stub is written for the frame of an upcall, saves what it changes, keeps the
     // stack aligned and returns by the iret hypercall; the image is never unmapped.

@@ -18,7 +18,7 @@ use super::error::MmError;
 use super::layout;
 use super::machine::{Machine, Words};
 use super::state::{Kind, State};
-use super::tables::{Fold, Tables};
+use super::tables::Tables;
 use hypercall::addr::ADDR_MASK;
 
 /// Findings that are kept; the rest are counted.
@@ -163,11 +163,7 @@ impl<M: Machine> Tables<M> {
             user: false,
             shared: None,
         };
-        let top = if self.fold() == Fold::FiveLevels {
-            5
-        } else {
-            4
-        };
+        let top = usize::from(self.fold().top());
         let all = Flags::PRESENT | Flags::WRITABLE | Flags::USER;
         let mut first = None;
         for (kernel, user) in self.roots() {
@@ -228,7 +224,7 @@ impl<M: Machine> Audit<'_, M> {
         }
         for index in 0..512_usize {
             let shift = 12 + 9 * (level as u32 - 1);
-            let va = sign_extend(base | (index as u64) << shift);
+            let va = self.tables.fold().canonical(base | (index as u64) << shift);
             // Xen's own slots, which every root has.
             if level == 4 && layout::XEN.contains(&va) {
                 continue;
@@ -344,9 +340,4 @@ impl<M: Machine> Audit<'_, M> {
         }
         expected
     }
-}
-
-/// The canonical form of an address: with four levels, bit 47 decides the bits above.
-fn sign_extend(address: u64) -> u64 {
-    ((address as i64) << 16 >> 16) as u64
 }

@@ -28,6 +28,7 @@ pub fn lines<M: Machine>(
     } in layout::REGIONS
     {
         match *name {
+            "xen" if upper(tables, range.start).is_none() => {}
             "xen" => line(format_args!("{}", row(range.clone(), "", purpose))),
             "direct map" => {
                 let end = range.start + counts.mapped * 4096;
@@ -40,11 +41,7 @@ pub fn lines<M: Machine>(
             }
             "p2m" => {
                 let end = range.start + (counts.total * 8).next_multiple_of(4096);
-                let entry = tables
-                    .pgd_offset(range.start)
-                    .map(|slot| tables.get(slot).flags());
-                let entry = entry.filter(|flags| flags.contains(Flags::PRESENT));
-                if let Some(flags) = entry {
+                if let Some(flags) = upper(tables, range.start) {
                     line(format_args!(
                         "{}",
                         row(range.start..end, rights(flags), purpose)
@@ -61,6 +58,13 @@ pub fn lines<M: Machine>(
             _ => runs(tables, range.clone(), purpose, &mut line),
         }
     }
+}
+
+/// Rights of the L4 entry for an address, if it is present.
+fn upper<M: Machine>(tables: &Tables<M>, va: u64) -> Option<Flags> {
+    let p4d = tables.p4d_offset(tables.pgd_offset(va)?, va)?;
+    let flags = tables.get(p4d).flags();
+    flags.contains(Flags::PRESENT).then_some(flags)
 }
 
 fn row<'a>(range: core::ops::Range<u64>, rights: &'a str, purpose: &'a str) -> Line<'a> {

@@ -5,20 +5,20 @@
 
 use core::panic::Location;
 
+use hypercall::Hypervisor;
 use hypercall::queue::{Access, LazyGuard, Mmu, MmuError, PauseGuard};
-use hypercall::{Hypervisor, Xen};
 use spin::Mutex;
 
 use super::error::MmError;
 use super::frames::Ledger;
-use super::pv::Pv;
+use super::running::Running;
 use super::tables::Tables;
-use crate::xen::XEN;
+use crate::xen::{Answering, XEN};
 
-static TABLES: Mutex<Tables<Pv>> = Mutex::new(Tables::new(XEN, Pv::EMPTY));
+static TABLES: Mutex<Tables<Running>> = Mutex::new(Tables::new(XEN, Running::EMPTY));
 
 /// Calls `f` with the kernel's page tables.
-pub fn with<R>(f: impl FnOnce(&mut Tables<Pv>) -> R) -> R {
+pub fn with<R>(f: impl FnOnce(&mut Tables<Running>) -> R) -> R {
     let was = XEN.mask_upcalls();
     let result = f(&mut TABLES.lock());
     XEN.restore_upcalls(was);
@@ -26,7 +26,7 @@ pub fn with<R>(f: impl FnOnce(&mut Tables<Pv>) -> R) -> R {
 }
 
 /// Calls `f` with the kernel's page tables, unless they are in use: for reports.
-pub fn try_with<R>(f: impl FnOnce(&mut Tables<Pv>) -> R) -> Option<R> {
+pub fn try_with<R>(f: impl FnOnce(&mut Tables<Running>) -> R) -> Option<R> {
     let was = XEN.mask_upcalls();
     let result = TABLES.try_lock().map(|mut tables| f(&mut tables));
     XEN.restore_upcalls(was);
@@ -38,10 +38,10 @@ pub fn try_with<R>(f: impl FnOnce(&mut Tables<Pv>) -> R) -> Option<R> {
 pub struct Current;
 
 impl Access for Current {
-    type Hv = Xen;
-    type Completion = Ledger<Pv>;
+    type Hv = Answering;
+    type Completion = Ledger<Running>;
 
-    fn with<R>(&self, f: impl FnOnce(&mut Mmu<Xen, Ledger<Pv>>) -> R) -> R {
+    fn with<R>(&self, f: impl FnOnce(&mut Mmu<Answering, Ledger<Running>>) -> R) -> R {
         with(|tables| f(&mut tables.mmu))
     }
 

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! All of it is generic over the [`machine::Machine`] below, so that the host can run it against a
-//! model of Xen. What belongs to the running kernel alone is in `pv`.
+//! model of Xen. What belongs to the running kernel alone is in `running`, `pv` and `native`.
 
 mod attributes;
 pub mod audit;
@@ -24,9 +24,12 @@ pub mod fuzz;
 mod kernel;
 pub mod layout;
 pub mod machine;
+pub mod native;
 mod ops;
 #[cfg(target_os = "none")]
 pub mod pv;
+#[cfg(target_os = "none")]
+pub mod running;
 pub mod spaces;
 pub mod state;
 pub mod tables;
@@ -38,4 +41,6 @@ pub use error::MmError;
 #[cfg(target_os = "none")]
 pub use kernel::{Current, lazy, pause, try_with, with};
 pub use ops::Change;
+#[cfg(target_os = "none")]
+pub use running::Running;
 pub use tables::Tables;

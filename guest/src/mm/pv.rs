@@ -1,117 +1,77 @@
-//! The machine that a PV guest runs on: the p2m list that Xen provides, the M2P table that it
-//! shows, and memory through one of two windows.
+//! Frame numbers of a PV guest: the p2m list that Xen provides, and the M2P table that it shows.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hypercall::{Mfn, Pfn, Xen};
+use hypercall::{Mfn, Pfn};
 
 use super::layout;
-use super::machine::{Machine, Words};
 use crate::trap::probe;
 
-const PAGE: u64 = 4096;
 /// What the p2m list holds where there is no memory.
 const INVALID: u64 = !0;
 
-/// The running guest.
-pub struct Pv {
+/// Both lists.
+pub struct FrameLists {
     p2m: *const AtomicU64,
     nr_pages: u64,
-    /// Frames that the window reaches, counted from 0.
-    reach: u64,
-    /// Whether the window is the direct map, or still Xen's initial mapping.
-    direct: bool,
 }
 
 // SAFETY: the p2m list is shared memory that every vCPU reads the same way, with atomic loads.
-unsafe impl Send for Pv {}
+unsafe impl Send for FrameLists {}
 
-impl Pv {
-    /// A domain without memory, until it is known.
-    pub const EMPTY: Pv = Pv {
+impl FrameLists {
+    /// Those of a domain without memory.
+    pub const EMPTY: FrameLists = FrameLists {
         p2m: core::ptr::null(),
         nr_pages: 0,
-        reach: 0,
-        direct: false,
     };
 
-    /// A domain of `nr_pages` pages with its p2m list at `p2m_list`.
+    /// Those of a domain of `nr_pages` pages with its p2m list at `p2m_list`.
     ///
     /// # Safety
     /// `p2m_list` is the address that Xen gave, with `nr_pages` entries, mapped for good.
     #[must_use]
-    pub unsafe fn new(p2m_list: u64, nr_pages: u64) -> Pv {
-        let p2m = core::ptr::with_exposed_provenance(p2m_list as usize);
-        Pv {
-            p2m,
+    pub unsafe fn new(p2m_list: u64, nr_pages: u64) -> FrameLists {
+        FrameLists {
+            p2m: core::ptr::with_exposed_provenance(p2m_list as usize),
             nr_pages,
-            reach: 0,
-            direct: false,
         }
     }
 
-    fn base(&self) -> u64 {
-        if self.direct {
-            layout::DIRECT.start
-        } else {
-            layout::IMAGE.start
-        }
-    }
-}
-
-impl Machine for Pv {
-    type Hv = Xen;
-
+    /// The machine frame behind a pfn, if there is memory there.
     #[inline]
-    fn mfn(&self, pfn: Pfn) -> Option<Mfn> {
+    #[must_use]
+    pub fn mfn(&self, pfn: Pfn) -> Option<Mfn> {
+        let mfn = self.mfn_or_ones(pfn)?;
+        (mfn != INVALID).then_some(Mfn::truncate(mfn))
+    }
+
+    /// What the p2m list holds for a pfn: all ones where there is no memory; `None` beyond it.
+    #[inline]
+    #[must_use]
+    pub fn mfn_or_ones(&self, pfn: Pfn) -> Option<u64> {
         if pfn.as_u64() >= self.nr_pages {
             return None;
         }
         // SAFETY: the list has an entry for every page of the domain.
-        let mfn = unsafe { &*self.p2m.add(pfn.as_u64() as usize) }.load(Ordering::Relaxed);
-        (mfn != INVALID).then_some(Mfn::truncate(mfn))
+        Some(unsafe { &*self.p2m.add(pfn.as_u64() as usize) }.load(Ordering::Relaxed))
     }
 
+    /// Whether there is no list at all.
     #[inline]
-    fn mfn_or_ones(&self, pfn: Pfn) -> u64 {
-        if pfn.as_u64() >= self.nr_pages {
-            return INVALID;
-        }
-        // SAFETY: as in `mfn`.
-        unsafe { &*self.p2m.add(pfn.as_u64() as usize) }.load(Ordering::Relaxed)
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nr_pages == 0
     }
 
+    /// The pfn of a machine frame of this domain.
     #[inline]
-    fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
+    #[must_use]
+    pub fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
         // The table has holes where the host has no memory: a machine frame read from a page table
         // may be a device's.
         let pfn = probe::read(layout::M2P + mfn.as_u64() * 8).ok()?;
         let pfn = Pfn::new(pfn)?;
         (self.mfn(pfn)? == mfn).then_some(pfn)
-    }
-
-    #[inline]
-    fn memory(&self, pfn: Pfn) -> *mut Words {
-        if pfn.as_u64() >= self.reach {
-            return core::ptr::null_mut();
-        }
-        core::ptr::with_exposed_provenance_mut(self.window(pfn) as usize)
-    }
-
-    #[inline]
-    fn window(&self, pfn: Pfn) -> u64 {
-        self.base() + pfn.as_u64() * PAGE
-    }
-
-    fn set_reach(&mut self, pages: u64) {
-        self.reach = pages;
-    }
-
-    fn open_direct_map(&mut self) {
-        self.direct = true;
-    }
-
-    fn direct_map_is_open(&self) -> bool {
-        self.direct
     }
 }

@@ -14,19 +14,28 @@ use hypercall::lazy::SwitchOut;
 use hypercall::mmu::{ExtOp, Level};
 use hypercall::queue::{MmuError, SwitchError};
 
-use super::entry::{L4, P4d, TableLevel};
+use super::entry::{Entry, L1, L2, L4, L5, TableLevel};
 use super::error::MmError;
 use super::frames::{Frame, FrameError};
 use super::fresh::Fresh;
 use super::machine::Machine;
 use super::state::{Kind, State, Step};
-use super::tables::Tables;
+use super::tables::{Fold, Tables, slots};
 
 /// Spaces that can exist at once.
 pub const MAX_SPACES: usize = 32;
-/// L4 slots from here on are the kernel's; those just below, from 256 on, are Xen's.
-const KERNEL_SLOTS: usize = 272;
-const XEN_SLOTS: usize = 256;
+/// The first slot of a root that is not user mode's.
+const UPPER_HALF: usize = 256;
+
+/// The first slot of a root that is the kernel's. With four levels those just below are Xen's, or
+/// nobody's; with five, the whole upper half has one entry, and the table below it is in every
+/// space.
+const fn kernel_slots(fold: Fold) -> usize {
+    match fold {
+        Fold::FourLevels => 272,
+        Fold::FiveLevels => UPPER_HALF,
+    }
+}
 
 /// An address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,12 +68,28 @@ impl<M: Machine> Tables<M> {
             }
         };
         self.flush()?;
+        let space = match self.fold() {
+            Fold::FourLevels => self.make_roots::<L4>(kernel_frame, user_frame),
+            Fold::FiveLevels => self.make_roots::<L5>(kernel_frame, user_frame),
+        }?;
+        self.spaces.push(space).map_err(|_| FrameError::Full)?;
+        Ok(space)
+    }
+
+    /// Makes frames the roots of a space.
+    #[track_caller]
+    fn make_roots<L: TableLevel>(
+        &mut self,
+        kernel_frame: Frame,
+        user_frame: Frame,
+    ) -> Result<Space, MmError> {
         let current = self.machine().memory(self.root()).cast_const();
-        let kernel = Fresh::<L4>::filled(self, kernel_frame, |_, words| {
-            words[..KERNEL_SLOTS].fill(0);
-            for (index, word) in words.iter_mut().enumerate().skip(KERNEL_SLOTS) {
+        let first = kernel_slots(self.fold());
+        let kernel = Fresh::<L>::filled(self, kernel_frame, |_, words| {
+            words[..first].fill(0);
+            for (index, word) in words.iter_mut().enumerate().skip(first) {
                 // SAFETY: the root is a table that the window reaches; nothing is queued for it.
-                let entry = P4d::from_table(unsafe { (*current)[index] });
+                let entry = Entry::<L>::from_table(unsafe { (*current)[index] });
                 *word = if entry.is_present() {
                     entry.with_flags(entry.flags()).bits()
                 } else {
@@ -74,7 +99,7 @@ impl<M: Machine> Tables<M> {
             Ok(())
         });
         let kernel = kernel.map_err(|(_, e)| e)?;
-        let user = Fresh::<L4>::empty(self, user_frame);
+        let user = Fresh::<L>::empty(self, user_frame);
         let (kernel_pfn, user_pfn) = (kernel.pfn(), user.pfn());
         let pinned = self.lazily(|tables| {
             let kernel = kernel.seal(tables)?.pfn();
@@ -88,12 +113,10 @@ impl<M: Machine> Tables<M> {
             }
             return Err(e);
         }
-        let space = Space {
+        Ok(Space {
             kernel: kernel_pfn,
             user: Some(user_pfn),
-        };
-        self.spaces.push(space).map_err(|_| FrameError::Full)?;
-        Ok(space)
+        })
     }
 
     /// Gives back a root that could not become one, as far as it came.
@@ -123,7 +146,7 @@ impl<M: Machine> Tables<M> {
     /// Pins a root; what its entries refer to gains a reference.
     #[track_caller]
     fn pin(&mut self, root: Pfn) -> Result<(), MmError> {
-        let steps = self.root_steps(root, Step::Pin(4), Step::Link)?;
+        let steps = self.root_steps(root, Step::Pin(self.fold().top()), Step::Link)?;
         let tag = self.plan(&steps)?;
         let op = ExtOp::Pin(Level::L4, self.mfn(root)?);
         // SAFETY: pinning validates; it changes no mapping.
@@ -140,16 +163,22 @@ impl<M: Machine> Tables<M> {
     ) -> Result<Vec<(Pfn, Step), 16>, MmError> {
         let mut steps = Vec::new();
         steps.push((root, own)).map_err(|_| FrameError::Full)?;
-        for index in (0..512).filter(|i| !(XEN_SLOTS..KERNEL_SLOTS).contains(i)) {
-            let Some(slot) = self.slot::<L4>(root, (index as u64) << L4::SHIFT) else {
+        let below = self.fold().top() - 1;
+        let xens = UPPER_HALF..kernel_slots(self.fold());
+        // Entries of any level are read alike.
+        let first = self
+            .slot::<L1>(root, 0)
+            .ok_or(MmError::NoMemory { pfn: root.as_u64() })?;
+        for (index, slot) in slots(first, 512).enumerate() {
+            if xens.contains(&index) {
                 continue;
-            };
+            }
             let Some(value) = self.value(self.get(slot)) else {
                 continue;
             };
             if self.is_recorded_table(value.pfn) {
                 steps
-                    .push((value.pfn, each(3)))
+                    .push((value.pfn, each(below)))
                     .map_err(|_| FrameError::Full)?;
             }
         }
@@ -251,7 +280,9 @@ impl<M: Machine> Tables<M> {
         // From here on Xen knows the tables below no more, and records may follow.
         self.flush()?;
         self.spaces.swap_remove(place);
-        self.lazily(|tables| roots().try_for_each(|root| tables.dissolve(root, 4)))?;
+        self.lazily(|tables| {
+            roots().try_for_each(|root| tables.dissolve(root, tables.fold().top()))
+        })?;
         self.flush()
     }
 
@@ -262,14 +293,15 @@ impl<M: Machine> Tables<M> {
             return Ok(());
         }
         let words = self.machine().memory(table).cast_const();
-        let last = if level == 4 { XEN_SLOTS } else { 512 };
+        let top = self.fold().top();
+        let last = if level == top { UPPER_HALF } else { 512 };
         for index in 0..if level > 1 { last } else { 0 } {
             // SAFETY: the table is reached by the window and no longer changes.
-            let entry = P4d::from_table(unsafe { (*words)[index] });
+            let entry = Entry::<L2>::from_table(unsafe { (*words)[index] });
             let Some(value) = self.value(entry).filter(|v| self.is_recorded_table(v.pfn)) else {
                 continue;
             };
-            if level < 4 {
+            if level < top {
                 // Those below a root lost their reference with its pin, these with their parent.
                 let (frames, machine) = self.ledger();
                 frames.step_now(machine, value.pfn, Step::Unlink)?;

@@ -41,6 +41,29 @@ pub enum Fold {
     FiveLevels,
 }
 
+impl Fold {
+    /// Both.
+    pub const ALL: [Fold; 2] = [Fold::FourLevels, Fold::FiveLevels];
+
+    /// The level of the root table.
+    #[inline]
+    #[must_use]
+    pub const fn top(self) -> u8 {
+        match self {
+            Fold::FourLevels => 4,
+            Fold::FiveLevels => 5,
+        }
+    }
+
+    /// The address with these bits below the sign: the bit that decides for all above it.
+    #[inline]
+    #[must_use]
+    pub const fn canonical(self, address: u64) -> u64 {
+        let unused = 64 - (12 + 9 * self.top() as u32);
+        ((address as i64) << unused >> unused) as u64
+    }
+}
+
 /// The place of one entry: its machine address, for Xen, and where the kernel reads it.
 pub struct Slot<L> {
     machine: MachAddr,
@@ -183,6 +206,13 @@ impl<M: Machine> Tables<M> {
     #[must_use]
     pub fn root(&self) -> Pfn {
         self.root
+    }
+
+    /// The tables that boot found.
+    pub(super) fn set_boot_root(&mut self, root: Pfn, fold: Fold) {
+        self.fold = fold;
+        self.boot_root = root;
+        self.set_roots(root, None);
     }
 
     pub(super) fn set_roots(&mut self, root: Pfn, user_root: Option<Pfn>) {
@@ -487,8 +517,8 @@ impl<M: Machine> Tables<M> {
         unsafe { self.set_upper(slot, entry) }
     }
 
-    /// Writes an L4 entry: one of the user half also in the tables of user mode, where those exist,
-    /// one of the kernel half in every space.
+    /// Writes an L4 entry: in a root, one of the user half also in the tables of user mode, where
+    /// those exist, one of the kernel half in every space.
     ///
     /// # Errors
     /// A frame in the wrong state, or Xen's refusal.
@@ -498,25 +528,7 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub unsafe fn set_p4d(&mut self, slot: Slot<L4>, entry: P4d) -> Result<(), MmError> {
         // SAFETY: the caller's promise.
-        unsafe { self.set_one(slot, entry) }?;
-        let index = slot.machine.entry_index();
-        let in_root = self.machine().mfn(self.root) == Some(slot.machine.frame());
-        let va = (index as u64) << L4::SHIFT;
-        if in_root && index < 256 {
-            if let Some(mirror) = self.user_root.and_then(|user| self.slot::<L4>(user, va)) {
-                // SAFETY: user mode sees what the kernel sees there.
-                unsafe { self.set_one(mirror, entry) }?;
-            }
-        } else if in_root {
-            let current = self.root;
-            for (root, _) in self.roots().filter(|(root, _)| *root != current) {
-                if let Some(mirror) = self.slot::<L4>(root, va) {
-                    // SAFETY: the kernel is the same in every space.
-                    unsafe { self.set_one(mirror, entry) }?;
-                }
-            }
-        }
-        Ok(())
+        unsafe { self.set_upper(slot, entry) }
     }
 
     /// Writes the topmost entry: where the fifth level is folded, the L4 entry it stands for.
@@ -546,12 +558,36 @@ impl<M: Machine> Tables<M> {
         slot: Slot<L>,
         entry: Entry<L>,
     ) -> Result<(), MmError> {
-        if L::NUMBER == L4::NUMBER {
-            // SAFETY: the caller's promise.
-            return unsafe { self.set_p4d(slot.retyped(), P4d::from_table(entry.bits())) };
-        }
         // SAFETY: the caller's promise.
-        unsafe { self.set_one(slot, entry) }
+        unsafe { self.set_one(slot, entry) }?;
+        if L::NUMBER == usize::from(self.fold.top()) {
+            return self.mirror(slot, entry);
+        }
+        Ok(())
+    }
+
+    /// Writes to other roots what was written to the root in use: an entry of the user half to user
+    /// mode's, one of the kernel half to every space's.
+    #[track_caller]
+    fn mirror<L: UpperLevel>(&mut self, slot: Slot<L>, entry: Entry<L>) -> Result<(), MmError> {
+        let index = slot.machine.entry_index();
+        let in_root = self.machine().mfn(self.root) == Some(slot.machine.frame());
+        let va = (index as u64) << L::SHIFT;
+        if in_root && index < 256 {
+            if let Some(mirror) = self.user_root.and_then(|user| self.slot::<L>(user, va)) {
+                // SAFETY: user mode sees what the kernel sees there.
+                unsafe { self.set_one(mirror, entry) }?;
+            }
+        } else if in_root {
+            let current = self.root;
+            for (root, _) in self.roots().filter(|(root, _)| *root != current) {
+                if let Some(mirror) = self.slot::<L>(root, va) {
+                    // SAFETY: the kernel is the same in every space.
+                    unsafe { self.set_one(mirror, entry) }?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Writes a single entry that refers to a table: plans what becomes of the old table and the new

@@ -17,6 +17,9 @@
 //!    image gets L1 tables with exactly its own pages, each with the rights of its segment; what
 //!    else lay in the initial window disappears from it.
 //!
+//! Where the kernel has its tables to itself, its entry has built just such tables (`entry::pvh`):
+//! what is true of Xen's is true of them, and this is the one way to a kernel that owns its memory.
+//!
 //! The types are the phases: an operation that needs a later one is not there in an earlier.
 
 use core::ops::Range;
@@ -26,14 +29,14 @@ use hypercall::{Mfn, Pfn};
 use linker::Image;
 
 use super::directmap::share;
-use super::entry::{Entry, Flags, L1, L4, Pmd, Pte, TableLevel, Value};
+use super::entry::{Entry, Flags, L1, L4, L5, Pmd, Pte, TableLevel, Value};
 use super::error::MmError;
 use super::frames::{FrameError, Frames, STEP};
 use super::fresh::Fresh;
 use super::layout::{self, Fixed};
 use super::machine::{Machine, Words};
 use super::state::{Kind, State};
-use super::tables::Tables;
+use super::tables::{Fold, Tables};
 
 const PAGE: u64 = 4096;
 /// Spare pages that Xen promises behind the boot stack.
@@ -44,12 +47,16 @@ const SPARE: u64 = 128;
 pub struct Start {
     /// Pages of the domain.
     pub nr_pages: u64,
-    /// Virtual address of the L4 table.
+    /// How many levels the tables have.
+    pub fold: Fold,
+    /// Ranges of the initial mapping that are not memory; nothing is mapped there.
+    pub holes: Vec<Range<u64>, 4>,
+    /// Virtual address of the root table.
     pub pt_base: u64,
     /// Frames from `pt_base` on that hold the initial tables.
     pub nr_pt_frames: u64,
-    /// Virtual address of the p2m list.
-    pub p2m_list: u64,
+    /// Virtual address of the p2m list, where there is one.
+    pub p2m_list: Option<u64>,
     /// Frames of the p2m list and its tables, if outside of the initial mapping.
     pub p2m_frames: Range<u64>,
     /// The page of `start_info`; read already, its memory is free.
@@ -95,7 +102,7 @@ impl<'t, M: Machine> Initial<'t, M> {
         tables.machine_mut().set_reach(start.nr_pages);
         let (frames, machine) = tables.ledger();
         let root = Pfn::truncate((start.pt_base - layout::IMAGE.start) / PAGE);
-        let mapped = initial_pages(machine, root)?;
+        let mapped = initial_pages(machine, root, start.fold)?;
         let bad = |pages| MmError::BadRange {
             va: layout::IMAGE.start,
             pages,
@@ -104,32 +111,26 @@ impl<'t, M: Machine> Initial<'t, M> {
             return Err(bad(mapped));
         }
         let used = used_ranges(&start, mapped)?;
-        let spare_start = used.last().map_or(0, |(range, _)| range.end);
-        let mut spare = spare_start
-            .max(start.boot_stack + 1)
-            .max(start.start_info + 1)..mapped;
-        if spare.start + SPARE > spare.end {
-            return Err(bad(mapped));
-        }
+        let gaps = gaps(&used, mapped);
+        let mut spare = spare(&gaps, &start).ok_or(bad(mapped))?;
+        let records = spare.start;
         frames.init(machine, start.nr_pages, mapped, &mut spare)?;
-        let mut reclaimed = spare.end - spare.start;
-        frames.give(spare.clone())?;
-        let mut from = 0;
-        for (range, kind) in &used {
-            if from < range.start {
-                reclaimed += range.start - from;
-                frames.give(from..range.start)?;
+        let mut reclaimed = 0;
+        for gap in gaps {
+            // The gap that the records were taken from has the part before them, which was used to
+            // boot, and the part behind.
+            let pieces = if gap.end == spare.end {
+                [gap.start..records, spare.clone()]
+            } else {
+                [gap, 0..0]
+            };
+            for piece in pieces.into_iter().filter(|piece| piece.start < piece.end) {
+                reclaimed += piece.end - piece.start;
+                frames.give(piece)?;
             }
-            from = range.end;
-            frames.declare(machine, range.clone(), *kind)?;
         }
-        // Between the last frame in use and the spare frames lies what was used to boot.
-        let records = spare_start
-            .max(start.boot_stack + 1)
-            .max(start.start_info + 1);
-        if from < records {
-            reclaimed += records - from;
-            frames.give(from..records)?;
+        for (range, kind) in &used {
+            frames.declare(machine, range.clone(), *kind)?;
         }
         frames.declare(machine, outside(&start.p2m_frames, mapped), Kind::P2m)?;
         frames.declare(machine, outside(&start.module, mapped), Kind::Module)?;
@@ -138,7 +139,7 @@ impl<'t, M: Machine> Initial<'t, M> {
             initial_tables: 0,
             reclaimed,
         };
-        adopt_tables(machine, frames, root, 4, mapped, &mut report)?;
+        adopt_tables(machine, frames, root, start.fold.top(), mapped, &mut report)?;
         let (state, _) = frames.states(machine, root)?;
         // The domain builder pins the root, and CR3 refers to it.
         frames.set(
@@ -150,8 +151,7 @@ impl<'t, M: Machine> Initial<'t, M> {
                 ..state
             },
         )?;
-        tables.set_roots(root, None);
-        tables.boot_root = root;
+        tables.set_boot_root(root, start.fold);
         tables.machine_mut().set_reach(mapped);
         Ok(Initial {
             tables,
@@ -244,18 +244,20 @@ fn outside(range: &Range<u64>, mapped: u64) -> Range<u64> {
     range.start.max(mapped)..range.end.max(mapped)
 }
 
+/// Ranges of the initial mapping with what they are, in order.
+type Used = Vec<(Range<u64>, Kind), 16>;
+
 /// The ranges of the initial mapping that are in use, in order, with what they are. Page tables
 /// are found by walking; they are given as [`Kind::P2m`] here, which is read-only as well, so that
 /// a table that no walk finds stays untouched.
-fn used_ranges(start: &Start, mapped: u64) -> Result<Vec<(Range<u64>, Kind), 12>, MmError> {
+fn used_ranges(start: &Start, mapped: u64) -> Result<Used, MmError> {
     let pfn = |va: u64| (va - layout::IMAGE.start) / PAGE;
     let image = |range: &Range<u64>| pfn(range.start)..pfn(range.end);
     let page_tables = pfn(start.pt_base)..pfn(start.pt_base) + start.nr_pt_frames;
     let list_pages = (start.nr_pages * 8).div_ceil(PAGE);
-    let p2m = if layout::IMAGE.contains(&start.p2m_list) {
-        pfn(start.p2m_list)..pfn(start.p2m_list) + list_pages
-    } else {
-        0..0
+    let p2m = match start.p2m_list {
+        Some(list) if layout::IMAGE.contains(&list) => pfn(list)..pfn(list) + list_pages,
+        _ => 0..0,
     };
     let consts = image(&start.image.text).start..image(&start.image.rodata).end;
     let mut used = Vec::new();
@@ -272,7 +274,8 @@ fn used_ranges(start: &Start, mapped: u64) -> Result<Vec<(Range<u64>, Kind), 12>
         .iter()
         .flatten()
         .map(|&pfn| (pfn..pfn + 1, Kind::Shared));
-    for (range, kind) in fixed.into_iter().chain(shared) {
+    let holes = start.holes.iter().map(|hole| (hole.clone(), Kind::Hole));
+    for (range, kind) in fixed.into_iter().chain(shared).chain(holes) {
         let range = range.start..range.end.min(mapped);
         if range.start < range.end {
             used.push((range, kind)).map_err(|_| FrameError::Full)?;
@@ -288,6 +291,32 @@ fn used_ranges(start: &Start, mapped: u64) -> Result<Vec<(Range<u64>, Kind), 12>
     }
 }
 
+/// What the ranges in use leave of the initial mapping, in order.
+fn gaps(used: &Used, mapped: u64) -> Vec<Range<u64>, 17> {
+    let starts = core::iter::once(0).chain(used.iter().map(|(range, _)| range.end));
+    let ends = used.iter().map(|(range, _)| range.start).chain([mapped]);
+    // One more than ranges at most: all fit.
+    starts
+        .zip(ends)
+        .filter(|(start, end)| start < end)
+        .map(|(start, end)| start..end)
+        .collect()
+}
+
+/// Where the records go: what Xen promises behind the boot stack, or else, where a module lies in
+/// its place, the largest gap.
+fn spare(gaps: &[Range<u64>], start: &Start) -> Option<Range<u64>> {
+    let boot = (start.boot_stack + 1).max(start.start_info + 1);
+    let behind = |gap: &Range<u64>| gap.start.max(boot.min(gap.end))..gap.end;
+    let is_enough = |gap: &Range<u64>| gap.end - gap.start >= SPARE;
+    let last = gaps.last().map(behind).filter(is_enough);
+    let largest = || {
+        let by_size = gaps.iter().max_by_key(|gap| gap.end - gap.start);
+        by_size.cloned().filter(is_enough)
+    };
+    last.or_else(largest)
+}
+
 fn read<M: Machine>(machine: &M, table: Pfn) -> Result<&Words, MmError> {
     let words = machine.memory(table).cast_const();
     // SAFETY: a table of Xen's that the initial mapping maps read-only; nothing changes it while
@@ -298,7 +327,7 @@ fn read<M: Machine>(machine: &M, table: Pfn) -> Result<&Words, MmError> {
 }
 
 /// How many pages the initial mapping has: it starts at VIRT_BASE and has no gap.
-fn initial_pages<M: Machine>(machine: &M, root: Pfn) -> Result<u64, MmError> {
+fn initial_pages<M: Machine>(machine: &M, root: Pfn, fold: Fold) -> Result<u64, MmError> {
     let base = layout::IMAGE.start;
     let below = |table: Pfn, index: usize, level| -> Result<Pfn, MmError> {
         let entry = Entry::<L4>::from_table(read(machine, table)?[index]);
@@ -308,7 +337,11 @@ fn initial_pages<M: Machine>(machine: &M, root: Pfn) -> Result<u64, MmError> {
             mfn: mfn.as_u64(),
         })
     };
-    let l3 = below(root, L4::index(base), 4)?;
+    let l4 = match fold {
+        Fold::FourLevels => root,
+        Fold::FiveLevels => below(root, L5::index(base), 5)?,
+    };
+    let l3 = below(l4, L4::index(base), 4)?;
     let l2 = below(l3, super::entry::L3::index(base), 3)?;
     let full = read(machine, l2)?
         .iter()
@@ -346,7 +379,7 @@ fn adopt_tables<M: Machine>(
         return Ok(());
     }
     for (index, &word) in read(machine, table)?.iter().enumerate() {
-        // Slots 256 to 271 of the root are Xen's own.
+        // Slots 256 to 271 of an L4 table are Xen's own, and empty where there is none.
         let xens = level == 4 && (256..272).contains(&index);
         let entry = Pmd::from_table(word);
         let Some(mfn) = entry.mfn().filter(|_| !xens && !entry.is_large()) else {
@@ -363,7 +396,10 @@ fn adopt_tables<M: Machine>(
 
 /// Takes the right to write the p2m list: by one entry, where it has an L4 slot of its own.
 fn protect_p2m<M: Machine>(tables: &mut Tables<M>, start: &Start) -> Result<(), MmError> {
-    if layout::P2M.contains(&start.p2m_list) {
+    let Some(list) = start.p2m_list else {
+        return Ok(());
+    };
+    if layout::P2M.contains(&list) {
         let va = layout::P2M.start;
         let pgd = tables.pgd_offset(va).ok_or(MmError::NotMapped { va })?;
         let p4d = tables
@@ -375,7 +411,7 @@ fn protect_p2m<M: Machine>(tables: &mut Tables<M>, start: &Start) -> Result<(), 
         return unsafe { tables.set_p4d(p4d, entry.with_flags(flags)) };
     }
     let pages = (start.nr_pages * 8).div_ceil(PAGE);
-    let offset = start.p2m_list - layout::IMAGE.start;
+    let offset = list - layout::IMAGE.start;
     // SAFETY: the kernel only reads the list.
     unsafe { tables.set_rights(layout::DIRECT.start + offset, pages, Flags::CONST) }
 }

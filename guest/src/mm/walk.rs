@@ -10,7 +10,7 @@ use super::entry::{Entry, Flags, L1, Rights};
 use super::layout;
 use super::machine::Machine;
 use super::state::State;
-use super::tables::{Fold, Tables};
+use super::tables::Tables;
 use hypercall::Pfn;
 
 const PAGE: u64 = 4096;
@@ -60,18 +60,13 @@ impl<M: Machine> Tables<M> {
     /// Walks to an address.
     #[must_use]
     pub fn walk(&self, va: u64) -> Walk {
-        let top = if self.fold() == Fold::FiveLevels {
-            5
-        } else {
-            4
-        };
+        let top = usize::from(self.fold().top());
         let mut walk = Walk {
             va,
             steps: heapless::Vec::new(),
             end: End::NotCanonical,
         };
-        let sign = 12 + 9 * top as u32 - 1;
-        if (va as i64) << (63 - sign) >> (63 - sign) != va as i64 {
+        if self.fold().canonical(va) != va {
             return walk;
         }
         let mut table = self.root();

@@ -1,7 +1,7 @@
 //! The monitor: commands typed at the console, answered by the running kernel.
 //!
 //! While nothing is typed the domain sleeps, until the console's event channel is raised. Commands
-//! stand in one table, in `commands`; a command more is a row and a function more.
+//! stand in one table, [`commands`]; a command more is a row and a function more.
 
 #[cfg(target_os = "none")]
 mod commands;

@@ -7,9 +7,9 @@ use hypercall::Pfn;
 
 use super::pile::Pile;
 use super::{Outcome, Trouble, expect_eq};
+use crate::mm::Running;
 use crate::mm::entry::L2;
 use crate::mm::machine::Machine;
-use crate::mm::pv::Pv;
 use crate::mm::tables::Slot;
 use crate::mm::{self, Flags, MmError, Tables, layout};
 use crate::trap::probe::{self, Fault};
@@ -171,14 +171,14 @@ pub(crate) fn marked(pfn: Pfn) -> u64 {
 }
 
 /// Marks a frame of the test's, in its first word.
-pub(crate) fn mark(tables: &Tables<Pv>, pfn: Pfn) {
+pub(crate) fn mark(tables: &Tables<Running>, pfn: Pfn) {
     let memory = tables.machine().memory(pfn).cast::<u64>();
     // SAFETY: the frame is the caller's, and the direct map reaches it since it was handed out.
     unsafe { memory.write_volatile(marked(pfn)) };
 }
 
 /// The entry of a page as the table holds it, whatever is queued for it.
-pub(crate) fn in_table(tables: &Tables<Pv>, va: u64) -> Result<u64, MmError> {
+pub(crate) fn in_table(tables: &Tables<Running>, va: u64) -> Result<u64, MmError> {
     let slot = tables.pte_slot(va)?;
     let table = tables.machine().pfn(slot.machine().frame());
     let table = table.ok_or(MmError::NotMapped { va })?;
@@ -188,12 +188,12 @@ pub(crate) fn in_table(tables: &Tables<Pv>, va: u64) -> Result<u64, MmError> {
 }
 
 /// Makes the tables that lead to the areas, so that no test pays for them.
-pub(super) fn prepare(tables: &mut Tables<Pv>) -> Result<(), MmError> {
+pub(super) fn prepare(tables: &mut Tables<Running>) -> Result<(), MmError> {
     tables.ensure_pmd(PLACE).map(drop)
 }
 
 /// Removes every L1 table of the areas, and with it all that is mapped there.
-pub(super) fn clear_areas(tables: &mut Tables<Pv>) -> Result<(), MmError> {
+pub(super) fn clear_areas(tables: &mut Tables<Running>) -> Result<(), MmError> {
     tables.flush()?;
     for va in (PLACE..PLACE + AREAS * AREA).step_by(SPAN as usize) {
         let slot: Slot<L2> = tables.pmd_slot(va)?;

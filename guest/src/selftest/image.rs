@@ -126,7 +126,7 @@ fn p2m(_: &mut Context) -> Outcome {
     }
     Ok(())
 }
-selftest!("image.p2m", p2m);
+selftest!("image.p2m", p2m, &[], super::XEN_TABLES);
 
 /// Nobody can have a page of the image writable and executable, or make code or constants writable;
 /// asking is an error and changes nothing. Another mapping of code is no way round it.

@@ -122,7 +122,7 @@ fn delivery(_: &mut Context) -> Outcome {
     expect_eq!(count(), 2, "interrupts after unmasking");
     Ok(())
 }
-selftest!("interrupt.delivery", delivery);
+selftest!("interrupt.delivery", delivery, &[], super::EVENTS);
 
 fn again() {
     if COUNT.fetch_add(1, Ordering::Relaxed) < 9 {
@@ -141,7 +141,7 @@ fn not_lost(_: &mut Context) -> Outcome {
     expect_eq!(count(), 10, "interrupts");
     Ok(())
 }
-selftest!("interrupt.not_lost", not_lost);
+selftest!("interrupt.not_lost", not_lost, &[], super::EVENTS);
 
 /// Xen starts every vCPU with a periodic timer of 100 Hz. It is stopped: in 50 ms no interrupt
 /// comes. One that is asked for comes once, not before its time.
@@ -167,7 +167,7 @@ fn timer(_: &mut Context) -> Outcome {
     expect_eq!(count(), 1, "interrupts of a one-shot timer");
     Ok(())
 }
-selftest!("interrupt.timer", timer);
+selftest!("interrupt.timer", timer, &[], super::EVENTS);
 
 /// The entry stub gives back every register that a function may change, to code that has no reason
 /// to expect a call: interrupted by a timer, at an instruction of its own choosing.
@@ -204,7 +204,7 @@ fn registers(_: &mut Context) -> Outcome {
     }
     Ok(())
 }
-selftest!("interrupt.registers", registers);
+selftest!("interrupt.registers", registers, &[], super::EVENTS);
 
 fn writable(va: u64) -> Result<bool, MmError> {
     let entry = mm::with(|tables| in_table(tables, va))?;
@@ -312,7 +312,7 @@ fn lazy_ipi(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("interrupt.lazy.ipi", lazy_ipi, &[3]);
+selftest!("interrupt.lazy.ipi", lazy_ipi, &[3], super::EVENTS);
 
 /// The interrupt by a timer, whenever it comes.
 fn lazy_timer(context: &mut Context) -> Outcome {
@@ -322,7 +322,7 @@ fn lazy_timer(context: &mut Context) -> Outcome {
         wait()
     })
 }
-selftest!("interrupt.lazy.timer", lazy_timer, &[3]);
+selftest!("interrupt.lazy.timer", lazy_timer, &[3], super::EVENTS);
 
 /// A handler that looks at the first and the last page of a batch.
 fn look() {
@@ -374,7 +374,12 @@ fn flush_pending(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("interrupt.flush.pending", flush_pending, &[512]);
+selftest!(
+    "interrupt.flush.pending",
+    flush_pending,
+    &[512],
+    super::EVENTS
+);
 
 /// The same with events that come during the flush, from a timer, round after round: whenever it
 /// strikes, the handler sees all of a batch or nothing.
@@ -410,4 +415,4 @@ fn flush_timer(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("interrupt.flush.timer", flush_timer, &[512]);
+selftest!("interrupt.flush.timer", flush_timer, &[512], super::EVENTS);

@@ -7,6 +7,7 @@
 //! fn nesting(context: &mut Context) -> Outcome { … }
 //! selftest!("lazy.nesting", nesting);
 //! selftest!("mm.map", map, SIZES);        // once for each size: mm.map.1, mm.map.512, …
+//! selftest!("x.y", y, &[], XEN_TABLES);   // only on some ways of running
 //! ```
 //!
 //! The linker collects the registrations. A test ends in one of five states: it *passes*; it
@@ -39,6 +40,8 @@ use heapless::String;
 use linkme::distributed_slice;
 use spin::Mutex;
 
+use crate::subarch::Subarch;
+
 pub(crate) use context::Context;
 pub(crate) use runner::{Summary, run};
 
@@ -50,6 +53,8 @@ pub(crate) struct Test {
     pub(crate) run: fn(&mut Context) -> Outcome,
     /// Sizes in pages to run it with; none for a test that has no size.
     pub(crate) pages: &'static [u64],
+    /// Ways of running that it has a meaning on.
+    pub(crate) on: &'static On,
     /// Where it is registered: tests of a group run in this order.
     pub(crate) place: (&'static str, u32),
 }
@@ -60,6 +65,32 @@ impl Test {
         self.name.split('.').next().unwrap_or(self.name)
     }
 }
+
+/// Ways of running, and what keeps the others out.
+pub(crate) struct On {
+    /// Those that a test runs on.
+    pub(crate) subarches: &'static [Subarch],
+    /// Why not on the others.
+    pub(crate) because: &'static str,
+}
+
+/// On all.
+pub(crate) const EVERYWHERE: On = On {
+    subarches: &Subarch::ALL,
+    because: "",
+};
+
+/// Where Xen stands between the kernel and its tables.
+pub(crate) const XEN_TABLES: On = On {
+    subarches: &[Subarch::XenPv],
+    because: "no Xen looks at these page tables",
+};
+
+/// Where events come by upcalls.
+pub(crate) const EVENTS: On = On {
+    subarches: &[Subarch::XenPv],
+    because: "no events are delivered",
+};
 
 /// Every test, in no order.
 #[distributed_slice]
@@ -128,12 +159,16 @@ macro_rules! selftest {
         $crate::selftest::selftest!($name, $function, &[]);
     };
     ($name:literal, $function:path, $pages:expr) => {
+        $crate::selftest::selftest!($name, $function, $pages, $crate::selftest::EVERYWHERE);
+    };
+    ($name:literal, $function:path, $pages:expr, $on:expr) => {
         const _: () = {
             #[linkme::distributed_slice($crate::selftest::SELFTESTS)]
             static TEST: $crate::selftest::Test = $crate::selftest::Test {
                 name: $name,
                 run: $function,
                 pages: $pages,
+                on: &$on,
                 place: (file!(), line!()),
             };
         };

@@ -8,8 +8,8 @@ use core::ptr::NonNull;
 
 use hypercall::Pfn;
 
+use crate::mm::Running;
 use crate::mm::frames::Frame;
-use crate::mm::pv::Pv;
 use crate::mm::{MmError, Tables};
 
 const ROOM: usize = 508;
@@ -47,7 +47,7 @@ impl Pile {
     }
 
     /// Puts a frame on top.
-    pub(crate) fn push(&mut self, tables: &mut Tables<Pv>, mut frame: Frame) {
+    pub(crate) fn push(&mut self, tables: &mut Tables<Running>, mut frame: Frame) {
         if let Some(top) = &mut self.top {
             // SAFETY: the node lies in a frame that the pile owns, and was initialised.
             let node = unsafe { top.node.as_mut() };
@@ -95,7 +95,11 @@ impl Pile {
     }
 
     /// Allocates until `count` frames can be used.
-    pub(crate) fn grow(&mut self, tables: &mut Tables<Pv>, count: usize) -> Result<(), MmError> {
+    pub(crate) fn grow(
+        &mut self,
+        tables: &mut Tables<Running>,
+        count: usize,
+    ) -> Result<(), MmError> {
         while self.len < count {
             let frame = tables.alloc_frame()?;
             self.push(tables, frame);
@@ -104,7 +108,7 @@ impl Pile {
     }
 
     /// Gives all of them back.
-    pub(crate) fn free(mut self, tables: &mut Tables<Pv>) -> Result<(), MmError> {
+    pub(crate) fn free(mut self, tables: &mut Tables<Running>) -> Result<(), MmError> {
         while let Some(frame) = self.pop() {
             tables.free_frame(frame)?;
         }

@@ -80,7 +80,7 @@ fn map_table(context: &mut Context) -> Outcome {
     }
     Ok(())
 }
-selftest!("refuse.map_table", map_table);
+selftest!("refuse.map_table", map_table, &[], super::XEN_TABLES);
 
 /// An entry that would link a table of the wrong level, or a frame that is no table, is refused by
 /// the record; nothing changes in it and Xen is not asked.
@@ -258,7 +258,7 @@ fn account(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("refuse.account", account, &[10]);
+selftest!("refuse.account", account, &[10], super::XEN_TABLES);
 
 /// A reserved slot of the root: Xen refuses, the error says why, and the record of the table that
 /// would have been linked is as it was.
@@ -286,7 +286,12 @@ fn reserved_slot(_: &mut Context) -> Outcome {
     expect_eq!(same, true, "the record of the table is as it was");
     Ok(())
 }
-selftest!("refuse.reserved_slot", reserved_slot);
+selftest!(
+    "refuse.reserved_slot",
+    reserved_slot,
+    &[],
+    super::XEN_TABLES
+);
 
 /// A request made beneath the types, as raw bits: what Xen says, and whether the rule it broke is
 /// found from the errno.
@@ -334,7 +339,12 @@ fn raw_writable_table(context: &mut Context) -> Outcome {
     );
     Ok(())
 }
-selftest!("refuse.raw_writable_table", raw_writable_table);
+selftest!(
+    "refuse.raw_writable_table",
+    raw_writable_table,
+    &[],
+    super::XEN_TABLES
+);
 
 /// Cache attributes need a domain with I/O resources: dom0 has them, an ordinary domain is
 /// refused.
@@ -353,7 +363,7 @@ fn cache_bits(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("refuse.cache_bits", cache_bits, &[1]);
+selftest!("refuse.cache_bits", cache_bits, &[1], super::XEN_TABLES);
 
 /// Pins: of a frame that is mapped writable, and of one that is pinned already. The rule is the
 /// same; nothing is pinned afterwards that was not before.
@@ -388,7 +398,7 @@ fn pins(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("refuse.pins", pins, &[1]);
+selftest!("refuse.pins", pins, &[1], super::XEN_TABLES);
 
 /// An address that no table leads to has no entry.
 fn no_table(context: &mut Context) -> Outcome {

@@ -10,11 +10,11 @@ use super::{Context, Outcome, SELFTESTS, Test, Trouble, context, reason};
 use crate::boot::cmdline::Selection;
 use crate::console::print;
 use crate::heap;
+use crate::mm::Running;
 use crate::mm::frames::{Counts, STEP};
-use crate::mm::pv::Pv;
 use crate::mm::state::Kind;
 use crate::mm::{self, Current, MmError, Tables};
-use crate::println;
+use crate::{println, subarch};
 
 /// Tests that can be registered; more are an error.
 const MOST: usize = 256;
@@ -123,6 +123,11 @@ impl Summary {
             Some(pages) => announce(format_args!("{}.{pages}", test.name)),
             None => announce(format_args!("{}", test.name)),
         }
+        let here = subarch::current();
+        if !test.on.subarches.contains(&here) {
+            let words = format_args!("not on {here}: {}", test.on.because);
+            return self.note(test.name, Err(Trouble::skip(words)), "");
+        }
         let mut context = Context::new(pages.unwrap_or(0), privileged);
         let before = mm::with(|tables| tables.frames().counts());
         let outcome = (test.run)(&mut context);
@@ -220,7 +225,7 @@ fn tidy(before: Counts) -> Outcome {
 ///
 /// Growth of the direct map is accounted for to the frame: each step costs its L1 table and its
 /// records, an L2 table with each GiB, and frames in it that are not free memory.
-fn in_use(tables: &Tables<Pv>, before: Counts) -> Result<(u64, u64), MmError> {
+fn in_use(tables: &Tables<Running>, before: Counts) -> Result<(u64, u64), MmError> {
     let after = tables.frames().counts();
     let mut expected = before.mapped - before.free;
     for pfn in before.mapped..after.mapped {

@@ -7,7 +7,9 @@ use super::context::{ABSENT_READ, Context, PAGE, READ_ONLY, SIZES, SPAN};
 use super::{Outcome, Trouble, expect_eq, expect_matches, selftest};
 use crate::mm::layout::Fixed;
 use crate::mm::{self, Current, Flags, MmError, Pte, Value};
+use crate::subarch;
 use crate::trap::probe;
+use linker::Image;
 
 /// Data whose A and D bits the processor has yet to set.
 const UNTOUCHED: Flags = Flags::PRESENT
@@ -167,14 +169,18 @@ fn young(context: &mut Context) -> Outcome {
 selftest!("mm.young", young, SIZES);
 
 /// A single machine frame that is no memory of the domain's own can be looked at, as before there
-/// was a direct map: `shared_info`, a second time and read-only. What is written through its first
-/// mapping shows, the place is refused while it is taken, and in a lazy section it can be had by
-/// pausing.
+/// was a direct map: `shared_info`, a second time and read-only; where there is none, a page of the
+/// image's constants. What its first mapping holds shows, the place is refused while it is taken,
+/// and in a lazy section it can be had by pausing.
 fn early(context: &mut Context) -> Outcome {
     let va = Fixed::Test.address();
-    let first = Fixed::SharedInfo.address();
+    let first = if subarch::current().capabilities().events {
+        Fixed::SharedInfo.address()
+    } else {
+        Image::current().rodata.start
+    };
     let mfn = mm::with(|tables| tables.ptep_get(first))?.mfn();
-    let mfn = mfn.ok_or_else(|| Trouble::error("shared_info is not mapped"))?;
+    let mfn = mfn.ok_or_else(|| Trouble::error("the page is not mapped"))?;
     let map = || {
         // SAFETY: only read, at a place that is for this.
         mm::with(|tables| unsafe { tables.map_machine(va, mfn, Flags::CONST) })

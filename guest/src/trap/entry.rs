@@ -84,22 +84,10 @@ global_asm!(
     "    ud2",
     ".popsection",
     vectors = const VECTORS,
-    with_error = const vectors_with_error(),
+    with_error = const super::frame::vectors_with_error(),
     handler = sym handle,
     iret = const __HYPERVISOR_iret,
 );
-
-const fn vectors_with_error() -> u32 {
-    let mut bits = 0;
-    let mut vector = 0;
-    while vector < VECTORS {
-        if EXCEPTIONS[vector].has_error {
-            bits |= 1 << vector;
-        }
-        vector += 1;
-    }
-    bits
-}
 
 unsafe extern "C" {
     static trap_stubs: [[u8; 16]; VECTORS];

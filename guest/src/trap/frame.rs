@@ -3,7 +3,7 @@
 //! Xen pushes, lowest address first: rcx, r11, an error code where the vector has one, rip, cs,
 //! rflags, rsp, ss (`create_bounce_frame`, `xen/arch/x86/x86_64/entry.S`). The entry stubs put a 0
 //! where there is no error code and push the other registers below, so that every handler sees
-//! the same [`Frame`]. The saved upcall mask rides in bits 32–39 of the CS slot.
+//! the same [`Frame`], also where the processor pushed its part itself. The saved upcall mask rides in bits 32–39 of the CS slot.
 
 use core::fmt;
 
@@ -55,6 +55,13 @@ impl Frame {
     #[must_use]
     pub fn from_user(&self) -> bool {
         self.cs() & 3 == 3
+    }
+
+    /// Records whether interrupts were masked where Xen does, for a frame that the processor pushed.
+    pub fn note_interrupt_flag(&mut self) {
+        const INTERRUPTS_ENABLED: u64 = 1 << 9;
+        let masked = u64::from(self.rflags & INTERRUPTS_ENABLED == 0);
+        self.cs_slot = u64::from(self.cs()) | masked << 32;
     }
 
     /// The exception that the vector stands for.
@@ -161,6 +168,20 @@ pub static EXCEPTIONS: [Exception; 22] = [
     exception("#CP", "control protection", true),
 ];
 
+/// The vectors whose error code is on the stack, one bit each.
+#[cfg(target_os = "none")]
+pub(super) const fn vectors_with_error() -> u32 {
+    let mut bits = 0;
+    let mut vector = 0;
+    while vector < EXCEPTIONS.len() {
+        if EXCEPTIONS[vector].has_error {
+            bits |= 1 << vector;
+        }
+        vector += 1;
+    }
+    bits
+}
+
 /// A page fault's error code in words (SDM volume 3, 4.7).
 ///
 /// Under PV every access of the kernel comes from ring 3, so the user bit says nothing about who
@@ -211,6 +232,20 @@ mod tests {
             }
             .from_user()
         );
+    }
+
+    #[test]
+    fn a_frame_of_the_processor_says_whether_interrupts_were_masked() {
+        let mut frame = Frame {
+            cs_slot: 0xffff_0000_0000_0008,
+            rflags: 0x202,
+            ..Frame::default()
+        };
+        frame.note_interrupt_flag();
+        assert!(!frame.upcalls_masked() && !frame.from_user() && frame.cs() == 8);
+        frame.rflags = 2;
+        frame.note_interrupt_flag();
+        assert!(frame.upcalls_masked());
     }
 
     #[test]

@@ -12,12 +12,25 @@ pub mod backtrace;
 #[cfg(target_os = "none")]
 mod entry;
 #[cfg(target_os = "none")]
+mod native;
+#[cfg(target_os = "none")]
 pub mod probe;
 #[cfg(target_os = "none")]
 pub mod report;
 
 #[cfg(target_os = "none")]
 pub use entry::install;
+#[cfg(target_os = "none")]
+pub(crate) use native::install as install_native;
+
+/// The address that the last page fault was about: in CR2, which PV has in shared memory.
+#[cfg(target_os = "none")]
+fn fault_address() -> Option<u64> {
+    if crate::subarch::is_pv() {
+        return crate::shared::fault_address();
+    }
+    Some(x86_64::registers::control::Cr2::read_raw())
+}
 
 #[cfg(target_os = "none")]
 fn dispatch(frame: &mut frame::Frame) {

@@ -47,7 +47,7 @@ pub fn unexpected(frame: &Frame) -> ! {
     );
     println!("{frame}");
     if frame.vector == PAGE_FAULT {
-        match crate::shared::fault_address() {
+        match super::fault_address() {
             Some(address) => {
                 println!(
                     "page fault: {} at {address:#018x}",

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use guest::mm::fuzz::{Eye, Mode, mode};
 use guest::mm::layout::{self, Fixed};
 use guest::mm::machine::{Machine, Words};
+use guest::mm::tables::Fold;
 use guest::mm::takeover::{Initial, Report, Start};
 use guest::mm::{Flags, MmError, Tables, Value};
 use hypercall::{Hypervisor, Mfn, Op, Pfn};
@@ -169,7 +170,9 @@ pub(crate) fn start(model: &Model, layout: &Layout) -> Start {
         nr_pages: boot.nr_pages,
         pt_base: boot.pt_base,
         nr_pt_frames: boot.nr_pt_frames,
-        p2m_list: boot.mfn_list,
+        p2m_list: Some(boot.mfn_list),
+        fold: Fold::FourLevels,
+        holes: heapless::Vec::new(),
         p2m_frames: boot.first_p2m_pfn..boot.first_p2m_pfn + boot.nr_p2m_frames,
         start_info: boot.start_info_pfn.as_u64(),
         shared: [shared(boot.console_mfn), shared(boot.store_mfn)],

@@ -1,0 +1,373 @@
+//! `hvm_start_info`, checked: what a loader says to a kernel that it enters by the PVH protocol.
+//!
+//! Everything in it is a physical address of something else, so it is read through a function that
+//! copies from physical memory, one page in view at a time; nothing is assumed to be mapped. The
+//! memory map becomes ordered ranges of whole frames, apart from each other, in which what is
+//! claimed twice as anything but memory is none.
+
+use core::mem::size_of;
+use core::ops::Range;
+
+use heapless::{String, Vec};
+use hypercall::Pfn;
+use pvh::start_info::{MemmapTableEntry, MemmapType, ModlistEntry, START_MAGIC_VALUE, StartInfo};
+
+use super::info::{BootError, CMDLINE, Module};
+use crate::mm::native::{MAX_RANGES, Memory, Ranges};
+
+const PAGE: u64 = 4096;
+/// The frames that the entry has mapped and the kernel starts in, from the image on.
+const NEEDED: Range<u64> = 0x100..0x400;
+/// Entries of a memory map that are looked at.
+const MAX_ENTRIES: u32 = 128;
+/// The largest memory: what the direct map has room for.
+const MAX_FRAMES: u64 = 1 << 32;
+
+/// What the loader told the kernel, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HvmInfo {
+    /// The command line.
+    pub cmdline: String<CMDLINE>,
+    /// Where memory is.
+    pub memory: Memory,
+    /// The module, if one was loaded.
+    pub module: Option<Module>,
+}
+
+/// Structures of integers, which any bytes are a value of.
+///
+/// # Safety
+/// The type has no padding and no invalid values.
+unsafe trait Plain: Default {}
+// SAFETY: integers without padding, in C's layout.
+unsafe impl Plain for StartInfo {}
+// SAFETY: as above.
+unsafe impl Plain for MemmapTableEntry {}
+// SAFETY: as above.
+unsafe impl Plain for ModlistEntry {}
+
+fn load<T: Plain>(read: &mut impl FnMut(u64, &mut [u8]), address: u64) -> T {
+    let mut value = T::default();
+    let bytes = (&raw mut value).cast::<u8>();
+    // SAFETY: the bytes of a value that any bytes are good for.
+    read(address, unsafe {
+        core::slice::from_raw_parts_mut(bytes, size_of::<T>())
+    });
+    value
+}
+
+fn error(field: &'static str, value: u64, expected: &'static str) -> BootError {
+    BootError {
+        field,
+        value,
+        expected,
+    }
+}
+
+impl HvmInfo {
+    /// Reads what lies at physical address `start`. `read` copies bytes from physical memory.
+    ///
+    /// # Errors
+    /// The first field that cannot be right.
+    pub fn parse(start: u64, read: &mut impl FnMut(u64, &mut [u8])) -> Result<HvmInfo, BootError> {
+        let info: StartInfo = load(read, start);
+        if info.magic != START_MAGIC_VALUE {
+            return Err(error("magic", info.magic.into(), "0x336ec578"));
+        }
+        if info.version < 1 || info.memmap_entries == 0 {
+            let version = info.version.into();
+            return Err(error("version", version, "1 or more, with a memory map"));
+        }
+        let memory = memory(read, info.memmap_paddr, info.memmap_entries)?;
+        Ok(HvmInfo {
+            cmdline: cmdline(read, info.cmdline_paddr)?,
+            module: module(read, &info, &memory)?,
+            memory,
+        })
+    }
+}
+
+fn cmdline(
+    read: &mut impl FnMut(u64, &mut [u8]),
+    address: u64,
+) -> Result<String<CMDLINE>, BootError> {
+    let mut text = String::new();
+    if address == 0 {
+        return Ok(text);
+    }
+    for offset in 0.. {
+        let mut byte = [0];
+        read(address + offset, &mut byte);
+        if byte == [0] {
+            break;
+        }
+        let printable = byte.is_ascii() && !byte[0].is_ascii_control();
+        if !printable || text.push(char::from(byte[0])).is_err() {
+            return Err(error(
+                "cmdline",
+                offset,
+                "printable text of up to 1024 bytes",
+            ));
+        }
+    }
+    Ok(text)
+}
+
+/// The frames of the memory map that are memory and nothing else.
+fn memory(
+    read: &mut impl FnMut(u64, &mut [u8]),
+    table: u64,
+    entries: u32,
+) -> Result<Memory, BootError> {
+    const EXPECTED: &str = "at most 128 entries that describe 32 ranges of memory";
+    let full = || error("memmap", entries.into(), EXPECTED);
+    if entries > MAX_ENTRIES {
+        return Err(full());
+    }
+    let mut entry = |index: u32| -> (Range<u64>, bool) {
+        let size = size_of::<MemmapTableEntry>() as u64;
+        let entry: MemmapTableEntry = load(read, table + u64::from(index) * size);
+        let end = entry.addr.saturating_add(entry.size);
+        if entry.ty() == MemmapType::Ram {
+            (
+                entry.addr.div_ceil(PAGE)..(end / PAGE).min(MAX_FRAMES),
+                true,
+            )
+        } else {
+            (entry.addr / PAGE..end.div_ceil(PAGE), false)
+        }
+    };
+    let mut ranges: Ranges = Vec::new();
+    for index in 0..entries {
+        if let (range, true) = entry(index) {
+            add(&mut ranges, range).ok_or_else(full)?;
+        }
+    }
+    for index in 0..entries {
+        if let (range, false) = entry(index) {
+            remove(&mut ranges, range).ok_or_else(full)?;
+        }
+    }
+    let memory = Memory::new(ranges);
+    match NEEDED.clone().find(|frame| !memory.contains(*frame)) {
+        None => Ok(memory),
+        Some(hole) => Err(error("memmap", hole * PAGE, "memory from 1 to 4 MiB")),
+    }
+}
+
+/// Adds a range; `None` if there are too many.
+fn add(ranges: &mut Ranges, mut range: Range<u64>) -> Option<()> {
+    if range.start >= range.end {
+        return Some(());
+    }
+    // What it overlaps or touches becomes part of it.
+    ranges.retain(|other| {
+        let apart = other.end < range.start || range.end < other.start;
+        if !apart {
+            range = other.start.min(range.start)..other.end.max(range.end);
+        }
+        apart
+    });
+    ranges.push(range).ok()?;
+    ranges.sort_unstable_by_key(|range| range.start);
+    Some(())
+}
+
+/// Takes a range away; `None` if too many pieces are left.
+fn remove(ranges: &mut Ranges, range: Range<u64>) -> Option<()> {
+    if range.start >= range.end {
+        return Some(());
+    }
+    let mut left: Vec<Range<u64>, { MAX_RANGES + 1 }> = Vec::new();
+    for old in ranges.iter() {
+        let before = old.start..old.end.min(range.start);
+        let after = old.start.max(range.end)..old.end;
+        for piece in [before, after] {
+            if piece.start < piece.end {
+                left.push(piece).ok()?;
+            }
+        }
+    }
+    *ranges = Vec::from_slice(&left).ok()?;
+    Some(())
+}
+
+fn module(
+    read: &mut impl FnMut(u64, &mut [u8]),
+    info: &StartInfo,
+    memory: &Memory,
+) -> Result<Option<Module>, BootError> {
+    if info.nr_modules == 0 {
+        return Ok(None);
+    }
+    let entry: ModlistEntry = load(read, info.modlist_paddr);
+    let pfn = Pfn::new(entry.paddr / PAGE).filter(|pfn| memory.contains(pfn.as_u64()));
+    let last = entry.paddr.checked_add(entry.size.max(1) - 1);
+    let inside = last.is_some_and(|last| memory.contains(last / PAGE));
+    match pfn.filter(|_| inside && entry.paddr.is_multiple_of(PAGE)) {
+        Some(pfn) => Ok(Some(Module {
+            pfn,
+            bytes: entry.size,
+        })),
+        None => Err(error(
+            "modlist",
+            entry.paddr,
+            "a page-aligned address in memory",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Physical memory of the loader's data: `hvm_start_info` at 0x1000, the map at 0x2000, the
+    /// modules at 0x2800, the command line right before a page's end.
+    #[derive(Clone)]
+    struct Loader(std::vec::Vec<u8>);
+
+    const START: u64 = 0x1000;
+    const MAP: u64 = 0x2000;
+    const MODULES: u64 = 0x2800;
+    const TEXT: u64 = 0x3ff8;
+
+    fn bytes<T: Plain>(value: &T) -> &[u8] {
+        // SAFETY: the bytes of a structure without padding.
+        unsafe { core::slice::from_raw_parts((&raw const *value).cast(), size_of::<T>()) }
+    }
+
+    impl Loader {
+        fn new(map: &[(u64, u64, u32)], modules: &[(u64, u64)], text: &str) -> Loader {
+            let info = StartInfo {
+                magic: START_MAGIC_VALUE,
+                version: 1,
+                nr_modules: modules.len() as u32,
+                modlist_paddr: MODULES,
+                cmdline_paddr: TEXT,
+                memmap_paddr: MAP,
+                memmap_entries: map.len() as u32,
+                ..StartInfo::default()
+            };
+            let mut loader = Loader(vec![0; 0x6000]);
+            loader.put(START, bytes(&info));
+            for (index, &(addr, size, ty)) in map.iter().enumerate() {
+                let entry = MemmapTableEntry {
+                    addr,
+                    size,
+                    ty,
+                    reserved: 0,
+                };
+                loader.put(MAP + index as u64 * 24, bytes(&entry));
+            }
+            for (index, &(paddr, size)) in modules.iter().enumerate() {
+                let entry = ModlistEntry {
+                    paddr,
+                    size,
+                    ..ModlistEntry::default()
+                };
+                loader.put(MODULES + index as u64 * 32, bytes(&entry));
+            }
+            loader.put(TEXT, text.as_bytes());
+            loader
+        }
+
+        fn put(&mut self, at: u64, bytes: &[u8]) {
+            self.0[at as usize..][..bytes.len()].copy_from_slice(bytes);
+        }
+
+        fn parse(&self) -> Result<HvmInfo, BootError> {
+            HvmInfo::parse(START, &mut |address, to| {
+                for (to, address) in to.iter_mut().zip(address..) {
+                    *to = self.0.get(address as usize).copied().unwrap_or(0);
+                }
+            })
+        }
+    }
+
+    /// What QEMU says of its PC with 64 MiB.
+    const PC: &[(u64, u64, u32)] = &[
+        (0, 0x9_fc00, 1),
+        (0x9_fc00, 0x400, 2),
+        (0xf_0000, 0x1_0000, 2),
+        (0x10_0000, 0x3ee_0000, 1),
+        (0x3fe_0000, 0x2_0000, 2),
+    ];
+
+    #[test]
+    fn a_good_pc_is_understood() {
+        let info = Loader::new(PC, &[(0x20_0000, 5)], "log=warn no5lvl")
+            .parse()
+            .unwrap();
+        assert_eq!(info.cmdline, "log=warn no5lvl");
+        let hole = 0x9f..0x100;
+        assert!(info.memory.holes(0x3fe0).eq([hole]));
+        assert_eq!(info.memory.end(), 0x3fe0);
+        let module = info.module.unwrap();
+        assert_eq!((module.pfn.as_u64(), module.bytes), (0x200, 5));
+    }
+
+    #[test]
+    fn what_is_claimed_twice_is_not_memory() {
+        let map = &[
+            (0, 0x80_0000, 1),
+            (0x50_0800, 0x800, 2),
+            (0x40_0000, 0x80_0000, 1),
+        ];
+        let info = Loader::new(map, &[], "").parse().unwrap();
+        let hole = 0x500..0x501;
+        assert!(info.memory.holes(0xc00).eq([hole]));
+    }
+
+    #[test]
+    fn what_cannot_be_right_is_named() {
+        let field = |loader: Loader| loader.parse().unwrap_err().field;
+        assert_eq!(field(Loader(vec![0; 0x6000])), "magic");
+        assert_eq!(field(Loader::new(&[], &[], "")), "version");
+        assert_eq!(field(Loader::new(&PC[..3], &[], "")), "memmap");
+        assert_eq!(field(Loader::new(&[(0, 0x20_0000, 1)], &[], "")), "memmap");
+        assert_eq!(field(Loader::new(PC, &[(0x20_0800, 5)], "")), "modlist");
+        assert_eq!(
+            field(Loader::new(PC, &[(0x9f_f000_0000, 5)], "")),
+            "modlist"
+        );
+        assert_eq!(
+            field(Loader::new(PC, &[(0x20_0000, u64::MAX)], "")),
+            "modlist"
+        );
+        assert_eq!(field(Loader::new(PC, &[], "a\u{1}b")), "cmdline");
+        assert_eq!(field(Loader::new(PC, &[], &"x".repeat(1025))), "cmdline");
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_are_the_set_of_their_frames(
+            steps in proptest::collection::vec((any::<bool>(), 0_u64..64, 0_u64..24), 0..24)
+        ) {
+            let mut ranges = Ranges::new();
+            let mut set = std::collections::BTreeSet::new();
+            for (adds, start, length) in steps {
+                let range = start..start + length;
+                if adds {
+                    set.extend(range.clone());
+                    add(&mut ranges, range).unwrap();
+                } else {
+                    set.retain(|frame| !range.contains(frame));
+                    remove(&mut ranges, range).unwrap();
+                }
+            }
+            let listed: std::vec::Vec<u64> = ranges.iter().cloned().flatten().collect();
+            prop_assert_eq!(listed, set.into_iter().collect::<std::vec::Vec<_>>());
+        }
+
+        #[test]
+        fn no_bytes_can_make_it_panic(
+            noise in proptest::collection::vec(any::<u8>(), 0..200),
+            at in 0_usize..0x3000
+        ) {
+            let mut loader = Loader::new(PC, &[(0x20_0000, 5)], "x");
+            loader.put(at as u64, &noise);
+            let _ = loader.parse();
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Boot by the PVH protocol, under Xen or with nothing underneath: from the entry shim to a kernel
+//! that owns its memory.
+//!
+//! The entry has left tables like those that Xen's builder makes. They are made to fit the memory
+//! that there is, and then taken over as under PV.
+
+use core::arch::x86_64::__cpuid_count;
+use core::ops::Range;
+
+use hypercall::abi::hvm::{HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN};
+use hypercall::hvm::{parameter, xen_leaves};
+use hypercall::{Mfn, XenError};
+use linker::{Image, early_tables};
+use x86_64::instructions::tlb;
+use x86_64::{VirtAddr, registers::control::Cr3};
+
+use super::cmdline;
+use super::hvm::HvmInfo;
+use super::info::ConsoleInfo;
+use super::levels::Levels;
+use super::run::{self, Entered};
+use crate::console;
+use crate::mm::entry::{Entry, L1};
+use crate::mm::layout::{self, Fixed};
+use crate::mm::running::Running;
+use crate::mm::takeover::{Initial, Report, Start};
+use crate::mm::{self, MmError};
+use crate::native::cpu::Processor;
+use crate::native::{Cpu, clock, descriptors, devices};
+use crate::subarch::{self, Subarch};
+use crate::xen::XEN;
+use crate::{power, println, trap, verdict};
+
+const PAGE: u64 = 4096;
+/// Frames that the entry maps.
+const MAPPED: u64 = 1024;
+/// The right to write, in an entry.
+const WRITABLE: u64 = 1 << 1;
+
+/// First Rust code: everything later is reached from here. `start_info` is a physical address.
+pub(crate) extern "C" fn start(start_info: u64) -> ! {
+    run::entered();
+    let subarch = match xen_leaves() {
+        Some(_) => Subarch::XenPvh,
+        None => Subarch::Bare,
+    };
+    // SAFETY: it is what CPUID says, and nothing was asked or written yet.
+    unsafe { subarch::set(subarch) };
+    descriptors::install();
+    trap::install_native();
+    clock::init();
+    let (console, refused) = open_console(subarch);
+    println!(
+        "{} {} on {subarch}",
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_VERSION"),
+    );
+    if let Some(e) = refused {
+        println!("console: {e}");
+    }
+    let info = HvmInfo::parse(start_info, &mut read_physical).unwrap_or_else(|e| {
+        println!("hvm_{e}");
+        verdict::crash(e);
+        power::crash()
+    });
+    let options = cmdline::parse(&info.cmdline).unwrap_or_else(|e| {
+        println!("{e}");
+        verdict::fail(e.summary());
+        power::off()
+    });
+    console::set_filter(options.log.clone());
+    let levels = Levels::explain(subarch, Processor.fold(), has_la57());
+    log::info!(target: "boot", "{subarch}, command line '{}'", info.cmdline);
+    log::info!(target: "mmu", "{levels}");
+    if let Err(e) = memory(&info) {
+        panic!("memory: {e}");
+    }
+    let entered = Entered {
+        via: subarch.name(),
+        privileged: false,
+        console,
+        levels,
+    };
+    run::run(&entered, &options)
+}
+
+/// Whether the processor has five levels (SDM volume 2, CPUID).
+fn has_la57() -> bool {
+    __cpuid_count(0, 0).eax >= 7 && __cpuid_count(7, 0).ecx >> 16 & 1 == 1
+}
+
+/// Opens the console: the ring that Xen's tools have set up, or what the native back end has. Says
+/// which, and what Xen refused.
+fn open_console(subarch: Subarch) -> (ConsoleInfo, Option<XenError>) {
+    if subarch == Subarch::Bare {
+        devices::init();
+        console::init(ConsoleInfo::Hypervisor, None);
+        return (ConsoleInfo::Hypervisor, None);
+    }
+    let asked = parameter(&XEN, HVM_PARAM_CONSOLE_PFN)
+        .and_then(|frame| Ok((frame, parameter(&XEN, HVM_PARAM_CONSOLE_EVTCHN)?)));
+    match asked {
+        Ok((frame @ 1.., port)) => {
+            let info = ConsoleInfo::Ring {
+                mfn: Mfn::truncate(frame),
+                port: port as u32,
+            };
+            set_fixed(Fixed::Console, frame * PAGE, mm::Flags::DATA);
+            let page = core::ptr::with_exposed_provenance(Fixed::Console.address() as usize);
+            // SAFETY: the frame is the console's by Xen's word, mapped just now for good; the page
+            // is all atomics.
+            console::init(info, Some(unsafe { &*page }));
+            (info, None)
+        }
+        other => {
+            console::init(ConsoleInfo::Hypervisor, None);
+            (ConsoleInfo::Hypervisor, other.err())
+        }
+    }
+}
+
+/// An early table, while the early mapping lasts.
+fn early_table(index: u64) -> *mut u64 {
+    core::ptr::with_exposed_provenance_mut((early_tables().start + index * PAGE) as usize)
+}
+
+/// Places of the early tables.
+mod place {
+    pub(super) const L5: u64 = 0;
+    pub(super) const L4: u64 = 1;
+    pub(super) const L3: u64 = 2;
+    pub(super) const L1: u64 = 4;
+    pub(super) const FIXMAP_L1: u64 = 7;
+}
+
+/// Maps a page at a fixed place, before there is anybody else to ask.
+fn set_fixed(fixed: Fixed, address: u64, flags: mm::Flags) {
+    let entry = Entry::<L1>::from_mfn(Mfn::truncate(address / PAGE), flags);
+    let index = (fixed.address() - layout::FIXMAP.start) / PAGE;
+    // SAFETY: the fixmap's table is the kernel's and mapped; the place is used for nothing else,
+    // and whoever looked at what was mapped there before is done.
+    unsafe {
+        early_table(place::FIXMAP_L1)
+            .add(index as usize)
+            .write_volatile(entry.bits());
+    }
+    tlb::flush(VirtAddr::new_truncate(fixed.address()));
+}
+
+/// Copies bytes from physical memory, wherever it is, page by page. What lies beyond the
+/// processor's addresses reads as zeros.
+fn read_physical(address: u64, to: &mut [u8]) {
+    let width = __cpuid_count(0x8000_0008, 0).eax & 0xff;
+    let end = 1_u64 << width.clamp(32, 52);
+    let mut at = address;
+    for byte in to {
+        if at >= end {
+            *byte = 0;
+            continue;
+        }
+        if at == address || at.is_multiple_of(PAGE) {
+            set_fixed(Fixed::Early, at & !(PAGE - 1), mm::Flags::CONST);
+        }
+        let place = Fixed::Early.address() + at % PAGE;
+        let place = core::ptr::with_exposed_provenance::<u8>(place as usize);
+        // SAFETY: the page is mapped; physical memory that does not exist reads as something.
+        *byte = unsafe { place.read_volatile() };
+        at += 1;
+    }
+}
+
+/// Makes the early tables what the takeover expects: no entry for what is not memory, none at
+/// physical addresses, the tables in use read-only.
+fn fit_early_tables(info: &HvmInfo, used: Range<u64>) {
+    let l1 = early_table(place::L1);
+    let frame = |va: u64| (va - layout::IMAGE.start) / PAGE;
+    let own = frame(used.start)..frame(used.end);
+    Processor.unprotected(|| {
+        // SAFETY: the two L1 tables lie one behind the other and have an entry for each frame. What
+        // loses its mapping is not memory, what loses the right to be written is written only by
+        // those who may; the code that ran at physical addresses is done.
+        unsafe {
+            for frame in info.memory.holes(MAPPED).flatten() {
+                l1.add(frame as usize).write_volatile(0);
+            }
+            for frame in own {
+                let entry = l1.add(frame as usize);
+                entry.write_volatile(entry.read_volatile() & !WRITABLE);
+            }
+            for level in [place::L3, place::L4, place::L5] {
+                early_table(level).write_volatile(0);
+            }
+        }
+    });
+    tlb::flush_all();
+}
+
+/// Takes over the page tables.
+fn memory(info: &HvmInfo) -> Result<(), MmError> {
+    // The last page that was looked at is in nobody's use.
+    // SAFETY: as in `set_fixed`.
+    unsafe {
+        let index = (Fixed::Early.address() - layout::FIXMAP.start) / PAGE;
+        early_table(place::FIXMAP_L1)
+            .add(index as usize)
+            .write_volatile(0);
+    }
+    // From the root on: a table above it is free memory.
+    let root = Cr3::read().0.start_address().as_u64() + layout::IMAGE.start;
+    let tables = root..early_tables().end;
+    fit_early_tables(info, tables.clone());
+    let start = Start {
+        nr_pages: info.memory.end(),
+        fold: Processor.fold(),
+        holes: info.memory.holes(MAPPED).collect(),
+        pt_base: root,
+        nr_pt_frames: (tables.end - root) / PAGE,
+        p2m_list: None,
+        p2m_frames: 0..0,
+        start_info: 0,
+        shared: [None, None],
+        module: info.module.map_or(0..0, |m| {
+            m.pfn.as_u64()..m.pfn.as_u64() + m.bytes.div_ceil(PAGE)
+        }),
+        boot_stack: 0,
+        image: Image::current(),
+    };
+    let report = mm::with(|tables| -> Result<Report, MmError> {
+        *tables.machine_mut() = Running::native(info.memory.clone());
+        Initial::survey(tables, start)?.fixmap()?.direct_map()
+    })?;
+    log::info!(
+        target: "mm",
+        "took over {} tables and {} pages of the early mapping, {} pages are free",
+        report.initial_tables, report.initial_pages, report.reclaimed
+    );
+    if log::log_enabled!(target: "mm", log::Level::Info) {
+        mm::with(|tables| mm::dump::lines(tables, &Image::current(), |line| println!("{line}")));
+    }
+    Ok(())
+}

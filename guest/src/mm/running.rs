@@ -1,0 +1,122 @@
+//! The machine that the kernel runs on: frame numbers as the way of running has them, and memory
+//! through one of two windows.
+
+use hypercall::{Mfn, Pfn};
+
+use super::layout;
+use super::machine::{Machine, Words};
+use super::native::{Memory, Ranges};
+use super::pv::FrameLists;
+use crate::native::cpu;
+use crate::xen::Answering;
+
+const PAGE: u64 = 4096;
+
+/// The running machine.
+///
+/// Frame numbers are looked up in the lists of PV first, which are empty elsewhere: so that the
+/// ways of running cost PV nothing where millions of numbers are looked up.
+pub struct Running {
+    lists: FrameLists,
+    /// Memory whose frames have one number; none under PV.
+    memory: Memory,
+    /// Frames that the window reaches, counted from 0.
+    reach: u64,
+    /// Whether the window is the direct map, or still the initial mapping.
+    direct: bool,
+}
+
+impl Running {
+    /// A machine without memory, until it is known.
+    pub const EMPTY: Running = Running::pv(FrameLists::EMPTY);
+
+    /// A PV guest with these lists.
+    #[must_use]
+    pub const fn pv(lists: FrameLists) -> Running {
+        Running {
+            lists,
+            memory: Memory::new(Ranges::new()),
+            reach: 0,
+            direct: false,
+        }
+    }
+
+    /// A machine with this memory.
+    #[must_use]
+    pub const fn native(memory: Memory) -> Running {
+        Running {
+            lists: FrameLists::EMPTY,
+            memory,
+            reach: 0,
+            direct: false,
+        }
+    }
+
+    fn base(&self) -> u64 {
+        if self.direct {
+            layout::DIRECT.start
+        } else {
+            layout::IMAGE.start
+        }
+    }
+
+    /// Where the kernel writes its tables itself, whoever does so must know the window.
+    fn tell_writer(&self) {
+        if self.lists.is_empty() {
+            cpu::set_window(self.base(), self.reach * PAGE);
+        }
+    }
+}
+
+impl Machine for Running {
+    type Hv = Answering;
+
+    #[inline]
+    fn mfn(&self, pfn: Pfn) -> Option<Mfn> {
+        let mfn = self.mfn_or_ones(pfn);
+        (mfn != !0).then_some(Mfn::truncate(mfn))
+    }
+
+    #[inline]
+    fn mfn_or_ones(&self, pfn: Pfn) -> u64 {
+        match self.lists.mfn_or_ones(pfn) {
+            Some(mfn) => mfn,
+            None => self.memory.mfn_or_ones(pfn),
+        }
+    }
+
+    #[inline]
+    fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
+        if self.lists.is_empty() {
+            return self.memory.pfn(mfn);
+        }
+        self.lists.pfn(mfn)
+    }
+
+    #[inline]
+    fn memory(&self, pfn: Pfn) -> *mut Words {
+        if pfn.as_u64() >= self.reach {
+            return core::ptr::null_mut();
+        }
+        core::ptr::with_exposed_provenance_mut(self.window(pfn) as usize)
+    }
+
+    #[inline]
+    fn window(&self, pfn: Pfn) -> u64 {
+        self.base() + pfn.as_u64() * PAGE
+    }
+
+    fn set_reach(&mut self, pages: u64) {
+        self.reach = pages;
+        self.tell_writer();
+    }
+
+    fn open_direct_map(&mut self) {
+        self.direct = true;
+        self.tell_writer();
+    }
+
+    fn direct_map_is_open(&self) -> bool {
+        self.direct
+    }
+}

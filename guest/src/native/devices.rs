@@ -1,0 +1,105 @@
+//! What stands in for Xen on bare metal: a serial port for its console, and ways to end a run.
+//!
+//! Console and power are reached by the same hypercalls as under Xen, answered here, so that
+//! nothing above knows the difference.
+//!
+//! Power-off tries what QEMU offers, most telling first: its debug-exit device ends it with a
+//! status that names the reason; without that device, the ACPI power-management port of its PC
+//! machines. Writing to either where it does not exist does nothing.
+
+use core::hint::spin_loop;
+
+use hypercall::abi::sched::{self, sched_shutdown};
+use hypercall::abi::xen;
+use hypercall::{Errno, Op};
+use uart_16550::backend::PioBackend;
+use uart_16550::{Config, Uart16550};
+use x86_64::instructions::port::Port;
+
+/// The first serial port of a PC.
+const COM1: u16 = 0x3f8;
+/// QEMU's `isa-debug-exit`: ends it with status twice the byte plus one.
+const DEBUG_EXIT: u16 = 0xf4;
+/// What goes there, plus the reason as Xen numbers them; 0x10 keeps clear of QEMU's own statuses.
+const DEBUG_EXIT_BASE: u32 = 0x10;
+/// PM1a control of QEMU's PC machines, and what puts them into S5.
+const ACPI_PM1A: u16 = 0x604;
+const ACPI_S5: u16 = 0x2000;
+/// The reset control register of PC chip sets, and a full reset.
+const RESET: u16 = 0xcf9;
+const RESET_FULL: u8 = 0x0e;
+
+/// The serial port. A handle is made for each use: it has no state, and a report must not wait
+/// for whoever holds one.
+fn serial() -> Option<Uart16550<PioBackend>> {
+    // SAFETY: the port is where PCs have it, and nothing else in this kernel uses it.
+    unsafe { Uart16550::new_port(COM1) }.ok()
+}
+
+/// Readies the serial port.
+pub(crate) fn init() {
+    // Where there is none, nothing is printed: a kernel without a console still runs.
+    let _ = serial().map(|mut port| port.init(Config::default()));
+}
+
+/// Answers hypercalls that are about console and power; `None` for others.
+///
+/// # Safety
+/// As [`hypercall::Hypervisor::call`].
+pub(crate) unsafe fn call(op: Op, args: [u64; 5]) -> Option<i64> {
+    let [command, first, second, ..] = args;
+    match (op, command as u32) {
+        (Op::ConsoleIo, xen::CONSOLEIO_write) => {
+            let text = core::ptr::with_exposed_provenance(second as usize);
+            // SAFETY: the caller names bytes that can be read.
+            write(unsafe { core::slice::from_raw_parts(text, first as usize) });
+            Some(0)
+        }
+        (Op::ConsoleIo, xen::CONSOLEIO_read) => {
+            let buffer = core::ptr::with_exposed_provenance_mut(second as usize);
+            // SAFETY: the caller names bytes that can be written.
+            let buffer = unsafe { core::slice::from_raw_parts_mut(buffer, first as usize) };
+            Some(serial().map_or(0, |mut port| port.receive_bytes(buffer)) as i64)
+        }
+        // Nothing interrupts a wait, so that each is a short one.
+        (Op::SchedOp, sched::SCHEDOP_yield | sched::SCHEDOP_poll) => {
+            spin_loop();
+            Some(0)
+        }
+        (Op::SchedOp, sched::SCHEDOP_shutdown) => {
+            let asked = core::ptr::with_exposed_provenance::<sched_shutdown>(first as usize);
+            // SAFETY: the caller names the structure.
+            end(unsafe { (*asked).reason });
+            Some(Errno::ENODEV.to_return())
+        }
+        _ => None,
+    }
+}
+
+/// Writes to the serial port, with the line ends of a terminal.
+fn write(text: &[u8]) {
+    let Some(mut port) = serial() else { return };
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        match line.strip_suffix(b"\n") {
+            Some(rest) => {
+                port.send_bytes_exact(rest);
+                port.send_bytes_exact(b"\r\n");
+            }
+            None => port.send_bytes_exact(line),
+        }
+    }
+}
+
+/// Ends the run, if this machine has any of the ways known here.
+fn end(reason: u32) {
+    // SAFETY: ports of QEMU's machines that end it; on others nothing answers there.
+    unsafe {
+        Port::<u32>::new(DEBUG_EXIT).write(DEBUG_EXIT_BASE + reason);
+        match reason {
+            sched::SHUTDOWN_reboot => Port::<u8>::new(RESET).write(RESET_FULL),
+            sched::SHUTDOWN_poweroff => Port::<u16>::new(ACPI_PM1A).write(ACPI_S5),
+            // Nobody would be told of a crash by a machine that is off.
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The exception entries where the processor delivers to the kernel itself.
+//!
+//! It pushes no rcx and r11, and returns by `iretq`; otherwise the stubs leave the same [`Frame`]
+//! and call the same handler as those for Xen. Interrupts are off throughout.
+
+use core::arch::global_asm;
+
+use spin::Once;
+use x86_64::VirtAddr;
+use x86_64::structures::idt::InterruptDescriptorTable;
+
+use super::frame::{EXCEPTIONS, Frame};
+use crate::native::descriptors::DOUBLE_FAULT_STACK;
+
+/// The exceptions that a processor without further features delivers: up to #XM.
+const VECTORS: usize = 20;
+
+global_asm!(
+    ".pushsection .text.trap, \"ax\", @progbits",
+    ".balign 16",
+    "native_trap_stubs:",
+    ".set native_vector, 0",
+    ".rept {vectors}",
+    "    .balign 16",
+    "    .if ({with_error} >> native_vector) & 1 == 0",
+    "    push 0",
+    "    .endif",
+    "    push native_vector",
+    "    jmp native_trap_common",
+    "    .set native_vector, native_vector + 1",
+    ".endr",
+    "",
+    "native_trap_common:",
+    "    push rdi",
+    "    push rsi",
+    "    push rdx",
+    "    push rcx",
+    "    push rax",
+    "    push r8",
+    "    push r9",
+    "    push r10",
+    "    push r11",
+    "    push rbx",
+    "    push rbp",
+    "    push r12",
+    "    push r13",
+    "    push r14",
+    "    push r15",
+    "    cld",
+    "    mov rdi, rsp",
+    "    call {handler}",
+    "    pop r15",
+    "    pop r14",
+    "    pop r13",
+    "    pop r12",
+    "    pop rbp",
+    "    pop rbx",
+    "    pop r11",
+    "    pop r10",
+    "    pop r9",
+    "    pop r8",
+    "    pop rax",
+    "    pop rcx",
+    "    pop rdx",
+    "    pop rsi",
+    "    pop rdi",
+    // Vector and error code.
+    "    add rsp, 16",
+    "    iretq",
+    ".popsection",
+    vectors = const VECTORS,
+    with_error = const super::frame::vectors_with_error(),
+    handler = sym handle,
+);
+
+unsafe extern "C" {
+    static native_trap_stubs: [[u8; 16]; VECTORS];
+}
+
+extern "C" fn handle(frame: &mut Frame) {
+    frame.note_interrupt_flag();
+    super::dispatch(frame);
+}
+
+static IDT: Once<InterruptDescriptorTable> = Once::new();
+
+/// Loads the table of the stubs. The segments must be loaded before.
+pub(crate) fn install() {
+    let stub = |vector: usize| {
+        // SAFETY: only the address of an element inside the stub array is taken.
+        let stub = unsafe {
+            (&raw const native_trap_stubs)
+                .cast::<[u8; 16]>()
+                .add(vector)
+        };
+        VirtAddr::from_ptr(stub)
+    };
+    let idt = IDT.call_once(|| {
+        let mut idt = InterruptDescriptorTable::new();
+        // SAFETY: every address is a stub of this image that is written for its vector, saves all
+        // registers and returns by `iretq`; the stack of double faults is nobody else's.
+        unsafe {
+            macro_rules! set {
+                ($($vector:literal $field:ident)*) => {
+                    $(idt.$field.set_handler_addr(stub($vector));)*
+                };
+            }
+            set! {
+                0 divide_error 1 debug 2 non_maskable_interrupt 3 breakpoint 4 overflow
+                5 bound_range_exceeded 6 invalid_opcode 7 device_not_available
+                10 invalid_tss 11 segment_not_present 12 stack_segment_fault
+                13 general_protection_fault 14 page_fault 16 x87_floating_point
+                17 alignment_check 18 machine_check 19 simd_floating_point
+            }
+            idt.double_fault
+                .set_handler_addr(stub(8))
+                .set_stack_index(DOUBLE_FAULT_STACK);
+        }
+        idt
+    });
+    idt.load();
+}
+
+const _: () = assert!(VECTORS <= EXCEPTIONS.len());
