@@ -257,8 +257,7 @@ impl<L: TableLevel> Entry<L> {
     #[inline]
     #[must_use]
     pub const fn flags(self) -> Flags {
-        let kernels = self.0 >> GUEST_KERNEL & 1;
-        Flags::from_bits_truncate(self.0 & !(kernels * Flags::USER.bits()))
+        Flags::from_bits_truncate(self.asked())
     }
 
     /// The same frame with other rights.
@@ -277,16 +276,21 @@ impl<L: TableLevel> Entry<L> {
     #[inline(always)]
     #[must_use]
     pub(super) const fn masked(self, keep: Keep, add: Flags) -> Self {
-        // Bit 52 and U come together, from Xen, and go together.
-        let asked = self.0 ^ (self.0 >> (GUEST_KERNEL - 2) & Flags::USER.bits());
-        Entry(asked & keep.0 | add.bits(), PhantomData)
+        Entry(self.asked() & keep.0 | add.bits(), PhantomData)
+    }
+
+    /// The bits without the U that Xen adds to a kernel page: bit 52 and U come together, from
+    /// Xen, and go together.
+    #[inline(always)]
+    const fn asked(self) -> u64 {
+        self.0 ^ (self.0 >> (GUEST_KERNEL - 2) & Flags::USER.bits())
     }
 
     /// Whether both mean the same to the kernel: equal but for what Xen and the hardware add.
     #[inline]
     #[must_use]
     pub const fn same(self, other: Self) -> bool {
-        (self.0 ^ other.0) & !XEN_BITS == 0
+        (self.asked() ^ other.asked()) & !(XEN_BITS & !Flags::USER.bits()) == 0
     }
 }
 
@@ -345,6 +349,10 @@ mod tests {
         assert!(asked.same(found));
         assert!(!asked.same(found.with_flags(Flags::PRESENT)));
         assert!(!asked.same(Pte::from_table(0x0010_0000_0123_5067)));
+        assert!(
+            !asked.same(Pte::from_table(0x0123_4167)),
+            "a user page is another thing"
+        );
     }
 
     #[test]

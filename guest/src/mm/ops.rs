@@ -215,12 +215,34 @@ impl<M: Machine> Tables<M> {
         let pages = frames.len() as u64;
         check_range(va, pages)?;
         check_rights(va, flags)?;
+        if let Some(slot) = self.single(va, pages)
+            && let Some(pfn) = frames.next()
+        {
+            if self.get(slot).is_present() {
+                return Err(MmError::Occupied { va });
+            }
+            let new = self.make_pte(Value::new(pfn, flags))?;
+            // SAFETY: nothing was mapped there.
+            unsafe { self.set_pte_queued(slot, va, Pte::NONE, new) }?;
+            return Ok(Change(()));
+        }
         self.lazily(|tables| {
             for chunk in chunks(va, pages) {
                 tables.map_chunk(chunk, &mut frames, flags)?;
             }
             Ok(Change(()))
         })
+    }
+
+    /// The slot of a range that is a single page in a table that exists: one request, which need
+    /// not be queued to be cheap.
+    #[inline]
+    fn single(&self, va: u64, pages: u64) -> Option<Slot<L1>> {
+        if pages == 1 {
+            self.pte_slot(va).ok()
+        } else {
+            None
+        }
     }
 
     fn map_chunk(
@@ -395,6 +417,10 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     fn edit(&mut self, va: u64, pages: u64, edit: Edit) -> Result<Change, MmError> {
         check_range(va, pages)?;
+        if let Some(slot) = self.single(va, pages) {
+            self.edit_slot(slot, va, edit)?;
+            return Ok(Change(()));
+        }
         let whole = pages >= edit.cost().break_even();
         let mut todo = chunks(va, pages).peekable();
         while todo.peek().is_some() {
@@ -470,15 +496,21 @@ impl<M: Machine> Tables<M> {
             }
         }
         for (i, slot) in slots(first, chunk.count).enumerate() {
-            let va = chunk.va + i as u64 * PAGE;
-            let old = self.get(slot);
-            let new = edit.apply(self, va, old)?;
-            if !new.same(old) {
-                // SAFETY: the callers' promise, for each page of the range.
-                unsafe { self.set_pte_queued(slot, va, old, new) }?;
-            }
+            self.edit_slot(slot, chunk.va + i as u64 * PAGE, edit)?;
         }
         Ok(None)
+    }
+
+    /// Edits one entry.
+    #[inline]
+    fn edit_slot(&mut self, slot: Slot<L1>, va: u64, edit: Edit) -> Result<(), MmError> {
+        let old = self.get(slot);
+        let new = edit.apply(self, va, old)?;
+        if new.same(old) {
+            return Ok(());
+        }
+        // SAFETY: the promise of who edits the range, for each page of it.
+        unsafe { self.set_pte_queued(slot, va, old, new) }
     }
 
     /// Whether a table may be swapped for a copy: one entry refers to it and nothing else does.
