@@ -1,0 +1,165 @@
+//! Operations on ranges of pages: map, change rights, unmap, move.
+//!
+//! Each works 2 MiB by 2 MiB, the span of one L1 table, and chooses by count ([`cost`](super::cost))
+//! between updating entries and replacing the table: a new one is filled with plain stores, hooked
+//! in place of the old, and validated by Xen once. The old table's memory becomes ordinary again.
+//!
+//! Replacing copies A and D bits as they are when the table is copied. What another vCPU sets
+//! between the copy and the swap is lost, so whoever evaluates these bits while others run in the
+//! range must change entries one by one.
+//!
+//! Translations are flushed with the change: Xen flushes all of them when an L2 entry changes
+//! (`do_mmu_update`, `xen/arch/x86/mm.c`), single entries are flushed by address.
+
+mod edit;
+mod map;
+mod moves;
+mod ptes;
+
+use super::entry::{Flags, Keep, Pte};
+use super::error::MmError;
+use super::machine::{Machine, Words};
+use super::tables::{TLB_SCOPE, Tables};
+
+/// Bytes in a page.
+const PAGE: u64 = 4096;
+/// Bytes that one L1 table covers.
+const SPAN: u64 = 512 * PAGE;
+
+/// A change that is in force once it is committed. Inside a lazy section it may still be queued.
+#[must_use = "the range must not be touched before the change is in force"]
+#[derive(Debug)]
+pub struct Change(());
+
+impl Change {
+    /// Has it in force now.
+    ///
+    /// # Errors
+    /// What Xen refused.
+    pub fn commit<M: Machine>(self, tables: &mut Tables<M>) -> Result<(), MmError> {
+        tables.flush()
+    }
+
+    /// Leaves it to the end of the lazy section: the range is not touched before.
+    pub fn defer(self) {}
+}
+
+/// The pages of a range that one L1 table maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Chunk {
+    va: u64,
+    /// Index of the first entry.
+    first: usize,
+    /// Number of entries.
+    count: usize,
+}
+
+fn chunks(va: u64, pages: u64) -> impl Iterator<Item = Chunk> {
+    let end = va + pages * PAGE;
+    let mut next = va;
+    core::iter::from_fn(move || {
+        let va = next;
+        (va < end).then(|| {
+            next = ((va & !(SPAN - 1)) + SPAN).min(end);
+            let first = (va / PAGE % 512) as usize;
+            Chunk {
+                va,
+                first,
+                count: ((next - va) / PAGE) as usize,
+            }
+        })
+    })
+}
+
+fn check_range(va: u64, pages: u64) -> Result<(), MmError> {
+    let bad = MmError::BadRange { va, pages };
+    let end = pages
+        .checked_mul(PAGE)
+        .and_then(|n| va.checked_add(n))
+        .ok_or(bad)?;
+    let canonical = |a: u64| !(1 << 47..0xffff_8000_0000_0000).contains(&a);
+    let same_half = va >> 63 == (end - 1) >> 63;
+    if pages == 0 || !va.is_multiple_of(PAGE) || !canonical(va) || !canonical(end - 1) || !same_half
+    {
+        return Err(bad);
+    }
+    Ok(())
+}
+
+pub(super) fn check_rights(va: u64, flags: Flags) -> Result<(), MmError> {
+    if !flags.contains(Flags::PRESENT) {
+        // An entry with a frame that is not present is an attempt at L1TF to Xen.
+        return Err(MmError::NotMapped { va });
+    }
+    if flags.contains(Flags::WRITABLE) && !flags.contains(Flags::NO_EXECUTE) {
+        return Err(MmError::WriteAndExecute { va });
+    }
+    Ok(())
+}
+impl<M: Machine> Tables<M> {
+    /// Runs `f` in a lazy section.
+    ///
+    /// # Errors
+    /// Those of `f`, or of the flush at the end.
+    #[inline]
+    #[track_caller]
+    pub fn lazily<R>(
+        &mut self,
+        f: impl FnOnce(&mut Self) -> Result<R, MmError>,
+    ) -> Result<R, MmError> {
+        self.mmu.enable()?;
+        let result = f(self);
+        let left = self.mmu.disable();
+        self.settle();
+        if let (Err(_), Err(also)) = (&result, &left) {
+            // Only one error can be returned; the later one is not lost either.
+            log::error!("{also}");
+        }
+        let value = result?;
+        left?;
+        Ok(value)
+    }
+
+    /// Flushes the translations of all vCPUs, of one page or of everything.
+    ///
+    /// # Errors
+    /// Xen's refusal.
+    pub fn flush_tlb(&mut self, va: Option<u64>) -> Result<(), MmError> {
+        let address = va.map(hypercall::VirtAddr::new_truncate);
+        Ok(self.mmu.flush_tlb(TLB_SCOPE, address)?)
+    }
+}
+
+/// Copies entries, without what Xen added to them.
+fn copy(new: &mut [u64], old: &[u64]) {
+    mask(new, old, Keep::all_but(Flags::empty()), Flags::empty());
+}
+
+/// Copies entries with rights changed by masks.
+fn mask(new: &mut [u64], old: &[u64], keep: Keep, add: Flags) {
+    for (new, old) in new.iter_mut().zip(old) {
+        *new = Pte::from_table(*old).masked(keep, add).bits();
+    }
+}
+
+/// Finds the first of consecutive pages that is not mapped.
+fn check_present(va: u64, words: &[u64]) -> Result<(), MmError> {
+    if present(words) == words.len() as u64 {
+        return Ok(());
+    }
+    let index = words.iter().position(|word| word & 1 == 0).unwrap_or(0);
+    Err(MmError::NotMapped {
+        va: va + index as u64 * PAGE,
+    })
+}
+
+/// Zeroes what lies outside of a chunk.
+fn fill_around(words: &mut Words, chunk: Chunk) {
+    words[..chunk.first].fill(0);
+    words[chunk.first + chunk.count..].fill(0);
+}
+
+/// Present entries among words of a table.
+fn present(words: &[u64]) -> u64 {
+    words.iter().map(|word| word & 1).sum()
+}
