@@ -20,7 +20,7 @@ const ANSWERS: &[&str] = &[
     "pages: clean",
     "no command 'fly'",
     "selftest lazy.nesting.8",
-    "selftests=2 failed=0",
+    "selftests=3 failed=0",
     "verdict: pass",
 ];
 

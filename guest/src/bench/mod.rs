@@ -64,6 +64,8 @@ fn overhead() -> u64 {
 ///
 /// # Errors
 /// The first operation that fails.
+// Its stack frame is large: nobody else is to carry it.
+#[inline(never)]
 pub(crate) fn run(selection: &Selection<'_>) -> Result<usize, MmError> {
     println!(
         "bench entry_to_first_byte 1 {0} {0} 0",

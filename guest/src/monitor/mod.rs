@@ -1,7 +1,7 @@
 //! The monitor: commands typed at the console, answered by the running kernel.
 //!
 //! While nothing is typed the domain sleeps, until the console's event channel is raised. Commands
-//! stand in one table, [`commands`]; a command more is a row and a function more.
+//! stand in one table, in `commands`; a command more is a row and a function more.
 
 #[cfg(target_os = "none")]
 mod commands;
@@ -51,6 +51,8 @@ mod run {
         }
 
         /// Reads and carries out commands until one leaves.
+        // Commands need the stack: see `selftest::run`.
+        #[inline(never)]
         pub(crate) fn run(&mut self, console: ConsoleInfo) -> Leave {
             let port = port(console);
             let mut line = Line::new();

@@ -1,10 +1,11 @@
 //! Runs tests in order, checks what they leave behind, and counts.
 
-use core::fmt;
+use core::fmt::{self, Write};
 
 use heapless::{String, Vec};
 use hypercall::queue::Access;
 use hypercall::{LazyMmu, Pfn};
+use linker::Image;
 
 use super::{Context, Outcome, SELFTESTS, Test, Trouble, context, reason};
 use crate::boot::cmdline::Selection;
@@ -14,10 +15,13 @@ use crate::mm::Running;
 use crate::mm::frames::{Counts, STEP};
 use crate::mm::state::Kind;
 use crate::mm::{self, Current, MmError, Tables};
+use crate::trap::probe;
 use crate::{println, subarch};
 
 /// Tests that can be registered; more are an error.
 const MOST: usize = 256;
+/// Bytes of the stack that nothing may ever have used.
+const STACK_LEFT: u64 = 4096;
 /// Columns of a test's name and the dots behind it.
 const COLUMN: usize = 42;
 
@@ -75,6 +79,8 @@ impl fmt::Display for Summary {
 const HEAP: usize = 128 * 1024;
 
 /// Runs the selected tests, group by group.
+// Tests need the stack: what ran before them is not to be part of the same frame.
+#[inline(never)]
 pub(crate) fn run(selection: Selection<'_>, privileged: bool) -> Summary {
     let mut tests: Vec<&'static Test, MOST> = Vec::new();
     let mut summary = Summary::default();
@@ -113,6 +119,9 @@ pub(crate) fn run(selection: Selection<'_>, privileged: bool) -> Summary {
             }
         }
         summary.audit(first.group());
+    }
+    if summary.run > 0 {
+        summary.stack();
     }
     summary
 }
@@ -154,6 +163,32 @@ impl Summary {
         self.note(group, outcome, "");
     }
 
+    /// Looks how deep the stack was used so far: it began as zeros. Going beyond its end kills the
+    /// domain without a word, so coming near it is a failure.
+    fn stack(&mut self) {
+        announce(format_args!("stack.depth"));
+        let stack = Image::current().stack;
+        let used = (stack.start..stack.end)
+            .step_by(8)
+            .find(|&va| probe::read(va) != Ok(0));
+        let left = used.unwrap_or(stack.end) - stack.start;
+        let outcome = if left >= STACK_LEFT {
+            Ok(())
+        } else {
+            Err(Trouble::fail(format_args!(
+                "expected {STACK_LEFT} bytes of the stack never used, found {left}"
+            )))
+        };
+        let mut remark = String::<64>::new();
+        // A remark that does not fit is cut.
+        let _ = write!(
+            remark,
+            "({left} of {} bytes never used)",
+            stack.end - stack.start
+        );
+        self.note("stack.depth", outcome, &remark);
+    }
+
     /// Ends a test's line and counts it.
     fn note(&mut self, name: &'static str, outcome: Outcome, remark: &str) {
         self.run += 1;
@@ -175,7 +210,6 @@ impl Summary {
 
 /// Prints a test's name before it runs: should it crash, this is all there is.
 fn announce(name: fmt::Arguments<'_>) {
-    use fmt::Write;
     let mut text = String::<64>::new();
     // A name that does not fit is cut.
     let _ = write!(text, "{name} ");
