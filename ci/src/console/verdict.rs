@@ -169,6 +169,31 @@ impl Outcome {
 
 /// Weighs the console's lines against the end that Xen saw.
 pub(crate) fn judge(lines: &[String], end: &End) -> Outcome {
+    let place = match unfinished(lines) {
+        Some(name) => format!(", in self-test {name}"),
+        None => String::new(),
+    };
+    match how_it_ended(lines, end) {
+        Outcome::Pass => Outcome::Pass,
+        Outcome::Fail(reason) => Outcome::Fail(reason + &place),
+        Outcome::TimedOut(reason) => Outcome::TimedOut(reason + &place),
+    }
+}
+
+/// The self-test that was announced last, if it never said how it ended: the one that crashed.
+fn unfinished(lines: &[String]) -> Option<&str> {
+    let announced = lines.iter().rev().find_map(|line| {
+        let (name, rest) = line.strip_prefix("selftest ")?.split_once(' ')?;
+        rest.starts_with("...").then_some((name, rest))
+    });
+    let (name, rest) = announced?;
+    let ended = rest.trim_start_matches('.').trim_start();
+    let states = ["pass", "FAIL:", "ERROR:", "skip:"];
+    let finished = states.iter().any(|state| ended.starts_with(state));
+    (!finished).then_some(name)
+}
+
+fn how_it_ended(lines: &[String], end: &End) -> Outcome {
     let verdicts: Vec<_> = lines
         .iter()
         .filter_map(|line| Verdict::parse(line))
@@ -229,6 +254,24 @@ mod tests {
     }
 
     const POWEROFF: End = End::Shutdown(Shutdown::Poweroff);
+
+    #[test]
+    fn a_self_test_that_crashed_is_named() {
+        let text = "selftest mm.map.1 .... pass\nselftest mm.map.2 ....\n\npanicked\n\
+                    verdict: crash reason=\"panic\"\n";
+        let crash = End::Shutdown(Shutdown::Crash);
+        let Outcome::Fail(reason) = judge(&lines(text), &crash) else {
+            panic!("a crash passes");
+        };
+        assert!(reason.ends_with("in self-test mm.map.2"), "{reason}");
+        for text in [
+            "selftest a.b ... skip: why",
+            "selftest a.b ... FAIL: x\nmore",
+            "selftest  [NAMES]  run the self-tests",
+        ] {
+            assert_eq!(unfinished(&lines(text)), None);
+        }
+    }
 
     #[test]
     fn a_verdict_has_a_word_and_fields() {
