@@ -24,12 +24,16 @@ pub mod entry;
 #[cfg(target_os = "none")]
 mod event;
 #[cfg(target_os = "none")]
+mod fuzz;
+#[cfg(target_os = "none")]
 mod heap;
 pub mod mm;
 pub mod monitor;
 pub mod native;
 #[cfg(target_os = "none")]
 pub mod power;
+#[cfg(target_os = "none")]
+mod rulebook;
 #[cfg(target_os = "none")]
 mod selftest;
 #[cfg(target_os = "none")]

@@ -17,9 +17,14 @@ pub(crate) unsafe fn publish(page: NonNull<shared_info>) {
     PAGE.store(page.as_ptr(), Ordering::Release);
 }
 
+/// The page.
+pub(crate) fn page() -> Option<NonNull<shared_info>> {
+    NonNull::new(PAGE.load(Ordering::Acquire))
+}
+
 /// The boot vCPU's part of the page.
 pub(crate) fn vcpu() -> Option<NonNull<vcpu_info>> {
-    let page = NonNull::new(PAGE.load(Ordering::Acquire))?;
+    let page = page()?;
     // SAFETY: `publish` was given the mapped page; only the address of a field is formed.
     NonNull::new(unsafe { &raw mut (*page.as_ptr()).vcpu_info[0] })
 }
@@ -43,7 +48,7 @@ pub(crate) struct Ports {
 
 /// The event channels' bits.
 pub(crate) fn ports() -> Option<Ports> {
-    let page = NonNull::new(PAGE.load(Ordering::Acquire))?.as_ptr();
+    let page = page()?.as_ptr();
     // SAFETY: `publish` was given the page, mapped for good. Xen and the kernel write both arrays
     // one aligned word at a time, atomically; `AtomicU64` is laid out as `u64`.
     unsafe {

@@ -55,6 +55,21 @@ pub const WORDS: &[Word] = &[
         form: "bench[=NAME[,NAME...]]",
         help: "count instructions of page-table operations and print them",
     },
+    Word {
+        name: "rules",
+        form: "rules[=NAME[,NAME...]]",
+        help: "judge this Xen by the rule book, or by those rules; R78 or a part of a title names one",
+    },
+    Word {
+        name: "fuzz",
+        form: "fuzz=SEED[:OPS]",
+        help: "carry out random page-table operations, 10000 or OPS, and compare with a reference",
+    },
+    Word {
+        name: "twin",
+        form: "twin=SEEDS[:STEPS]",
+        help: "make the random requests of so many seeds, 500 or STEPS each, and print digests",
+    },
 ];
 
 /// A deliberate failure, for testing whoever watches the kernel.
@@ -119,6 +134,24 @@ impl Selection<'_> {
     }
 }
 
+/// A run of the page tables' fuzzer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fuzz {
+    /// Which.
+    pub seed: u64,
+    /// How many operations.
+    pub ops: u64,
+}
+
+/// Random requests whose results another machine can be compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Twins {
+    /// How many sequences, from number 0 on.
+    pub seeds: u64,
+    /// How many requests in each.
+    pub steps: u32,
+}
+
 /// What the command line asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Options<'a> {
@@ -128,6 +161,12 @@ pub struct Options<'a> {
     pub selftest: Selection<'a>,
     /// Operations to measure.
     pub bench: Selection<'a>,
+    /// Rules of the rule book to judge.
+    pub rules: Selection<'a>,
+    /// Random page-table operations to carry out.
+    pub fuzz: Option<Fuzz>,
+    /// Random requests to make.
+    pub twin: Option<Twins>,
     /// The failure to provoke.
     pub provoke: Option<Provoke>,
     /// Whether to stay and read commands.
@@ -207,6 +246,18 @@ impl fmt::Display for CmdlineError<'_> {
     }
 }
 
+/// A number, decimal or with 0x, and perhaps one more behind a colon.
+fn two_numbers(text: &str) -> Option<(u64, Option<u64>)> {
+    let number = |text: &str| match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    };
+    match text.split_once(':') {
+        None => Some((number(text)?, None)),
+        Some((first, second)) => Some((number(first)?, Some(number(second)?))),
+    }
+}
+
 /// Parses a whole command line.
 ///
 /// # Errors
@@ -248,6 +299,18 @@ pub fn parse(line: &str) -> Result<Options<'_>, CmdlineError<'_>> {
             }
             "selftest" => options.selftest = selection()?,
             "bench" => options.bench = selection()?,
+            "rules" => options.rules = selection()?,
+            "fuzz" => {
+                let (seed, ops) = two_numbers(needed()?).ok_or_else(|| error(Reason::BadValue))?;
+                let ops = ops.unwrap_or(10_000);
+                options.fuzz = Some(Fuzz { seed, ops });
+            }
+            "twin" => {
+                let (seeds, steps) = two_numbers(needed()?)
+                    .and_then(|(seeds, steps)| Some((seeds, steps.unwrap_or(500).try_into().ok()?)))
+                    .ok_or_else(|| error(Reason::BadValue))?;
+                options.twin = Some(Twins { seeds, steps });
+            }
             "provoke" => {
                 let kind = needed()?;
                 let found = Provoke::ALL.iter().find(|(name, _)| *name == kind);
@@ -292,6 +355,8 @@ mod tests {
                 "log" => "log=warn,mm=trace",
                 "provoke" => "provoke=panic",
                 "directmap" => "directmap=full",
+                "fuzz" => "fuzz=0x2a:1000",
+                "twin" => "twin=7",
                 other => other,
             };
             parse(example).unwrap_or_else(|e| panic!("{e}"));
@@ -321,6 +386,9 @@ mod tests {
             ("provoke=fire", Reason::BadValue),
             ("directmap=some", Reason::BadValue),
             ("selftest=", Reason::NeedsValue),
+            ("fuzz=1:", Reason::BadValue),
+            ("fuzz=-1", Reason::BadValue),
+            ("twin=1:0x100000000", Reason::BadValue),
         ] {
             assert_eq!(parse(line).unwrap_err().reason, reason, "{line}");
         }

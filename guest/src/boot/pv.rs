@@ -18,6 +18,7 @@ use crate::mm::running::Running;
 use crate::mm::tables::Fold;
 use crate::mm::takeover::{Initial, Report, Start};
 use crate::mm::{self, MmError};
+use crate::rulebook::{Before, Kind};
 use crate::subarch::Subarch;
 use crate::xen::XEN;
 use crate::{power, println, shared, trap, verdict};
@@ -60,6 +61,8 @@ pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
     log::info!(target: "boot", "{}, {}, command line '{}'", via(&info), info.magic, info.cmdline);
     let levels = Levels::explain(Subarch::XenPv, Fold::FourLevels, false);
     log::info!(target: "mmu", "{levels}");
+    // Later the pages that tell are used for something else.
+    let before = read_start_info(address).map(|si| look(si, &info, stack));
     if let Err(e) = memory(&info, address, stack) {
         panic!("memory: {e}");
     }
@@ -68,19 +71,37 @@ pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
         privileged: info.flags.contains(Flags::PRIVILEGED),
         console: info.console,
         levels,
+        before: before.ok(),
     };
     run::run(&entered, &options)
 }
 
+fn look(si: &start_info, info: &BootInfo, stack: u64) -> Before {
+    let table = |mfn| {
+        let pfn = machine(info).pfn(mfn)?;
+        Some(VIRT_BASE + pfn.as_u64() * PAGE)
+    };
+    // Behind the stack is padding, which nobody has touched.
+    Before::look(kind(info), si, info.pt_base, stack, table)
+}
+
 /// How the kernel was started. The shim passes on the power-management bits that Xen gives to what
 /// it starts first, without the privileges; a toolstack passes none.
-fn via(info: &BootInfo) -> &'static str {
+fn kind(info: &BootInfo) -> Kind {
     if info.flags.contains(Flags::PRIVILEGED) {
-        "xen-pv dom0"
+        Kind::Dom0
     } else if info.flags.intersects(Flags::INITDOMAIN | Flags::PM_MASK) {
-        "xen-pv shim"
+        Kind::Shim
     } else {
-        "xen-pv domU"
+        Kind::DomU
+    }
+}
+
+fn via(info: &BootInfo) -> &'static str {
+    match kind(info) {
+        Kind::Dom0 => "xen-pv dom0",
+        Kind::Shim => "xen-pv shim",
+        Kind::DomU => "xen-pv domU",
     }
 }
 

@@ -80,6 +80,7 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
         privileged: false,
         console,
         levels,
+        before: None,
     };
     run::run(&entered, &options)
 }

@@ -7,8 +7,9 @@ use super::cmdline::{DirectMap, Options, Selection};
 use super::info::ConsoleInfo;
 use super::levels::Levels;
 use crate::monitor::{Leave, Monitor};
+use crate::rulebook::{self, Before};
 use crate::subarch::Subarch;
-use crate::{bench, console, event, mm, power, println, selftest, subarch, time, verdict};
+use crate::{bench, console, event, fuzz, mm, power, println, selftest, subarch, time, verdict};
 
 /// What the ways in found out about where the kernel is.
 pub(crate) struct Entered {
@@ -20,6 +21,8 @@ pub(crate) struct Entered {
     pub(crate) console: ConsoleInfo,
     /// Levels of its page tables.
     pub(crate) levels: Levels,
+    /// What there was to see before the kernel took over; only PV has it.
+    pub(crate) before: Option<Before>,
 }
 
 static ENTRY: AtomicU64 = AtomicU64::new(0);
@@ -40,6 +43,39 @@ pub(crate) fn ticks_to_ready() -> u64 {
     READY.load(Ordering::Relaxed) - ENTRY.load(Ordering::Relaxed)
 }
 
+/// What it came to; or the end, if it failed.
+fn or_fail<T>(what: &str, result: Result<T, impl fmt::Display>) -> T {
+    result.unwrap_or_else(|e| {
+        println!("{what}: {e}");
+        verdict::fail(what);
+        power::off()
+    })
+}
+
+/// Judges Xen by the rules and makes random requests, as far as asked for.
+fn judge(entered: &Entered, options: &Options<'_>) -> Option<rulebook::Summary> {
+    if options.rules == Selection::None && options.twin.is_none() {
+        return None;
+    }
+    let before = entered.before.as_ref().ok_or("the rules are about PV");
+    let before = or_fail("rules", before);
+    let judged = match options.rules {
+        Selection::None => None,
+        selection => Some(or_fail("rules", rulebook::run(selection, before))),
+    };
+    if let Some(summary) = judged.filter(|summary| !summary.is_good()) {
+        verdict::fail(summary.reason());
+        power::off();
+    }
+    if let Some(twins) = options.twin
+        && !or_fail("twin", rulebook::twins(twins, before))
+    {
+        verdict::fail("twin");
+        power::off();
+    }
+    judged
+}
+
 /// Does what the command line asks for, gives the verdict and ends the run.
 pub(crate) fn run(entered: &Entered, options: &Options<'_>) -> ! {
     if options.directmap == DirectMap::Full
@@ -56,19 +92,17 @@ pub(crate) fn run(entered: &Entered, options: &Options<'_>) -> ! {
     {
         panic!("events: {e}");
     }
+    // First: the rules are about a kernel that has done nothing yet.
+    let judged = judge(entered, options);
+    let fuzzed = options.fuzz.map(|run| or_fail("fuzz", fuzz::run(run)));
     let tested = match options.selftest {
         Selection::None => None,
         selection => Some(selftest::run(selection, entered.privileged)),
     };
-    let bench = match options.bench {
-        Selection::None => Ok(0),
-        selection => bench::run(&selection),
+    match options.bench {
+        Selection::None => 0,
+        selection => or_fail("bench", bench::run(&selection)),
     };
-    if let Err(e) = bench {
-        println!("bench: {e}");
-        verdict::fail("bench");
-        power::off();
-    }
     let mut monitor = Monitor::new(entered.privileged, tested);
     let leave = if options.monitor {
         monitor.run(entered.console)
@@ -82,6 +116,8 @@ pub(crate) fn run(entered: &Entered, options: &Options<'_>) -> ! {
         if subarch::current() != Subarch::XenPv {
             write!(f, " levels={}", entered.levels.fold.top())?;
         }
+        judged.map_or(Ok(()), |summary| write!(f, " {summary}"))?;
+        fuzzed.map_or(Ok(()), |done| write!(f, " fuzzed={done}"))?;
         monitor
             .tested
             .map_or(Ok(()), |summary| write!(f, " {summary}"))

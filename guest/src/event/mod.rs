@@ -32,6 +32,16 @@ pub(crate) type Handler = fn();
 
 static TABLE: Mutex<Vec<(Port, Handler), HANDLERS>> = Mutex::new(Vec::new());
 
+/// Called at the start of every upcall, if anybody asks for it.
+static OBSERVER: Mutex<Option<Handler>> = Mutex::new(None);
+
+/// Has upcalls seen by `observer`, or by nobody.
+pub(crate) fn observe(observer: Option<Handler>) {
+    let was = XEN.mask_upcalls();
+    *OBSERVER.lock() = observer;
+    XEN.restore_upcalls(was);
+}
+
 /// Masks every port, gives Xen the way in, stops the periodic timer that every vCPU starts with,
 /// and opens upcalls. Called once, when `shared_info` is mapped.
 ///
@@ -94,6 +104,10 @@ fn upcall() {
     let (Some(ports), Some((pending, selector))) = (shared::ports(), shared::upcall()) else {
         return;
     };
+    let observer = *OBSERVER.lock();
+    if let Some(observe) = observer {
+        observe();
+    }
     // Nesting deeper than can be counted does not happen: handlers are not interrupted.
     let _ = Current.with(|mmu| mmu.enter_irq());
     scan(&ports, pending, selector);

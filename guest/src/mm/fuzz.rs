@@ -106,7 +106,7 @@ pub fn queued<M: Machine>(tables: &Tables<M>) -> (usize, bool) {
 /// The L1 entry for an address as it stands in the tables, whatever is queued.
 pub fn in_table<M: Machine>(tables: &Tables<M>, va: u64) -> Option<Pte> {
     let mut table = tables.root();
-    for level in (1..=4).rev() {
+    for level in (1..=tables.fold().top()).rev() {
         let memory = tables.machine().memory(table).cast::<u64>().cast_const();
         if memory.is_null() {
             return None;

@@ -98,15 +98,48 @@ extern "C" fn handle(frame: &mut Frame) {
     super::dispatch(frame);
 }
 
+fn stub(vector: usize) -> VirtAddr {
+    assert!(vector < VECTORS);
+    // SAFETY: only the address of an element inside the stub array is taken.
+    unsafe { VirtAddr::from_ptr((&raw const trap_stubs).cast::<[u8; 16]>().add(vector)) }
+}
+
+/// Has `int vector` from rings up to `dpl` taken as a breakpoint.
+///
+/// # Errors
+/// Xen's refusal.
+pub(crate) fn install_breakpoint<H: Hypervisor>(
+    hv: &H,
+    vector: u8,
+    dpl: u8,
+) -> Result<(), XenError> {
+    // SAFETY: the stub of an exception without error code, which is what `int` pushes.
+    unsafe { install_stub(hv, vector, stub(BREAKPOINT), dpl) }
+}
+
+/// Gives Xen another handler for one vector.
+///
+/// # Errors
+/// Xen's refusal.
+///
+/// # Safety
+/// `handler` is written for the frame that Xen pushes for that vector, and is never unmapped.
+pub(crate) unsafe fn install_stub<H: Hypervisor>(
+    hv: &H,
+    vector: u8,
+    handler: VirtAddr,
+    dpl: u8,
+) -> Result<(), XenError> {
+    let table = [gate(vector, handler, dpl, true), END];
+    // SAFETY: the table ends, and the caller answers for the handler.
+    unsafe { hypercall::trap::set_trap_table(hv, &table) }
+}
+
 /// Gives Xen the whole trap table.
 ///
 /// # Errors
 /// Xen's refusal.
 pub fn install<H: Hypervisor>(hv: &H) -> Result<(), XenError> {
-    let stub = |vector: usize| {
-        // SAFETY: only the address of an element inside the stub array is taken.
-        unsafe { VirtAddr::from_ptr((&raw const trap_stubs).cast::<[u8; 16]>().add(vector)) }
-    };
     let mut table = [END; VECTORS + 1];
     for (vector, entry) in table.iter_mut().take(VECTORS).enumerate() {
         let dpl = if matches!(vector, BREAKPOINT | OVERFLOW) {

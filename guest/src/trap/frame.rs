@@ -45,6 +45,12 @@ impl Frame {
         self.cs_slot as u16
     }
 
+    /// The whole word that CS is in.
+    #[must_use]
+    pub fn cs_slot(&self) -> u64 {
+        self.cs_slot
+    }
+
     /// Whether upcalls were masked when the trap was taken.
     #[must_use]
     pub fn upcalls_masked(&self) -> bool {

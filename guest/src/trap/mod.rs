@@ -21,6 +21,8 @@ pub mod report;
 #[cfg(target_os = "none")]
 pub use entry::install;
 #[cfg(target_os = "none")]
+pub(crate) use entry::{install_breakpoint, install_stub};
+#[cfg(target_os = "none")]
 pub(crate) use native::install as install_native;
 
 /// The address that the last page fault was about: in CR2, which PV has in shared memory.
@@ -32,9 +34,24 @@ fn fault_address() -> Option<u64> {
     Some(x86_64::registers::control::Cr2::read_raw())
 }
 
+/// Sees every trap first; true if that was all there is to do.
+#[cfg(target_os = "none")]
+pub(crate) type Observer = fn(&frame::Frame) -> bool;
+
+#[cfg(target_os = "none")]
+static OBSERVER: spin::Mutex<Option<Observer>> = spin::Mutex::new(None);
+
+/// Has traps seen by `observer`, or by nobody.
+#[cfg(target_os = "none")]
+pub(crate) fn observe(observer: Option<Observer>) {
+    *OBSERVER.lock() = observer;
+}
+
 #[cfg(target_os = "none")]
 fn dispatch(frame: &mut frame::Frame) {
-    if probe::resume(frame) {
+    // Not `lock`: a trap while it is changed is a mistake to be reported, not to hang in.
+    let observer = OBSERVER.try_lock().and_then(|observer| *observer);
+    if observer.is_some_and(|observe| observe(frame)) || probe::resume(frame) {
         return;
     }
     report::unexpected(frame)
