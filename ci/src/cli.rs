@@ -23,6 +23,20 @@ Examples:
 
 Logs of the last runs are kept below target/boot.";
 
+const BENCH_HELP: &str = "\
+Counts are instructions of the kernel and Xen together, the same to the digit in every run. NAMEs
+select operations by how they start; none takes all, and measures boots from 64 MiB to 8 GiB too.
+The floor of an operation is what the cheapest raw hypercalls for it cost in the same boot.
+
+Examples:
+  cargo xtask bench                         everything but Linux
+  cargo xtask bench map protect             some operations, with their floors
+  cargo xtask bench sweep                   batches of 1 to 2048 requests
+  cargo xtask bench --vs linux              and Debian's Linux as dom0 on the same Xen
+  cargo xtask bench --renew                 take today's counts over as the baseline of `test bench`
+
+Results are kept as target/bench/bench.json, with plots beside it.";
+
 const AFTER_HELP: &str = "\
 Examples:
   cargo xtask boot                          Xen under QEMU, the kernel as dom0; about a second
@@ -33,6 +47,7 @@ Examples:
   cargo xtask boot --gdb                    wait for a debugger and say what to type
   cargo xtask test                          everything that must hold before a push
   cargo xtask test fmt clippy unit          the part of it that needs no Xen
+  cargo xtask bench --vs linux              count instructions, beside the floor and Linux
   cargo xtask setup                         fetch all that is needed, to work offline later
 
 Exit status of boot and test: 0 pass, 1 the guest failed or crashed, 2 wrong usage, 3 the host lacks something,
@@ -56,6 +71,9 @@ pub(crate) enum Command {
     Boot(BootArgs),
     /// Run the test suite, or groups of it
     Test(TestArgs),
+    #[command(after_help = BENCH_HELP)]
+    /// Count what operations cost, in instructions
+    Bench(BenchArgs),
     /// Fetch everything needed to boot and test
     Setup(SetupArgs),
     /// Build the kernel
@@ -122,6 +140,49 @@ pub(crate) struct TestArgs {
     /// Where programs come from
     #[command(flatten)]
     pub(crate) provision: ProvisionArgs,
+}
+
+/// `bench`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Operations, by how their names start; all of them if none is named
+    #[arg(value_name = "NAME", value_parser = operation)]
+    pub(crate) names: Vec<String>,
+    /// Measure another kernel as well
+    #[arg(long, value_enum, value_name = "KERNEL")]
+    pub(crate) vs: Option<Versus>,
+    /// Where to write the results, instead of target/bench/bench.json
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Where to write the plots, instead of target/bench
+    #[arg(long, value_name = "DIR")]
+    pub(crate) plot: Option<PathBuf>,
+    /// Write the counts to ci/baseline.json and say what changed
+    #[arg(long)]
+    pub(crate) renew: bool,
+    /// Write the table and a plot into README.md; measures Linux as well
+    #[arg(long)]
+    pub(crate) readme: bool,
+    /// Where programs come from
+    #[command(flatten)]
+    pub(crate) provision: ProvisionArgs,
+}
+
+/// What to compare to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Versus {
+    /// Debian's Linux, as dom0
+    Linux,
+}
+
+/// A word that can stand in the kernel's list of names.
+fn operation(text: &str) -> std::result::Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+    if !text.is_empty() && text.chars().all(fits) {
+        Ok(text.to_owned())
+    } else {
+        Err("letters, digits, `_` and `.` make up the name of an operation".into())
+    }
 }
 
 /// `setup`.
@@ -197,6 +258,8 @@ mod tests {
             &["x", "boot", "--mem", "3"],
             &["x", "boot", "--vcpus", "0"],
             &["x", "fly"],
+            &["x", "bench", "map,unmap"],
+            &["x", "bench", "--vs", "nothing"],
         ] {
             assert_eq!(
                 Cli::try_parse_from(words).unwrap_err().exit_code(),

@@ -2,8 +2,9 @@
 //! installing anything, boots the kernel in every PV way and judges how it went.
 //!
 //! `provision` gets what is needed, `stack` runs it, `console` reads what it says, `test` puts
-//! these together into the suite. Start at `boot`.
+//! these together into the suite, `bench` counts. Start at `boot`.
 
+mod bench;
 mod boot;
 mod cli;
 mod console;
@@ -46,6 +47,7 @@ fn run(command: &Command) -> Result<()> {
             Ok(())
         }
         Command::Test(arguments) => test::test(arguments),
+        Command::Bench(arguments) => bench::bench(arguments),
         Command::Clean(arguments) => clean(arguments.cache),
     }
 }

@@ -52,21 +52,26 @@ impl Workspace {
 
     /// Builds the kernel and returns the image.
     pub(crate) fn build_kernel(&self) -> Result<PathBuf> {
+        let built = self.build("guest")?;
+        image::fill_symbols(&built)?;
+        Ok(built)
+    }
+
+    /// Builds the program of a package for the kernel's target.
+    pub(crate) fn build(&self, package: &str) -> Result<PathBuf> {
         rust::ensure_target(&self.root)?;
         let status = self
             .cargo()
-            .args(["build", "--release", "--package", "guest", "--bin", "guest"])
+            .args(["build", "--release", "--package", package, "--bin", package])
             .args(["--target", rust::TARGET])
             .status()
             .map_err(Failure::file("run", "cargo"))?;
         if !status.success() {
-            return Err(Failure::Guest(
-                "the kernel does not build; see cargo's message".into(),
-            ));
+            return Err(Failure::Guest(format!(
+                "{package} does not build; see cargo's message"
+            )));
         }
-        let built = self.target.join(rust::TARGET).join("release/guest");
-        image::fill_symbols(&built)?;
-        Ok(built)
+        Ok(self.target.join(rust::TARGET).join("release").join(package))
     }
 
     /// A new directory for the logs of a run; the oldest of earlier ones go.

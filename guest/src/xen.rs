@@ -19,7 +19,7 @@ pub(crate) const XEN: Answering = Answering;
 
 // SAFETY: used only where the way of running is PV, which is said of nothing but an image entered
 // by Xen as the kernel of a 64-bit PV guest.
-const PV: Xen = unsafe { Xen::new() };
+pub(crate) const PV: Xen = unsafe { Xen::new() };
 
 impl Hypervisor for Answering {
     #[inline]

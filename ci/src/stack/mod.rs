@@ -11,7 +11,7 @@ mod domain;
 mod kvm_shim;
 mod linux;
 mod qemu;
-mod rootfs;
+pub(crate) mod rootfs;
 mod shim;
 mod xl;
 

@@ -74,7 +74,7 @@ pub(crate) struct Rootfs {
 /// Packs `tree`, or takes what was packed from it before.
 pub(crate) fn pack(tree: &Path, cache: &Cache) -> Result<Rootfs> {
     let tree = &Tree(tree);
-    let kernel = bzimage::unpack(&tree.newest("boot", "vmlinuz-")?, cache)?;
+    let kernel = kernel(tree.0, cache)?;
     let mut sum = flate2::Crc::new();
     for text in [
         &tree.0.display().to_string(),
@@ -95,6 +95,21 @@ pub(crate) fn pack(tree: &Path, cache: &Cache) -> Result<Rootfs> {
         Ok(())
     })?;
     Ok(Rootfs { kernel, initramfs })
+}
+
+/// The kernel in `tree`.
+pub(crate) fn kernel(tree: &Path, cache: &Cache) -> Result<PathBuf> {
+    bzimage::unpack(&Tree(tree).newest("boot", "vmlinuz-")?, cache)
+}
+
+/// An archive whose only file is the first program.
+pub(crate) fn with_init(program: &Path, to: &Path) -> Result<()> {
+    let written = || Failure::file("write", to);
+    let mut archive = Archive::new(File::create(to).map_err(written())?);
+    archive
+        .file("init", &read(program)?, true)
+        .map_err(written())?;
+    archive.finish().map(drop).map_err(written())
 }
 
 /// The shim's image in `tree`.

@@ -7,8 +7,8 @@ use super::{Suite, quietly};
 use crate::exit::{Failure, Result};
 use crate::provision::rust;
 
-/// Crates that are part of the image and must also lint as such.
-const FREESTANDING: &[&str] = &["guest", "hypercall", "linker"];
+/// Crates that are part of an image without an operating system's target, and lint as such too.
+const FREESTANDING: &[&str] = &["guest", "hypercall", "linker", "linux-bench"];
 
 /// `cargo fmt --check`.
 pub(super) fn fmt(suite: &mut Suite) -> Result<()> {

@@ -2,6 +2,7 @@
 
 mod checks;
 mod notes;
+mod regression;
 mod smoke;
 mod typed;
 
@@ -33,6 +34,8 @@ pub(crate) enum Group {
     Abi,
     /// Boots as dom0 on real Xen
     Dom0,
+    /// Instruction counts against the baseline
+    Bench,
     /// Boots as a domain of xl
     Xl,
     /// Boots inside the PV shim
@@ -48,6 +51,7 @@ const ALL: &[Group] = &[
     Group::Notes,
     Group::Abi,
     Group::Dom0,
+    Group::Bench,
     Group::Xl,
     Group::Shim,
 ];
@@ -62,6 +66,7 @@ impl Group {
             Self::Notes => "notes",
             Self::Abi => "abi",
             Self::Dom0 => "dom0",
+            Self::Bench => "bench",
             Self::Xl => "xl",
             Self::Shim => "shim",
         }
@@ -165,6 +170,7 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
             Group::Docs => checks::docs(&mut suite),
             Group::Notes => notes::run(&mut suite),
             Group::Abi => checks::abi(&mut suite),
+            Group::Bench => regression::run(&mut suite),
             Group::Dom0 | Group::Xl | Group::Shim => smoke::run(&mut suite, &vias)
                 .and_then(|()| typed::run(&mut suite, &arguments.provision, &vias)),
         };

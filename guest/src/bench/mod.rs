@@ -6,18 +6,25 @@
 //! 512 and 4096 pages of memory that was allocated before, without clearing it. The *floor* of an
 //! operation is what the cheapest raw hypercalls for it cost in the same boot.
 //!
-//! Output: a line an operation and size, `bench NAME PAGES INSTRUCTIONS PER_PAGE HYPERCALLS`.
+//! Output: a line an operation and size, `bench NAME PAGES INSTRUCTIONS PER_PAGE HYPERCALLS`. A name
+//! with the prefix `floor.` is the floor of the operation that follows, or of a hypercall; `sweep.`
+//! stands before the cost of batches by size.
 
+mod calls;
+mod floor;
 mod ops;
 mod pool;
+mod sweep;
+mod tally;
 
 use crate::boot::cmdline::Selection;
 use crate::mm::Running;
 use crate::mm::{self, MmError, Tables, layout};
-use crate::println;
 use crate::time::tsc;
+use crate::{println, subarch};
 
 pub(crate) use pool::Pool;
+use tally::{Error, ROUNDS, Tally};
 
 /// Numbers of pages that operations are measured on.
 const SIZES: [u64; 4] = [1, 32, 512, 4096];
@@ -47,17 +54,10 @@ impl Bench<'_> {
         let start = tsc();
         let result = f(self.tables, self.pool, self.pages);
         let end = tsc();
-        self.ticks = end - start - overhead();
+        self.ticks = end - start - tally::overhead();
         self.hypercalls = self.tables.stats().hypercalls - calls;
         result
     }
-}
-
-/// What reading the counter twice costs by itself.
-fn overhead() -> u64 {
-    let start = tsc();
-    let end = tsc();
-    end - start
 }
 
 /// Measures the selected operations and prints a line for each.
@@ -66,7 +66,7 @@ fn overhead() -> u64 {
 /// The first operation that fails.
 // Its stack frame is large: nobody else is to carry it.
 #[inline(never)]
-pub(crate) fn run(selection: &Selection<'_>) -> Result<usize, MmError> {
+pub(crate) fn run(selection: &Selection<'_>) -> Result<usize, Error> {
     println!(
         "bench entry_to_first_byte 1 {0} {0} 0",
         crate::boot::run::ticks_to_first_byte()
@@ -75,31 +75,51 @@ pub(crate) fn run(selection: &Selection<'_>) -> Result<usize, MmError> {
         "bench entry_to_ready 1 {0} {0} 0",
         crate::boot::run::ticks_to_ready()
     );
-    let pool = mm::with(Pool::new)?;
     let mut lines = 2;
+    // Elsewhere nobody takes raw hypercalls for page tables.
+    let raw = subarch::is_pv();
+    if raw {
+        lines += calls::run(selection)?;
+    }
+    let chosen = ops::OPS
+        .iter()
+        .any(|op| tally::selects_floor(selection, op.name));
+    let sweeps = raw && sweep::is_selected(selection);
+    if !chosen && !sweeps {
+        return Ok(lines);
+    }
+    let pool = mm::with(Pool::new)?;
     for op in ops::OPS.iter().filter(|op| selection.includes(op.name)) {
         for pages in SIZES.into_iter().filter(|pages| op.sized || *pages == 1) {
-            let (ticks, hypercalls) = mm::with(|tables| {
-                let mut bench = Bench {
-                    tables,
-                    pool: &pool,
-                    pages,
-                    ticks: 0,
-                    hypercalls: 0,
-                };
-                // Twice: the first time makes tables that later ones find.
-                (op.run)(&mut bench)?;
-                (op.run)(&mut bench)?;
-                Ok::<_, MmError>((bench.ticks, bench.hypercalls))
-            })?;
-            println!(
-                "bench {} {pages} {ticks} {} {hypercalls}",
-                op.name,
-                ticks / pages
-            );
-            lines += 1;
+            lines += measure(op, pages, &pool)?.print(selection);
         }
+    }
+    if raw && chosen {
+        lines += floor::run(selection, &pool)?;
+    }
+    if sweeps {
+        lines += sweep::run(selection, &pool)?;
     }
     mm::with(|tables| pool.free(tables))?;
     Ok(lines)
+}
+
+fn measure(op: &ops::Op, pages: u64, pool: &Pool) -> Result<Tally, MmError> {
+    let mut tally = Tally::default();
+    mm::with(|tables| {
+        let mut bench = Bench {
+            tables,
+            pool,
+            pages,
+            ticks: 0,
+            hypercalls: 0,
+        };
+        // The first time makes tables that later ones find.
+        (op.run)(&mut bench)?;
+        for _ in 0..ROUNDS {
+            (op.run)(&mut bench)?;
+            tally.note(op.name, pages, bench.ticks, bench.hypercalls);
+        }
+        Ok(tally)
+    })
 }

@@ -1,0 +1,114 @@
+//! Linux' system calls (numbers: `arch/x86/entry/syscalls/syscall_64.tbl`).
+
+use core::arch::asm;
+use core::fmt::{self, Write};
+
+/// A system call that failed, with the error's number.
+pub(crate) struct Refusal(&'static str, i64);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: error {}", self.0, self.1)
+    }
+}
+
+/// Makes a system call.
+///
+/// # Safety
+/// Pointers among the arguments are good for what the call does with them, and memory that it takes
+/// away or changes is not in use.
+#[inline(always)]
+pub(crate) unsafe fn call(number: u64, arguments: [u64; 6]) -> i64 {
+    let [a, b, c, d, e, f] = arguments;
+    let result;
+    // SAFETY: the registers are those that Linux reads and writes; the rest is the caller's word.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number => result,
+            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
+            lateout("rcx") _, lateout("r11") _,
+        );
+    }
+    result
+}
+
+macro_rules! calls {
+    ($($(#[$doc:meta])* $name:ident = $number:literal ($($argument:ident),*);)*) => {
+        $(
+            $(#[$doc])*
+            ///
+            /// # Safety
+            /// As [`call`].
+            #[inline(always)]
+            pub(crate) unsafe fn $name($($argument: u64),*) -> Result<u64, Refusal> {
+                let mut arguments = [0; 6];
+                let given = [$($argument),*];
+                arguments[..given.len()].copy_from_slice(&given);
+                // SAFETY: the caller's promise.
+                let result = unsafe { call($number, arguments) };
+                if (-4095..0).contains(&result) {
+                    return Err(Refusal(stringify!($name), -result));
+                }
+                Ok(result as u64)
+            }
+        )*
+    };
+}
+
+calls! {
+    /// Maps memory.
+    mmap = 9 (at, bytes, rights, flags, file, offset);
+    /// Changes rights.
+    mprotect = 10 (at, bytes, rights);
+    /// Unmaps memory.
+    munmap = 11 (at, bytes);
+    /// Moves a mapping.
+    mremap = 25 (from, bytes, new_bytes, flags, to);
+    /// The process's number: a system call that does next to nothing.
+    getpid = 39 (unused);
+    /// A second process.
+    fork = 57 (unused);
+    /// Ends this process.
+    exit = 60 (status);
+    /// Waits for a process to end.
+    wait4 = 61 (process, status, options, usage);
+    /// Sets a file's size.
+    ftruncate = 77 (file, bytes);
+    /// A file in memory.
+    memfd_create = 319 (name, flags);
+}
+
+/// Standard output.
+struct Console;
+
+impl Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // SAFETY: Linux reads the text during the call. A console that refuses is beyond help.
+        unsafe { call(1, [1, text.as_ptr() as u64, text.len() as u64, 0, 0, 0]) };
+        Ok(())
+    }
+}
+
+/// Prints.
+pub(crate) fn print(text: fmt::Arguments<'_>) {
+    let _ = Console.write_fmt(text);
+}
+
+/// Stops the machine.
+pub(crate) fn halt() -> ! {
+    const REBOOT: u64 = 169;
+    const MAGIC: [u64; 2] = [0xfee1_dead, 672_274_793];
+    const HALT: u64 = 0xcdef_0123;
+    loop {
+        // SAFETY: takes no memory.
+        unsafe { call(REBOOT, [MAGIC[0], MAGIC[1], HALT, 0, 0, 0]) };
+    }
+}
+
+/// The time-stamp counter, which counts instructions here.
+#[inline(always)]
+pub(crate) fn tsc() -> u64 {
+    // SAFETY: reads a counter.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}

@@ -1,0 +1,219 @@
+//! Boots that count: each job as the only domain on Xen under a counting QEMU.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::report::{Boot, Measurement, Report};
+use crate::console::transcript::{Show, Transcript};
+use crate::console::verdict::{Outcome, judge};
+use crate::exit::{Failure, Result};
+use crate::interrupt;
+use crate::provision::Provision;
+use crate::stack::{Job, Mode, Setting, Via};
+use crate::ui;
+use crate::workspace::Workspace;
+
+/// Memory sizes in MiB that boots are measured at.
+const SIZES: &[u32] = &[64, 128, 256, 512, 1024, 2048, 4096, 8192];
+
+/// Memory of the domain that operations are measured in.
+const MEM_MIB: u32 = 128;
+
+/// When a boot is given up; the longest takes some ten seconds.
+const TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Prints nothing that would be counted: a line on the console costs thousands of instructions.
+const QUIET: &str = "log=off";
+
+/// What a boot said.
+pub(super) struct Said {
+    /// Measurements.
+    pub(super) measurements: Vec<Measurement>,
+    /// The package version of Xen.
+    pub(super) xen: String,
+}
+
+/// A boot to count.
+pub(super) struct Counted<'a> {
+    /// What boots as dom0.
+    pub(super) kernel: &'a Path,
+    /// Its words.
+    pub(super) cmdline: &'a str,
+    /// Its memory.
+    pub(super) mem_mib: u32,
+    /// Its initial RAM disk.
+    pub(super) initrd: Option<PathBuf>,
+}
+
+/// Measures the kernel's operations, or those whose names start as given.
+pub(crate) fn kernel(
+    workspace: &Workspace,
+    provision: &Provision,
+    image: &Path,
+    names: &[String],
+) -> Result<Report> {
+    let cmdline = match names {
+        [] => format!("{QUIET} bench"),
+        names => format!("{QUIET} bench={}", names.join(",")),
+    };
+    let step = ui::spinner("count instructions");
+    let said = boot(
+        workspace,
+        provision,
+        Counted {
+            kernel: image,
+            cmdline: &cmdline,
+            mem_mib: MEM_MIB,
+            initrd: None,
+        },
+    )?;
+    step.clear();
+    let unknown = names
+        .iter()
+        .find(|name| !said.measurements.iter().any(|m| m.name.starts_with(*name)));
+    if let Some(name) = unknown {
+        return Err(Failure::Usage(format!(
+            "no operation is called {name}; `cargo xtask bench` without a name lists them all"
+        )));
+    }
+    Ok(Report {
+        xen: said.xen,
+        rustc: compiler(&workspace.root),
+        kernel: said.measurements,
+        ..Report::default()
+    })
+}
+
+/// Measures the boot with little memory and with much.
+pub(super) fn memory_sizes(
+    workspace: &Workspace,
+    provision: &Provision,
+    image: &Path,
+) -> Result<Vec<Boot>> {
+    let step = ui::progress("count boots by memory size", SIZES.len() as u64, false);
+    let mut boots = Vec::new();
+    for (done, &mib) in SIZES.iter().enumerate() {
+        step.set(done as u64);
+        let said = boot(
+            workspace,
+            provision,
+            Counted {
+                kernel: image,
+                cmdline: &format!("{QUIET} bench=entry"),
+                mem_mib: mib,
+                initrd: None,
+            },
+        )?;
+        let find = |name: &str| -> Result<u64> {
+            let found = said.measurements.iter().find(|m| m.name == name);
+            found
+                .map(|measurement| measurement.instructions)
+                .ok_or_else(|| Failure::Guest(format!("the kernel does not report {name}")))
+        };
+        boots.push(Boot {
+            mib,
+            entry_to_first_byte: find("entry_to_first_byte")?,
+            entry_to_ready: find("entry_to_ready")?,
+        });
+    }
+    step.clear();
+    Ok(boots)
+}
+
+/// Boots once, to a passing verdict.
+pub(super) fn boot(
+    workspace: &Workspace,
+    provision: &Provision,
+    what: Counted<'_>,
+) -> Result<Said> {
+    if interrupt::requested() {
+        return Err(Failure::Interrupted);
+    }
+    let job = Job {
+        name: "bench".into(),
+        via: Via::Dom0,
+        kernel: what.kernel.to_path_buf(),
+        cmdline: what.cmdline.to_owned(),
+        mem_mib: Some(what.mem_mib),
+        vcpus: None,
+        initrd: what.initrd,
+        timeout: Some(TIMEOUT),
+    };
+    let dir = workspace.run_dir("bench")?;
+    let setting = Setting {
+        provision,
+        mode: Mode {
+            icount: true,
+            ..Mode::default()
+        },
+        workspace: &workspace.root,
+        dir: &dir,
+    };
+    let jobs = [job];
+    let mut session = jobs[0].via.stack().open(setting, &jobs)?;
+    let mut transcript = Transcript::create(&dir, Show::Nothing, None)?;
+    let end = session.run(&jobs[0], &mut transcript);
+    transcript.finish();
+    let outcome = judge(&transcript.guest, &end?);
+    if outcome != Outcome::Pass {
+        ui::say(transcript.tail(30));
+    }
+    outcome.into_result()?;
+    Ok(Said {
+        measurements: transcript
+            .guest
+            .iter()
+            .filter_map(|line| Measurement::parse(line))
+            .collect(),
+        xen: transcript
+            .host
+            .iter()
+            .find_map(|line| xen_version(line))
+            .unwrap_or_else(|| "unknown".into()),
+    })
+}
+
+/// The version in Xen's banner: the package's, or that of a Xen built otherwise, and whether it is
+/// one for debugging, which costs more.
+fn xen_version(line: &str) -> Option<String> {
+    let rest = line.strip_prefix("(XEN)")?.trim_start();
+    let rest = rest.strip_prefix("Xen version ")?;
+    let packaged = rest
+        .split_once("(Debian ")
+        .and_then(|(_, rest)| rest.split_once(')'));
+    let version = match packaged {
+        Some((version, _)) => version,
+        None => rest.split_ascii_whitespace().next()?,
+    };
+    let debug = if rest.contains("debug=y") {
+        " debug"
+    } else {
+        ""
+    };
+    Some(format!("{version}{debug}"))
+}
+
+fn compiler(root: &Path) -> String {
+    let output = Command::new("rustc")
+        .current_dir(root)
+        .arg("--version")
+        .output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    text.unwrap_or_else(|_| "unknown".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_the_package_s_where_there_is_one() {
+        let banner =
+            "(XEN) Xen version 4.17.7 (Debian 4.17.7+13-g24-0+deb12u1) (x@y) (gcc) debug=n";
+        assert_eq!(xen_version(banner).unwrap(), "4.17.7+13-g24-0+deb12u1");
+        let banner = "(XEN) Xen version 4.23-unstable (me@here) (gcc) debug=y Wed";
+        assert_eq!(xen_version(banner).unwrap(), "4.23-unstable debug");
+        assert_eq!(xen_version("Xen version 4.17.7"), None);
+    }
+}

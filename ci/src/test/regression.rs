@@ -1,0 +1,87 @@
+//! The group `bench`: no operation costs more instructions than the checked-in baseline says.
+
+use std::time::Instant;
+
+use super::Suite;
+use crate::bench::{self, Baseline, Change, Judgement, TOLERANCE_PERCENT};
+use crate::exit::{Failure, Result};
+
+/// Measures once and judges every operation.
+pub(super) fn run(suite: &mut Suite) -> Result<()> {
+    let kernel = suite.kernel()?;
+    let baseline = Baseline::read(&Baseline::path(&suite.workspace.root))?;
+    let since = Instant::now();
+    let report = match bench::for_gate(&suite.workspace, &suite.provision, &kernel) {
+        Ok(report) => report,
+        Err(Failure::Guest(reason)) => {
+            suite.report("bench: measures", since, Err(reason));
+            return Ok(());
+        }
+        Err(failure) => return Err(failure),
+    };
+    suite.report("bench: measures", since, Ok(()));
+    let Some(judgements) = baseline.judge(&report) else {
+        println!(
+            "      no baseline for Xen {}, so nothing is compared (there is one for {}); \
+             `cargo xtask bench --renew` adds one",
+            report.xen,
+            baseline.versions().join(", ")
+        );
+        return Ok(());
+    };
+    let compiler = baseline.other_compiler(&report).map(|other| {
+        format!(
+            "\nthe baseline was made by {other}, this kernel by {}",
+            report.rustc
+        )
+    });
+    for judgement in judgements {
+        let name = format!("bench: {}", judgement.name);
+        let result = verdict(&judgement, compiler.as_deref().unwrap_or_default());
+        suite.report(&name, Instant::now(), result);
+        for change in &judgement.other {
+            println!("      {change}; `cargo xtask bench --renew` takes it over");
+        }
+    }
+    Ok(())
+}
+
+/// Why an operation fails, if it does.
+fn verdict(judgement: &Judgement, compiler: &str) -> std::result::Result<(), String> {
+    if judgement.worse.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<_> = judgement.worse.iter().map(Change::to_string).collect();
+    Err(format!(
+        "{}\nmore than {TOLERANCE_PERCENT} % above the baseline: bring it down, or take it over with \
+         `cargo xtask bench --renew` and say why{compiler}",
+        lines.join("\n")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_costs_more_fails_and_says_how_much() {
+        let mut judgement = Judgement {
+            name: "map".into(),
+            worse: vec![],
+            other: vec![],
+        };
+        assert_eq!(verdict(&judgement, ""), Ok(()));
+        judgement.worse.push(Change {
+            name: "map".into(),
+            pages: 1,
+            old: Some(300),
+            new: Some(330),
+        });
+        let reason = verdict(&judgement, "\nanother compiler").unwrap_err();
+        assert!(
+            reason.contains("map 1: 300 -> 330 instructions (+10.0 %)"),
+            "{reason}"
+        );
+        assert!(reason.ends_with("another compiler"), "{reason}");
+    }
+}

@@ -1,0 +1,131 @@
+//! What was counted, the least of several rounds: an interrupt that Xen takes in the middle of a
+//! round adds to it and is no part of the cost.
+
+use core::fmt;
+
+use heapless::{String, Vec};
+use hypercall::XenError;
+
+use crate::boot::cmdline::Selection;
+use crate::mm::MmError;
+use crate::println;
+use crate::time::tsc;
+
+/// Rounds of which the cheapest counts.
+pub(super) const ROUNDS: usize = 3;
+
+/// What the name of a floor starts with.
+const FLOOR: &str = "floor.";
+
+/// Why a measurement came to nothing.
+pub(crate) enum Error {
+    /// The page-table path failed.
+    Memory(MmError),
+    /// A raw hypercall failed.
+    Xen(XenError),
+}
+
+impl From<MmError> for Error {
+    fn from(error: MmError) -> Error {
+        Error::Memory(error)
+    }
+}
+
+impl From<XenError> for Error {
+    fn from(error: XenError) -> Error {
+        Error::Xen(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Memory(error) => error.fmt(f),
+            Error::Xen(error) => error.fmt(f),
+        }
+    }
+}
+
+struct Row {
+    name: &'static str,
+    pages: u64,
+    ticks: u64,
+    hypercalls: u64,
+}
+
+/// Costs by name and size.
+#[derive(Default)]
+pub(super) struct Tally {
+    rows: Vec<Row, 16>,
+}
+
+impl Tally {
+    /// Counts what `f` costs, on so many pages; it returns the number of hypercalls it made.
+    pub(super) fn count(
+        &mut self,
+        name: &'static str,
+        pages: u64,
+        f: impl FnOnce() -> Result<u64, Error>,
+    ) -> Result<(), Error> {
+        let start = tsc();
+        let result = f();
+        let ticks = tsc() - start - overhead();
+        self.note(name, pages, ticks, result?);
+        Ok(())
+    }
+
+    /// Adds what was counted elsewhere.
+    pub(super) fn note(&mut self, name: &'static str, pages: u64, ticks: u64, hypercalls: u64) {
+        let known = |row: &&mut Row| row.name == name && row.pages == pages;
+        match self.rows.iter_mut().find(known) {
+            Some(row) => row.ticks = row.ticks.min(ticks),
+            None => {
+                let row = Row {
+                    name,
+                    pages,
+                    ticks,
+                    hypercalls,
+                };
+                let full = self.rows.push(row).is_err();
+                debug_assert!(!full, "more rows than a tally holds");
+            }
+        }
+    }
+
+    /// Prints the selected rows and says how many they were. A floor is selected by the name of its
+    /// operation as well.
+    pub(super) fn print(&self, selection: &Selection<'_>) -> usize {
+        let mut lines = 0;
+        for row in &self.rows {
+            let operation = row.name.strip_prefix(FLOOR).unwrap_or(row.name);
+            if !selection.includes(row.name) && !selection.includes(operation) {
+                continue;
+            }
+            println!(
+                "bench {} {} {} {} {}",
+                row.name,
+                row.pages,
+                row.ticks,
+                row.ticks / row.pages,
+                row.hypercalls
+            );
+            lines += 1;
+        }
+        lines
+    }
+}
+
+/// Whether the floor of an operation is selected.
+pub(super) fn selects_floor(selection: &Selection<'_>, operation: &str) -> bool {
+    let mut name = String::<64>::new();
+    // A name too long for this is no floor's.
+    let whole = name.push_str(FLOOR).and_then(|()| name.push_str(operation));
+    selection.includes(operation) || (whole.is_ok() && selection.includes(&name))
+}
+
+/// What reading the counter twice costs by itself.
+pub(super) fn overhead() -> u64 {
+    let start = tsc();
+    let end = tsc();
+    end - start
+}
