@@ -14,7 +14,7 @@ use crate::xen::PV;
 /// Calls in a multicall.
 const CALLS: usize = 32;
 /// Flushes in one hypercall.
-const FLUSHES: usize = 256;
+const FLUSHES: usize = 64;
 
 /// Measures the hypercalls and prints a line for each that is selected.
 // Its stack frame is large, and not to be part of the caller's.

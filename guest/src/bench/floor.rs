@@ -34,12 +34,13 @@ const THERE: u64 = HERE + (1 << 30);
 /// By how many pages an unaligned move is off.
 const SKEW: usize = 5;
 /// From how many pages on tables are exchanged rather than entries updated.
-const BREAK_EVEN: u64 = 40;
+const BREAK_EVEN: u64 = REQUESTS as u64;
 
 /// Most tables in use: of 4096 pages, one more where they lie askew.
 const TABLES: usize = 9;
-/// Requests of the longest list: each of those tables hooked, unhooked and given new rights.
-const REQUESTS: usize = 4 * TABLES + 64;
+/// Requests of the longest list: tables hooked in place of others, and both given new rights. Lists
+/// lie on the stack.
+const REQUESTS: usize = 4 * TABLES;
 
 /// U, G and the bit by which Xen tells kernel pages: Xen sets them, and a table that is written
 /// anew must not hold them.
