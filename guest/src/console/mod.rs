@@ -2,7 +2,7 @@
 //!
 //! Two real ways out: the shared ring as domU and in the shim, CONSOLEIO_write as dom0; which one
 //! is decided by `start_info`, once. Nothing printed is lost: a full ring is waited for, and
-//! [`drain`] waits until the daemon has taken everything before the domain goes down. Waiting is
+//! `drain` waits until the daemon has taken everything before the domain goes down. Waiting is
 //! bounded by time without progress, so that a dead daemon cannot hold the kernel.
 
 pub mod filter;
