@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::exit::Result;
 use crate::provision::cache::Cache;
 use crate::provision::{Provision, Xen};
+use crate::rules::On;
 use crate::stack::Via;
 use crate::test::Group;
 
@@ -37,6 +38,15 @@ Examples:
 
 Results are kept as target/bench/bench.json, with plots beside it.";
 
+const RULES_HELP: &str = "\
+Examples:
+  cargo xtask rules                         every rule on the model, as dom0, as domU, in the shim
+  cargo xtask rules --xen 4.20 --on dom0    on another Xen that Debian packages
+  cargo xtask rules --xen ~/xen/xen/xen     on a hypervisor of your own
+  cargo xtask rules R9 R78                  these, even if they can end the domain
+  cargo xtask rules --twin 100              random requests as well, compared with the model
+  cargo xtask rules --book rules.md         the book, with the last verdict of each target";
+
 const AFTER_HELP: &str = "\
 Examples:
   cargo xtask boot                          Xen under QEMU, the kernel as dom0; about a second
@@ -45,12 +55,13 @@ Examples:
   cargo xtask boot --via xl --mem 64        as an ordinary domain: a Linux dom0 and xl create
   cargo xtask boot --via shim               inside Xen's PV shim
   cargo xtask boot --gdb                    wait for a debugger and say what to type
+  cargo xtask rules                         what Xen demands, rule by rule, and whether it holds
   cargo xtask test                          everything that must hold before a push
   cargo xtask test fmt clippy unit          the part of it that needs no Xen
   cargo xtask bench --vs linux              count instructions, beside the floor and Linux
   cargo xtask setup                         fetch all that is needed, to work offline later
 
-Exit status of boot and test: 0 pass, 1 the guest failed or crashed, 2 wrong usage, 3 the host lacks something,
+Exit status of boot, rules and test: 0 pass, 1 the guest failed or crashed, 2 wrong usage, 3 the host lacks something,
 4 time-out. Xen, QEMU and a Linux dom0 are fetched from Debian's archive into the user's cache
 directory when first needed; nothing is installed and root is not required.";
 
@@ -74,6 +85,9 @@ pub(crate) enum Command {
     #[command(after_help = BENCH_HELP)]
     /// Count what operations cost, in instructions
     Bench(BenchArgs),
+    #[command(after_help = RULES_HELP)]
+    /// Judge the model and real Xen by the rule book, or render the book
+    Rules(RulesArgs),
     /// Fetch everything needed to boot and test
     Setup(SetupArgs),
     /// Build the kernel
@@ -163,6 +177,35 @@ pub(crate) struct BenchArgs {
     /// Write the table and a plot into README.md; measures Linux as well
     #[arg(long)]
     pub(crate) readme: bool,
+    /// Where programs come from
+    #[command(flatten)]
+    pub(crate) provision: ProvisionArgs,
+}
+
+/// `rules`.
+#[derive(Debug, Args)]
+pub(crate) struct RulesArgs {
+    /// The rules, by number (R9) or a part of the title; all that cannot end the domain if none is
+    /// named
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// What to judge
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "all")]
+    pub(crate) on: Vec<On>,
+    /// Include rules that can end the domain; each gets a boot of its own
+    #[arg(long)]
+    pub(crate) kills: bool,
+    /// Make the random requests of so many seeds as well and compare with the model
+    #[arg(
+        long,
+        value_name = "SEEDS",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(crate) twin: u64,
+    /// Judge nothing; write the book with the verdicts of the last runs, as Markdown
+    #[arg(long, value_name = "FILE")]
+    pub(crate) book: Option<PathBuf>,
     /// Where programs come from
     #[command(flatten)]
     pub(crate) provision: ProvisionArgs,

@@ -12,6 +12,7 @@ mod exit;
 mod image;
 mod interrupt;
 mod provision;
+mod rules;
 mod stack;
 mod test;
 mod ui;
@@ -46,6 +47,7 @@ fn run(command: &Command) -> Result<()> {
             println!("{}", image.display());
             Ok(())
         }
+        Command::Rules(arguments) => rules::rules(arguments),
         Command::Test(arguments) => test::test(arguments),
         Command::Bench(arguments) => bench::bench(arguments),
         Command::Clean(arguments) => clean(arguments.cache),

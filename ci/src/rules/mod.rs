@@ -1,0 +1,297 @@
+//! `cargo xtask rules`: the rule book, judged by the model and by real Xen in every way of running.
+//!
+//! The kernel prints a line for each rule; what it printed last, by target, is kept below the
+//! target directory, and from that the book is rendered.
+
+mod model;
+mod xen;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rules::{RULES, Rule, Verdict, book};
+
+use crate::cli::RulesArgs;
+use crate::exit::{Failure, Result};
+use crate::stack::Via;
+use crate::ui;
+use crate::workspace::Workspace;
+
+pub(crate) use xen::{Bench, on_xen};
+
+/// `--on`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum On {
+    /// Xen's page tables as the host-side model has them
+    Model,
+    /// The kernel as Xen's first domain
+    Dom0,
+    /// The kernel as an ordinary domain
+    Domu,
+    /// The kernel inside the PV shim
+    Shim,
+    /// All of these
+    All,
+}
+
+/// What to judge by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Rules by number, in the order of the book.
+    numbers: Vec<u16>,
+    /// Whether these are all that cannot end the domain.
+    all: bool,
+    /// Of the rules, those that can: each gets a boot of its own.
+    kills: Vec<u16>,
+    /// Random sequences of requests that must come to the same as on the model.
+    pub(crate) twins: u64,
+}
+
+impl Plan {
+    /// The rules of these names, or all; with those that can end the domain if they were named or
+    /// `kills` is set.
+    pub(crate) fn new(names: &[String], kills: bool) -> Result<Plan> {
+        if let Some(name) = names
+            .iter()
+            .find(|name| !RULES.iter().any(|rule| rule.is_called(name)))
+        {
+            return Err(Failure::Usage(format!(
+                "no rule is called {name}: a number like R9, or a part of a title"
+            )));
+        }
+        let named = |rule: &Rule| names.iter().any(|name| rule.is_called(name));
+        let chosen = |rule: &&Rule| named(rule) || names.is_empty() && (kills || !rule.kills);
+        let (killers, others): (Vec<&Rule>, _) =
+            RULES.iter().filter(chosen).partition(|rule| rule.kills);
+        let numbers = |rules: Vec<&Rule>| rules.iter().map(|rule| rule.number).collect();
+        Ok(Plan {
+            all: names.is_empty(),
+            numbers: numbers(others),
+            kills: numbers(killers),
+            twins: 0,
+        })
+    }
+
+    fn has(&self, number: u16) -> bool {
+        self.numbers.contains(&number) || self.kills.contains(&number)
+    }
+}
+
+/// What one target came to.
+pub(crate) struct Judged {
+    /// The target, such as `dom0-4.17`.
+    pub(crate) label: String,
+    /// What became of each rule.
+    pub(crate) results: book::Results,
+    /// Random sequences that came to the same as on the model.
+    pub(crate) twins: u64,
+    /// What went wrong besides.
+    pub(crate) trouble: Vec<Failure>,
+}
+
+impl Judged {
+    fn new(label: String) -> Judged {
+        Judged {
+            label,
+            results: BTreeMap::new(),
+            twins: 0,
+            trouble: Vec::new(),
+        }
+    }
+
+    /// How many rules ended how, in words.
+    pub(crate) fn summary(&self) -> String {
+        let count = |verdict| self.results.values().filter(|(v, _)| *v == verdict).count();
+        let mut words: Vec<_> = Verdict::ALL
+            .iter()
+            .rev()
+            .map(|verdict| (count(*verdict), verdict.name()))
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, name)| format!("{count} {name}"))
+            .collect();
+        if self.twins > 0 {
+            words.push(format!("{} random sequences as on the model", self.twins));
+        }
+        words.join(", ")
+    }
+
+    /// Whether every rule holds that could be judged, and nothing else went wrong.
+    pub(crate) fn into_result(self) -> Result<()> {
+        let bad: Vec<_> = self
+            .results
+            .iter()
+            .filter(|(_, (verdict, _))| *verdict > Verdict::Pass)
+            .map(|(number, (verdict, message))| {
+                format!("{}: R{number:02} {}: {message}", self.label, verdict.name())
+            })
+            .collect();
+        if !bad.is_empty() {
+            return Err(Failure::Guest(bad.join("\n")));
+        }
+        self.trouble.into_iter().next().map_or(Ok(()), Err)
+    }
+}
+
+/// Judges, prints and keeps; or renders what was kept.
+pub(crate) fn rules(arguments: &RulesArgs) -> Result<()> {
+    let workspace = Workspace::find()?;
+    let kept = workspace.target.join("rules");
+    if let Some(file) = &arguments.book {
+        return render(&kept, file);
+    }
+    let plan = Plan {
+        twins: arguments.twin,
+        ..Plan::new(&arguments.names, arguments.kills)?
+    };
+    let on = |target| arguments.on.contains(&target) || arguments.on.contains(&On::All);
+    let vias: Vec<_> = [
+        (On::Dom0, Via::Dom0),
+        (On::Domu, Via::Xl),
+        (On::Shim, Via::Shim),
+    ]
+    .into_iter()
+    .filter(|(target, _)| on(*target))
+    .map(|(_, via)| via)
+    .collect();
+    let mut all = Vec::new();
+    if on(On::Model) {
+        all.push(model::judge(&plan));
+    }
+    if !vias.is_empty() {
+        let bench = Bench {
+            provision: &arguments.provision.open()?,
+            kernel: workspace.build_kernel()?,
+            dir: workspace.run_dir("rules")?,
+            workspace: &workspace.root,
+        };
+        all.extend(on_xen(&bench, &vias, &plan)?);
+    }
+    for judged in &all {
+        keep(&kept, judged)?;
+    }
+    print(&plan, &all);
+    all.into_iter().try_for_each(Judged::into_result)
+}
+
+/// The matrix, what is not simply a pass, and the counts.
+fn print(plan: &Plan, all: &[Judged]) {
+    let columns: Vec<_> = all
+        .iter()
+        .map(|judged| (judged.label.as_str(), judged.results.clone()))
+        .collect();
+    let matrix = book::matrix(&columns);
+    let rows: Vec<_> = matrix.lines().collect();
+    let (head, rest) = rows.split_at(2.min(rows.len()));
+    head.iter().for_each(|line| println!("{line}"));
+    for (rule, line) in RULES.iter().zip(rest) {
+        if plan.has(rule.number) {
+            println!("{line}");
+        }
+    }
+    println!();
+    for judged in all {
+        for (number, (verdict, message)) in &judged.results {
+            if *verdict != Verdict::Pass {
+                let label = &judged.label;
+                println!("{label}: R{number:02} {}: {message}", verdict.name());
+            }
+        }
+        for trouble in &judged.trouble {
+            println!("{}: {trouble}", judged.label);
+        }
+    }
+    for judged in all {
+        println!("{}: {}", judged.label, judged.summary());
+    }
+}
+
+/// Adds what a target came to, to what it came to before.
+fn keep(dir: &Path, judged: &Judged) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(Failure::file("create", dir))?;
+    let path = dir.join(format!("{}.txt", judged.label));
+    let mut results = std::fs::read_to_string(&path)
+        .map(|text| book::parse(&text))
+        .unwrap_or_default();
+    results.extend(judged.results.clone());
+    let mut text = String::new();
+    for (number, (verdict, message)) in &results {
+        text += &format!("rule R{number:02} {} \"{message}\"\n", verdict.name());
+    }
+    std::fs::write(&path, text).map_err(Failure::file("write", &path))
+}
+
+/// Writes the book, with what every target came to last.
+fn render(kept: &Path, file: &Path) -> Result<()> {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(kept)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    // The model first.
+    paths.sort_by_key(|path| (!path.ends_with("model.txt"), path.clone()));
+    let mut targets = Vec::new();
+    for path in &paths {
+        let label = path.file_stem().and_then(|stem| stem.to_str());
+        let text = std::fs::read_to_string(path).map_err(Failure::file("read", path))?;
+        targets.push((label.unwrap_or_default(), book::parse(&text)));
+    }
+    std::fs::write(file, book::render(&targets)).map_err(Failure::file("write", file))?;
+    ui::say(format!(
+        "{}: {} rules, judged on {} targets",
+        file.display(),
+        RULES.len(),
+        targets.len()
+    ));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_that_kill_are_asked_for() {
+        let all = Plan::new(&[], false).unwrap();
+        assert!(all.all && all.kills.is_empty() && all.numbers.len() > 60);
+        let kills = Plan::new(&[], true).unwrap();
+        assert_eq!(kills.numbers, all.numbers);
+        assert_eq!(kills.numbers.len() + kills.kills.len(), RULES.len());
+        let one = Plan::new(&["R78".into(), "9".into()], false).unwrap();
+        assert_eq!((&one.numbers[..], &one.kills[..]), (&[9][..], &[78][..]));
+        assert_eq!(Plan::new(&["R999".into()], false).unwrap_err().status(), 2);
+    }
+
+    #[test]
+    fn what_is_kept_is_added_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let judged = |number, verdict| Judged {
+            results: BTreeMap::from([(number, (verdict, String::from("so")))]),
+            ..Judged::new("dom0-4.17".into())
+        };
+        keep(dir.path(), &judged(1, Verdict::Fail)).unwrap();
+        keep(dir.path(), &judged(2, Verdict::Crash)).unwrap();
+        keep(dir.path(), &judged(1, Verdict::Pass)).unwrap();
+        let text = std::fs::read_to_string(dir.path().join("dom0-4.17.txt")).unwrap();
+        let results = book::parse(&text);
+        assert_eq!(results[&1], (Verdict::Pass, "so".into()));
+        assert_eq!(results[&2], (Verdict::Crash, "so".into()));
+    }
+
+    #[test]
+    fn a_rule_that_does_not_hold_is_a_failure() {
+        for (verdict, good) in [
+            (Verdict::Skip, true),
+            (Verdict::Pass, true),
+            (Verdict::Error, false),
+            (Verdict::Fail, false),
+            (Verdict::Crash, false),
+        ] {
+            let judged = Judged {
+                results: BTreeMap::from([(9, (verdict, String::new()))]),
+                ..Judged::new("dom0-4.17".into())
+            };
+            assert_eq!(judged.into_result().is_ok(), good, "{verdict:?}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The rules on the model, and what random requests come to there.
+
+use model::{Kind, Layout};
+use rules::on_model::OnModel;
+use rules::{Rule, twin};
+
+use super::{Judged, Plan};
+use crate::stack::Via;
+
+/// Pages of a domain.
+const PAGES: u64 = 4096;
+/// Requests of a random sequence: the kernel's default for the word `twin`.
+const STEPS: u32 = 500;
+
+fn domain(kind: Kind) -> OnModel {
+    OnModel::new(&Layout {
+        survive_crash: true,
+        ..Layout::new(kind, PAGES)
+    })
+}
+
+/// Judges by the plan's rules, as each kind of domain; of the verdicts the worst counts.
+pub(super) fn judge(plan: &Plan) -> Judged {
+    let mut judged = Judged::new("model".into());
+    for kind in [Kind::DomU, Kind::Dom0, Kind::Shim] {
+        let shared = domain(kind);
+        for &number in plan.numbers.iter().chain(&plan.kills) {
+            let Some(rule) = Rule::find(number) else {
+                continue;
+            };
+            let own = rule.kills.then(|| domain(kind));
+            let outcome = rule.run(own.as_ref().unwrap_or(&shared)).outcome;
+            let found = (outcome.verdict(), outcome.message().to_owned());
+            let worst = judged.results.entry(number).or_insert(found.clone());
+            if found.0 > worst.0 {
+                *worst = found;
+            }
+        }
+    }
+    judged
+}
+
+/// What a random sequence comes to, in the words that the kernel uses.
+pub(super) fn twin(via: Via, seeds: u64) -> Vec<String> {
+    let machine = domain(match via {
+        Via::Dom0 => Kind::Dom0,
+        Via::Xl => Kind::DomU,
+        Via::Shim | Via::KvmShim => Kind::Shim,
+    });
+    (0..seeds)
+        .map(|seed| match twin::run(&machine, seed, STEPS, None) {
+            Ok(digest) => digest.to_string(),
+            Err(outcome) => outcome.message().to_owned(),
+        })
+        .collect()
+}

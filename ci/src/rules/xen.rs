@@ -1,0 +1,224 @@
+//! The rules on real Xen: which boots it takes, and what the kernel said in each.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rules::{Verdict, book};
+
+use super::{Judged, Plan, model};
+use crate::console::transcript::{Show, Transcript};
+use crate::console::verdict::{End, Outcome, judge};
+use crate::exit::{Failure, Result};
+use crate::provision::{Provision, Xen};
+use crate::stack::{Job, Mode, Session, Setting, Via};
+
+/// All rules take three seconds; a random sequence a few hundredths of one, and more in the shim.
+const TIMEOUT: Duration = Duration::from_secs(60);
+const TWIN_TIMEOUT: Duration = Duration::from_millis(400);
+
+/// What the boots are made with.
+pub(crate) struct Bench<'a> {
+    pub(crate) provision: &'a Provision,
+    pub(crate) kernel: PathBuf,
+    /// For the logs.
+    pub(crate) dir: PathBuf,
+    /// The repository.
+    pub(crate) workspace: &'a Path,
+}
+
+/// Judges by the plan's rules in each of these ways.
+pub(crate) fn on_xen(bench: &Bench<'_>, vias: &[Via], plan: &Plan) -> Result<Vec<Judged>> {
+    let mut all = Vec::new();
+    for host in vias.chunk_by(|a, b| a.shares_host_with(*b)) {
+        let jobs: Vec<Job> = host
+            .iter()
+            .flat_map(|&via| jobs(via, &bench.kernel, plan))
+            .collect();
+        let mut session: Option<Box<dyn Session + '_>> = None;
+        for &via in host {
+            let mut judged = Judged::new(label(via, &bench.provision.xen));
+            for job in jobs.iter().filter(|job| job.via == via) {
+                let dir = bench.dir.join(format!("{}-{}", via.name(), job.name));
+                let mut transcript = Transcript::create(&dir, Show::Nothing, None)?;
+                // A stack that broke down is opened anew for what is left.
+                let mut open = match session.take() {
+                    Some(open) => open,
+                    None => {
+                        let setting = Setting {
+                            provision: bench.provision,
+                            mode: Mode::default(),
+                            workspace: bench.workspace,
+                            dir: &dir,
+                        };
+                        via.stack().open(setting, &jobs)?
+                    }
+                };
+                let end = match open.run(job, &mut transcript) {
+                    Ok(end) => end,
+                    Err(Failure::Interrupted) => return Err(Failure::Interrupted),
+                    Err(failure) => End::Broken(failure.to_string()),
+                };
+                transcript.finish();
+                if !matches!(end, End::Broken(_)) {
+                    session = Some(open);
+                }
+                add(&mut judged, plan, job, &transcript.guest, &end);
+            }
+            all.push(judged);
+        }
+    }
+    Ok(all)
+}
+
+/// The target's name: the way and the Xen.
+fn label(via: Via, xen: &Xen) -> String {
+    let way = match via {
+        Via::Xl => "domu",
+        other => other.name(),
+    };
+    let xen = match xen {
+        Xen::Release(release) => release.version.into(),
+        Xen::File(path) => path
+            .file_name()
+            .map_or("file".into(), |name| name.to_string_lossy().into_owned()),
+    };
+    format!("{way}-{xen}")
+}
+
+/// One boot for what can share one, one for each rule that can end the domain.
+fn jobs(via: Via, kernel: &Path, plan: &Plan) -> Vec<Job> {
+    let job = |name: String, words: String, timeout: Duration| Job {
+        name,
+        via,
+        kernel: kernel.into(),
+        cmdline: format!("log=warn {words}"),
+        mem_mib: None,
+        vcpus: None,
+        initrd: None,
+        timeout: Some(timeout),
+    };
+    let list = |numbers: &[u16]| {
+        let names: Vec<_> = numbers.iter().map(|number| format!("R{number}")).collect();
+        format!("rules={}", names.join(","))
+    };
+    let mut words = Vec::new();
+    if plan.all {
+        words.push("rules".into());
+    } else if !plan.numbers.is_empty() {
+        words.push(list(&plan.numbers));
+    }
+    if plan.twins > 0 {
+        words.push(format!("twin={}", plan.twins));
+    }
+    let timeout = TIMEOUT + TWIN_TIMEOUT * plan.twins as u32;
+    let shared = (!words.is_empty()).then(|| job("rules".into(), words.join(" "), timeout));
+    let own = plan
+        .kills
+        .iter()
+        .map(|&number| job(format!("R{number}"), list(&[number]), TIMEOUT));
+    shared.into_iter().chain(own).collect()
+}
+
+/// Adds what a boot came to.
+fn add(judged: &mut Judged, plan: &Plan, job: &Job, lines: &[String], end: &End) {
+    let text = lines.join("\n");
+    let results = book::parse(&text);
+    let explained = results
+        .values()
+        .any(|(verdict, _)| *verdict > Verdict::Pass);
+    judged.results.extend(results);
+    match judge(lines, end) {
+        Outcome::Pass => {}
+        // A rule that does not hold is told of by its verdict.
+        Outcome::Fail(_) if explained => {}
+        outcome => {
+            let trouble = outcome.into_result().err();
+            judged.trouble.extend(trouble);
+            return;
+        }
+    }
+    if plan.twins > 0 && job.name == "rules" && !explained {
+        let found: Vec<_> = lines.iter().filter_map(|line| twin(line)).collect();
+        let expected = model::twin(job.via, plan.twins);
+        for (seed, expected) in expected.iter().enumerate() {
+            match found.get(seed) {
+                Some(found) if found == expected => judged.twins += 1,
+                found => {
+                    let found = found.copied().unwrap_or("nothing");
+                    judged.trouble.push(Failure::Guest(format!(
+                        "random sequence {seed}: {found}, on the model {expected}"
+                    )));
+                }
+            }
+        }
+    }
+}
+
+/// What a random sequence came to, from `twin seed 7 pass "..."`.
+fn twin(line: &str) -> Option<&str> {
+    let rest = line.strip_prefix("twin seed ")?;
+    rest.split_once('"')?.1.trim_end().strip_suffix('"')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(names: &[&str], twins: u64) -> Plan {
+        let names: Vec<_> = names.iter().map(|name| String::from(*name)).collect();
+        Plan {
+            twins,
+            ..Plan::new(&names, false).unwrap()
+        }
+    }
+
+    fn words(plan: &Plan) -> Vec<String> {
+        let jobs = jobs(Via::Xl, Path::new("kernel"), plan);
+        jobs.into_iter().map(|job| job.cmdline).collect()
+    }
+
+    #[test]
+    fn what_kills_boots_alone() {
+        assert_eq!(words(&plan(&[], 3)), ["log=warn rules twin=3"]);
+        assert_eq!(
+            words(&plan(&["9", "R78", "R8"], 0)),
+            [
+                "log=warn rules=R9",
+                "log=warn rules=R8",
+                "log=warn rules=R78"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_sequence_that_differs_is_trouble() {
+        let plan = plan(&[], 1);
+        let jobs = jobs(Via::Dom0, Path::new("kernel"), &plan);
+        let good = format!(
+            "rule R09 run\nrule R09 pass \"\"\ntwin seed 0 pass \"{}\"\nverdict: pass\n",
+            model::twin(Via::Dom0, 1)[0]
+        );
+        let end = End::Shutdown(crate::console::verdict::Shutdown::Poweroff);
+        for (text, twins) in [(good.clone(), 1), (good.replace("500 steps", "x"), 0)] {
+            let mut judged = Judged::new("dom0".into());
+            let lines: Vec<_> = text.lines().map(str::to_owned).collect();
+            add(&mut judged, &plan, &jobs[0], &lines, &end);
+            assert_eq!(
+                (judged.twins, judged.trouble.len()),
+                (twins, 1 - twins as usize)
+            );
+        }
+    }
+
+    #[test]
+    fn a_rule_without_an_end_is_a_crash() {
+        let plan = plan(&[], 0);
+        let jobs = jobs(Via::Dom0, Path::new("kernel"), &plan);
+        let mut judged = Judged::new("dom0".into());
+        let lines = ["rule R08 run".to_owned()];
+        let end = End::Shutdown(crate::console::verdict::Shutdown::Crash);
+        add(&mut judged, &plan, &jobs[0], &lines, &end);
+        assert_eq!(judged.results[&8].0, Verdict::Crash);
+        assert!(judged.into_result().is_err());
+    }
+}
