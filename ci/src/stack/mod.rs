@@ -5,11 +5,13 @@
 //! long, such as booting a Linux dom0, happens once.
 
 mod archive;
+mod bare;
 mod bzimage;
 mod dom0;
 mod domain;
 mod kvm_shim;
 mod linux;
+mod pvh;
 mod qemu;
 pub(crate) mod rootfs;
 mod shim;
@@ -35,6 +37,12 @@ pub(crate) enum Via {
     Shim,
     /// Inside the PV shim on KVM's own emulation of Xen; needs virtualisation hardware
     KvmShim,
+    /// A PVH domain, created by xl from xen-cfg/guest-pvh.cfg
+    Pvh,
+    /// No Xen: entered by QEMU, on a processor with five levels of page tables; under a second
+    Bare,
+    /// The same on a processor with four levels
+    Bare4,
 }
 
 /// One boot of the kernel.
@@ -105,8 +113,10 @@ impl Via {
     pub(crate) fn stack(self) -> Box<dyn Stack> {
         match self {
             Self::Dom0 => Box::new(dom0::Dom0),
-            Self::Xl | Self::Shim => Box::new(linux::Linux),
+            Self::Xl | Self::Shim | Self::Pvh => Box::new(linux::Linux),
             Self::KvmShim => Box::new(kvm_shim::KvmShim),
+            Self::Bare => Box::new(bare::Bare { la57: true }),
+            Self::Bare4 => Box::new(bare::Bare { la57: false }),
         }
     }
 
@@ -117,6 +127,9 @@ impl Via {
             Self::Xl => "xl",
             Self::Shim => "shim",
             Self::KvmShim => "kvm-shim",
+            Self::Pvh => "pvh",
+            Self::Bare => "bare",
+            Self::Bare4 => "bare4",
         }
     }
 
@@ -130,7 +143,8 @@ impl Via {
         match self {
             Self::Xl => Some(xl::DOMAIN),
             Self::Shim => Some(shim::DOMAIN),
-            Self::Dom0 | Self::KvmShim => None,
+            Self::Pvh => Some(pvh::DOMAIN),
+            Self::Dom0 | Self::KvmShim | Self::Bare | Self::Bare4 => None,
         }
     }
 }
@@ -138,9 +152,13 @@ impl Via {
 /// Says how to attach a debugger to a machine that waits for one.
 fn gdb_hint(mode: Mode, running: &qemu::Running, job: &Job) {
     if mode.gdb {
+        let first = match job.via {
+            Via::Pvh | Via::Bare | Via::Bare4 => "guest::boot::pvh::start",
+            _ => "xen_start_kernel",
+        };
         ui::say(format!(
             "the machine waits for a debugger; type in another terminal:\n  \
-             gdb -ex 'target remote {}' -ex 'hbreak xen_start_kernel' -ex continue {}",
+             gdb -ex 'target remote {}' -ex 'hbreak {first}' -ex continue {}",
             running.gdb_socket().display(),
             job.kernel.display()
         ));

@@ -35,6 +35,13 @@ pub(crate) enum Accel {
         /// Let virtual time be the number of instructions executed.
         icount: bool,
     },
+    /// Software emulation of a processor with all that QEMU can emulate.
+    Bare {
+        /// As above.
+        icount: bool,
+        /// Five levels of page tables.
+        la57: bool,
+    },
     /// Hardware, with KVM in the part of Xen 4.17.
     KvmXen,
 }
@@ -79,6 +86,8 @@ impl Machine {
         match self.accel {
             Accel::Tcg { .. } if version < RIGHT_ABOUT_SMAP => "EPYC,-monitor,-rdtscp,-smap",
             Accel::Tcg { .. } => "EPYC,-monitor,-rdtscp",
+            Accel::Bare { la57: true, .. } => "max",
+            Accel::Bare { la57: false, .. } => "max,-la57",
             Accel::KvmXen => "host",
         }
     }
@@ -89,7 +98,7 @@ impl Machine {
         let mut arguments: Vec<String> = Vec::new();
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.to_owned()));
         match &self.accel {
-            Accel::Tcg { icount } => {
+            Accel::Tcg { icount } | Accel::Bare { icount, .. } => {
                 add(&["-accel", "tcg"]);
                 if *icount {
                     add(&["-icount", "shift=0,sleep=off"]);
@@ -118,7 +127,7 @@ impl Machine {
             let fd = FIRST_FD + i32::try_from(port).unwrap_or_default();
             add(&["-chardev", &format!("socket,id=serial{port},fd={fd}")]);
             let device = match self.accel {
-                Accel::Tcg { .. } => {
+                Accel::Tcg { .. } | Accel::Bare { .. } => {
                     format!("isa-serial,chardev=serial{port},iobase={address:#x},irq={irq}")
                 }
                 // A guest of KVM's Xen has Xen's own console.

@@ -40,6 +40,12 @@ pub(crate) enum Group {
     Xl,
     /// Boots inside the PV shim
     Shim,
+    /// Boots as a PVH domain of xl
+    Pvh,
+    /// Boots without Xen, five levels of page tables
+    Bare,
+    /// Boots without Xen, four levels
+    Bare4,
 }
 
 /// In the order of running: what is quick and says most comes first.
@@ -54,6 +60,9 @@ const ALL: &[Group] = &[
     Group::Bench,
     Group::Xl,
     Group::Shim,
+    Group::Pvh,
+    Group::Bare,
+    Group::Bare4,
 ];
 
 impl Group {
@@ -69,6 +78,9 @@ impl Group {
             Self::Bench => "bench",
             Self::Xl => "xl",
             Self::Shim => "shim",
+            Self::Pvh => "pvh",
+            Self::Bare => "bare",
+            Self::Bare4 => "bare4",
         }
     }
 
@@ -78,6 +90,9 @@ impl Group {
             Self::Dom0 => Some(Via::Dom0),
             Self::Xl => Some(Via::Xl),
             Self::Shim => Some(Via::Shim),
+            Self::Pvh => Some(Via::Pvh),
+            Self::Bare => Some(Via::Bare),
+            Self::Bare4 => Some(Via::Bare4),
             _ => None,
         }
     }
@@ -171,8 +186,10 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
             Group::Notes => notes::run(&mut suite),
             Group::Abi => checks::abi(&mut suite),
             Group::Bench => regression::run(&mut suite),
-            Group::Dom0 | Group::Xl | Group::Shim => smoke::run(&mut suite, &vias)
-                .and_then(|()| typed::run(&mut suite, &arguments.provision, &vias)),
+            Group::Dom0 | Group::Xl | Group::Shim | Group::Pvh | Group::Bare | Group::Bare4 => {
+                smoke::run(&mut suite, &vias)
+                    .and_then(|()| typed::run(&mut suite, &arguments.provision, &vias))
+            }
         };
         match result {
             Ok(()) => {}

@@ -26,6 +26,7 @@ mod note {
     pub(super) const INIT_P2M: u32 = 15;
     pub(super) const MOD_START_PFN: u32 = 16;
     pub(super) const SUPPORTED_FEATURES: u32 = 17;
+    pub(super) const PHYS32_ENTRY: u32 = 18;
 }
 
 /// Every note the image carries, by name.
@@ -42,6 +43,7 @@ const REQUIRED: &[(u32, &str)] = &[
     (note::INIT_P2M, "INIT_P2M"),
     (note::MOD_START_PFN, "MOD_START_PFN"),
     (note::SUPPORTED_FEATURES, "SUPPORTED_FEATURES"),
+    (note::PHYS32_ENTRY, "PHYS32_ENTRY"),
 ];
 
 /// XENFEAT_dom0: without it Xen refuses the kernel as its first domain.
@@ -257,6 +259,18 @@ const CHECKS: &[(&str, Check)] = &[
             format!("{entry:#x} is not code")
         })
     }),
+    ("the PVH entry is code, by its physical address", |image| {
+        let entry = image.number(note::PHYS32_ENTRY)?;
+        let size = image.bytes(note::PHYS32_ENTRY)?.len();
+        // QEMU reads eight bytes of a 64-bit image, and enters with paging off.
+        ensure(size == 8 && entry <= u64::from(u32::MAX), || {
+            format!("{entry:#x} in {size} bytes is no 32-bit address in 8")
+        })?;
+        let code = image.load_with(RX)?;
+        ensure(entry >= code.phys && entry - code.phys < code.size, || {
+            format!("{entry:#x} is not code")
+        })
+    }),
     ("the hypercall page is a page of code", |image| {
         let page = image.number(note::HYPERCALL_PAGE)?;
         ensure(page.is_multiple_of(PAGE), || {
@@ -338,6 +352,7 @@ mod tests {
                 (note::INIT_P2M, number(0xffff_c000_0000_0000)),
                 (note::MOD_START_PFN, 1u32.to_le_bytes().to_vec()),
                 (note::SUPPORTED_FEATURES, 0x800u32.to_le_bytes().to_vec()),
+                (note::PHYS32_ENTRY, number(0x10_0000)),
             ]),
         }
     }
@@ -374,6 +389,7 @@ mod tests {
             image.notes.insert(kind, value.to_le_bytes().to_vec());
         };
         spoil(&|image| set(image, note::ENTRY, BASE + 0x10_2000));
+        spoil(&|image| set(image, note::PHYS32_ENTRY, BASE + 0x10_0000));
         spoil(&|image| set(image, note::HYPERCALL_PAGE, BASE + 0x10_0800));
         spoil(&|image| set(image, note::INIT_P2M, BASE + 0x20_0000));
         spoil(&|image| set(image, note::SUPPORTED_FEATURES, 0x401));

@@ -54,7 +54,18 @@ struct Smoke {
     says: &'static [&'static str],
 }
 
-const EVERYWHERE: &[Via] = &[Via::Dom0, Via::Xl, Via::Shim];
+const EVERYWHERE: &[Via] = &[
+    Via::Dom0,
+    Via::Xl,
+    Via::Shim,
+    Via::Pvh,
+    Via::Bare,
+    Via::Bare4,
+];
+
+/// Where Xen owns the page tables, and where the kernel does.
+const PV: &[Via] = &[Via::Dom0, Via::Xl, Via::Shim];
+const NATIVE: &[Via] = &[Via::Pvh, Via::Bare, Via::Bare4];
 
 /// What a run of all self-tests says besides its verdict: one test of each kind was there.
 const SELFTESTS: &[&str] = &[
@@ -101,7 +112,7 @@ const TABLE: &[Smoke] = &[
     },
     Smoke {
         name: "a fault in the fault handler is reported",
-        vias: &[Via::Dom0, Via::Xl],
+        vias: &[Via::Dom0, Via::Xl, Via::Pvh, Via::Bare],
         mem_mib: None,
         cmdline: "provoke=doublefault",
         expect: CRASH,
@@ -117,8 +128,52 @@ const TABLE: &[Smoke] = &[
         says: &[],
     },
     Smoke {
+        name: "a stack overflow is reported",
+        vias: NATIVE,
+        mem_mib: None,
+        cmdline: "provoke=stackoverflow",
+        expect: CRASH,
+        says: &["#DF", "backtrace"],
+    },
+    Smoke {
+        name: "four levels by Xen",
+        vias: PV,
+        mem_mib: None,
+        cmdline: "",
+        expect: PASS,
+        says: &["mmu: 4 levels (xen-pv)"],
+    },
+    Smoke {
+        name: "five levels where the processor has them",
+        vias: &[Via::Bare],
+        mem_mib: None,
+        cmdline: "",
+        expect: PASS,
+        says: &["guest 0.1.0 on bare", "mmu: 5 levels (la57)", " levels=5"],
+    },
+    Smoke {
+        name: "four levels when told so",
+        vias: &[Via::Bare],
+        mem_mib: None,
+        cmdline: "selftest no5lvl log=warn,mmu=info",
+        expect: PASS,
+        says: &[
+            "mmu: 4 levels (no5lvl)",
+            " levels=4 selftests=",
+            " failed=0 ",
+        ],
+    },
+    Smoke {
+        name: "four levels where there are no more",
+        vias: &[Via::Pvh, Via::Bare4],
+        mem_mib: None,
+        cmdline: "",
+        expect: PASS,
+        says: &["mmu: 4 levels (no la57)", " levels=4"],
+    },
+    Smoke {
         name: "a reboot is not taken for a power-off",
-        vias: &[Via::Dom0, Via::Xl],
+        vias: &[Via::Dom0, Via::Xl, Via::Pvh, Via::Bare],
         mem_mib: None,
         cmdline: "provoke=reboot",
         expect: ends(&[Kind::Pass], Shutdown::Reboot, 1),
@@ -134,7 +189,7 @@ const TABLE: &[Smoke] = &[
     },
     Smoke {
         name: "passes with much memory",
-        vias: &[Via::Dom0, Via::Xl],
+        vias: &[Via::Dom0, Via::Xl, Via::Pvh, Via::Bare],
         mem_mib: Some(1024),
         cmdline: "",
         expect: PASS,
@@ -152,7 +207,7 @@ const TABLE: &[Smoke] = &[
     },
     Smoke {
         name: "self-tests pass with 16 MiB",
-        vias: &[Via::Dom0, Via::Xl],
+        vias: &[Via::Dom0, Via::Xl, Via::Bare],
         mem_mib: Some(16),
         cmdline: "log=warn selftest",
         expect: PASS,
@@ -176,7 +231,7 @@ const TABLE: &[Smoke] = &[
     },
     Smoke {
         name: "self-tests pass with 3 GiB",
-        vias: &[Via::Dom0, Via::Xl],
+        vias: &[Via::Dom0, Via::Xl, Via::Bare],
         mem_mib: Some(3072),
         cmdline: "log=warn selftest",
         expect: PASS,
@@ -192,7 +247,7 @@ const TABLE: &[Smoke] = &[
     },
     Smoke {
         name: "a hang is given up",
-        vias: &[Via::Dom0, Via::Xl],
+        vias: &[Via::Dom0, Via::Xl, Via::Pvh, Via::Bare],
         mem_mib: None,
         cmdline: "provoke=hang",
         expect: HANG,

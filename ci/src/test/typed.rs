@@ -24,10 +24,11 @@ const ANSWERS: &[&str] = &[
     "verdict: pass",
 ];
 
-/// What the test is called, for the stacks that differ in how keys arrive: by a hypercall, and
-/// through a ring.
+/// What the test is called, for the stacks that differ in how keys arrive: by a hypercall,
+/// through a ring, and from a serial port.
 pub(super) fn name(via: Via) -> Option<String> {
-    matches!(via, Via::Dom0 | Via::Xl).then(|| format!("{}: the monitor answers", via.name()))
+    matches!(via, Via::Dom0 | Via::Xl | Via::Bare)
+        .then(|| format!("{}: the monitor answers", via.name()))
 }
 
 /// Runs the tests of these stacks.

@@ -1,0 +1,155 @@
+//! `--via bare` and `bare4`: QEMU enters the kernel itself, and there is no Xen anywhere. The two
+//! differ in the processor, which has five levels of page tables or only four.
+
+use std::time::Instant;
+
+use super::qemu::{Accel, Machine, Module};
+use super::{Job, Mode, Session, Setting, Stack, gdb_hint};
+use crate::console::serial::Input;
+use crate::console::terminal::{Keys, Terminal};
+use crate::console::transcript::Transcript;
+use crate::console::verdict::{End, Shutdown};
+use crate::exit::{Failure, Result};
+use crate::provision::Provision;
+use crate::provision::qemu::Qemu;
+
+/// Memory of a machine that does not say.
+const DEFAULT_MEM_MIB: u32 = 128;
+
+/// What the kernel writes to the debug-exit port beside the reason, as Xen numbers them.
+const EXIT_BASE: i32 = 0x10;
+
+/// The stack.
+pub(crate) struct Bare {
+    /// Whether the processor has five levels.
+    pub(crate) la57: bool,
+}
+
+impl Stack for Bare {
+    fn prepare(&self, provision: &Provision) -> Result<()> {
+        Qemu::choose(provision).map(drop)
+    }
+
+    fn open<'jobs>(
+        &self,
+        setting: Setting<'_>,
+        _jobs: &'jobs [Job],
+    ) -> Result<Box<dyn Session + 'jobs>> {
+        Ok(Box::new(Open {
+            qemu: Qemu::choose(setting.provision)?,
+            mode: setting.mode,
+            la57: self.la57,
+        }))
+    }
+}
+
+struct Open {
+    qemu: Qemu,
+    mode: Mode,
+    la57: bool,
+}
+
+fn machine(job: &Job, mode: Mode, la57: bool) -> Machine {
+    let modules = job.initrd.clone().map(|file| Module {
+        file,
+        cmdline: String::new(),
+    });
+    Machine {
+        accel: Accel::Bare {
+            icount: mode.icount,
+            la57,
+        },
+        mem_mib: job.mem_mib.unwrap_or(DEFAULT_MEM_MIB),
+        cpus: job.vcpus.unwrap_or(1),
+        kernel: job.kernel.clone(),
+        append: job.cmdline.clone(),
+        modules: modules.into_iter().collect(),
+        serials: 1,
+        debug_exit: true,
+        gdb: mode.gdb,
+    }
+}
+
+impl Session for Open {
+    fn run(&mut self, job: &Job, transcript: &mut Transcript) -> Result<End> {
+        let machine = machine(job, self.mode, self.la57);
+        let mut running = machine.start(&self.qemu, &transcript.dir().join("qemu.log"))?;
+        gdb_hint(self.mode, &running, job);
+        let _terminal = if self.mode.interactive {
+            Some(Terminal::attach(running.ports.sender())?)
+        } else {
+            None
+        };
+        let deadline = job.timeout.map(|timeout| Instant::now() + timeout);
+        let mut keys = Keys::default();
+        loop {
+            match running.ports.next(deadline)? {
+                Some(Input::Bytes(_, bytes)) => transcript.guest_bytes(&bytes),
+                Some(Input::Keys(typed)) => keys.typed(&typed),
+                Some(Input::Leave) => return Err(Failure::Interrupted),
+                Some(Input::Closed) => {
+                    let code = running.exit_code();
+                    return Ok(end_of(code).unwrap_or_else(|| End::Broken(running.epitaph())));
+                }
+                None => return Ok(End::TimedOut(job.timeout.unwrap_or_default().as_secs())),
+            }
+            running.ports.type_in(0, &keys.deliver(&transcript.guest));
+        }
+    }
+}
+
+/// The end that QEMU's status stands for: twice what was written to its debug-exit port, plus one.
+fn end_of(code: Option<i32>) -> Option<End> {
+    let reason = code.filter(|code| code % 2 == 1)? / 2 - EXIT_BASE;
+    let reason = u32::try_from(reason).ok()?;
+    Some(End::Shutdown(Shutdown::from_code(reason)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provision::qemu::Version;
+    use crate::stack::Via;
+
+    #[test]
+    fn the_kernel_is_entered_by_qemu_itself() {
+        let job = Job {
+            name: "x".into(),
+            via: Via::Bare,
+            kernel: "/k".into(),
+            cmdline: "log=info,mm=debug".into(),
+            mem_mib: Some(64),
+            vcpus: None,
+            initrd: Some("/i".into()),
+            timeout: None,
+        };
+        let text = |la57| {
+            let machine = machine(&job, Mode::default(), la57);
+            machine.arguments(Version(10, 0)).join(" ")
+        };
+        let parts = [
+            "-accel tcg -cpu max -m 64 -smp 1",
+            "-device isa-debug-exit",
+            "-kernel kernel -append log=info,mm=debug -initrd module0",
+        ];
+        for part in parts {
+            assert!(text(true).contains(part), "{part} is not in {}", text(true));
+        }
+        assert!(text(false).contains("-cpu max,-la57 "));
+    }
+
+    #[test]
+    fn the_status_tells_the_reason() {
+        for (code, reason) in [
+            (33, Shutdown::Poweroff),
+            (35, Shutdown::Reboot),
+            (39, Shutdown::Crash),
+        ] {
+            assert_eq!(end_of(Some(code)), Some(End::Shutdown(reason)));
+        }
+        // QEMU's own ends: as asked for, an error, a triple fault with -no-reboot, a signal.
+        for code in [Some(0), Some(1), Some(2), None] {
+            assert_eq!(end_of(code), None);
+        }
+    }
+}
