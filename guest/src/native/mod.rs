@@ -19,6 +19,8 @@ pub(crate) mod descriptors;
 #[cfg(target_os = "none")]
 pub(crate) mod devices;
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use hypercall::abi::mmu::{self, mmu_update, mmuext_op};
 use hypercall::abi::multicall::multicall_entry;
 use hypercall::addr::ADDR_MASK;
@@ -67,9 +69,21 @@ pub unsafe fn call<C: Cpu>(cpu: &C, op: Op, args: [u64; 5]) -> Option<i64> {
     // answers for what each request changes.
     unsafe {
         match op {
-            Op::MmuUpdate => Some(each(list, count, done, cpu, |r: &mmu_update| {
-                update(cpu, r)
-            })),
+            Op::MmuUpdate => {
+                let mut stale = false;
+                let one = |request: &mmu_update| {
+                    stale |= update(cpu, request)?;
+                    Ok(())
+                };
+                let result = each(list, count, done, cpu, one);
+                // Xen flushes by itself where a table above L1 changes, and everything above relies
+                // on it. An address does not tell its level, so any change of what was mapped ends
+                // with a flush; one a list is cheap.
+                if stale {
+                    cpu.invalidate(None);
+                }
+                Some(result)
+            }
             Op::MmuextOp => Some(each(list, count, done, cpu, |r: &mmuext_op| ext(cpu, r))),
             Op::UpdateVaMapping => {
                 let [va, value, flush, ..] = args;
@@ -118,20 +132,20 @@ unsafe fn each<T>(
     answer(result)
 }
 
-/// `mmu_update`, one request.
-fn update(cpu: &impl Cpu, request: &mmu_update) -> Result<(), Errno> {
+/// `mmu_update`, one request. Says whether something was mapped through the entry before.
+fn update(cpu: &impl Cpu, request: &mmu_update) -> Result<bool, Errno> {
     let address = request.ptr & !7;
     match (request.ptr & 7) as u32 {
         mmu::MMU_NORMAL_PT_UPDATE => store(cpu, address, request.val, 0),
         mmu::MMU_PT_UPDATE_PRESERVE_AD => store(cpu, address, request.val, ACCESSED_DIRTY),
         // A frame's two numbers are the same one.
-        mmu::MMU_MACHPHYS_UPDATE => Ok(()),
+        mmu::MMU_MACHPHYS_UPDATE => Ok(false),
         _ => Err(Errno::ENOSYS),
     }
 }
 
-/// Writes an entry; of its old value the bits in `keep` stay.
-fn store(cpu: &impl Cpu, address: u64, value: u64, keep: u64) -> Result<(), Errno> {
+/// Writes an entry; of its old value the bits in `keep` stay. Says whether it was present.
+fn store(cpu: &impl Cpu, address: u64, value: u64, keep: u64) -> Result<bool, Errno> {
     if value & (PRESENT | PSE) == PRESENT | PSE || (value & PRESENT == 0 && value != 0) {
         return Err(Errno::EINVAL);
     }
@@ -140,17 +154,11 @@ fn store(cpu: &impl Cpu, address: u64, value: u64, keep: u64) -> Result<(), Errn
         return Err(Errno::EINVAL);
     }
     // SAFETY: an aligned word of memory. Whoever asks answers for what the entry maps from now on.
-    // The processor sets A and D by itself: they are kept if the word is still what was read.
-    unsafe {
-        let entry = core::sync::atomic::AtomicU64::from_ptr(entry);
-        use core::sync::atomic::Ordering::Relaxed;
-        if keep == 0 {
-            entry.store(value, Relaxed);
-        } else {
-            let _ = entry.fetch_update(Relaxed, Relaxed, |old| Some(old & keep | value));
-        }
-    }
-    Ok(())
+    // The processor sets A and D by itself, hence atomic.
+    let entry = unsafe { AtomicU64::from_ptr(entry) };
+    let new = |old: u64| Some(old & keep | value);
+    let (Ok(old) | Err(old)) = entry.fetch_update(Ordering::Relaxed, Ordering::Relaxed, new);
+    Ok(old & PRESENT != 0)
 }
 
 /// `mmuext_op`, one operation.
