@@ -44,8 +44,9 @@ pub(super) fn judge(plan: &Plan) -> Judged {
 pub(super) fn twin(via: Via, seeds: u64) -> Vec<String> {
     let machine = domain(match via {
         Via::Dom0 => Kind::Dom0,
-        Via::Xl => Kind::DomU,
         Via::Shim | Via::KvmShim => Kind::Shim,
+        // The others have no PV kernel, and are no targets of the rules.
+        Via::Xl | Via::Pvh | Via::Bare | Via::Bare4 => Kind::DomU,
     });
     (0..seeds)
         .map(|seed| match twin::run(&machine, seed, STEPS, None) {
