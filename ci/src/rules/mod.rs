@@ -44,10 +44,15 @@ pub(crate) struct Plan {
     /// Of the rules, those that can: each gets a boot of its own.
     kills: Vec<u16>,
     /// Random sequences of requests that must come to the same as on the model.
-    pub(crate) twins: u64,
+    twins: u64,
 }
 
 impl Plan {
+    /// With random sequences as well.
+    pub(crate) fn with_twins(self, twins: u64) -> Plan {
+        Plan { twins, ..self }
+    }
+
     /// The rules of these names, or all; with those that can end the domain if they were named or
     /// `kills` is set.
     pub(crate) fn new(names: &[String], kills: bool) -> Result<Plan> {
@@ -80,13 +85,13 @@ impl Plan {
 /// What one target came to.
 pub(crate) struct Judged {
     /// The target, such as `dom0-4.17`.
-    pub(crate) label: String,
+    label: String,
     /// What became of each rule.
-    pub(crate) results: book::Results,
+    results: book::Results,
     /// Random sequences that came to the same as on the model.
-    pub(crate) twins: u64,
+    twins: u64,
     /// What went wrong besides.
-    pub(crate) trouble: Vec<Failure>,
+    trouble: Vec<Failure>,
 }
 
 impl Judged {
@@ -100,7 +105,7 @@ impl Judged {
     }
 
     /// How many rules ended how, in words.
-    pub(crate) fn summary(&self) -> String {
+    fn summary(&self) -> String {
         let count = |verdict| self.results.values().filter(|(v, _)| *v == verdict).count();
         let mut words: Vec<_> = Verdict::ALL
             .iter()
@@ -139,10 +144,7 @@ pub(crate) fn rules(arguments: &RulesArgs) -> Result<()> {
     if let Some(file) = &arguments.book {
         return render(&kept, file);
     }
-    let plan = Plan {
-        twins: arguments.twin,
-        ..Plan::new(&arguments.names, arguments.kills)?
-    };
+    let plan = Plan::new(&arguments.names, arguments.kills)?.with_twins(arguments.twin);
     let on = |target| arguments.on.contains(&target) || arguments.on.contains(&On::All);
     let vias: Vec<_> = [
         (On::Dom0, Via::Dom0),

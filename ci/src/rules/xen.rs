@@ -16,6 +16,9 @@ use crate::stack::{Job, Mode, Session, Setting, Via};
 const TIMEOUT: Duration = Duration::from_secs(60);
 const TWIN_TIMEOUT: Duration = Duration::from_millis(400);
 
+/// The boot that rules share.
+const SHARED: &str = "rules";
+
 /// What the boots are made with.
 pub(crate) struct Bench<'a> {
     pub(crate) provision: &'a Provision,
@@ -111,7 +114,7 @@ fn jobs(via: Via, kernel: &Path, plan: &Plan) -> Vec<Job> {
         words.push(format!("twin={}", plan.twins));
     }
     let timeout = TIMEOUT + TWIN_TIMEOUT * plan.twins as u32;
-    let shared = (!words.is_empty()).then(|| job("rules".into(), words.join(" "), timeout));
+    let shared = (!words.is_empty()).then(|| job(SHARED.into(), words.join(" "), timeout));
     let own = plan
         .kills
         .iter()
@@ -137,7 +140,15 @@ fn add(judged: &mut Judged, plan: &Plan, job: &Job, lines: &[String], end: &End)
             return;
         }
     }
-    if plan.twins > 0 && job.name == "rules" && !explained {
+    let own = plan.kills.iter().filter(|n| job.name == format!("R{n}"));
+    let shared = plan.numbers.iter().filter(|_| job.name == SHARED);
+    for number in own.chain(shared) {
+        if !judged.results.contains_key(number) {
+            let text = format!("R{number:02} was not judged");
+            judged.trouble.push(Failure::Guest(text));
+        }
+    }
+    if plan.twins > 0 && job.name == SHARED && !explained {
         let found: Vec<_> = lines.iter().filter_map(|line| twin(line)).collect();
         let expected = model::twin(job.via, plan.twins);
         for (seed, expected) in expected.iter().enumerate() {
@@ -192,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_sequence_that_differs_is_trouble() {
-        let plan = plan(&[], 1);
+        let plan = plan(&["R9"], 1);
         let jobs = jobs(Via::Dom0, Path::new("kernel"), &plan);
         let good = format!(
             "rule R09 run\nrule R09 pass \"\"\ntwin seed 0 pass \"{}\"\nverdict: pass\n",

@@ -3,6 +3,7 @@
 mod checks;
 mod notes;
 mod regression;
+mod rules;
 mod smoke;
 mod typed;
 
@@ -32,6 +33,8 @@ pub(crate) enum Group {
     Notes,
     /// Structure layouts against Xen's own headers
     Abi,
+    /// The rule book, judged by real Xen
+    Rules,
     /// Boots as dom0 on real Xen
     Dom0,
     /// Instruction counts against the baseline
@@ -56,6 +59,7 @@ const ALL: &[Group] = &[
     Group::Docs,
     Group::Notes,
     Group::Abi,
+    Group::Rules,
     Group::Dom0,
     Group::Bench,
     Group::Xl,
@@ -74,6 +78,7 @@ impl Group {
             Self::Docs => "docs",
             Self::Notes => "notes",
             Self::Abi => "abi",
+            Self::Rules => "rules",
             Self::Dom0 => "dom0",
             Self::Bench => "bench",
             Self::Xl => "xl",
@@ -186,6 +191,7 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
             Group::Notes => notes::run(&mut suite),
             Group::Abi => checks::abi(&mut suite),
             Group::Bench => regression::run(&mut suite),
+            Group::Rules => rules::run(&mut suite),
             Group::Dom0 | Group::Xl | Group::Shim | Group::Pvh | Group::Bare | Group::Bare4 => {
                 smoke::run(&mut suite, &vias)
                     .and_then(|()| typed::run(&mut suite, &arguments.provision, &vias))
@@ -212,6 +218,9 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
 fn list(groups: &[Group]) {
     for &group in groups {
         match group.via() {
+            None if group == Group::Rules => rules::VIAS
+                .iter()
+                .for_each(|via| println!("{}", rules::name(*via))),
             None => println!("{}", group.name()),
             Some(via) => smoke::rows(via)
                 .iter()

@@ -246,6 +246,15 @@ const TABLE: &[Smoke] = &[
         says: &["no self-test of this name"],
     },
     Smoke {
+        // A divergence is printed with the seed and the step that replay it.
+        name: "the page tables agree with a reference",
+        vias: &[Via::Dom0, Via::Xl],
+        mem_mib: Some(24),
+        cmdline: "log=warn fuzz=1:150000",
+        expect: PASS,
+        says: &["no divergence"],
+    },
+    Smoke {
         name: "a hang is given up",
         vias: &[Via::Dom0, Via::Xl, Via::Pvh, Via::Bare],
         mem_mib: None,
