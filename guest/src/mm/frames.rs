@@ -18,6 +18,7 @@ use hypercall::Pfn;
 use hypercall::batch::Completion;
 
 use super::machine::{Machine, Words};
+use super::record::Record;
 use super::state::{Illegal, Kind, State, Step};
 
 /// Pages in a step of the direct map: one L1 table.
@@ -29,49 +30,6 @@ const RESERVE: u64 = 4;
 const LOG: usize = 512;
 /// Frames that wait for a flush before they are free.
 const LIMBO: usize = 512;
-
-/// What is known about one frame: 8 bytes, so that a page of records serves one step.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Record(u64);
-
-impl Record {
-    fn new(applied: State, planned: State) -> Record {
-        let pack = |s: State| -> u64 {
-            u64::from(s.kind as u8)
-                | u64::from(s.level) << 8
-                | u64::from(s.pinned) << 12
-                | u64::from(s.links) << 16
-        };
-        Record(pack(applied) | pack(planned) << 32)
-    }
-
-    fn states(self) -> (State, State) {
-        let unpack = |bits: u64| {
-            const KINDS: [Kind; 9] = [
-                Kind::Free,
-                Kind::Owned,
-                Kind::Table,
-                Kind::ImageConst,
-                Kind::ImageData,
-                Kind::P2m,
-                Kind::Shared,
-                Kind::Module,
-                Kind::Hole,
-            ];
-            State {
-                kind: KINDS
-                    .get(bits as usize & 0xff)
-                    .copied()
-                    .unwrap_or(Kind::Hole),
-                level: (bits >> 8 & 7) as u8,
-                pinned: bits >> 12 & 1 != 0,
-                links: (bits >> 16) as u16,
-            }
-        };
-        (unpack(self.0 & 0xffff_ffff), unpack(self.0 >> 32))
-    }
-}
 
 /// Why a frame cannot be had or changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -550,6 +508,18 @@ impl Frames {
         self.stranded.len()
     }
 
+    /// Whether the kernel may have a frame mapped writable, now and once the queue is flushed; also
+    /// if it has no record. The same as looking at both states, for loops over many frames.
+    #[inline]
+    #[must_use]
+    pub fn may_be_writable<M: Machine>(&self, machine: &M, pfn: Pfn) -> bool {
+        let Ok(record) = self.record(machine, pfn) else {
+            return true;
+        };
+        // SAFETY: `record` points into a page of records, which belongs to this value.
+        Record::from_bits(unsafe { record.read() }).may_be_writable()
+    }
+
     /// What a frame is now: (applied by Xen, planned once the queue is flushed).
     ///
     /// # Errors
@@ -558,7 +528,7 @@ impl Frames {
     pub fn states<M: Machine>(&self, machine: &M, pfn: Pfn) -> Result<(State, State), FrameError> {
         let record = self.record(machine, pfn)?;
         // SAFETY: `record` points into a page of records, which belongs to this value.
-        Ok(Record(unsafe { record.read() }).states())
+        Ok(Record::from_bits(unsafe { record.read() }).states())
     }
 
     /// Records what a frame is, without asking.
@@ -583,7 +553,7 @@ impl Frames {
     ) -> Result<(), FrameError> {
         let record = self.record(machine, pfn)?;
         // SAFETY: as in `states`, and `self` is borrowed exclusively.
-        unsafe { record.write(Record::new(applied, planned).0) };
+        unsafe { record.write(Record::new(applied, planned).bits()) };
         Ok(())
     }
 

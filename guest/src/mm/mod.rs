@@ -28,6 +28,7 @@ pub mod native;
 mod ops;
 #[cfg(target_os = "none")]
 pub mod pv;
+mod record;
 #[cfg(target_os = "none")]
 pub mod running;
 pub mod spaces;

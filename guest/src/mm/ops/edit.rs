@@ -143,10 +143,8 @@ impl<M: Machine> Tables<M> {
 
     fn check_may_be_writable(&self, va: u64, entry: Pte) -> Result<(), MmError> {
         // A frame without a record is none of the kernel's tables or constants.
-        if let Some(value) = self.value(entry)
-            && let Ok((applied, planned)) = self.frames().states(self.machine(), value.pfn)
-            && !(applied.may_be_writable() && planned.may_be_writable())
-        {
+        let pfn = entry.mfn().and_then(|mfn| self.machine().pfn(mfn));
+        if pfn.is_some_and(|pfn| !self.frames().may_be_writable(self.machine(), pfn)) {
             return Err(MmError::MustStayReadOnly { va });
         }
         Ok(())
