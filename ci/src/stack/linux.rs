@@ -175,7 +175,7 @@ struct Open<'a> {
     received: u64,
     /// What Xen and Linux said while they booted, part of every record.
     boot_log: Vec<u8>,
-    /// [`Domain::shared_console`] of the present one.
+    /// [`Domain::shared_console`](super::domain::Domain::shared_console) of the present one.
     shared_console: bool,
     calls: u64,
 }

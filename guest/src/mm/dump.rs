@@ -17,6 +17,8 @@ pub fn lines<M: Machine>(
     mut line: impl FnMut(fmt::Arguments<'_>),
 ) {
     let counts = tables.frames().counts();
+    let levels = tables.fold().top();
+    line(format_args!("page tables of {levels} levels"));
     line(format_args!(
         "{:<33} {:>6} {:<4} {}",
         "addresses", "size", "", "purpose"

@@ -1,6 +1,6 @@
 //! Operations on ranges of pages: map, change rights, unmap, move.
 //!
-//! Each works 2 MiB by 2 MiB, the span of one L1 table, and chooses by count ([`cost`])
+//! Each works 2 MiB by 2 MiB, the span of one L1 table, and chooses by count ([`cost`](super::cost))
 //! between updating entries and replacing the table: a new one is filled with plain stores, hooked
 //! in place of the old, and validated by Xen once. The old table's memory becomes ordinary again.
 //!
