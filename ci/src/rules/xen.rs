@@ -94,7 +94,8 @@ fn jobs(via: Via, kernel: &Path, plan: &Plan) -> Vec<Job> {
         name,
         via,
         kernel: kernel.into(),
-        cmdline: format!("log=warn {words}"),
+        // All memory mapped: some rules look at tables that the kernel does not use itself.
+        cmdline: format!("log=warn directmap=full {words}"),
         mem_mib: None,
         vcpus: None,
         initrd: None,
@@ -190,13 +191,16 @@ mod tests {
 
     #[test]
     fn what_kills_boots_alone() {
-        assert_eq!(words(&plan(&[], 3)), ["log=warn rules twin=3"]);
+        assert_eq!(
+            words(&plan(&[], 3)),
+            ["log=warn directmap=full rules twin=3"]
+        );
         assert_eq!(
             words(&plan(&["9", "R78", "R8"], 0)),
             [
-                "log=warn rules=R9",
-                "log=warn rules=R8",
-                "log=warn rules=R78"
+                "log=warn directmap=full rules=R9",
+                "log=warn directmap=full rules=R8",
+                "log=warn directmap=full rules=R78"
             ]
         );
     }
