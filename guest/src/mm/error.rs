@@ -2,11 +2,36 @@
 
 use core::fmt;
 
+use hypercall::Pfn;
 use hypercall::batch::FlushError;
 use hypercall::lazy::LazyError;
 use hypercall::queue::MmuError;
 
-use super::frames::FrameError;
+use super::state::Illegal;
+
+/// Why a frame cannot be had or changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameError {
+    /// No free frame is left.
+    OutOfMemory,
+    /// The step is not allowed.
+    Illegal(Pfn, Illegal),
+    /// More steps or frames in waiting than fit: flush first.
+    Full,
+    /// No memory of the domain, or none that is mapped yet.
+    NoRecord(Pfn),
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FrameError::OutOfMemory => f.write_str("out of memory: no free frame"),
+            FrameError::Illegal(pfn, illegal) => write!(f, "pfn {pfn}: {illegal}"),
+            FrameError::Full => f.write_str("too many frame changes queued at once"),
+            FrameError::NoRecord(pfn) => write!(f, "pfn {pfn}: not mapped memory of this domain"),
+        }
+    }
+}
 
 /// Why a request fails. Unless it is [`MmError::Flush`], nothing was sent to Xen by the step that
 /// failed.

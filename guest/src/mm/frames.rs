@@ -17,9 +17,10 @@ use heapless::Vec;
 use hypercall::Pfn;
 use hypercall::batch::Completion;
 
+pub use super::error::FrameError;
 use super::machine::{Machine, Words};
 use super::record::Record;
-use super::state::{Illegal, Kind, State, Step};
+use super::state::{Kind, State, Step};
 
 /// Pages in a step of the direct map: one L1 table.
 pub const STEP: u64 = 512;
@@ -30,30 +31,6 @@ const RESERVE: u64 = 4;
 const LOG: usize = 512;
 /// Frames that wait for a flush before they are free.
 const LIMBO: usize = 512;
-
-/// Why a frame cannot be had or changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FrameError {
-    /// No free frame is left.
-    OutOfMemory,
-    /// The step is not allowed.
-    Illegal(Pfn, Illegal),
-    /// More steps or frames in waiting than fit: flush first.
-    Full,
-    /// No memory of the domain, or none that is mapped yet.
-    NoRecord(Pfn),
-}
-
-impl core::fmt::Display for FrameError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            FrameError::OutOfMemory => f.write_str("out of memory: no free frame"),
-            FrameError::Illegal(pfn, illegal) => write!(f, "pfn {pfn}: {illegal}"),
-            FrameError::Full => f.write_str("too many frame changes queued at once"),
-            FrameError::NoRecord(pfn) => write!(f, "pfn {pfn}: not mapped memory of this domain"),
-        }
-    }
-}
 
 /// Counts of frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
