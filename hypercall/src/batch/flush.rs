@@ -218,6 +218,9 @@ impl<const N: usize> Batch<N> {
         {
             *raw = entry.op.raw();
         }
+        // Before pointers to them are taken.
+        let counts = 2 * self.closed as usize;
+        self.done.iter_mut().take(counts).for_each(|done| *done = 0);
         let updates = (&raw const self.updates).cast::<mmu_update>();
         let ext = (&raw const self.ext_raw).cast::<mmuext_op>();
         let done = (&raw mut self.done).cast::<u32>();
@@ -238,7 +241,6 @@ impl<const N: usize> Batch<N> {
             ];
             for (op, list, count) in lists {
                 if count != 0 && calls < super::CALLS {
-                    self.done[calls] = 0;
                     let done = done.wrapping_add(calls) as u64;
                     let args = [list, count as u64, done, DOMID_SELF as u64, 0];
                     self.calls[calls] = multicall::entry(op, args);
