@@ -4,18 +4,13 @@
 
 mod common;
 
+use common::lists::{self, PAGES, POOL, Run};
 use common::{BASE, MIB, PAGE, World, expect, small};
 use guest::mm::MmError;
-use guest::mm::fuzz::{CHANGES, Fuzzer, KINDS, Op, Rng, What};
+use guest::mm::fuzz::{CHANGES, KINDS, Op, Rng, What};
 use hypercall::{Errno, Op as Call};
 use model::{Injection, Kind, Layout};
 use proptest::prelude::*;
-
-/// 8 MiB: four tables.
-const PAGES: usize = 2048;
-const POOL: usize = 640;
-
-type Run = Fuzzer<PAGES, POOL>;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| {
@@ -63,14 +58,16 @@ fn seeds_run_clean() {
         if done >= ops {
             break;
         }
-        let kind = [Kind::DomU, Kind::Dom0, Kind::Shim][turn as usize % 3];
         let each = each.min(ops - done);
+        // All that the run is follows from its own seed: that alone replays it.
+        let seed = seed.wrapping_add(turn);
+        let kind = [Kind::Shim, Kind::DomU, Kind::Dom0][(seed % 3) as usize];
         let layout = Layout {
             // A crash shows as an error of the operation that brought it about.
             survive_crash: true,
             ..small(kind, 24 * MIB)
         };
-        run(&layout, seed + turn, each);
+        run(&layout, seed, each);
         done += each;
     }
     let rate = done as f64 / began.elapsed().as_secs_f64();
@@ -197,19 +194,7 @@ proptest! {
     /// Any list of operations, shrunk to a short one if it fails.
     #[test]
     fn lists_run_clean(ops in prop::collection::vec(op(), 1..200), preempt in 0..4_u64) {
-        let mut world = World::fast(&small(Kind::DomU, 16 * MIB)).populated();
-        let mut eye = world.eye();
-        let mut fuzzer = Box::new(Run::EMPTY);
-        fuzzer.begin(&mut world.tables, BASE, 0).unwrap();
-        // Xen interrupts its own lists as it likes.
-        world.model.preempt_every((preempt > 0).then_some(preempt));
-        for op in ops {
-            if let Err(e) = fuzzer.apply(&mut world.tables, &mut eye, op) {
-                return Err(TestCaseError::fail(e.to_string()));
-            }
-        }
-        let end = fuzzer.end(&mut world.tables, &mut eye);
+        let end = lists::run(ops, preempt);
         prop_assert!(end.is_ok(), "{}", end.unwrap_err());
-        expect::sound(&world);
     }
 }
