@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::exit::Result;
+use crate::fuzz;
 use crate::provision::cache::Cache;
 use crate::provision::{Provision, Xen};
 use crate::rules::On;
@@ -47,6 +48,18 @@ Examples:
   cargo xtask rules --twin 100              random requests as well, compared with the model
   cargo xtask rules --book rules.md         the book, with the last verdict of each target";
 
+const FUZZ_HELP: &str = "\
+All of a run follows from its seed; a divergence names seed, step, address and both values, and is
+shown with the command that brings it about again. With --coverage, lists of operations that reached
+new code are kept in target/fuzz/corpus for the next run, and a C++ compiler is needed.
+
+Examples:
+  cargo xtask fuzz                          ten million operations on the model, half a minute
+  cargo xtask fuzz --seed 7 --ops 1000      these
+  cargo xtask fuzz --on dom0 --xen 4.20     a million on real Xen
+  cargo xtask fuzz --coverage --seconds 600
+  cargo xtask fuzz --replay target/fuzz/findings/crash-0123";
+
 const AFTER_HELP: &str = "\
 Examples:
   cargo xtask boot                          Xen under QEMU, the kernel as dom0; about a second
@@ -56,13 +69,14 @@ Examples:
   cargo xtask boot --via shim               inside Xen's PV shim
   cargo xtask boot --gdb                    wait for a debugger and say what to type
   cargo xtask rules                         what Xen demands, rule by rule, and whether it holds
+  cargo xtask fuzz                          random page-table operations against a reference
   cargo xtask test                          everything that must hold before a push
   cargo xtask test fmt clippy unit          the part of it that needs no Xen
   cargo xtask bench --vs linux              count instructions, beside the floor and Linux
   cargo xtask setup                         fetch all that is needed, to work offline later
 
-Exit status of boot, rules and test: 0 pass, 1 the guest failed or crashed, 2 wrong usage, 3 the host lacks something,
-4 time-out. Xen, QEMU and a Linux dom0 are fetched from Debian's archive into the user's cache
+Exit status of boot, rules, fuzz and test: 0 pass, 1 the guest failed or crashed, 2 wrong usage,
+3 the host lacks something, 4 time-out. Xen, QEMU and a Linux dom0 are fetched from Debian's archive into the user's cache
 directory when first needed; nothing is installed and root is not required.";
 
 /// Build, boot and test the kernel on real Xen.
@@ -88,6 +102,9 @@ pub(crate) enum Command {
     #[command(after_help = RULES_HELP)]
     /// Judge the model and real Xen by the rule book, or render the book
     Rules(RulesArgs),
+    #[command(after_help = FUZZ_HELP)]
+    /// Do random page-table operations and compare with a reference, on the model or on real Xen
+    Fuzz(FuzzArgs),
     /// Fetch everything needed to boot and test
     Setup(SetupArgs),
     /// Build the kernel
@@ -211,6 +228,41 @@ pub(crate) struct RulesArgs {
     pub(crate) provision: ProvisionArgs,
 }
 
+/// `fuzz`.
+#[derive(Debug, Args)]
+pub(crate) struct FuzzArgs {
+    /// Where
+    #[arg(long, value_enum, default_value = "model")]
+    pub(crate) on: fuzz::On,
+    /// Which operations: a decimal or hexadecimal (0x) number [default: another each time]
+    #[arg(long, value_name = "S", value_parser = fuzz::number)]
+    pub(crate) seed: Option<u64>,
+    /// How many [default: 10000000 on the model, 1000000 on Xen]
+    #[arg(long, value_name = "N", value_parser = operations)]
+    pub(crate) ops: Option<u64>,
+    /// On the model, change lists of operations by which code they reach
+    #[arg(long, conflicts_with_all = ["on", "seed", "ops"])]
+    pub(crate) coverage: bool,
+    /// For how long
+    #[arg(long, value_name = "S", default_value_t = 60, requires = "coverage")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) seconds: u64,
+    /// Run a list that --coverage left behind
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["on", "seed", "ops", "coverage"])]
+    pub(crate) replay: Option<PathBuf>,
+    /// Where programs come from
+    #[command(flatten)]
+    pub(crate) provision: ProvisionArgs,
+}
+
+/// A number of operations.
+fn operations(text: &str) -> std::result::Result<u64, String> {
+    match fuzz::number(text)? {
+        0 => Err("one operation is the least".into()),
+        ops => Ok(ops),
+    }
+}
+
 /// What to compare to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Versus {
@@ -303,10 +355,45 @@ mod tests {
             &["x", "fly"],
             &["x", "bench", "map,unmap"],
             &["x", "bench", "--vs", "nothing"],
+            &["x", "fuzz", "--seed", "ten"],
+            &["x", "fuzz", "--ops", "0"],
+            &["x", "fuzz", "--on", "shim"],
+            &["x", "fuzz", "--seconds", "9"],
+            &["x", "fuzz", "--coverage", "--seconds", "0"],
+            &["x", "fuzz", "--coverage", "--on", "dom0"],
+            &["x", "fuzz", "--coverage", "--replay", "crash"],
         ] {
             assert_eq!(
                 Cli::try_parse_from(words).unwrap_err().exit_code(),
                 2,
+                "{words:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn fuzzing_takes_seeds_in_both_notations() {
+        for (words, seed, ops, seconds) in [
+            (&["x", "fuzz"][..], None, None, 60),
+            (
+                &["x", "fuzz", "--seed", "0x2a", "--ops", "1_000"],
+                Some(42),
+                Some(1000),
+                60,
+            ),
+            (
+                &["x", "fuzz", "--coverage", "--seconds", "9"],
+                None,
+                None,
+                9,
+            ),
+        ] {
+            let Command::Fuzz(found) = Cli::try_parse_from(words).unwrap().command else {
+                panic!("{words:?}");
+            };
+            assert_eq!(
+                (found.seed, found.ops, found.seconds),
+                (seed, ops, seconds),
                 "{words:?}"
             );
         }

@@ -9,6 +9,7 @@ mod boot;
 mod cli;
 mod console;
 mod exit;
+mod fuzz;
 mod image;
 mod interrupt;
 mod provision;
@@ -48,6 +49,7 @@ fn run(command: &Command) -> Result<()> {
             Ok(())
         }
         Command::Rules(arguments) => rules::rules(arguments),
+        Command::Fuzz(arguments) => fuzz::fuzz(arguments),
         Command::Test(arguments) => test::test(arguments),
         Command::Bench(arguments) => bench::bench(arguments),
         Command::Clean(arguments) => clean(arguments.cache),

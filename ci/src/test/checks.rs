@@ -14,7 +14,12 @@ const FREESTANDING: &[&str] = &["guest", "hypercall", "linker", "linux-bench"];
 pub(super) fn fmt(suite: &mut Suite) -> Result<()> {
     let mut command = suite.workspace.cargo();
     command.args(["fmt", "--all", "--check"]);
-    single(suite, "fmt: all files", command)
+    single(suite, "fmt: all files", command)?;
+
+    // A workspace of its own.
+    let mut command = suite.workspace.cargo();
+    command.args(["fmt", "--check", "--manifest-path", "guest/fuzz/Cargo.toml"]);
+    single(suite, "fmt: guest/fuzz", command)
 }
 
 /// `cargo clippy`, twice: as the host's tests see the code, and as the kernel is built.
