@@ -164,14 +164,11 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
         first: Update,
         values: impl IntoIterator<Item = u64>,
     ) -> Result<(), FlushError> {
-        let Self {
-            hv,
-            completion,
-            batch,
-            ..
-        } = self;
         // SAFETY: the caller's promise covers it.
-        unsafe { batch.queue_run(hv, completion, first, values) }?;
+        unsafe {
+            self.batch
+                .queue_run(&self.hv, &mut self.completion, first, values)
+        }?;
         self.settle()
     }
 
@@ -182,14 +179,11 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
     #[inline]
     #[track_caller]
     pub unsafe fn ext(&mut self, op: ExtOp, tag: u32) -> Result<(), FlushError> {
-        let Self {
-            hv,
-            completion,
-            batch,
-            ..
-        } = self;
         // SAFETY: the caller's promise covers it.
-        unsafe { batch.queue_ext(hv, completion, op, tag) }?;
+        unsafe {
+            self.batch
+                .queue_ext(&self.hv, &mut self.completion, op, tag)
+        }?;
         self.settle()
     }
 
@@ -200,14 +194,11 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
     #[inline]
     #[track_caller]
     pub unsafe fn set_machphys(&mut self, frame: Mfn, pfn: Pfn) -> Result<(), FlushError> {
-        let Self {
-            hv,
-            completion,
-            batch,
-            ..
-        } = self;
         // SAFETY: the caller's promise covers it.
-        unsafe { batch.queue_machphys(hv, completion, frame, pfn) }?;
+        unsafe {
+            self.batch
+                .queue_machphys(&self.hv, &mut self.completion, frame, pfn)
+        }?;
         self.settle()
     }
 
@@ -293,15 +284,9 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
         self.act(action, FlushReason::Switch).map_err(stays)?;
         // Addresses hold for the tables that are being left.
         self.batch.forget_addresses();
-        let Self {
-            hv,
-            completion,
-            batch,
-            ..
-        } = self;
         for &op in tables {
             // SAFETY: the caller's promise covers it.
-            unsafe { batch.queue_ext(hv, completion, op, 0) }
+            unsafe { self.batch.queue_ext(&self.hv, &mut self.completion, op, 0) }
                 .map_err(|error| stays(error.into()))?;
         }
         // New tables must be in force before the new context runs.
