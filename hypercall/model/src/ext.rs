@@ -16,8 +16,8 @@ use hypercall::{
 use crate::{
     entry,
     frame::{Owner, Type},
-    state::{Outcome, State, copy_from, copy_to, handle_ok},
-    update::PREEMPTED,
+    list::List,
+    state::{Outcome, State},
 };
 
 /// A frame number as a guest passes it: one beyond 52 bits of address is no frame.
@@ -27,52 +27,22 @@ fn guest_mfn(number: u64) -> Result<Mfn, Errno> {
 
 impl State {
     pub(crate) fn mmuext_op(&mut self, args: [u64; 5]) -> Outcome {
-        let [list, count, pdone, foreign, _] = args;
-        let (mut count, foreign) = (count as u32, foreign as u32);
-        if count == PREEMPTED && list == 0 {
-            return Outcome::Done(foreign as i32 as i64);
-        }
-        let mut done = 0;
-        if count & PREEMPTED != 0 {
-            count &= !PREEMPTED;
-            done = copy_from(pdone).unwrap_or(0);
-        }
-        if !handle_ok(list, count as u64 * size_of::<mmuext_op>() as u64) {
-            return Err(Errno::EFAULT).into();
-        }
-        match self.foreign(foreign as u16) {
+        let list = match List::<mmuext_op>::new(Op::MmuextOp, args) {
+            Ok(list) => list,
+            Err(outcome) => return outcome,
+        };
+        match self.foreign(list.foreign as u16) {
             Ok(Owner::Guest) => {}
             // Only a domain that builds another may do this to it.
             Ok(_) => return Err(Errno::EPERM).into(),
             Err(errno) => return Err(errno).into(),
         }
-        let mut result = Ok(());
-        let mut index = 0;
-        let mut preempted = false;
-        while index < count {
-            if index > 0 && self.preempt_check() {
-                preempted = true;
-                break;
-            }
-            let at = list + index as u64 * size_of::<mmuext_op>() as u64;
-            result = copy_from(at).and_then(|op: mmuext_op| {
-                self.injected(Op::MmuextOp, op.cmd, Some(index))?;
-                self.one_ext(&op)
-            });
-            if result.is_err() {
-                break;
-            }
-            index += 1;
-        }
-        self.counters.ext_ops += index as u64;
-        let _ = (pdone != 0).then(|| copy_to(pdone, done + index));
-        if preempted {
-            let rest = (count - index) | PREEMPTED;
-            let list = list + index as u64 * size_of::<mmuext_op>() as u64;
-            let args = [list, rest as u64, pdone, foreign as u64, 0];
-            return Outcome::Preempted(Op::MmuextOp, args);
-        }
-        result.map(|()| 0).into()
+        list.run(self, |state, index, op| {
+            state.injected(Op::MmuextOp, op.cmd, Some(index))?;
+            state.one_ext(&op)?;
+            state.counters.ext_ops += 1;
+            Ok(())
+        })
     }
 
     fn one_ext(&mut self, op: &mmuext_op) -> Result<(), Errno> {

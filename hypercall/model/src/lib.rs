@@ -9,8 +9,9 @@
 //! entry    bits: which may be set, which Xen sets       types    references, types, validation
 //! frame    memory and what is known about each frame    update   mmu_update, update_va_mapping
 //! tlb      walks, stale translations, accesses          ext      mmuext_op
-//! builder  the initial layout                           event    event channels, upcalls
-//! inject   failures on demand                           audit    recounting everything
+//! builder  the initial layout                           list     the lists that both take
+//! inject   failures on demand                           event    event channels, upcalls
+//! audit    recounting everything
 //! ```
 //!
 //! # What holds
@@ -40,6 +41,7 @@ mod event;
 mod ext;
 mod frame;
 mod inject;
+mod list;
 mod misc;
 mod segment;
 mod state;
@@ -59,9 +61,9 @@ pub use config::{Kind, Layout, Order, Version};
 pub use counters::Counters;
 pub use frame::{Frame, Owner, Type};
 pub use inject::Injection;
+pub use list::PREEMPTED;
 pub use misc::XEN_VIRT_START;
 pub use tlb::{Access, Fault, Mode, Walk};
-pub use update::PREEMPTED;
 
 use frame::Memory;
 use state::{Outcome, State, Vcpu, copy_from, copy_to, handle_ok};

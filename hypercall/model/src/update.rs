@@ -21,11 +21,9 @@ use crate::{
     config::Kind,
     entry::{self, A, D, P},
     frame::{Owner, Type},
-    state::{Outcome, State, copy_from, copy_to, handle_ok},
+    list::List,
+    state::{Outcome, State, copy_from},
 };
-
-/// In a count: the list call was interrupted, and this is the rest of it.
-pub const PREEMPTED: u32 = 1 << 31;
 
 impl State {
     /// Writes `new` into entry `index` of the validated table `table`.
@@ -76,62 +74,31 @@ impl State {
     }
 
     pub(crate) fn mmu_update(&mut self, args: [u64; 5]) -> Outcome {
-        let [list, count, pdone, foreign, _] = args;
-        let (mut count, foreign) = (count as u32, foreign as u32);
-        if count == PREEMPTED && list == 0 {
-            // The tail of a call whose clean-up was interrupted: it carries its own result.
-            return Outcome::Done(foreign as i32 as i64);
-        }
-        let mut done = 0;
-        if count & PREEMPTED != 0 {
-            count &= !PREEMPTED;
-            done = copy_from(pdone).unwrap_or(0);
-        }
-        if !handle_ok(list, count as u64 * size_of::<mmu_update>() as u64) {
-            return Err(Errno::EFAULT).into();
-        }
-        if foreign >> 16 > 1 {
+        let list = match List::<mmu_update>::new(Op::MmuUpdate, args) {
+            Ok(list) => list,
+            Err(outcome) => return outcome,
+        };
+        if list.foreign >> 16 > 1 {
             // Page tables of another domain: of one that does not exist, or not ours to touch.
             return Err(Errno::ESRCH).into();
         }
-        let pages_of = match self.foreign(foreign as u16) {
+        let pages_of = match self.foreign(list.foreign as u16) {
             Ok(pages_of) => pages_of,
             Err(errno) => return Err(errno).into(),
         };
         let mut flush = false;
-        let mut result = Ok(());
-        let mut index = 0;
-        let mut preempted = false;
-        while index < count {
-            if index > 0 && self.preempt_check() {
-                preempted = true;
-                break;
-            }
-            let at = list + index as u64 * size_of::<mmu_update>() as u64;
-            result = copy_from(at).and_then(|request: mmu_update| {
-                self.injected(Op::MmuUpdate, request.ptr as u32 & 7, Some(index))?;
-                self.one_update(request, pages_of, &mut flush)
-            });
-            if result.is_err() {
-                break;
-            }
-            index += 1;
-        }
-        self.counters.updates += index as u64;
+        let outcome = list.run(self, |state, index, request| {
+            state.injected(Op::MmuUpdate, request.ptr as u32 & 7, Some(index))?;
+            state.one_update(request, pages_of, &mut flush)?;
+            state.counters.updates += 1;
+            Ok(())
+        });
         if flush {
             // Something above L1 changed: translations of any address may be stale, and Xen's own
             // linear map with them.
             self.flush_all();
         }
-        // Xen makes no fuss about a bad pointer here.
-        let _ = (pdone != 0).then(|| copy_to(pdone, done + index));
-        if preempted {
-            let rest = (count - index) | PREEMPTED;
-            let list = list + index as u64 * size_of::<mmu_update>() as u64;
-            let args = [list, rest as u64, pdone, foreign as u64, 0];
-            return Outcome::Preempted(Op::MmuUpdate, args);
-        }
-        result.map(|()| 0).into()
+        outcome
     }
 
     fn one_update(
