@@ -1,20 +1,14 @@
 //! `--via bare` and `bare4`: QEMU enters the kernel itself, and there is no Xen anywhere. The two
 //! differ in the processor, which has five levels of page tables or only four.
 
-use std::time::Instant;
-
+use super::alone::{self, Alone, Heard};
 use super::qemu::{Accel, Machine, Module};
-use super::{Job, Mode, Session, Setting, Stack, gdb_hint};
-use crate::console::serial::Input;
-use crate::console::terminal::{Keys, Terminal};
+use super::{Job, Mode, Session, Setting, Stack};
 use crate::console::transcript::Transcript;
 use crate::console::verdict::{End, Shutdown};
-use crate::exit::{Failure, Result};
+use crate::exit::Result;
 use crate::provision::Provision;
 use crate::provision::qemu::Qemu;
-
-/// Memory of a machine that does not say.
-const DEFAULT_MEM_MIB: u32 = 128;
 
 /// What the kernel writes to the debug-exit port beside the reason, as Xen numbers them.
 const EXIT_BASE: i32 = 0x10;
@@ -50,50 +44,29 @@ struct Open {
 }
 
 fn machine(job: &Job, mode: Mode, la57: bool) -> Machine {
-    let modules = job.initrd.clone().map(|file| Module {
-        file,
-        cmdline: String::new(),
-    });
+    let accel = Accel::Bare {
+        icount: mode.icount,
+        la57,
+    };
     Machine {
-        accel: Accel::Bare {
-            icount: mode.icount,
-            la57,
-        },
-        mem_mib: job.mem_mib.unwrap_or(DEFAULT_MEM_MIB),
-        cpus: job.vcpus.unwrap_or(1),
-        kernel: job.kernel.clone(),
-        append: job.cmdline.clone(),
-        modules: modules.into_iter().collect(),
-        serials: 1,
-        debug_exit: true,
-        gdb: mode.gdb,
+        modules: job.initrd.clone().map(Module::new).into_iter().collect(),
+        ..alone::machine(job, mode, accel)
     }
 }
 
 impl Session for Open {
     fn run(&mut self, job: &Job, transcript: &mut Transcript) -> Result<End> {
         let machine = machine(job, self.mode, self.la57);
-        let mut running = machine.start(&self.qemu, &transcript.dir().join("qemu.log"))?;
-        gdb_hint(self.mode, &running, job);
-        let _terminal = if self.mode.interactive {
-            Some(Terminal::attach(running.ports.sender())?)
-        } else {
-            None
-        };
-        let deadline = job.timeout.map(|timeout| Instant::now() + timeout);
-        let mut keys = Keys::default();
+        let mut alone = Alone::start(&machine, &self.qemu, self.mode, job, transcript)?;
         loop {
-            match running.ports.next(deadline)? {
-                Some(Input::Bytes(_, bytes)) => transcript.guest_bytes(&bytes),
-                Some(Input::Keys(typed)) => keys.typed(&typed),
-                Some(Input::Leave) => return Err(Failure::Interrupted),
-                Some(Input::Closed) => {
-                    let code = running.exit_code();
-                    return Ok(end_of(code).unwrap_or_else(|| End::Broken(running.epitaph())));
+            match alone.listen(transcript)? {
+                Heard::Bytes(bytes) => transcript.guest_bytes(&bytes),
+                Heard::Closed => {
+                    let end = end_of(alone.running.exit_code());
+                    return Ok(end.unwrap_or_else(|| End::Broken(alone.running.epitaph())));
                 }
-                None => return Ok(End::TimedOut(job.timeout.unwrap_or_default().as_secs())),
+                Heard::TimedOut(end) => return Ok(end),
             }
-            running.ports.type_in(0, &keys.deliver(&transcript.guest));
         }
     }
 }

@@ -4,20 +4,14 @@
 //! messages say how the domain ended. A dom0 is privileged, so what passes here may still fail as
 //! an ordinary domain.
 
-use std::time::Instant;
-
+use super::alone::{self, Alone, Heard};
 use super::qemu::{Accel, Machine, Module};
-use super::{Job, Mode, Session, Setting, Stack, gdb_hint};
-use crate::console::serial::Input;
-use crate::console::terminal::{Keys, Terminal};
+use super::{Job, Mode, Session, Setting, Stack};
 use crate::console::transcript::{Transcript, Voice, voice};
 use crate::console::verdict::{End, Shutdown};
-use crate::exit::{Failure, Result};
+use crate::exit::Result;
 use crate::provision::Provision;
 use crate::provision::qemu::Qemu;
-
-/// Memory of a domain that does not say.
-const DEFAULT_MEM_MIB: u32 = 128;
 
 /// What Xen takes for itself, generously.
 const XEN_MEM_MIB: u32 = 256;
@@ -53,8 +47,11 @@ struct Open {
 
 /// The machine for one boot.
 fn machine(xen: &std::path::Path, job: &Job, mode: Mode) -> Machine {
-    let mem = job.mem_mib.unwrap_or(DEFAULT_MEM_MIB);
-    let cpus = job.vcpus.unwrap_or(1);
+    let accel = Accel::Tcg {
+        icount: mode.icount,
+    };
+    let alone = alone::machine(job, mode, accel);
+    let (mem, cpus) = (alone.mem_mib, alone.cpus);
     // TCG raises no #NM for XSAVE with CR0.TS set, so lazy FPU switching would leak registers
     // between domains: `eager-fpu` is a must. `noreboot` makes Xen stop where it crashed.
     let append = format!(
@@ -65,50 +62,27 @@ fn machine(xen: &std::path::Path, job: &Job, mode: Mode) -> Machine {
         file: job.kernel.clone(),
         cmdline: job.cmdline.clone(),
     }];
-    modules.extend(job.initrd.clone().map(|file| Module {
-        file,
-        cmdline: String::new(),
-    }));
+    modules.extend(job.initrd.clone().map(Module::new));
     Machine {
-        accel: Accel::Tcg {
-            icount: mode.icount,
-        },
         mem_mib: (mem + XEN_MEM_MIB).max(512),
-        cpus,
         kernel: xen.to_path_buf(),
         append,
         modules,
-        serials: 1,
-        debug_exit: true,
-        gdb: mode.gdb,
+        ..alone
     }
 }
 
 impl Session for Open {
     fn run(&mut self, job: &Job, transcript: &mut Transcript) -> Result<End> {
         let machine = machine(&self.xen, job, self.mode);
-        let mut running = machine.start(&self.qemu, &transcript.dir().join("qemu.log"))?;
-        gdb_hint(self.mode, &running, job);
-        let _terminal = if self.mode.interactive {
-            Some(Terminal::attach(running.ports.sender())?)
-        } else {
-            None
-        };
-        let deadline = job.timeout.map(|timeout| Instant::now() + timeout);
+        let mut alone = Alone::start(&machine, &self.qemu, self.mode, job, transcript)?;
         let mut seen = 0;
-        let mut keys = Keys::default();
         loop {
-            match running.ports.next(deadline)? {
-                Some(Input::Bytes(_, bytes)) => transcript.shared_bytes(&bytes),
-                Some(Input::Keys(typed)) => keys.typed(&typed),
-                Some(Input::Leave) => return Err(Failure::Interrupted),
-                Some(Input::Closed) => return Ok(End::Broken(running.epitaph())),
-                None => {
-                    let seconds = job.timeout.unwrap_or_default().as_secs();
-                    return Ok(End::TimedOut(seconds));
-                }
+            match alone.listen(transcript)? {
+                Heard::Bytes(bytes) => transcript.shared_bytes(&bytes),
+                Heard::Closed => return Ok(End::Broken(alone.running.epitaph())),
+                Heard::TimedOut(end) => return Ok(end),
             }
-            running.ports.type_in(0, &keys.deliver(&transcript.guest));
             let end = transcript.host[seen..].iter().find_map(|line| end_of(line));
             seen = transcript.host.len();
             if let Some(end) = end {

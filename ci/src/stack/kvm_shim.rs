@@ -5,12 +5,10 @@
 
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
+use super::alone::{self, Alone, Heard};
 use super::qemu::{Accel, Machine, Module};
-use super::{Job, Mode, Session, Setting, Stack, gdb_hint, rootfs};
-use crate::console::serial::Input;
-use crate::console::terminal::{Keys, Terminal};
+use super::{Job, Mode, Session, Setting, Stack, rootfs};
 use crate::console::transcript::Transcript;
 use crate::console::verdict::{End, Shutdown};
 use crate::exit::{Failure, Result};
@@ -26,9 +24,6 @@ const KVM_CAP_XEN_HVM: libc::c_int = 38;
 /// The first QEMU with a console for a guest that believes in Xen; 8.0 and 8.1 answer Xen's
 /// hypercalls but have none.
 const OLDEST: Version = Version(8, 2);
-
-/// Memory of a domain that does not say.
-const DEFAULT_MEM_MIB: u32 = 128;
 
 /// What the shim takes for itself.
 const SHIM_MEM_MIB: u32 = 64;
@@ -127,22 +122,17 @@ struct Open {
 }
 
 fn machine(shim: &Path, job: &Job, mode: Mode) -> Machine {
+    let alone = alone::machine(job, mode, Accel::KvmXen);
     Machine {
-        accel: Accel::KvmXen,
-        mem_mib: job.mem_mib.unwrap_or(DEFAULT_MEM_MIB) + SHIM_MEM_MIB,
-        cpus: job.vcpus.unwrap_or(1),
+        mem_mib: alone.mem_mib + SHIM_MEM_MIB,
         kernel: shim.to_path_buf(),
         append: format!("pv-shim console=xen,pv -- {}", job.cmdline)
             .trim_end()
             .to_owned(),
         // The shim's words go before the dashes and the kernel's behind them: a PVH module has none.
-        modules: vec![Module {
-            file: job.kernel.clone(),
-            cmdline: String::new(),
-        }],
-        serials: 1,
+        modules: vec![Module::new(job.kernel.clone())],
         debug_exit: false,
-        gdb: mode.gdb,
+        ..alone
     }
 }
 
@@ -154,24 +144,13 @@ impl Session for Open {
             ));
         }
         let machine = machine(&self.shim, job, self.mode);
-        let mut running = machine.start(&self.qemu, &transcript.dir().join("qemu.log"))?;
-        gdb_hint(self.mode, &running, job);
-        let _terminal = if self.mode.interactive {
-            Some(Terminal::attach(running.ports.sender())?)
-        } else {
-            None
-        };
-        let deadline = job.timeout.map(|timeout| Instant::now() + timeout);
-        let mut keys = Keys::default();
+        let mut alone = Alone::start(&machine, &self.qemu, self.mode, job, transcript)?;
         loop {
-            match running.ports.next(deadline)? {
-                Some(Input::Bytes(_, bytes)) => transcript.shared_bytes(&bytes),
-                Some(Input::Keys(typed)) => keys.typed(&typed),
-                Some(Input::Leave) => return Err(Failure::Interrupted),
-                Some(Input::Closed) => return Ok(end_of(running.exit_code())),
-                None => return Ok(End::TimedOut(job.timeout.unwrap_or_default().as_secs())),
+            match alone.listen(transcript)? {
+                Heard::Bytes(bytes) => transcript.shared_bytes(&bytes),
+                Heard::Closed => return Ok(end_of(alone.running.exit_code())),
+                Heard::TimedOut(end) => return Ok(end),
             }
-            running.ports.write(0, &keys.deliver(&transcript.guest));
         }
     }
 }

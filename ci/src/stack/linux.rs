@@ -128,10 +128,7 @@ fn machine(xen: &Path, linux: &Path, initramfs: &Path, jobs: &[Job], mode: Mode)
                 file: linux.to_path_buf(),
                 cmdline: "console=hvc0 rdinit=/init quiet panic=-1".into(),
             },
-            Module {
-                file: initramfs.to_path_buf(),
-                cmdline: String::new(),
-            },
+            Module::new(initramfs.to_path_buf()),
         ],
         serials: 3,
         debug_exit: false,

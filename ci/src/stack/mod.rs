@@ -4,6 +4,7 @@
 //! A [`Stack`] is opened once for a list of jobs and then runs them one after the other: what takes
 //! long, such as booting a Linux dom0, happens once.
 
+mod alone;
 mod archive;
 mod bare;
 mod bzimage;

@@ -55,6 +55,16 @@ pub(crate) struct Module {
     pub(crate) cmdline: String,
 }
 
+impl Module {
+    /// A file without words.
+    pub(crate) fn new(file: PathBuf) -> Self {
+        Self {
+            file,
+            cmdline: String::new(),
+        }
+    }
+}
+
 /// A machine to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Machine {
@@ -334,10 +344,7 @@ mod tests {
     #[test]
     fn several_modules_are_separated_by_one_comma() {
         let mut machine = machine();
-        machine.modules.push(Module {
-            file: "/initrd".into(),
-            cmdline: String::new(),
-        });
+        machine.modules.push(Module::new("/initrd".into()));
         assert!(text(&machine).contains("-initrd module0 log=info,,mm=debug,module1"));
     }
 
