@@ -34,10 +34,7 @@ impl Facts {
 macro_rules! layout {
     ($facts:ident, $c:literal, $type:ty { $($field:ident $(= $c_field:literal)?),* $(,)? }) => {{
         type Type = $type;
-        #[allow(dead_code, clippy::let_unit_value)]
-        fn every_field(value: Type) {
-            let Type { $($field: _),* } = value;
-        }
+        let _every_field = |Type { $($field: _),* }: Type| ();
         $facts.add(concat!("sizeof(", $c, ")"), size_of::<Type>() as u64);
         $($facts.add(
             layout!(@offset $c, $field $(, $c_field)?),
