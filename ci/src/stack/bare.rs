@@ -87,14 +87,10 @@ mod tests {
     #[test]
     fn the_kernel_is_entered_by_qemu_itself() {
         let job = Job {
-            name: "x".into(),
-            via: Via::Bare,
-            kernel: "/k".into(),
             cmdline: "log=info,mm=debug".into(),
             mem_mib: Some(64),
-            vcpus: None,
             initrd: Some("/i".into()),
-            timeout: None,
+            ..Job::plain(Via::Bare)
         };
         let text = |la57| {
             let machine = machine(&job, Mode::default(), la57);

@@ -118,14 +118,8 @@ mod tests {
 
     fn job() -> Job {
         Job {
-            name: "x".into(),
-            via: Via::Dom0,
-            kernel: "/k".into(),
             cmdline: "selftest".into(),
-            mem_mib: None,
-            vcpus: None,
-            initrd: None,
-            timeout: None,
+            ..Job::plain(Via::Dom0)
         }
     }
 

@@ -141,14 +141,8 @@ mod tests {
 
     fn job(kernel: &str) -> Job {
         Job {
-            name: "x".into(),
-            via: Via::Xl,
             kernel: kernel.into(),
-            cmdline: String::new(),
-            mem_mib: None,
-            vcpus: None,
-            initrd: None,
-            timeout: None,
+            ..Job::plain(Via::Xl)
         }
     }
 

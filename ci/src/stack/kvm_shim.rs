@@ -198,14 +198,10 @@ mod tests {
     #[test]
     fn kvm_plays_xen_and_the_shim_gets_the_kernel() {
         let job = Job {
-            name: "x".into(),
-            via: Via::KvmShim,
-            kernel: "/k".into(),
             cmdline: "log=info,mm=debug".into(),
             mem_mib: Some(256),
             vcpus: Some(2),
-            initrd: None,
-            timeout: None,
+            ..Job::plain(Via::KvmShim)
         };
         let machine = machine(Path::new("/xen-shim"), &job, Mode::default());
         let text = machine.arguments(Version(8, 2)).join(" ");

@@ -67,6 +67,23 @@ pub(crate) struct Job {
     pub(crate) timeout: Option<Duration>,
 }
 
+#[cfg(test)]
+impl Job {
+    /// One that leaves to the stack what it can.
+    fn plain(via: Via) -> Self {
+        Self {
+            name: "x".into(),
+            via,
+            kernel: "/k".into(),
+            cmdline: String::new(),
+            mem_mib: None,
+            vcpus: None,
+            initrd: None,
+            timeout: None,
+        }
+    }
+}
+
 /// How a stack is run, whatever it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Mode {
