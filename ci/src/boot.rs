@@ -115,13 +115,13 @@ pub(crate) fn setup(arguments: &crate::cli::SetupArgs) -> Result<()> {
         via.stack().prepare(&provision)?;
     }
     provision.headers()?;
-    let status = workspace
-        .cargo()
-        .arg("fetch")
-        .status()
-        .map_err(Failure::file("run", "cargo"))?;
-    if !status.success() {
-        return Err(Failure::host("cargo fetch failed", "see its message above"));
+    let mut fetch = workspace.cargo();
+    fetch.arg("fetch");
+    for mut command in [fetch, workspace.fuzzer_cargo("fetch")] {
+        let status = command.status().map_err(Failure::file("run", "cargo"))?;
+        if !status.success() {
+            return Err(Failure::host("cargo fetch failed", "see its message above"));
+        }
     }
     let names: Vec<_> = arguments.via.iter().map(|via: &Via| via.name()).collect();
     ui::say(format!(

@@ -11,6 +11,9 @@ use crate::provision::rust;
 /// How many runs keep their logs.
 const KEPT_RUNS: usize = 10;
 
+/// The manifest of the fuzzer that coverage guides: a workspace of its own.
+pub(crate) const FUZZER: &str = "guest/fuzz/Cargo.toml";
+
 /// The repository and cargo's output directory.
 pub(crate) struct Workspace {
     /// Where `Cargo.toml` is.
@@ -48,6 +51,18 @@ impl Workspace {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.current_dir(&self.root);
         command
+    }
+
+    /// A cargo command for the fuzzer, as its lock file has it.
+    pub(crate) fn fuzzer_cargo(&self, command: &str) -> Command {
+        let mut cargo = self.cargo();
+        cargo.args([command, "--locked", "--manifest-path", FUZZER]);
+        cargo
+    }
+
+    /// Where cargo puts what it builds of the fuzzer.
+    pub(crate) fn fuzzer_target(&self) -> PathBuf {
+        self.target.join("fuzz/build")
     }
 
     /// Builds the kernel and returns the image.

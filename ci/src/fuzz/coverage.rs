@@ -10,9 +10,8 @@ use std::process::{Command, Output};
 use crate::exit::{Failure, Result};
 use crate::interrupt;
 use crate::ui;
-use crate::workspace::Workspace;
+use crate::workspace::{FUZZER, Workspace};
 
-const MANIFEST: &str = "guest/fuzz/Cargo.toml";
 const PROGRAM: &str = "tables";
 
 /// What tells libFuzzer where a run has been and what it compared.
@@ -83,11 +82,10 @@ fn build(workspace: &Workspace) -> Result<PathBuf> {
         ));
     }
     let host = host(workspace)?;
-    let target = workspace.target.join("fuzz/build");
+    let target = workspace.fuzzer_target();
     let status = workspace
-        .cargo()
-        .args(["build", "--quiet", "--release", "--locked"])
-        .args(["--manifest-path", MANIFEST])
+        .fuzzer_cargo("build")
+        .args(["--quiet", "--release"])
         // Named, so that build scripts go without instrumentation.
         .args(["--target", &host, "--target-dir"])
         .arg(&target)
@@ -97,7 +95,7 @@ fn build(workspace: &Workspace) -> Result<PathBuf> {
         .map_err(Failure::file("run", "cargo"))?;
     if !status.success() {
         return Err(Failure::Guest(format!(
-            "{MANIFEST} does not build; see cargo's message"
+            "{FUZZER} does not build; see cargo's message"
         )));
     }
     Ok(target.join(host).join("release").join(PROGRAM))

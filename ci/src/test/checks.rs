@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::{Suite, quietly};
 use crate::exit::{Failure, Result};
 use crate::provision::rust;
+use crate::workspace::FUZZER;
 
 /// Crates that are part of an image without an operating system's target, and lint as such too.
 const FREESTANDING: &[&str] = &["guest", "hypercall", "linker", "linux-bench"];
@@ -16,13 +17,13 @@ pub(super) fn fmt(suite: &mut Suite) -> Result<()> {
     command.args(["fmt", "--all", "--check"]);
     single(suite, "fmt: all files", command)?;
 
-    // A workspace of its own.
     let mut command = suite.workspace.cargo();
-    command.args(["fmt", "--check", "--manifest-path", "guest/fuzz/Cargo.toml"]);
+    command.args(["fmt", "--check", "--manifest-path", FUZZER]);
     single(suite, "fmt: guest/fuzz", command)
 }
 
-/// `cargo clippy`, twice: as the host's tests see the code, and as the kernel is built.
+/// `cargo clippy`: as the host's tests see the code, as the fuzzer's workspace has it, and as the
+/// kernel is built.
 pub(super) fn clippy(suite: &mut Suite) -> Result<()> {
     let mut command = suite.workspace.cargo();
     command.args([
@@ -35,6 +36,14 @@ pub(super) fn clippy(suite: &mut Suite) -> Result<()> {
         "warnings",
     ]);
     single(suite, "clippy: host", command)?;
+
+    let mut command = suite.workspace.fuzzer_cargo("clippy");
+    command
+        // Without the engine, which takes a C++ compiler.
+        .args(["--quiet", "--no-default-features", "--target-dir"])
+        .arg(suite.workspace.fuzzer_target())
+        .args(["--", "-D", "warnings"]);
+    single(suite, "clippy: guest/fuzz", command)?;
 
     rust::ensure_target(&suite.workspace.root)?;
     let mut command = suite.workspace.cargo();
