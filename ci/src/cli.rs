@@ -162,7 +162,7 @@ pub(crate) struct BootArgs {
 /// `test`.
 #[derive(Debug, Args)]
 pub(crate) struct TestArgs {
-    /// The groups to run; all of them if none is named
+    /// The groups to run; all but the optional ones if none is named
     #[arg(value_name = "GROUP", value_enum)]
     pub(crate) groups: Vec<Group>,
     /// Say what would run

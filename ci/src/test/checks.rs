@@ -123,7 +123,7 @@ fn single(suite: &mut Suite, name: &str, command: Command) -> Result<()> {
 }
 
 /// Runs a command that reports a number of tests.
-fn counted(suite: &mut Suite, name: &str, command: Command) -> Result<()> {
+pub(super) fn counted(suite: &mut Suite, name: &str, command: Command) -> Result<()> {
     let since = Instant::now();
     let (success, text) = run(name, command)?;
     let (passed, failed) = count(&text);

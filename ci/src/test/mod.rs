@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that must hold, in one list of groups with one count at the end.
 
 mod checks;
+mod miri;
 mod notes;
 mod regression;
 mod rules;
@@ -49,9 +50,12 @@ pub(crate) enum Group {
     Bare,
     /// Boots without Xen, four levels
     Bare4,
+    /// Optional, for nightly Rust: unit tests under Miri, which sees undefined behaviour
+    Miri,
 }
 
-/// In the order of running: what is quick and says most comes first.
+/// What runs unless groups are named, in the order of running: what is quick and says most comes
+/// first.
 const ALL: &[Group] = &[
     Group::Fmt,
     Group::Clippy,
@@ -68,6 +72,9 @@ const ALL: &[Group] = &[
     Group::Bare,
     Group::Bare4,
 ];
+
+/// What runs only by name, after the others.
+const OPTIONAL: &[Group] = &[Group::Miri];
 
 impl Group {
     fn name(self) -> &'static str {
@@ -86,6 +93,7 @@ impl Group {
             Self::Pvh => "pvh",
             Self::Bare => "bare",
             Self::Bare4 => "bare4",
+            Self::Miri => "miri",
         }
     }
 
@@ -140,15 +148,25 @@ impl Suite {
     }
 }
 
+/// The groups that were named, or all but the optional ones, in the order of running.
+fn chosen(named: &[Group]) -> Vec<Group> {
+    if named.is_empty() {
+        return ALL.to_vec();
+    }
+    let every = ALL.iter().chain(OPTIONAL).copied();
+    every.filter(|group| named.contains(group)).collect()
+}
+
 /// Runs the groups asked for, or all.
 pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
-    let groups: Vec<_> = ALL
-        .iter()
-        .copied()
-        .filter(|group| arguments.groups.is_empty() || arguments.groups.contains(group))
-        .collect();
+    let groups = chosen(&arguments.groups);
     if arguments.list {
         list(&groups);
+        if arguments.groups.is_empty() {
+            for group in OPTIONAL {
+                println!("{} (optional: runs only by name)", group.name());
+            }
+        }
         return Ok(());
     }
     let mut suite = Suite {
@@ -192,6 +210,7 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
             Group::Abi => checks::abi(&mut suite),
             Group::Bench => regression::run(&mut suite),
             Group::Rules => rules::run(&mut suite),
+            Group::Miri => miri::run(&mut suite),
             Group::Dom0 | Group::Xl | Group::Shim | Group::Pvh | Group::Bare | Group::Bare4 => {
                 smoke::run(&mut suite, &vias)
                     .and_then(|()| typed::run(&mut suite, &arguments.provision, &vias))
@@ -246,12 +265,22 @@ mod tests {
 
     #[test]
     fn every_group_runs() {
-        assert_eq!(ALL, Group::value_variants());
+        assert_eq!(chosen(Group::value_variants()), Group::value_variants());
+        assert_eq!([ALL, OPTIONAL].concat(), Group::value_variants());
+    }
+
+    #[test]
+    fn what_is_optional_runs_only_by_name() {
+        assert_eq!(chosen(&[]), ALL);
+        assert_eq!(
+            chosen(&[Group::Miri, Group::Fmt]),
+            [Group::Fmt, Group::Miri]
+        );
     }
 
     #[test]
     fn names_are_those_of_the_command_line() {
-        for group in ALL {
+        for group in Group::value_variants() {
             assert_eq!(Group::from_str(group.name(), false), Ok(*group));
         }
     }
