@@ -78,10 +78,7 @@ impl<M: Machine> Tables<M> {
             }
             Ok(())
         });
-        let installed = match filled {
-            Ok(fresh) => self.install_step(va, fresh),
-            Err((frame, e)) => self.free_frame(frame).and(Err(e)),
-        };
+        let installed = filled.and_then(|fresh| self.install_step(va, fresh));
         // The new frames are touched from here on.
         if let Err(e) = installed.and_then(|()| self.flush()) {
             self.free_frame(records)?;

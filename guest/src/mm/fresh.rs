@@ -48,12 +48,16 @@ impl<L: TableLevel> Fresh<L> {
     /// A table whose every entry `fill` writes: the frame's old content must not show through.
     ///
     /// `fill` gets the words to write; it must leave no word as it found it. (A word that is left
-    /// is validated by Xen like any other and refused when the table is hooked.)
+    /// is validated by Xen like any other and refused when the table is hooked.) If it fails, the
+    /// frame goes back to the allocator.
+    ///
+    /// # Errors
+    /// Those of `fill`.
     pub fn filled<M: Machine>(
         tables: &mut Tables<M>,
         mut frame: Frame,
         fill: impl FnOnce(&Tables<M>, &mut Words) -> Result<(), MmError>,
-    ) -> Result<Fresh<L>, (Frame, MmError)> {
+    ) -> Result<Fresh<L>, MmError> {
         let memory = tables.machine().memory(frame.pfn());
         // SAFETY: the frame is the caller's alone and no part of what `fill` reads of `tables`.
         let words = unsafe { &mut *memory };
@@ -65,7 +69,8 @@ impl<L: TableLevel> Fresh<L> {
             Err(e) => {
                 // Nothing of a half-built table survives.
                 *tables.frame_memory(&mut frame) = [0; 512];
-                Err((frame, e))
+                tables.free_frame(frame)?;
+                Err(e)
             }
         }
     }

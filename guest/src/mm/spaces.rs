@@ -97,8 +97,7 @@ impl<M: Machine> Tables<M> {
                 };
             }
             Ok(())
-        });
-        let kernel = kernel.map_err(|(_, e)| e)?;
+        })?;
         let user = Fresh::<L>::empty(self, user_frame);
         let (kernel_pfn, user_pfn) = (kernel.pfn(), user.pfn());
         let pinned = self.lazily(|tables| {

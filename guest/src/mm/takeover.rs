@@ -454,7 +454,7 @@ fn give_image_its_tables<M: Machine>(
             }
             Ok(())
         });
-        let sealed = filled.map_err(|(_, e)| e)?.seal(tables)?;
+        let sealed = filled?.seal(tables)?;
         // SAFETY: every page of the image is mapped as before, with the rights of its segment; the
         // guard page and what is not the image is in nobody's use.
         unsafe { tables.hook(slot, sealed, Flags::TABLE) }?;

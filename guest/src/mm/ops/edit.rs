@@ -281,7 +281,7 @@ impl<M: Machine> Tables<M> {
         edit: Edit,
     ) -> Result<Swap, MmError> {
         let frame = self.alloc_frame()?;
-        let filled = Fresh::filled(self, frame, |tables, words| {
+        let fresh = Fresh::filled(self, frame, |tables, words| {
             let end = chunk.first + chunk.count;
             copy(&mut words[..chunk.first], &old[..chunk.first]);
             copy(&mut words[end..], &old[end..]);
@@ -291,17 +291,11 @@ impl<M: Machine> Tables<M> {
                 &mut words[chunk.first..end],
                 &old[chunk.first..end],
             )
-        });
-        match filled {
-            Ok(fresh) => Ok(Swap {
-                pmd,
-                fresh: Some(fresh),
-            }),
-            Err((frame, error)) => {
-                self.free_frame(frame)?;
-                Err(error)
-            }
-        }
+        })?;
+        Ok(Swap {
+            pmd,
+            fresh: Some(fresh),
+        })
     }
 
     /// Puts a table, or none, in place of the one an entry refers to, whose frame is given back.

@@ -6,9 +6,8 @@
 use hypercall::{Mfn, Pfn};
 
 use super::{Change, Chunk, PAGE, check_range, check_rights, chunks, fill_around};
-use crate::mm::entry::{Flags, L1, L2, Pte, Value};
+use crate::mm::entry::{Flags, L1, Pte, Value};
 use crate::mm::error::MmError;
-use crate::mm::frames::Frame;
 use crate::mm::fresh::Fresh;
 use crate::mm::machine::Machine;
 use crate::mm::tables::{Slot, Tables, slots};
@@ -77,12 +76,13 @@ impl<M: Machine> Tables<M> {
                 });
             }
             let frame = self.alloc_frame()?;
-            let filled = Fresh::<L1>::filled(self, frame, |tables, words| {
+            let fresh = Fresh::<L1>::filled(self, frame, |tables, words| {
                 fill_around(words, chunk);
                 let target = &mut words[chunk.first..chunk.first + chunk.count];
                 tables.make_run(chunk.va, target, frames, flags)
-            });
-            return self.hook_filled(pmd, filled);
+            })?;
+            // SAFETY: nothing was mapped below the entry.
+            return unsafe { self.install(pmd, fresh, Flags::TABLE) };
         };
         for (i, slot) in slots(first, chunk.count).enumerate() {
             if self.get(slot).is_present() {
@@ -137,19 +137,5 @@ impl<M: Machine> Tables<M> {
             });
         }
         Ok(())
-    }
-
-    /// Seals a filled table and hooks it where there was none.
-    pub(super) fn hook_filled(
-        &mut self,
-        pmd: Slot<L2>,
-        filled: Result<Fresh<L1>, (Frame, MmError)>,
-    ) -> Result<(), MmError> {
-        let fresh = filled.or_else(|(frame, error)| {
-            self.free_frame(frame)?;
-            Err(error)
-        })?;
-        // SAFETY: nothing was mapped below the entry.
-        unsafe { self.install(pmd, fresh, Flags::TABLE) }
     }
 }

@@ -54,7 +54,7 @@ impl<M: Machine> Tables<M> {
             return self.copy_entries(source, chunk);
         }
         let frame = self.alloc_frame()?;
-        let filled = Fresh::<L1>::filled(self, frame, |tables, words| {
+        let fresh = Fresh::<L1>::filled(self, frame, |tables, words| {
             fill_around(words, chunk);
             let mut done = 0;
             for piece in chunks(source, chunk.count as u64) {
@@ -73,8 +73,9 @@ impl<M: Machine> Tables<M> {
                 done += piece.count;
             }
             Ok(())
-        });
-        self.hook_filled(pmd, filled)
+        })?;
+        // SAFETY: nothing was mapped below the entry.
+        unsafe { self.install(pmd, fresh, Flags::TABLE) }
     }
 
     fn copy_entries(&mut self, source: u64, chunk: Chunk) -> Result<(), MmError> {
