@@ -121,16 +121,13 @@ impl LazyMmu {
         if self.irq_depth != 0 {
             return Ok(Action::None);
         }
-        match self.enable_count.checked_sub(1) {
-            None => Err(LazyError::NotEnabled),
-            Some(left) => {
-                self.enable_count = left;
-                Ok(if left == 0 && self.pause_count == 0 {
-                    Action::Flush
-                } else {
-                    Action::None
-                })
-            }
+        match down(&mut self.enable_count, LazyError::NotEnabled) {
+            Err(error) => Err(error),
+            Ok(()) => Ok(if self.enable_count == 0 && self.pause_count == 0 {
+                Action::Flush
+            } else {
+                Action::None
+            }),
         }
     }
 
@@ -153,13 +150,7 @@ impl LazyMmu {
         if self.irq_depth != 0 {
             return Ok(());
         }
-        match self.pause_count.checked_sub(1) {
-            None => Err(LazyError::NotPaused),
-            Some(left) => {
-                self.pause_count = left;
-                Ok(())
-            }
-        }
+        down(&mut self.pause_count, LazyError::NotPaused)
     }
 
     /// An interrupt begins.
@@ -171,13 +162,7 @@ impl LazyMmu {
     /// An interrupt ends.
     #[inline]
     pub const fn leave_irq(&mut self) -> Result<(), LazyError> {
-        match self.irq_depth.checked_sub(1) {
-            None => Err(LazyError::NotInInterrupt),
-            Some(left) => {
-                self.irq_depth = left;
-                Ok(())
-            }
-        }
+        down(&mut self.irq_depth, LazyError::NotInInterrupt)
     }
 
     /// The context gives up the vCPU.
@@ -205,6 +190,17 @@ const fn up(count: &mut u8) -> Result<(), LazyError> {
         None => Err(LazyError::TooDeep),
         Some(more) => {
             *count = more;
+            Ok(())
+        }
+    }
+}
+
+#[inline]
+const fn down(count: &mut u8, at_zero: LazyError) -> Result<(), LazyError> {
+    match count.checked_sub(1) {
+        None => Err(at_zero),
+        Some(left) => {
+            *count = left;
             Ok(())
         }
     }
