@@ -231,7 +231,7 @@ impl<const N: usize> Batch<N> {
                 (
                     Op::MmuUpdate,
                     updates.wrapping_add(from.updates as usize) as u64,
-                    { to.updates - from.updates },
+                    to.updates - from.updates,
                 ),
                 (
                     Op::MmuextOp,

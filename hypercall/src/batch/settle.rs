@@ -44,6 +44,26 @@ struct Outcome {
     reached: bool,
 }
 
+impl Outcome {
+    /// Of a call of `count` requests that Xen began with: all were carried out or, if it stopped
+    /// with an error, those that it says were.
+    fn new(count: usize, error: Option<Errno>, done: u32) -> Self {
+        Self {
+            done: match error {
+                None => count,
+                Some(_) => (done as usize).min(count),
+            },
+            error,
+            reached: true,
+        }
+    }
+
+    /// The hypercall that an error is of: this one, `op`, or the multicall it was to be part of.
+    fn source(&self, op: Op) -> Op {
+        if self.reached { op } else { Op::Multicall }
+    }
+}
+
 impl<const N: usize> Batch<N> {
     /// Says what became of each update of a call that was the only one.
     pub(super) fn settle_sole<C: Completion + ?Sized>(
@@ -54,18 +74,7 @@ impl<const N: usize> Batch<N> {
         let mut tally = Tally::default();
         let count = self.len as usize;
         let error = sole.result.err();
-        let outcome = match error {
-            None => Outcome {
-                done: count,
-                error: None,
-                reached: true,
-            },
-            Some(XenError { errno, .. }) => Outcome {
-                done: (sole.done as usize).min(count),
-                error: Some(errno),
-                reached: true,
-            },
-        };
+        let outcome = Outcome::new(count, error.map(|error| error.errno), sole.done);
         tally.updates = outcome.done as u16;
         let refused = tally.count(count, &outcome);
         for (at, info) in self.info.iter().enumerate().take(count) {
@@ -95,16 +104,7 @@ impl<const N: usize> Batch<N> {
 
     fn outcome(&self, call: usize, count: usize, list_error: Option<Errno>) -> Outcome {
         match multicall::result(&self.calls[call]) {
-            Some(Ok(_)) => Outcome {
-                done: count,
-                error: None,
-                reached: true,
-            },
-            Some(Err(errno)) => Outcome {
-                done: (self.done[call] as usize).min(count),
-                error: Some(errno),
-                reached: true,
-            },
+            Some(result) => Outcome::new(count, result.err(), self.done[call]),
             None => Outcome {
                 done: 0,
                 error: list_error.or(Some(Errno::EFAULT)),
@@ -147,13 +147,8 @@ impl<const N: usize> Batch<N> {
                 }
                 if let (Some(errno), None) = (outcome.error, &tally.first) {
                     let (failed, caller) = self.failed_update(refused);
-                    let op = if outcome.reached {
-                        Op::MmuUpdate
-                    } else {
-                        Op::Multicall
-                    };
                     let error = XenError {
-                        op,
+                        op: outcome.source(Op::MmuUpdate),
                         sub: None,
                         errno,
                     };
@@ -194,12 +189,11 @@ impl<const N: usize> Batch<N> {
                             }
                             _ => (Failed::Call, None, None),
                         };
-                    let op = if outcome.reached {
-                        Op::MmuextOp
-                    } else {
-                        Op::Multicall
+                    let error = XenError {
+                        op: outcome.source(Op::MmuextOp),
+                        sub,
+                        errno,
                     };
-                    let error = XenError { op, sub, errno };
                     tally.first = Some(First {
                         failed,
                         caller,
