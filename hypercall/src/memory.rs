@@ -44,33 +44,30 @@ pub fn maximum_ram_page<H: Hypervisor + ?Sized>(hv: &H) -> Result<u64, XenError>
 /// Pages this domain has.
 #[inline]
 pub fn current_reservation<H: Hypervisor + ?Sized>(hv: &H) -> Result<u64, XenError> {
-    let domid = DOMID_SELF;
-    let arg = &raw const domid as u64;
-    // SAFETY: Xen reads `domid` during the call.
-    unsafe {
-        op(
-            hv,
-            memory::XENMEM_current_reservation,
-            "current_reservation",
-            arg,
-        )
-    }
+    pages(
+        hv,
+        memory::XENMEM_current_reservation,
+        "current_reservation",
+    )
 }
 
 /// Pages this domain may have; `u64::MAX` where there is no limit.
 #[inline]
 pub fn maximum_reservation<H: Hypervisor + ?Sized>(hv: &H) -> Result<u64, XenError> {
+    pages(
+        hv,
+        memory::XENMEM_maximum_reservation,
+        "maximum_reservation",
+    )
+}
+
+/// Asks for a number of pages of this domain, by one of the two commands above.
+#[inline]
+fn pages<H: Hypervisor + ?Sized>(hv: &H, cmd: u32, name: &'static str) -> Result<u64, XenError> {
     let domid = DOMID_SELF;
     let arg = &raw const domid as u64;
     // SAFETY: Xen reads `domid` during the call.
-    unsafe {
-        op(
-            hv,
-            memory::XENMEM_maximum_reservation,
-            "maximum_reservation",
-            arg,
-        )
-    }
+    unsafe { op(hv, cmd, name, arg) }
 }
 
 /// The domain's E820 map, into `buffer`; the part that was filled.
