@@ -144,11 +144,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
                 // SAFETY: as above.
                 let result = unsafe { tables.ptep_get_and_clear(self.va(at)) };
                 if let Ok(was) = result {
-                    let expected = self.entry(tables, self.pages[at]);
-                    if !self.is(expected, was) {
-                        let (expected, was) = (expected.bits(), was.bits());
-                        return Err(self.differs(op, self.va(at), What::Entry, expected, was));
-                    }
+                    self.agree(tables, (op, at, What::Entry), self.pages[at], was)?;
                 }
                 self.judge(tables, eye, op, pages, result.map(drop), |_, _| Page::NONE)
             }
@@ -225,13 +221,8 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
             }
         }
         for at in pages.clone() {
-            let (was, asked) = (self.pages[at], asked(self.pages[at], at));
-            let done = self.compare(tables, op, at, asked);
-            if done.is_err() && result.is_err() && self.compare(tables, op, at, was).is_ok() {
-                continue;
-            }
-            done?;
-            self.pages[at] = asked;
+            let asked = asked(self.pages[at], at);
+            self.take_over(tables, op, at, asked, result.is_err())?;
         }
         self.look(tables, eye, op, pages)
     }
@@ -353,12 +344,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         for (from, to) in from.clone().zip(to.clone()) {
             let moved = self.pages[from];
             for (at, asked) in [(to, moved), (from, Page::NONE)] {
-                let (was, done) = (self.pages[at], self.compare(tables, op, at, asked));
-                if done.is_err() && result.is_err() && self.compare(tables, op, at, was).is_ok() {
-                    continue;
-                }
-                done?;
-                self.pages[at] = asked;
+                self.take_over(tables, op, at, asked, result.is_err())?;
             }
         }
         self.look(tables, eye, op, to)?;
