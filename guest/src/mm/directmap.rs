@@ -5,9 +5,9 @@
 //! that there is always room for the tables and records of the next step. Boot therefore costs the
 //! same whatever the size of the domain.
 
-use hypercall::Pfn;
+use hypercall::{Mfn, Pfn};
 
-use super::entry::{Flags, L1, L2, L3, UpperLevel, Value};
+use super::entry::{Flags, L1, L2, L3, Pte, UpperLevel, Value};
 use super::error::MmError;
 use super::frames::{Frame, FrameError, STEP};
 use super::fresh::Fresh;
@@ -15,7 +15,7 @@ use super::layout;
 use super::machine::Machine;
 use super::ops::check_rights;
 use super::state::{Kind, State};
-use super::tables::{Slot, Tables};
+use super::tables::{Fold, Slot, Tables};
 
 /// Tables that may be missing on the way to a page.
 const TABLES: u64 = 4;
@@ -73,7 +73,7 @@ impl<M: Machine> Tables<M> {
                         Kind::P2m => Flags::CONST,
                         _ => Flags::DATA,
                     };
-                    *word = super::entry::Pte::from_mfn(mfn, flags).bits();
+                    *word = Pte::from_mfn(mfn, flags).bits();
                 }
             }
             Ok(())
@@ -145,7 +145,7 @@ impl<M: Machine> Tables<M> {
         }
         let none = |level| MmError::NoTable { va, level };
         let pgd = self.pgd_offset(va).ok_or(none(5))?;
-        if self.fold() == super::tables::Fold::FiveLevels {
+        if self.fold() == Fold::FiveLevels {
             self.ensure_below(pgd, va, Flags::TABLE)?;
         }
         let p4d = self.p4d_offset(pgd, va).ok_or(none(5))?;
@@ -215,12 +215,7 @@ impl<M: Machine> Tables<M> {
     /// # Safety
     /// The frame may be reached at this address with these rights.
     #[track_caller]
-    pub unsafe fn map_machine(
-        &mut self,
-        va: u64,
-        mfn: hypercall::Mfn,
-        flags: Flags,
-    ) -> Result<(), MmError> {
+    pub unsafe fn map_machine(&mut self, va: u64, mfn: Mfn, flags: Flags) -> Result<(), MmError> {
         check_rights(va, flags)?;
         self.ensure_pte_table(va)?;
         let slot = self.pte_slot(va)?;
@@ -228,12 +223,12 @@ impl<M: Machine> Tables<M> {
             return Err(MmError::Occupied { va });
         }
         // SAFETY: nothing was mapped there; the frame is the caller's to map.
-        unsafe { self.set_pte(slot, va, super::entry::Pte::from_mfn(mfn, flags)) }
+        unsafe { self.set_pte(slot, va, Pte::from_mfn(mfn, flags)) }
     }
 }
 
-/// The entry of the direct map for a value, as boot makes it from an entry of the initial mapping:
-/// the same table, reached a second way.
+/// Refers at `to` to the L1 table that maps what is at `from`: one table, reached a second way.
+/// With it boot makes the direct map of the initial mapping's tables.
 pub(super) fn share<M: Machine>(tables: &mut Tables<M>, from: u64, to: u64) -> Result<(), MmError> {
     let source = tables.pmd_slot(from)?;
     let target = tables.ensure_pmd(to)?;

@@ -19,7 +19,7 @@ use super::error::MmError;
 use super::frames::{Frame, FrameError};
 use super::fresh::Fresh;
 use super::machine::Machine;
-use super::state::{Kind, State, Step};
+use super::state::{Illegal, Kind, State, Step};
 use super::tables::{Fold, Tables, slots};
 
 /// Spaces that can exist at once.
@@ -263,7 +263,7 @@ impl<M: Machine> Tables<M> {
         let Some(place) = place.filter(|_| space.kernel != self.root()) else {
             let step = Step::Unpin;
             let (_, state) = self.frames().states(self.machine(), space.kernel)?;
-            let illegal = super::state::Illegal { state, step };
+            let illegal = Illegal { state, step };
             return Err(FrameError::Illegal(space.kernel, illegal).into());
         };
         let roots = || space.user.into_iter().chain([space.kernel]);
@@ -312,12 +312,8 @@ impl<M: Machine> Tables<M> {
 
     /// Every root: the first space's and those created since.
     pub(super) fn roots(&self) -> impl Iterator<Item = (Pfn, Option<Pfn>)> + use<M> {
-        let boot = Space {
-            kernel: self.boot_root,
-            user: None,
-        };
         let mut all: Vec<Space, { MAX_SPACES + 1 }> = Vec::new();
-        for space in core::iter::once(boot).chain(self.spaces.iter().copied()) {
+        for space in core::iter::once(self.boot_space()).chain(self.spaces.iter().copied()) {
             // As many as can exist, and one more.
             let _ = all.push(space);
         }

@@ -29,7 +29,7 @@ use hypercall::{Mfn, Pfn};
 use linker::Image;
 
 use super::directmap::share;
-use super::entry::{Entry, Flags, L1, L4, L5, Pmd, Pte, TableLevel, Value};
+use super::entry::{Entry, Flags, L1, L3, L4, L5, Pmd, Pte, TableLevel, Value};
 use super::error::MmError;
 use super::frames::{FrameError, Frames, STEP};
 use super::fresh::Fresh;
@@ -208,8 +208,8 @@ impl<'t, M: Machine> Early<'t, M> {
     /// Builds the direct map over what the initial mapping covers, moves to it, protects the p2m
     /// list and gives the image its own tables.
     ///
-    /// From then on the tables reach memory through the direct map only: addresses in the initial mapping
-    /// outside of the image are gone.
+    /// From then on the tables reach memory through the direct map only: addresses in the initial
+    /// mapping outside of the image are gone.
     ///
     /// # Errors
     /// Xen's refusal.
@@ -342,7 +342,7 @@ fn initial_pages<M: Machine>(machine: &M, root: Pfn, fold: Fold) -> Result<u64, 
         Fold::FiveLevels => below(root, L5::index(base), 5)?,
     };
     let l3 = below(l4, L4::index(base), 4)?;
-    let l2 = below(l3, super::entry::L3::index(base), 3)?;
+    let l2 = below(l3, L3::index(base), 3)?;
     let full = read(machine, l2)?
         .iter()
         .take_while(|word| *word & 1 == 1)

@@ -6,7 +6,7 @@
 
 use core::fmt;
 
-use super::entry::{Entry, Flags, L1, Rights};
+use super::entry::{Entry, Flags, L1, L2, Rights};
 use super::layout;
 use super::machine::Machine;
 use super::state::State;
@@ -103,7 +103,7 @@ impl<M: Machine> Tables<M> {
             }
             let own = entry.flags();
             flags = (flags & own) | ((flags | own) & Flags::NO_EXECUTE);
-            let large = Entry::<super::entry::L2>::from_table(word).is_large() && level > 1;
+            let large = Entry::<L2>::from_table(word).is_large() && level > 1;
             if level == 1 || large {
                 walk.end = End::Page(1 << shift, flags);
                 return walk;

@@ -51,8 +51,8 @@ pub struct Tables<M: Machine> {
     last_pmd: Cell<Option<(u64, Slot<L2>, u32)>>,
 }
 
-// SAFETY: what is not `Send` by itself are the pointers in `last` and `last_pmd`, which are only read
-// through, by whoever holds the tables, and point into memory that all vCPUs map alike.
+// SAFETY: what is not `Send` by itself are the pointers in `last` and `last_pmd`, which are only
+// read through, by whoever holds the tables, and point into memory that all vCPUs map alike.
 unsafe impl<M: Machine + Send> Send for Tables<M> where M::Hv: Send {}
 
 /// Names for the conversions of each level, in the field's terms. All are [`Tables::make`] and
@@ -173,11 +173,7 @@ impl<M: Machine> Tables<M> {
     /// No memory behind the pfn.
     #[inline]
     pub fn make<L: TableLevel>(&self, value: Value<L>) -> Result<Entry<L>, MmError> {
-        let mfn = self.machine().mfn(value.pfn);
-        let mfn = mfn.ok_or(MmError::NoMemory {
-            pfn: value.pfn.as_u64(),
-        })?;
-        Ok(Entry::from_mfn(mfn, value.flags))
+        Ok(Entry::from_mfn(self.mfn(value.pfn)?, value.flags))
     }
 
     /// The value of a machine entry, on any level: `None` if it is not present or its frame is not
