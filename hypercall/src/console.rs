@@ -3,7 +3,7 @@
 
 use crate::{Hypervisor, Op, XenError, abi::xen};
 
-/// Writes bytes to Xen's console and says how many it took: all of them.
+/// Writes bytes to Xen's console, which takes all of them.
 ///
 /// Fails with `EPERM` where the domain may not, `EFAULT`.
 #[inline]

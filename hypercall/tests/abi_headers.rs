@@ -286,8 +286,8 @@ fn constants(facts: &mut Facts) {
         XENFEAT_auto_translated_physmap, XENFEAT_supervisor_mode_kernel,
         XENFEAT_pae_pgdir_above_4gb, XENFEAT_mmu_pt_update_preserve_ad, XENFEAT_highmem_assist,
         XENFEAT_gnttab_map_avail_bits, XENFEAT_hvm_callback_vector, XENFEAT_hvm_safe_pvclock,
-        XENFEAT_hvm_pirqs, XENFEAT_dom0,         XENFEAT_memory_op_vnode_supported, XENFEAT_ARM_SMCCC_supported,
-        XENFEAT_linux_rsdp_unrestricted,
+        XENFEAT_hvm_pirqs, XENFEAT_dom0, XENFEAT_memory_op_vnode_supported,
+        XENFEAT_ARM_SMCCC_supported, XENFEAT_linux_rsdp_unrestricted,
     );
     constants!(facts, arch:
         __HYPERVISOR_VIRT_END, __HYPERVISOR_VIRT_START, __MACH2PHYS_VIRT_END,
@@ -372,8 +372,10 @@ fn c_program(facts: &Facts) -> String {
     let mut text = String::from(
         "#include <stddef.h>\n#include <stdint.h>\n#include <stdio.h>\n#include <xen/xen.h>\n\
          #include <xen/callback.h>\n#include <xen/elfnote.h>\n#include <xen/errno.h>\n\
-         #include <xen/event_channel.h>\n#include <xen/features.h>\n#include <xen/hvm/hvm_op.h>\n#include <xen/hvm/params.h>\n#include <xen/io/console.h>\n\
-         #include <xen/memory.h>\n#include <xen/physdev.h>\n#include <xen/sched.h>\n\
+         #include <xen/event_channel.h>\n#include <xen/features.h>\n\
+         #include <xen/hvm/hvm_op.h>\n#include <xen/hvm/params.h>\n\
+         #include <xen/io/console.h>\n#include <xen/memory.h>\n\
+         #include <xen/physdev.h>\n#include <xen/sched.h>\n\
          #include <xen/vcpu.h>\n#include <xen/version.h>\n\n\
          int main(void)\n{\n",
     );

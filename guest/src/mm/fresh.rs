@@ -6,7 +6,7 @@
 //! not written, and each becomes the other only through the page-table path.
 //!
 //! ```text
-//! Frame ──Fresh::new──▶ Fresh ──seal──▶ Sealed ──hook──▶ (in the tables)
+//! Frame ─empty/filled─▶ Fresh ──seal──▶ Sealed ──hook──▶ (in the tables)
 //!   ▲                                     │ ▲               │
 //!   └─────────────release◀────────────────┘ └────unhook─────┘
 //! ```

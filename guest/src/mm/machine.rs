@@ -1,8 +1,8 @@
 //! What lies under the page tables: a hypervisor, the two frame-number maps, and memory.
 //!
-//! Two implementations: the running guest (`pv`), and on the host a model of Xen, so that all of
-//! `mm` runs in both. Everything above asks this trait and no one else for a frame's other number
-//! or for its memory.
+//! Implemented by the running kernel (`running`) and on the host by the tests, over a model of Xen,
+//! so that all of `mm` runs in both. Everything above asks this trait and no one else for a frame's
+//! other number or for its memory.
 
 use hypercall::{Hypervisor, Mfn, Pfn};
 

@@ -14,7 +14,6 @@ pub mod audit;
 pub mod cost;
 mod directmap;
 pub mod dump;
-
 pub mod entry;
 pub mod error;
 pub mod frames;

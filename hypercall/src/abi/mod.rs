@@ -7,7 +7,12 @@
 //!
 //! Nothing here does anything. Unchanged names, C's included, make these modules searchable
 //! against `xen/include/public`.
-#![allow(non_camel_case_types, non_upper_case_globals, non_snake_case)]
+#![allow(
+    non_camel_case_types,
+    non_upper_case_globals,
+    non_snake_case,
+    reason = "spelled as in Xen's headers"
+)]
 
 /// A domain's number.
 pub type domid_t = u16;

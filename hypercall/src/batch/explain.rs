@@ -16,7 +16,7 @@ const WRITABLE: u64 = 1 << 1;
 const CACHE: u64 = 1 << 3 | 1 << 4;
 const PSE: u64 = 1 << 7;
 const GLOBAL: u64 = 1 << 8;
-/// Address bits that no entry may have set, up to the bits Xen or the hardware gives a meaning.
+/// The frame's address.
 const FRAME: u64 = crate::addr::ADDR_MASK;
 /// The last frame that an entry can name: Xen takes it for "no frame".
 const INVALID_FRAME: u64 = FRAME;

@@ -103,8 +103,8 @@ impl<M: Machine> Tables<M> {
         Ok(())
     }
 
-    /// Writes the machine entries for frames, to be mapped from `va` on, into words: as [`Tables::make`] for each, but looking
-    /// at what the p2m list held only once.
+    /// Writes the machine entries for frames, to be mapped from `va` on, into words: as
+    /// [`Tables::make`] for each, but looking at what the p2m list held only once.
     fn make_run(
         &self,
         va: u64,

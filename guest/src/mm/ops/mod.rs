@@ -96,6 +96,7 @@ pub(super) fn check_rights(va: u64, flags: Flags) -> Result<(), MmError> {
     }
     Ok(())
 }
+
 impl<M: Machine> Tables<M> {
     /// Runs `f` in a lazy section.
     ///

@@ -70,7 +70,7 @@ impl<M: Machine> Tables<M> {
         })
     }
 
-    /// The slot of a level-`L` entry for an address.
+    /// The slot of the L2 entry for an address.
     ///
     /// # Errors
     /// A table on the way is missing, or a large page of Xen's is in it.
