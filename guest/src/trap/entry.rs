@@ -13,6 +13,7 @@ use hypercall::trap::{END, gate};
 use hypercall::{Hypervisor, VirtAddr, XenError};
 
 use super::frame::{EXCEPTIONS, Frame};
+use super::saved::call_with_frame;
 
 /// Lowest privilege that may raise the vector with `int n`; the kernel itself runs at 3.
 const DPL_KERNEL: u8 = 3;
@@ -40,39 +41,7 @@ global_asm!(
     ".endr",
     "",
     "trap_common:",
-    "    push rdi",
-    "    push rsi",
-    "    push rdx",
-    "    push rcx",
-    "    push rax",
-    "    push r8",
-    "    push r9",
-    "    push r10",
-    "    push r11",
-    "    push rbx",
-    "    push rbp",
-    "    push r12",
-    "    push r13",
-    "    push r14",
-    "    push r15",
-    "    cld",
-    "    mov rdi, rsp",
-    "    call {handler}",
-    "    pop r15",
-    "    pop r14",
-    "    pop r13",
-    "    pop r12",
-    "    pop rbp",
-    "    pop rbx",
-    "    pop r11",
-    "    pop r10",
-    "    pop r9",
-    "    pop r8",
-    "    pop rax",
-    "    pop rcx",
-    "    pop rdx",
-    "    pop rsi",
-    "    pop rdi",
+    call_with_frame!(),
     // Vector and error code go; what is left from rip up is the tail of struct iret_context.
     "    add rsp, 16",
     "    push 0",

@@ -255,12 +255,6 @@ mod tests {
     }
 
     #[test]
-    fn the_stubs_and_the_struct_agree_on_the_layout() {
-        assert_eq!(core::mem::offset_of!(Frame, vector), 15 * 8);
-        assert_eq!(core::mem::size_of::<Frame>(), 22 * 8);
-    }
-
-    #[test]
     fn page_fault_codes_read_as_words() {
         assert_eq!(
             PageFaultCode(4).to_string(),

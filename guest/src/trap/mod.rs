@@ -17,6 +17,8 @@ mod native;
 pub mod probe;
 #[cfg(target_os = "none")]
 pub mod report;
+#[cfg(target_os = "none")]
+mod saved;
 
 #[cfg(target_os = "none")]
 pub use entry::install;

@@ -10,6 +10,7 @@ use x86_64::VirtAddr;
 use x86_64::structures::idt::InterruptDescriptorTable;
 
 use super::frame::{EXCEPTIONS, Frame};
+use super::saved::call_with_frame;
 use crate::native::descriptors::DOUBLE_FAULT_STACK;
 
 /// The exceptions that a processor without further features delivers: up to #XM.
@@ -31,39 +32,7 @@ global_asm!(
     ".endr",
     "",
     "native_trap_common:",
-    "    push rdi",
-    "    push rsi",
-    "    push rdx",
-    "    push rcx",
-    "    push rax",
-    "    push r8",
-    "    push r9",
-    "    push r10",
-    "    push r11",
-    "    push rbx",
-    "    push rbp",
-    "    push r12",
-    "    push r13",
-    "    push r14",
-    "    push r15",
-    "    cld",
-    "    mov rdi, rsp",
-    "    call {handler}",
-    "    pop r15",
-    "    pop r14",
-    "    pop r13",
-    "    pop r12",
-    "    pop rbp",
-    "    pop rbx",
-    "    pop r11",
-    "    pop r10",
-    "    pop r9",
-    "    pop r8",
-    "    pop rax",
-    "    pop rcx",
-    "    pop rdx",
-    "    pop rsi",
-    "    pop rdi",
+    call_with_frame!(),
     // Vector and error code.
     "    add rsp, 16",
     "    iretq",
