@@ -25,7 +25,7 @@ pub struct Capabilities {
     pub hypercalls: bool,
     /// The kernel writes its page tables itself, with four or five levels.
     pub own_tables: bool,
-    /// Events and their shared page are in use.
+    /// Xen raises events, and shares a page about them.
     pub events: bool,
 }
 
@@ -45,7 +45,7 @@ impl Subarch {
             Subarch::XenPvh => Capabilities {
                 hypercalls: true,
                 own_tables: true,
-                events: false,
+                events: true,
             },
             Subarch::Bare => Capabilities {
                 hypercalls: false,

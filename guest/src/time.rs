@@ -1,16 +1,26 @@
-//! Xen's system time, read from shared memory (`vcpu_time_info` in `xen/include/public/xen.h`).
+//! Xen's system time, read from shared memory (`vcpu_time_info` in `xen/include/public/xen.h`); where
+//! there is none, or not yet, the processor's counter.
 
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering, fence};
+
+use hypercall::abi::shared_info::vcpu_info;
 
 use crate::native::clock;
 use crate::{shared, subarch};
 
-/// Nanoseconds since the host booted, as Xen counts them; `None` until `shared_info` is mapped.
+/// Nanoseconds since the host booted, as Xen counts them. Without PV, the time since the kernel
+/// started comes before, as long as `shared_info` is not mapped; under PV `None`.
 pub(crate) fn monotonic() -> Option<u64> {
-    if !subarch::is_pv() {
-        return clock::monotonic();
+    match shared::vcpu() {
+        Some(vcpu) => Some(system_time(vcpu)),
+        None if subarch::is_pv() => None,
+        None => clock::monotonic(),
     }
-    let vcpu = shared::vcpu()?;
+}
+
+/// Xen's system time.
+fn system_time(vcpu: NonNull<vcpu_info>) -> u64 {
     // SAFETY: the page stays mapped; only the address of a field is formed.
     let time = unsafe { &raw const (*vcpu.as_ptr()).time };
     // SAFETY: an aligned u32 that Xen writes while this vCPU is not running, or bumps around its
@@ -30,7 +40,7 @@ pub(crate) fn monotonic() -> Option<u64> {
                 shift => delta.wrapping_shr(shift.unsigned_abs().into()),
             };
             let scaled = (u128::from(shifted) * u128::from(snapshot.tsc_to_system_mul)) >> 32;
-            return Some(snapshot.system_time.wrapping_add(scaled as u64));
+            return snapshot.system_time.wrapping_add(scaled as u64);
         }
     }
 }

@@ -8,7 +8,7 @@
 use hypercall::{Errno, Hypervisor, Op, Xen};
 
 use crate::native::cpu::Processor;
-use crate::native::{self, devices};
+use crate::native::{self, devices, interrupts};
 use crate::subarch::{self, Subarch};
 
 /// Who answers, chosen by the way of running.
@@ -35,13 +35,34 @@ impl Hypervisor for Answering {
 
     #[inline]
     fn mask_upcalls(&self) -> bool {
-        // Without PV nothing interrupts, and this finds nothing to mask: no `vcpu_info` is set.
-        PV.mask_upcalls()
+        // Only PV says where `vcpu_info` is: its one look at that tells the others apart as well.
+        match PV.try_mask_upcalls() {
+            Some(was) => was,
+            None => mask_without_pv(),
+        }
     }
 
     #[inline]
     fn restore_upcalls(&self, was: bool) {
-        PV.restore_upcalls(was);
+        if !was && PV.try_unmask_upcalls().is_none() {
+            unmask_without_pv();
+        }
+    }
+}
+
+/// Masks upcalls where they are interrupts. Under PV it is too early for any.
+#[cold]
+#[inline(never)]
+extern "C" fn mask_without_pv() -> bool {
+    subarch::is_pv() || interrupts::mask()
+}
+
+/// Unmasks upcalls where they are interrupts.
+#[cold]
+#[inline(never)]
+extern "C" fn unmask_without_pv() {
+    if !subarch::is_pv() {
+        interrupts::unmask();
     }
 }
 

@@ -177,6 +177,35 @@ impl Xen {
         VCPU_INFO.store(info, Ordering::Relaxed);
     }
 
+    /// Masks upcalls and says whether they were masked before; `None` where it is not known where
+    /// `vcpu_info` is.
+    #[inline]
+    pub fn try_mask_upcalls(&self) -> Option<bool> {
+        let (mask, _) = self.upcall()?;
+        // A load and a store, not an exchange: an upcall in between leaves the mask as it was.
+        let was = mask.load(Ordering::Relaxed);
+        mask.store(1, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        Some(was != 0)
+    }
+
+    /// Unmasks upcalls and has those delivered that wait; `None` as for
+    /// [`try_mask_upcalls`](Self::try_mask_upcalls).
+    #[inline]
+    pub fn try_unmask_upcalls(&self) -> Option<()> {
+        let (mask, pending) = self.upcall()?;
+        compiler_fence(Ordering::SeqCst);
+        mask.store(0, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        // Xen looks for pending events when it returns to the guest, so what came while masked
+        // would wait for the next trap: make one (`xen_version` is the cheapest).
+        if pending.load(Ordering::Relaxed) != 0 {
+            // SAFETY: XENVER_version takes no memory and changes nothing.
+            unsafe { self.call(Op::XenVersion, [xen::XENVER_version as u64, 0, 0, 0, 0]) };
+        }
+        Some(())
+    }
+
     /// The upcall mask and the pending byte of this vCPU.
     #[inline]
     fn upcall(self) -> Option<(&'static AtomicU8, &'static AtomicU8)> {
@@ -224,32 +253,14 @@ impl Hypervisor for Xen {
 
     #[inline]
     fn mask_upcalls(&self) -> bool {
-        let Some((mask, _)) = self.upcall() else {
-            return true;
-        };
-        // A load and a store, not an exchange: an upcall in between leaves the mask as it was.
-        let was = mask.load(Ordering::Relaxed);
-        mask.store(1, Ordering::Relaxed);
-        compiler_fence(Ordering::SeqCst);
-        was != 0
+        self.try_mask_upcalls().unwrap_or(true)
     }
 
     #[inline]
     fn restore_upcalls(&self, was: bool) {
-        if was {
-            return;
-        }
-        let Some((mask, pending)) = self.upcall() else {
-            return;
-        };
-        compiler_fence(Ordering::SeqCst);
-        mask.store(0, Ordering::Relaxed);
-        compiler_fence(Ordering::SeqCst);
-        // Xen looks for pending events when it returns to the guest, so what came while masked
-        // would wait for the next trap: make one (`xen_version` is the cheapest).
-        if pending.load(Ordering::Relaxed) != 0 {
-            // SAFETY: XENVER_version takes no memory and changes nothing.
-            unsafe { self.call(Op::XenVersion, [xen::XENVER_version as u64, 0, 0, 0, 0]) };
+        if !was {
+            // Where nothing can be masked, nothing was.
+            let _ = self.try_unmask_upcalls();
         }
     }
 }

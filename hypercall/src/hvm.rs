@@ -6,7 +6,10 @@
 use core::arch::asm;
 use core::arch::x86_64::__cpuid;
 
-use crate::abi::hvm::{HVMOP_get_param, xen_hvm_param};
+use crate::abi::hvm::{
+    HVM_PARAM_CALLBACK_IRQ, HVM_PARAM_CALLBACK_TYPE_VECTOR, HVMOP_get_param, HVMOP_set_param,
+    xen_hvm_param,
+};
 use crate::abi::xen::DOMID_SELF;
 use crate::{Hypervisor, Op, XenError};
 
@@ -94,4 +97,29 @@ pub fn parameter<H: Hypervisor + ?Sized>(hv: &H, index: u32) -> Result<u64, XenE
     let value = unsafe { hv.call(Op::HvmOp, args) };
     XenError::check(Op::HvmOp, Some("get_param"), value)?;
     Ok(asked.value)
+}
+
+/// Has an interrupt of this vector raised while the pending byte of a vCPU's `vcpu_info` is set and
+/// RFLAGS.IF lets it. It comes from Xen and no interrupt controller (`hvm_vcpu_has_pending_irq`,
+/// `xen/arch/x86/hvm/irq.c`): there is nothing to acknowledge but that byte.
+///
+/// # Errors
+/// Xen's refusal.
+///
+/// # Safety
+/// The vector's gate leads to a handler that clears the byte before it returns.
+pub unsafe fn set_callback_vector<H: Hypervisor + ?Sized>(
+    hv: &H,
+    vector: u8,
+) -> Result<(), XenError> {
+    let asked = xen_hvm_param {
+        domid: DOMID_SELF,
+        pad: 0,
+        index: HVM_PARAM_CALLBACK_IRQ,
+        value: HVM_PARAM_CALLBACK_TYPE_VECTOR << 56 | u64::from(vector),
+    };
+    let args = [HVMOP_set_param, &raw const asked as u64, 0, 0, 0];
+    // SAFETY: Xen reads `asked` during the call; the caller answers for the handler.
+    let value = unsafe { hv.call(Op::HvmOp, args) };
+    XenError::check(Op::HvmOp, Some("set_param"), value).map(drop)
 }

@@ -1,7 +1,7 @@
 //! `memory_op`: reservations, maps, the M2P (`memory.h`).
 
 use crate::{
-    Hypervisor, Mfn, Op, XenError,
+    Hypervisor, Mfn, Op, Pfn, XenError,
     abi::{memory, xen::DOMID_SELF},
 };
 
@@ -131,6 +131,28 @@ pub fn populate_physmap<H: Hypervisor + ?Sized>(
         )
     }
     .map(|done| done as usize)
+}
+
+/// Puts `shared_info` in the place of `frame`, for a guest whose frames are translated: a PV guest
+/// finds it in `start_info`. The memory that was there goes back to Xen.
+///
+/// # Safety
+/// Nobody uses the frame's memory, and who reaches it from now on knows what it is.
+#[inline]
+pub unsafe fn place_shared_info<H: Hypervisor + ?Sized>(
+    hv: &H,
+    frame: Pfn,
+) -> Result<(), XenError> {
+    let arg = memory::xen_add_to_physmap {
+        domid: DOMID_SELF,
+        size: 0,
+        space: memory::XENMAPSPACE_shared_info,
+        idx: 0,
+        gpfn: frame.as_u64(),
+    };
+    let arg = &raw const arg as u64;
+    // SAFETY: Xen reads `arg` during the call; the caller gives the frame away.
+    unsafe { op(hv, memory::XENMEM_add_to_physmap, "add_to_physmap", arg) }.map(drop)
 }
 
 fn reservation(extent_start: *mut u64, len: usize) -> memory::xen_memory_reservation {

@@ -179,6 +179,9 @@ fn layouts(facts: &mut Facts) {
         v_start, v_end, max_mfn,
     } }
     layout! { facts, "struct xen_memory_map", memory::xen_memory_map { nr_entries, buffer } }
+    layout! { facts, "struct xen_add_to_physmap", memory::xen_add_to_physmap {
+        domid, size, space, idx, gpfn,
+    } }
 
     layout! { facts, "struct xen_compile_info", version::xen_compile_info {
         compiler, compile_by, compile_domain, compile_date,
@@ -275,6 +278,7 @@ fn constants(facts: &mut Facts) {
         XENMEM_populate_physmap, XENMEM_add_to_physmap, XENMEM_memory_map,
         XENMEM_machine_memory_map, XENMEM_exchange, XENMEM_machphys_mapping,
         XENMEM_set_memory_map, XENMEM_maximum_gpfn, XENMEM_remove_from_physmap,
+        XENMAPSPACE_shared_info,
     );
     constants!(facts, version:
         XENVER_version, XENVER_extraversion, XENVER_compile_info, XENVER_capabilities,
@@ -314,7 +318,10 @@ fn constants(facts: &mut Facts) {
         CALLBACKF_mask_events,
     );
     constants!(facts, physdev: PHYSDEVOP_set_iopl);
-    constants!(facts, hvm: HVMOP_get_param, HVM_PARAM_CONSOLE_PFN, HVM_PARAM_CONSOLE_EVTCHN);
+    constants!(facts, hvm:
+        HVMOP_get_param, HVMOP_set_param, HVM_PARAM_CALLBACK_IRQ, HVM_PARAM_CALLBACK_TYPE_VECTOR,
+        HVM_PARAM_CONSOLE_PFN, HVM_PARAM_CONSOLE_EVTCHN,
+    );
 }
 
 /// Every `pub const` and every re-export under `src/abi` is in a table above.

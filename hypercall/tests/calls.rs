@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell};
 
 use hypercall::{
     Errno, ExtOp, Hypervisor, Level, MachAddr, Mfn, Op, Pfn, Scope, VirtAddr,
-    abi::{arch::*, event::*, memory::*, mmu::*, sched::*, vcpu::*, version::*, xen::*},
-    console, descriptor, event, memory, mmu,
+    abi::{arch::*, event::*, hvm::*, memory::*, mmu::*, sched::*, vcpu::*, version::*, xen::*},
+    console, descriptor, event, hvm, memory, mmu,
     mmu::{VaFlush, VcpuMask},
     multicall, physdev, sched, time, trap, vcpu, version, vm_assist,
 };
@@ -469,4 +469,38 @@ fn version_and_memory() {
     // SAFETY: nobody takes them.
     let freed = unsafe { memory::decrease_reservation(&xen, &[8, 9].map(Mfn::truncate)) };
     assert_eq!(freed.unwrap(), 1);
+    let xen = Answering::new(|(_, args)| {
+        // SAFETY: `XENMEM_add_to_physmap` takes this.
+        let arg: xen_add_to_physmap = unsafe { at(args[1]) };
+        assert_eq!((arg.domid, arg.size, arg.space), (DOMID_SELF, 0, 0));
+        assert_eq!((arg.idx, arg.gpfn), (0, 0x77));
+        0
+    });
+    // SAFETY: nobody puts anything there.
+    unsafe { memory::place_shared_info(&xen, Pfn::truncate(0x77)) }.unwrap();
+    xen.saw(Op::MemoryOp, [Some(XENMEM_add_to_physmap as u64), None]);
+}
+
+#[test]
+fn parameters() {
+    let xen = Answering::new(|(_, args)| {
+        // SAFETY: `HVMOP_get_param` takes and returns this.
+        let arg: xen_hvm_param = unsafe { at(args[1]) };
+        assert_eq!((arg.domid, arg.index), (DOMID_SELF, 18));
+        // SAFETY: as above.
+        unsafe { put(args[1], xen_hvm_param { value: 3, ..arg }) };
+        0
+    });
+    assert_eq!(hvm::parameter(&xen, HVM_PARAM_CONSOLE_EVTCHN).unwrap(), 3);
+    xen.saw(Op::HvmOp, [Some(HVMOP_get_param), None]);
+    let xen = Answering::new(|(_, args)| {
+        // SAFETY: `HVMOP_set_param` takes this.
+        let arg: xen_hvm_param = unsafe { at(args[1]) };
+        assert_eq!((arg.domid, arg.index), (DOMID_SELF, 0));
+        assert_eq!(arg.value, 0x0200_0000_0000_0030);
+        0
+    });
+    // SAFETY: nobody raises it.
+    unsafe { hvm::set_callback_vector(&xen, 0x30) }.unwrap();
+    xen.saw(Op::HvmOp, [Some(HVMOP_set_param), None]);
 }

@@ -27,7 +27,7 @@ const ANSWERS: &[&str] = &[
 /// What the test is called, for the stacks that differ in how keys arrive: by a hypercall,
 /// through a ring, and from a serial port.
 pub(super) fn name(via: Via) -> Option<String> {
-    matches!(via, Via::Dom0 | Via::Xl | Via::Bare)
+    matches!(via, Via::Dom0 | Via::Xl | Via::Pvh | Via::Bare)
         .then(|| format!("{}: the monitor answers", via.name()))
 }
 

@@ -5,13 +5,17 @@
 //! looks for bits, so that an event that comes while it looks raises another upcall instead of
 //! being lost.
 //!
+//! An upcall is a callback from Xen under PV, and an interrupt in hardware virtualisation.
+//!
 //! A handler runs with upcalls masked and as interrupt context: the lazy MMU mode of what it
 //! interrupted does not apply to it. It may use the page tables, which are never borrowed by the
 //! context it interrupted (`mm::with` masks upcalls), and must not print, for the console's lock
 //! may be held.
 
 mod entry;
+mod vector;
 
+use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use heapless::Vec;
@@ -20,9 +24,9 @@ use hypercall::queue::Access;
 use hypercall::{Hypervisor, XenError};
 use spin::Mutex;
 
-use crate::mm::Current;
-use crate::shared;
+use crate::mm::{Current, MmError};
 use crate::xen::XEN;
+use crate::{shared, subarch};
 
 /// Ports that can have a handler at once.
 const HANDLERS: usize = 16;
@@ -42,16 +46,50 @@ pub(crate) fn observe(observer: Option<Handler>) {
     XEN.restore_upcalls(was);
 }
 
-/// Masks every port, gives Xen the way in, stops the periodic timer that every vCPU starts with,
-/// and opens upcalls. Called once, when `shared_info` is mapped.
+/// Why there are no events.
+#[derive(Debug)]
+pub(crate) enum InitError {
+    /// No page for what is shared.
+    Memory(MmError),
+    /// Xen's refusal.
+    Xen(XenError),
+}
+
+impl From<MmError> for InitError {
+    fn from(error: MmError) -> Self {
+        InitError::Memory(error)
+    }
+}
+
+impl From<XenError> for InitError {
+    fn from(error: XenError) -> Self {
+        InitError::Xen(error)
+    }
+}
+
+impl fmt::Display for InitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            InitError::Memory(error) => error.fmt(f),
+            InitError::Xen(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Gives Xen the way in, masks every port, stops the periodic timer that every vCPU starts with,
+/// and opens upcalls. Called once, when the kernel owns its memory.
 ///
 /// # Errors
-/// Xen's refusal.
-pub(crate) fn init() -> Result<(), XenError> {
+/// Xen's refusal, or what keeps `shared_info` from being mapped.
+pub(crate) fn init() -> Result<(), InitError> {
+    if subarch::is_pv() {
+        entry::install(&XEN)?;
+    } else {
+        vector::install()?;
+    }
     for word in shared::ports().into_iter().flat_map(|ports| ports.mask) {
         word.store(!0, Ordering::Relaxed);
     }
-    entry::install(&XEN)?;
     hypercall::time::stop_periodic(&XEN, 0)?;
     XEN.restore_upcalls(false);
     Ok(())
@@ -68,13 +106,17 @@ pub(crate) fn open(port: Port, handler: Handler) -> Result<bool, XenError> {
     Ok(room)
 }
 
-/// Closes a port and forgets its handler.
+/// Closes a port and forgets its handler. It is masked again, as whoever gets its number next
+/// expects.
 ///
 /// # Errors
 /// Xen's refusal.
 pub(crate) fn close(port: Port) -> Result<(), XenError> {
     let was = XEN.mask_upcalls();
     TABLE.lock().retain(|(open, _)| *open != port);
+    if let Some((ports, word, bit)) = place(port) {
+        ports.mask[word].fetch_or(bit, Ordering::Relaxed);
+    }
     XEN.restore_upcalls(was);
     hypercall::event::close(&XEN, port)?;
     // A bit that was set before must not raise the next owner of the number.
@@ -84,19 +126,29 @@ pub(crate) fn close(port: Port) -> Result<(), XenError> {
 
 /// Whether `port`, which stays masked, was raised since the last call: for those who poll.
 pub(crate) fn take(port: Port) -> bool {
-    let Some(ports) = shared::ports() else {
-        return false;
-    };
-    let (word, bit) = (port.0 as usize / 64, 1 << (port.0 % 64));
-    ports
-        .pending
-        .get(word)
-        .is_some_and(|word| word.fetch_and(!bit, Ordering::AcqRel) & bit != 0)
+    place(port).is_some_and(|(ports, word, bit)| {
+        ports.pending[word].fetch_and(!bit, Ordering::AcqRel) & bit != 0
+    })
+}
+
+/// Where the bits of a port are: word and bit, if there is such a port.
+fn place(port: Port) -> Option<(shared::Ports, usize, u64)> {
+    let ports = shared::ports()?;
+    let word = port.0 as usize / 64;
+    (word < ports.mask.len()).then_some((ports, word, 1 << (port.0 % 64)))
 }
 
 /// Whether an upcall is waiting to be delivered.
 pub(crate) fn is_pending() -> bool {
     shared::upcall().is_some_and(|(pending, _)| pending.load(Ordering::Relaxed) != 0)
+}
+
+/// Takes the upcalls that came as an interrupt: all that wait, as whoever raised the interrupt looks
+/// at the pending byte, not at how often it was set. Interrupts are off.
+pub(crate) fn interrupted() {
+    while is_pending() {
+        upcall();
+    }
 }
 
 /// Finds what was raised and calls the handlers. Upcalls are masked.

@@ -14,7 +14,7 @@ use super::fresh::Fresh;
 use super::layout;
 use super::machine::Machine;
 use super::ops::check_rights;
-use super::state::{Kind, State};
+use super::state::{Kind, State, Step};
 use super::tables::{Fold, Slot, Tables};
 
 /// Tables that may be missing on the way to a page.
@@ -47,6 +47,17 @@ impl<M: Machine> Tables<M> {
     pub fn free_frame(&mut self, frame: Frame) -> Result<(), MmError> {
         let (frames, machine) = self.ledger();
         Ok(frames.free(machine, frame)?)
+    }
+
+    /// Gives a frame to Xen or its tools for good: its record says so from now on.
+    ///
+    /// # Errors
+    /// It is not a writable frame that was handed out.
+    pub fn share_frame(&mut self, frame: Frame) -> Result<Pfn, MmError> {
+        let pfn = frame.pfn();
+        let (frames, machine) = self.ledger();
+        frames.step_now(machine, pfn, Step::Share)?;
+        Ok(pfn)
     }
 
     fn may_grow(&self) -> bool {

@@ -12,6 +12,8 @@
 //!      │     free              unseal        │ │  unlink      pin and unpin at any count
 //!   (in the direct map RW)    (in the direct map read-only)
 //! ```
+//!
+//! A frame in use can also be given to Xen for a page of its own (`share`), which is for good.
 
 use core::fmt;
 
@@ -61,6 +63,8 @@ pub enum Step {
     Alloc,
     /// Given back.
     Free,
+    /// Given to Xen or its tools, for a page that they share.
+    Share,
     /// Made read-only, to be a table of this level.
     Seal(u8),
     /// Made writable again.
@@ -125,6 +129,7 @@ impl State {
         let next = match step {
             Step::Alloc if self.kind == Kind::Free => Some(State::of(Kind::Owned)),
             Step::Free if self.kind == Kind::Owned => Some(State::of(Kind::Free)),
+            Step::Share if self.kind == Kind::Owned => Some(State::of(Kind::Shared)),
             Step::Seal(level) if self.kind == Kind::Owned => Some(State::table(level, 0, false)),
             Step::Unseal if self.kind == Kind::Table && self.links == 0 && !self.pinned => {
                 Some(State::of(Kind::Owned))
@@ -175,6 +180,7 @@ impl fmt::Display for Step {
         match self {
             Step::Alloc => f.write_str("hand it out"),
             Step::Free => f.write_str("free it"),
+            Step::Share => f.write_str("share it with Xen"),
             Step::Seal(level) => write!(f, "make it an L{level} table"),
             Step::Unseal => f.write_str("make it writable"),
             Step::Link(level) => write!(f, "refer to it as an L{level} table"),
@@ -243,6 +249,9 @@ mod tests {
             (&[Alloc, Seal(1), Unlink], "no reference to drop"),
             (&[Alloc, Seal(1), Pin(1), Pin(1)], "pinned twice"),
             (&[Alloc, Free, Free], "freed twice"),
+            (&[Share], "a free frame is nobody's to share"),
+            (&[Alloc, Seal(1), Share], "a table is not shared"),
+            (&[Alloc, Share, Free], "a shared frame does not come back"),
             (&[Alloc, Alloc], "handed out twice"),
         ] {
             assert!(walk(steps).is_err(), "{why}");

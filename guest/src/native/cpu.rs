@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use x86_64::VirtAddr;
+use x86_64::instructions::interrupts::without_interrupts;
 use x86_64::instructions::tlb;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr4, Cr4Flags};
 use x86_64::structures::paging::{PhysFrame, Size4KiB};
@@ -62,13 +63,15 @@ impl Cpu for Processor {
     }
 
     fn unprotected<R>(&self, f: impl FnOnce() -> R) -> R {
-        let was = Cr0::read();
-        // SAFETY: what can be written by mistake meanwhile is only what `f` does: interrupts are
-        // off, and this is the one processor.
-        unsafe { Cr0::write(was - Cr0Flags::WRITE_PROTECT) };
-        let result = f();
-        // SAFETY: as it was.
-        unsafe { Cr0::write(was) };
-        result
+        without_interrupts(|| {
+            let was = Cr0::read();
+            // SAFETY: what can be written by mistake meanwhile is only what `f` does: no handler
+            // runs, and this is the one processor.
+            unsafe { Cr0::write(was - Cr0Flags::WRITE_PROTECT) };
+            let result = f();
+            // SAFETY: as it was.
+            unsafe { Cr0::write(was) };
+            result
+        })
     }
 }

@@ -18,6 +18,8 @@ pub(crate) mod cpu;
 pub(crate) mod descriptors;
 #[cfg(target_os = "none")]
 pub(crate) mod devices;
+#[cfg(target_os = "none")]
+pub(crate) mod interrupts;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

@@ -5,14 +5,25 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use hypercall::abi::xen::VIRQ_TIMER;
 use hypercall::event::{Port, bind_ipi, bind_virq, send};
 use hypercall::queue::Access;
+use hypercall::sched::poll;
 use spin::Mutex;
 
 use super::context::{Context, PAGE, READ_ONLY, in_table};
-use super::{Outcome, Trouble, expect_eq, selftest};
+use super::{On, Outcome, Trouble, expect_eq, selftest};
 use crate::event::{self, Handler};
+use crate::mm::layout::Fixed;
+use crate::mm::state::{Kind, State};
 use crate::mm::{self, Current, Flags, MmError};
-use crate::time;
+use crate::subarch::Subarch;
+use crate::trap::frame::Frame;
 use crate::xen::XEN;
+use crate::{time, trap};
+
+/// Where `shared_info` has a frame that the kernel gave for it.
+const PVH: On = On {
+    subarches: &[Subarch::XenPvh],
+    because: "shared_info takes no frame of the kernel's",
+};
 
 /// Interrupts taken.
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -168,6 +179,138 @@ fn timer(_: &mut Context) -> Outcome {
     Ok(())
 }
 selftest!("interrupt.timer", timer, &[], super::EVENTS);
+
+/// A timer for far off, which what counts the time may have to come to in several steps, comes once
+/// and not before.
+fn timer_far(_: &mut Context) -> Outcome {
+    let _timer = Open::timer(counting)?;
+    let deadline = now()? + 150_000_000;
+    hypercall::time::set_timer(&XEN, deadline)?;
+    wait()?;
+    let late = now()?;
+    expect_eq!(
+        late >= deadline,
+        true,
+        "the timer's time {deadline} has come at {late}"
+    );
+    expect_eq!(count(), 1, "interrupts of a one-shot timer");
+    Ok(())
+}
+selftest!("interrupt.timer.far", timer_far, &[], super::EVENTS);
+
+/// A timer that is set again forgets its old time, and one that is stopped never comes.
+fn timer_reset(_: &mut Context) -> Outcome {
+    let _timer = Open::timer(counting)?;
+    let start = now()?;
+    hypercall::time::set_timer(&XEN, start + 5_000_000)?;
+    hypercall::time::set_timer(&XEN, start + 30_000_000)?;
+    wait()?;
+    expect_eq!(
+        now()? >= start + 30_000_000,
+        true,
+        "the later time has come"
+    );
+    hypercall::time::set_timer(&XEN, now()? + 5_000_000)?;
+    hypercall::time::set_timer(&XEN, 0)?;
+    let stopped = now()?;
+    while now()? - stopped < 20_000_000 {
+        core::hint::spin_loop();
+    }
+    expect_eq!(count(), 1, "interrupts of a timer that was stopped");
+    Ok(())
+}
+selftest!("interrupt.timer.reset", timer_reset, &[], super::EVENTS);
+
+/// Polls a port until a time has come. Whatever sleeps takes a call or two for it; what does not
+/// sleep comes back at once, thousands of times.
+fn sleep_until(port: &Open, deadline: u64) -> Outcome {
+    let mut calls = 0;
+    while now()? < deadline {
+        poll(&XEN, &[port.0.0], deadline)?;
+        calls += 1;
+    }
+    expect_eq!(calls <= 3, true, "few of the {calls} polls were needed");
+    Ok(())
+}
+
+/// Polling sleeps until the time that was named, with upcalls open and masked, and no longer than
+/// until the port is raised.
+fn polling(_: &mut Context) -> Outcome {
+    // Never opened, so that it stays masked.
+    let port = Open(bind_ipi(&XEN, 0)?);
+    sleep_until(&port, now()? + 20_000_000)?;
+    mm::with(|_| sleep_until(&port, now()? + 5_000_000))?;
+    let start = now()?;
+    send(&XEN, port.0)?;
+    poll(&XEN, &[port.0.0], start + 2_000_000_000)?;
+    expect_eq!(
+        now()? - start < 1_000_000_000,
+        true,
+        "the port ended the sleep"
+    );
+    expect_eq!(event::take(port.0), true, "the port is raised");
+    Ok(())
+}
+selftest!("interrupt.poll", polling, &[], super::EVENTS);
+
+/// A sleep with upcalls masked is ended by a port that has a handler, too; the handler does not run
+/// before upcalls are unmasked.
+fn polling_masked(_: &mut Context) -> Outcome {
+    let timer = Open::timer(counting)?;
+    mm::with(|_| {
+        let start = now()?;
+        hypercall::time::set_timer(&XEN, start + 3_000_000)?;
+        poll(&XEN, &[timer.0.0], start + 2_000_000_000)?;
+        let slept = now()? - start;
+        expect_eq!(slept >= 3_000_000, true, "asleep until the timer's time");
+        expect_eq!(slept < 1_000_000_000, true, "the timer ended the sleep");
+        expect_eq!(count(), 0, "interrupts while masked");
+        Ok::<_, Trouble>(())
+    })?;
+    expect_eq!(count(), 1, "interrupts after unmasking");
+    Ok(())
+}
+selftest!("interrupt.poll.masked", polling_masked, &[], super::EVENTS);
+
+/// In hardware virtualisation `shared_info` takes the place of a frame of the kernel's. Its record
+/// says so, so that it is never handed out, freed or made a table.
+fn page(_: &mut Context) -> Outcome {
+    let va = Fixed::SharedInfo.address();
+    let found = mm::with(|tables| -> Result<_, Trouble> {
+        let value = tables.pte_val(tables.ptep_get(va)?);
+        let value = value.ok_or_else(|| Trouble::fail("no frame of the kernel's is mapped"))?;
+        let states = tables.frames().states(tables.machine(), value.pfn);
+        Ok(states.map_err(MmError::from)?)
+    })?;
+    let shared = State::of(Kind::Shared);
+    expect_eq!(found, (shared, shared), "the record of its frame");
+    Ok(())
+}
+selftest!("interrupt.page", page, &[], PVH);
+
+/// The vector that went where unexpected exceptions go.
+static UNEXPECTED: AtomicU64 = AtomicU64::new(0);
+
+fn note_unexpected(frame: &Frame) -> bool {
+    UNEXPECTED.store(frame.vector, Ordering::Relaxed);
+    true
+}
+
+/// An interrupt that nobody knows is reported like an exception that nobody handles.
+fn unknown(_: &mut Context) -> Outcome {
+    UNEXPECTED.store(0, Ordering::Relaxed);
+    trap::observe(Some(note_unexpected));
+    // SAFETY: the gate's stub saves all registers, and the observer stands in for the report.
+    unsafe { core::arch::asm!("int 0x23") };
+    trap::observe(None);
+    expect_eq!(
+        UNEXPECTED.load(Ordering::Relaxed),
+        0x23,
+        "the vector reported"
+    );
+    Ok(())
+}
+selftest!("interrupt.unknown", unknown, &[], super::OWN_VECTORS);
 
 /// The entry stub gives back every register that a function may change, to code that has no reason
 /// to expect a call: interrupted by a timer, at an instruction of its own choosing.

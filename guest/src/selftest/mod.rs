@@ -86,9 +86,15 @@ pub(crate) const XEN_TABLES: On = On {
     because: "no Xen looks at these page tables",
 };
 
-/// Where events come by upcalls.
+/// Where the kernel's own table says who takes a vector.
+pub(crate) const OWN_VECTORS: On = On {
+    subarches: &[Subarch::XenPvh, Subarch::Bare],
+    because: "vectors are Xen's",
+};
+
+/// Where Xen brings events.
 pub(crate) const EVENTS: On = On {
-    subarches: &[Subarch::XenPv],
+    subarches: &[Subarch::XenPv, Subarch::XenPvh],
     because: "no events are delivered",
 };
 

@@ -70,12 +70,14 @@ impl Frame {
         self.cs_slot = u64::from(self.cs()) | masked << 32;
     }
 
-    /// The exception that the vector stands for.
+    /// The exception that the vector stands for, or that it is an interrupt.
     #[must_use]
     pub fn exception(&self) -> &'static Exception {
-        EXCEPTIONS
-            .get(self.vector as usize)
-            .unwrap_or(&EXCEPTIONS[15])
+        match EXCEPTIONS.get(self.vector as usize) {
+            Some(exception) => exception,
+            None if self.vector < 32 => &EXCEPTIONS[15],
+            None => &INTERRUPT,
+        }
     }
 }
 
@@ -173,6 +175,9 @@ pub static EXCEPTIONS: [Exception; 22] = [
     exception("#VE", "virtualisation", false),
     exception("#CP", "control protection", true),
 ];
+
+/// What has a vector beyond those of exceptions.
+static INTERRUPT: Exception = exception("interrupt", "of no known source", false);
 
 /// The vectors whose error code is on the stack, one bit each.
 #[cfg(target_os = "none")]

@@ -1,7 +1,9 @@
-//! The exception entries where the processor delivers to the kernel itself.
+//! The entries of exceptions and interrupts where the processor delivers to the kernel itself.
 //!
 //! It pushes no rcx and r11, and returns by `iretq`; otherwise the stubs leave the same [`Frame`]
-//! and call the same handler as those for Xen. Interrupts are off throughout.
+//! and call the same handler as those for Xen. Every gate is an interrupt gate, so that interrupts
+//! are off throughout. A vector without a gate is an exception whose error code names it (SDM volume
+//! 3, 6.13).
 
 use core::arch::global_asm;
 
@@ -9,12 +11,13 @@ use spin::Once;
 use x86_64::VirtAddr;
 use x86_64::structures::idt::InterruptDescriptorTable;
 
-use super::frame::{EXCEPTIONS, Frame};
+use super::frame::Frame;
 use super::saved::call_with_frame;
 use crate::native::descriptors::DOUBLE_FAULT_STACK;
+use crate::native::interrupts;
 
-/// The exceptions that a processor without further features delivers: up to #XM.
-const VECTORS: usize = 20;
+/// Vectors that have a stub: up to the last interrupt.
+const VECTORS: usize = interrupts::EVENT as usize + 1;
 
 global_asm!(
     ".pushsection .text.trap, \"ax\", @progbits",
@@ -48,7 +51,9 @@ unsafe extern "C" {
 
 extern "C" fn handle(frame: &mut Frame) {
     frame.note_interrupt_flag();
-    super::dispatch(frame);
+    if !interrupts::take(frame.vector) {
+        super::dispatch(frame);
+    }
 }
 
 static IDT: Once<InterruptDescriptorTable> = Once::new();
@@ -84,10 +89,14 @@ pub(crate) fn install() {
             idt.double_fault
                 .set_handler_addr(stub(8))
                 .set_stack_index(DOUBLE_FAULT_STACK);
+            for vector in interrupts::FIRST..=interrupts::EVENT {
+                idt[vector].set_handler_addr(stub(usize::from(vector)));
+            }
         }
         idt
     });
     idt.load();
 }
 
-const _: () = assert!(VECTORS <= EXCEPTIONS.len());
+// A stub pushes its vector as one signed byte, which is what lets it fit in its 16 bytes.
+const _: () = assert!(VECTORS <= 128);

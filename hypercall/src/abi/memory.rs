@@ -18,6 +18,8 @@ pub const XENMEM_machphys_mfn_list: u32 = 5;
 pub const XENMEM_populate_physmap: u32 = 6;
 /// Puts a frame of Xen's into the pseudo-physical map.
 pub const XENMEM_add_to_physmap: u32 = 7;
+/// What such a frame may be: `shared_info`.
+pub const XENMAPSPACE_shared_info: u32 = 0;
 /// The domain's E820 map.
 pub const XENMEM_memory_map: u32 = 9;
 /// The host's E820 map.
@@ -71,6 +73,22 @@ pub struct xen_machphys_mfn_list {
     pub extent_start: *mut u64,
     /// Out: how many.
     pub nr_extents: u32,
+}
+
+/// Argument of `XENMEM_add_to_physmap`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct xen_add_to_physmap {
+    /// Whose.
+    pub domid: domid_t,
+    /// Pages, where the space has ranges.
+    pub size: u16,
+    /// `XENMAPSPACE_*`.
+    pub space: u32,
+    /// Which frame of that space.
+    pub idx: u64,
+    /// Where it goes.
+    pub gpfn: u64,
 }
 
 /// Result of `XENMEM_machphys_mapping`.
