@@ -9,13 +9,13 @@ use hypercall::abi::shared_info::vcpu_info;
 use crate::native::clock;
 use crate::{shared, subarch};
 
-/// Nanoseconds since the host booted, as Xen counts them. Without PV, the time since the kernel
-/// started comes before, as long as `shared_info` is not mapped; under PV `None`.
+/// Nanoseconds since the host booted, as Xen counts them. As long as Xen's page is not mapped, or
+/// where there is none, the time since the kernel started; under PV `None`.
 pub(crate) fn monotonic() -> Option<u64> {
     match shared::vcpu() {
-        Some(vcpu) => Some(system_time(vcpu)),
-        None if subarch::is_pv() => None,
-        None => clock::monotonic(),
+        Some(vcpu) if subarch::current().capabilities().events => Some(system_time(vcpu)),
+        _ if subarch::is_pv() => None,
+        _ => clock::monotonic(),
     }
 }
 

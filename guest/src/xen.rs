@@ -8,7 +8,7 @@
 use hypercall::{Errno, Hypervisor, Op, Xen};
 
 use crate::native::cpu::Processor;
-use crate::native::{self, devices, interrupts};
+use crate::native::{self, devices, interrupts, ports};
 use crate::subarch::{self, Subarch};
 
 /// Who answers, chosen by the way of running.
@@ -82,7 +82,10 @@ unsafe extern "C" fn without_pv(op: Op, a: u64, b: u64, c: u64, d: u64, e: u64) 
     match subarch::current() {
         Subarch::Bare => {
             // SAFETY: the caller's promise.
-            unsafe { devices::call(op, args) }.unwrap_or(Errno::ENOSYS.to_return())
+            let answer = unsafe { devices::call(op, args) };
+            // SAFETY: as above.
+            let answer = answer.or_else(|| unsafe { ports::call(op, args) });
+            answer.unwrap_or(Errno::ENOSYS.to_return())
         }
         // SAFETY: the caller's promise; a hypercall is what these guests make by this instruction.
         _ => unsafe { hypercall::hvm::XenHvm::detect().call(op, args) },

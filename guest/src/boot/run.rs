@@ -87,9 +87,7 @@ pub(crate) fn run(entered: &Entered, options: &Options<'_>) -> ! {
     if let Some(kind) = options.provoke {
         super::provoke::provoke(kind);
     }
-    if subarch::current().capabilities().events
-        && let Err(e) = event::init()
-    {
+    if let Err(e) = event::init() {
         panic!("events: {e}");
     }
     // First: the rules are about a kernel that has done nothing yet.

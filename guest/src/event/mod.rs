@@ -5,7 +5,8 @@
 //! looks for bits, so that an event that comes while it looks raises another upcall instead of
 //! being lost.
 //!
-//! An upcall is a callback from Xen under PV, and an interrupt in hardware virtualisation.
+//! An upcall is a callback from Xen under PV, and an interrupt in hardware virtualisation. Without
+//! Xen, interrupts of devices become events of the same form (`native::ports`).
 //!
 //! A handler runs with upcalls masked and as interrupt context: the lazy MMU mode of what it
 //! interrupted does not apply to it. It may use the page tables, which are never borrowed by the
@@ -25,8 +26,10 @@ use hypercall::{Hypervisor, XenError};
 use spin::Mutex;
 
 use crate::mm::{Current, MmError};
+use crate::native::{interrupts, ports};
+use crate::shared;
+use crate::subarch::{self, Subarch};
 use crate::xen::XEN;
-use crate::{shared, subarch};
 
 /// Ports that can have a handler at once.
 const HANDLERS: usize = 16;
@@ -82,10 +85,10 @@ impl fmt::Display for InitError {
 /// # Errors
 /// Xen's refusal, or what keeps `shared_info` from being mapped.
 pub(crate) fn init() -> Result<(), InitError> {
-    if subarch::is_pv() {
-        entry::install(&XEN)?;
-    } else {
-        vector::install()?;
+    match subarch::current() {
+        Subarch::XenPv => entry::install(&XEN)?,
+        Subarch::XenPvh => vector::install()?,
+        Subarch::Bare => ports::install()?,
     }
     for word in shared::ports().into_iter().flat_map(|ports| ports.mask) {
         word.store(!0, Ordering::Relaxed);
@@ -138,15 +141,27 @@ fn place(port: Port) -> Option<(shared::Ports, usize, u64)> {
     (word < ports.mask.len()).then_some((ports, word, 1 << (port.0 % 64)))
 }
 
-/// Whether an upcall is waiting to be delivered.
+/// Whether `port` is raised.
+pub(crate) fn is_raised(port: Port) -> bool {
+    place(port)
+        .is_some_and(|(ports, word, bit)| ports.pending[word].load(Ordering::Acquire) & bit != 0)
+}
+
+/// Whether an upcall is waiting to be delivered, or what will be one.
 pub(crate) fn is_pending() -> bool {
+    let bare = subarch::current() == Subarch::Bare;
+    is_announced() || bare && interrupts::is_requested()
+}
+
+/// Whether the byte says that there are events to look for.
+pub(crate) fn is_announced() -> bool {
     shared::upcall().is_some_and(|(pending, _)| pending.load(Ordering::Relaxed) != 0)
 }
 
 /// Takes the upcalls that came as an interrupt: all that wait, as whoever raised the interrupt looks
 /// at the pending byte, not at how often it was set. Interrupts are off.
 pub(crate) fn interrupted() {
-    while is_pending() {
+    while is_announced() {
         upcall();
     }
 }

@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hypercall::hvm::xen_leaves;
 use x86_64::instructions::port::Port;
 
+use super::timer::HZ;
 use crate::time::tsc;
 
 /// Ticks a millisecond; 0 while unknown.
@@ -61,7 +62,6 @@ fn from_processor() -> Option<u64> {
 
 /// Counts ticks while channel 2 of the interval timer counts down 10 ms.
 fn from_timer() -> Option<u64> {
-    const HZ: u64 = 1_193_182;
     const COUNT: u64 = HZ / 100;
     /// Far longer than 10 ms, whatever a port access takes.
     const PATIENCE: u32 = 10_000_000;

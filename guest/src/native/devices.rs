@@ -1,7 +1,7 @@
 //! What stands in for Xen on bare metal: a serial port for its console, and ways to end a run.
 //!
 //! Console and power are reached by the same hypercalls as under Xen, answered here, so that
-//! nothing above knows the difference.
+//! nothing above knows the difference. Events are in [`ports`](super::ports).
 //!
 //! Power-off tries what QEMU offers, most telling first: its debug-exit device ends it with a
 //! status that names the reason; without that device, the ACPI power-management port of its PC
@@ -13,6 +13,7 @@ use hypercall::abi::sched::{self, sched_shutdown};
 use hypercall::abi::xen;
 use hypercall::{Errno, Op};
 use uart_16550::backend::PioBackend;
+use uart_16550::spec::registers::IER;
 use uart_16550::{Config, Uart16550};
 use x86_64::instructions::port::Port;
 
@@ -42,6 +43,17 @@ pub(crate) fn init() {
     let _ = serial().map(|mut port| port.init(Config::default()));
 }
 
+/// Has the port interrupt when something was typed, or not.
+pub(super) fn interrupt_on_input(on: bool) {
+    if let Some(mut port) = serial() {
+        if on {
+            port.enable_interrupts(IER::DATA_READY);
+        } else {
+            port.disable_interrupts(IER::DATA_READY);
+        }
+    }
+}
+
 /// Answers hypercalls that are about console and power; `None` for others.
 ///
 /// # Safety
@@ -61,8 +73,8 @@ pub(crate) unsafe fn call(op: Op, args: [u64; 5]) -> Option<i64> {
             let buffer = unsafe { core::slice::from_raw_parts_mut(buffer, first as usize) };
             Some(serial().map_or(0, |mut port| port.receive_bytes(buffer)) as i64)
         }
-        // Nothing interrupts a wait, so that each is a short one.
-        (Op::SchedOp, sched::SCHEDOP_yield | sched::SCHEDOP_poll) => {
+        // There is nobody else to run.
+        (Op::SchedOp, sched::SCHEDOP_yield) => {
             spin_loop();
             Some(0)
         }

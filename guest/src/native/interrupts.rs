@@ -3,15 +3,40 @@
 //! Their gates are interrupt gates: a handler runs with RFLAGS.IF clear, on the stack of what it
 //! interrupted, and is not interrupted itself. The flag is what masks upcalls here; it is clear
 //! until events are opened.
+//!
+//! Under Xen there is one, by which events come. A PC has two 8259 controllers besides, whose lines
+//! become events ([`ports`]).
 
-use x86_64::instructions::interrupts::{are_enabled, disable, enable};
+use core::sync::atomic::{AtomicU32, Ordering};
 
-use crate::event;
+use pic8259::ChainedPics;
+use x86_64::instructions::interrupts::{are_enabled, disable, enable, without_interrupts};
+use x86_64::instructions::port::Port;
 
-/// The first vector of an interrupt: those below are exceptions' (SDM volume 3, 6.2).
+use super::{ports, timer};
+use crate::subarch::{self, Subarch};
+/// The first vector of an interrupt: those below are exceptions' (SDM volume 3, 6.2). The lines of
+/// the controllers begin here, eight for each.
 pub(crate) const FIRST: u8 = 0x20;
-/// The last one that has a gate: by which Xen brings events.
-pub(crate) const EVENT: u8 = 0x30;
+/// The last one that has a gate: by which events come, from Xen or raised by the kernel itself.
+pub(crate) const EVENT: u8 = FIRST + 2 * LINES;
+
+/// Lines of a controller.
+const LINES: u8 = 8;
+/// The interval timer's line.
+const TIMER: u8 = 0;
+/// The first serial port's line.
+const SERIAL: u8 = 4;
+
+/// What a command port gives when it is read next (8259A data sheet, OCW3): the lines raised, or
+/// the lines whose interrupt was taken and not acknowledged yet.
+const READ_REQUESTED: u8 = 0x0a;
+const READ_IN_SERVICE: u8 = 0x0b;
+/// The command port of each controller.
+const COMMAND: [u16; 2] = [0x20, 0xa0];
+
+/// Interrupts that no line was behind.
+static SPURIOUS: AtomicU32 = AtomicU32::new(0);
 
 /// Turns interrupts off and says whether they were off before.
 pub(crate) fn mask() -> bool {
@@ -21,16 +46,101 @@ pub(crate) fn mask() -> bool {
 }
 
 /// Turns interrupts on. What waits is delivered before this returns: the flag takes effect one
-/// instruction later, which is part of it.
+/// instruction later, which is part of it, and events that the kernel raised itself meanwhile are
+/// raised as an interrupt now.
 pub(crate) fn unmask() {
     enable();
+    ports::deliver();
 }
 
-/// Takes an interrupt; false if there is none of that vector.
+/// Takes an interrupt; false if it is of no known source.
 pub(crate) fn take(vector: u64) -> bool {
-    if vector != u64::from(EVENT) {
+    let line = vector.checked_sub(FIRST.into());
+    let known = match line {
+        _ if vector == u64::from(EVENT) => true,
+        Some(line @ 0..16) if subarch::current() == Subarch::Bare => take_line(line as u8),
+        _ => false,
+    };
+    if known {
+        ports::bring();
+    }
+    known
+}
+
+/// Takes the interrupt of a controller's line; false if nobody asked for it.
+fn take_line(line: u8) -> bool {
+    match line {
+        TIMER => {
+            if timer::fired() {
+                ports::timer();
+            }
+        }
+        SERIAL => ports::input(),
+        7 | 15 => return take_last(line),
+        _ => return false,
+    }
+    acknowledge(line);
+    true
+}
+
+/// A request that is gone when the processor asks for its vector gets that of the controller's last
+/// line, whose request was never there: nothing is acknowledged then, but by the first controller
+/// the line of the second (8259A data sheet, "edge and level triggered modes").
+fn take_last(line: u8) -> bool {
+    let controller = usize::from(line / LINES);
+    if read(controller, READ_IN_SERVICE) >> (LINES - 1) & 1 == 1 {
         return false;
     }
-    event::interrupted();
+    if controller == 1 {
+        acknowledge(2);
+    }
+    SPURIOUS.fetch_add(1, Ordering::Relaxed);
     true
+}
+
+/// Spurious interrupts so far.
+pub(crate) fn spurious() -> u32 {
+    SPURIOUS.load(Ordering::Relaxed)
+}
+
+/// Whether a line waits for interrupts to be on.
+pub(crate) fn is_requested() -> bool {
+    read(0, READ_REQUESTED) & !unused() != 0
+}
+
+/// The first controller's lines that nobody here takes: all but two.
+const fn unused() -> u8 {
+    !(1 << TIMER | 1 << SERIAL)
+}
+
+/// The controllers. A handle is made for each use: it has no state.
+fn controllers() -> ChainedPics {
+    // SAFETY: the vectors are nobody else's, and the controllers are where PCs have them.
+    unsafe { ChainedPics::new(FIRST, FIRST + LINES) }
+}
+
+fn acknowledge(line: u8) {
+    // SAFETY: the line's interrupt was taken, by the stub that led here.
+    unsafe { controllers().notify_end_of_interrupt(FIRST + line) };
+}
+
+fn read(controller: usize, register: u8) -> u8 {
+    let mut command = Port::<u8>::new(COMMAND[controller]);
+    without_interrupts(|| {
+        // SAFETY: says what the port is to give, and reads it.
+        unsafe {
+            command.write(register);
+            command.read()
+        }
+    })
+}
+
+/// Moves the lines away from the exceptions' vectors and opens those that are used.
+pub(super) fn init() {
+    let mut controllers = controllers();
+    // SAFETY: interrupts are off, and every line has a gate by now.
+    unsafe {
+        controllers.initialize();
+        controllers.write_masks(unused(), !0);
+    }
 }

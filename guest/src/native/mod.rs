@@ -20,6 +20,10 @@ pub(crate) mod descriptors;
 pub(crate) mod devices;
 #[cfg(target_os = "none")]
 pub(crate) mod interrupts;
+#[cfg(target_os = "none")]
+pub(crate) mod ports;
+#[cfg(target_os = "none")]
+mod timer;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

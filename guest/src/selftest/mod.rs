@@ -92,12 +92,6 @@ pub(crate) const OWN_VECTORS: On = On {
     because: "vectors are Xen's",
 };
 
-/// Where Xen brings events.
-pub(crate) const EVENTS: On = On {
-    subarches: &[Subarch::XenPv, Subarch::XenPvh],
-    because: "no events are delivered",
-};
-
 /// Every test, in no order.
 #[distributed_slice]
 pub(crate) static SELFTESTS: [Test];
