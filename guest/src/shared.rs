@@ -1,6 +1,8 @@
 //! `shared_info`, the page that Xen and the domain share (`xen/include/public/xen.h`).
 //!
-//! Mapped through the fixmap once that exists; before, every reader is told that it is not there.
+//! Under Xen it is mapped in the fixmap, at the latest when events are opened; without Xen a page of
+//! the kernel's own stands in for it from then on, of which only the events' part is used. Before,
+//! every reader is told that it is not there.
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
@@ -12,7 +14,8 @@ static PAGE: AtomicPtr<shared_info> = AtomicPtr::new(core::ptr::null_mut());
 /// Says where the page is mapped.
 ///
 /// # Safety
-/// `page` must be the domain's `shared_info`, mapped writable and never unmapped.
+/// `page` must be the domain's `shared_info`, or one that stands in for it, mapped writable and
+/// never unmapped.
 pub(crate) unsafe fn publish(page: NonNull<shared_info>) {
     PAGE.store(page.as_ptr(), Ordering::Release);
 }

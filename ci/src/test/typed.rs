@@ -24,8 +24,8 @@ const ANSWERS: &[&str] = &[
     "verdict: pass",
 ];
 
-/// What the test is called, for the stacks that differ in how keys arrive: by a hypercall,
-/// through a ring, and from a serial port.
+/// What the test is called, for the stacks that differ in how keys arrive: by a hypercall, through a
+/// ring with a callback or an interrupt, and from a serial port.
 pub(super) fn name(via: Via) -> Option<String> {
     matches!(via, Via::Dom0 | Via::Xl | Via::Pvh | Via::Bare)
         .then(|| format!("{}: the monitor answers", via.name()))
