@@ -6,7 +6,12 @@
 //! exist.
 #![cfg_attr(target_os = "none", no_std)]
 
+pub mod order;
+#[cfg(not(target_os = "none"))]
+pub mod read;
+pub mod subarch;
 pub mod symbols;
+pub mod tables;
 
 use core::ops::Range;
 

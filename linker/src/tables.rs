@@ -1,0 +1,183 @@
+//! The types of what modules register: capabilities, init calls, self-tests, monitor commands.
+//!
+//! Any module declares an entry as a static in the table's section; the linker puts them side by
+//! side. Whoever walks a table asks each entry's [`Capability`] whether it has a meaning on the
+//! running subarch, and there is no entry without one, so that nothing can be added without
+//! saying where it works.
+//!
+//! The layouts are fixed (`repr(C)`), because the build reads the tables out of the linked image
+//! and refuses one that could not boot (`read`, `order`).
+
+use crate::subarch::{Subarch, Subarches};
+
+/// Something that the kernel can do on some ways of running, and why not on the others.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Capability {
+    name: &'static str,
+    because: &'static str,
+    subarches: Subarches,
+}
+
+/// Where the fields of a [`Capability`] are, for those who read it out of an image.
+#[cfg(not(target_os = "none"))]
+pub(crate) struct CapabilityOffsets {
+    pub(crate) name: u64,
+    pub(crate) because: u64,
+    pub(crate) subarches: u64,
+}
+
+impl Capability {
+    #[cfg(not(target_os = "none"))]
+    pub(crate) const OFFSETS: CapabilityOffsets = CapabilityOffsets {
+        name: core::mem::offset_of!(Capability, name) as u64,
+        because: core::mem::offset_of!(Capability, because) as u64,
+        subarches: core::mem::offset_of!(Capability, subarches) as u64,
+    };
+
+    /// What is there on every way of running.
+    #[must_use]
+    pub const fn everywhere(name: &'static str) -> Capability {
+        assert!(!name.is_empty(), "a capability has a name");
+        Capability {
+            name,
+            because: "",
+            subarches: Subarches::all(),
+        }
+    }
+
+    /// What is there on some ways of running only, and what the others lack, in words that follow
+    /// the name and a colon.
+    #[must_use]
+    pub const fn only(
+        name: &'static str,
+        subarches: Subarches,
+        because: &'static str,
+    ) -> Capability {
+        assert!(!name.is_empty(), "a capability has a name");
+        assert!(!because.is_empty(), "what some lack has a reason");
+        assert!(!subarches.is_empty(), "what nobody can do is none");
+        assert!(!subarches.is_all(), "nobody lacks it: `everywhere`");
+        Capability {
+            name,
+            because,
+            subarches,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub const fn subarches(&self) -> Subarches {
+        self.subarches
+    }
+
+    /// What the others lack; empty if there are no others.
+    #[must_use]
+    pub const fn because(&self) -> &'static str {
+        self.because
+    }
+
+    /// Whether it is there on `subarch`.
+    #[must_use]
+    pub const fn is_on(&self, subarch: Subarch) -> bool {
+        self.subarches.has(subarch)
+    }
+}
+
+/// What every entry of a table has.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Item {
+    /// Its name, which no other entry of the table has.
+    pub name: &'static str,
+    /// What it needs: it is used where that is, and nowhere else.
+    pub needs: &'static Capability,
+}
+
+/// How far the boot has come when an init call is made. All calls of a level are made before the
+/// next level's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Level {
+    /// The kernel has just taken over its memory; nothing interrupts.
+    Memory,
+    /// What others wait for: events, interrupts, timers.
+    Core,
+    /// What is built on that.
+    Service,
+}
+
+impl Level {
+    /// All of them, in order.
+    pub const ALL: [Level; 3] = [Level::Memory, Level::Core, Level::Service];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Level::Memory => "memory",
+            Level::Core => "core",
+            Level::Service => "service",
+        }
+    }
+}
+
+/// A step of the boot. `F` is a function pointer.
+#[derive(Debug)]
+#[repr(C)]
+pub struct InitCall<F: 'static> {
+    /// Name and needs.
+    pub item: Item,
+    /// Names of the calls that must have been made before, each on every way of running that this
+    /// one is made on.
+    pub after: &'static [&'static str],
+    /// When it is made.
+    pub level: Level,
+    /// What it does.
+    pub run: F,
+}
+
+/// A test that the kernel makes of itself. `F` is a function pointer.
+#[derive(Debug)]
+#[repr(C)]
+pub struct SelfTest<F: 'static> {
+    /// Its name, `group.name`, and needs.
+    pub item: Item,
+    /// Sizes in pages to run it with; none for a test that has no size.
+    pub pages: &'static [u64],
+    /// Where it is registered: tests of a group run in this order.
+    pub file: &'static str,
+    /// As above: the line.
+    pub line: u32,
+    /// What it does.
+    pub run: F,
+}
+
+impl<F> SelfTest<F> {
+    /// The part of the name before the first dot.
+    #[must_use]
+    pub fn group(&self) -> &'static str {
+        let name = self.item.name;
+        name.split('.').next().unwrap_or(name)
+    }
+}
+
+/// A command of the monitor. `F` is a function pointer.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Command<F: 'static> {
+    /// The word that is typed, and needs.
+    pub item: Item,
+    /// What it takes, as help shows it; empty if nothing.
+    pub argument: &'static str,
+    /// What it does, in words.
+    pub help: &'static str,
+    /// What it does.
+    pub run: F,
+}
