@@ -1,19 +1,84 @@
-//! Links the kernel with the script of the `linker` crate.
+//! Links the kernel with the script of the `linker` crate, and says which modules it does not need
+//! for good.
+
+use std::path::PathBuf;
+
+/// What only the boot needs: modules by path, crates by name.
+const INIT: &[&str] = &[
+    "guest::entry",
+    "guest::boot",
+    "guest::init",
+    "guest::mm::takeover",
+    "guest::rulebook",
+    "rules",
+    "guest::fuzz",
+    "guest::mm::fuzz",
+    "guest::bench",
+];
+
+/// What only a PV guest needs.
+const PV: &[&str] = &["guest::trap::entry", "guest::event::entry"];
+
+/// What only a kernel with page tables of its own needs.
+const NATIVE: &[&str] = &["guest::native", "guest::trap::native"];
 
 fn main() {
     println!("cargo::rerun-if-env-changed=DEP_KERNEL_IMAGE_SCRIPT");
     let target = std::env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
-    if target == "none" {
-        let script = std::env::var("DEP_KERNEL_IMAGE_SCRIPT").expect("the linker crate names it");
-        println!("cargo::rerun-if-changed={script}");
-        for argument in [
-            "--script",
-            &script,
-            "--no-pie",
-            "-znostart-stop-gc",
-            "--build-id=none",
-        ] {
-            println!("cargo::rustc-link-arg-bins={argument}");
+    if target != "none" {
+        return;
+    }
+    let template = std::env::var("DEP_KERNEL_IMAGE_SCRIPT").expect("the linker crate names it");
+    println!("cargo::rerun-if-changed={template}");
+    let template = std::fs::read_to_string(&template).expect("the linker script can be read");
+    let script = [("{init}", INIT), ("{pv}", PV), ("{native}", NATIVE)]
+        .iter()
+        .fold(template, |script, (name, modules)| {
+            expand(&script, name, modules)
+        });
+    let out = std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");
+    let path = PathBuf::from(out).join("image.ld");
+    std::fs::write(&path, script).expect("OUT_DIR can be written");
+    let path = path.display().to_string();
+    for argument in [
+        "--script",
+        &path,
+        "--no-pie",
+        "-znostart-stop-gc",
+        "--build-id=none",
+        // The build follows references to see that nothing given back is used (`cargo xtask build`).
+        "--emit-relocs",
+    ] {
+        println!("cargo::rustc-link-arg-bins={argument}");
+    }
+}
+
+/// Has each line that contains `name` once for each pattern of the modules' symbols.
+fn expand(script: &str, name: &str, modules: &[&str]) -> String {
+    let patterns: Vec<_> = modules.iter().flat_map(|module| patterns(module)).collect();
+    let mut lines = Vec::new();
+    for line in script.lines() {
+        match line.contains(name) && !line.contains("/*") {
+            true => lines.extend(patterns.iter().map(|p| line.replace(name, p))),
+            false => lines.push(line.to_owned()),
         }
+    }
+    lines.join("\n") + "\n"
+}
+
+/// What the mangled name of whatever is in a module contains (Rust's v0 scheme): the path behind
+/// the crate's hash, or, when the crate was named before, behind a reference to it.
+fn patterns(module: &str) -> Vec<String> {
+    let mangled = |parts: &[&str]| -> String {
+        parts
+            .iter()
+            .map(|part| format!("{}{part}", part.len()))
+            .collect()
+    };
+    let parts: Vec<_> = module.split("::").collect();
+    let whole = format!("*_{}*", mangled(&parts));
+    match &parts[1..] {
+        [] => vec![whole],
+        inner => vec![whole, format!("*B?_{}*", mangled(inner))],
     }
 }

@@ -18,6 +18,10 @@
 #[cfg(target_os = "none")]
 mod bench;
 pub mod boot;
+#[cfg(target_os = "none")]
+mod booted;
+#[cfg(target_os = "none")]
+mod capability;
 pub mod console;
 #[cfg(target_os = "none")]
 pub mod entry;
@@ -27,6 +31,8 @@ mod event;
 mod fuzz;
 #[cfg(target_os = "none")]
 mod heap;
+#[cfg(target_os = "none")]
+mod init;
 pub mod mm;
 pub mod monitor;
 pub mod native;
@@ -34,6 +40,7 @@ pub mod native;
 pub mod power;
 #[cfg(target_os = "none")]
 mod rulebook;
+pub mod selection;
 #[cfg(target_os = "none")]
 mod selftest;
 #[cfg(target_os = "none")]

@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use hypercall::abi::shared_info::vcpu_info;
 
+use crate::capability::{HYPERCALLS, is_here};
 use crate::native::clock;
 use crate::{shared, subarch};
 
@@ -13,7 +14,7 @@ use crate::{shared, subarch};
 /// where there is none, the time since the kernel started; under PV `None`.
 pub(crate) fn monotonic() -> Option<u64> {
     match shared::vcpu() {
-        Some(vcpu) if subarch::current().capabilities().events => Some(system_time(vcpu)),
+        Some(vcpu) if is_here(&HYPERCALLS) => Some(system_time(vcpu)),
         _ if subarch::is_pv() => None,
         _ => clock::monotonic(),
     }

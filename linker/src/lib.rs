@@ -15,6 +15,10 @@ pub mod tables;
 
 use core::ops::Range;
 
+use heapless::Vec;
+
+use subarch::Subarches;
+
 /// Virtual address that pseudo-physical address 0 is linked at (`VIRT_BASE` in the ELF notes).
 pub const VIRT_BASE: u64 = 0xffff_ffff_8000_0000;
 
@@ -33,6 +37,40 @@ pub struct Image {
     pub stack: Range<u64>,
     /// The page that Xen filled with hypercall stubs, inside `text`.
     pub hypercall_page: Range<u64>,
+    /// Of text, rodata and data, what is not needed for good.
+    pub passing: Vec<Passing, 8>,
+}
+
+/// Why a part of the image is not needed for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Only the boot needs it.
+    Init,
+    /// Only a PV guest needs it.
+    Pv,
+    /// Only a kernel with page tables of its own needs it.
+    Native,
+}
+
+impl Group {
+    /// Where it is needed after boot.
+    #[must_use]
+    pub const fn needed_on(self) -> Subarches {
+        match self {
+            Group::Init => Subarches::empty(),
+            Group::Pv => Subarches::XEN_PV,
+            Group::Native => Subarches::XEN_PVH.union(Subarches::BARE),
+        }
+    }
+}
+
+/// A part of the image that is not needed for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passing {
+    /// Why.
+    pub group: Group,
+    /// Where; page-aligned, possibly empty.
+    pub range: Range<u64>,
 }
 
 impl Image {
@@ -45,9 +83,23 @@ impl Image {
 
 #[cfg(target_os = "none")]
 mod image {
-    use super::Image;
+    use heapless::Vec;
+
+    use super::{Group, Image, Passing};
 
     unsafe extern "C" {
+        static __init_text_start: u8;
+        static __init_text_end: u8;
+        static __init_rodata_start: u8;
+        static __init_rodata_end: u8;
+        static __init_data_start: u8;
+        static __init_data_end: u8;
+        static __pv_text_start: u8;
+        static __pv_text_end: u8;
+        static __native_text_start: u8;
+        static __native_text_end: u8;
+        static __native_data_start: u8;
+        static __native_data_end: u8;
         static __text_start: u8;
         static __text_end: u8;
         static __hypercall_page: u8;
@@ -83,8 +135,40 @@ mod image {
                 stack_guard: address!(__stack_guard)..address!(__stack_bottom),
                 stack: address!(__stack_bottom)..address!(__stack_top),
                 hypercall_page: address!(__hypercall_page)..address!(__text_end),
+                passing: passing(),
             }
         }
+    }
+
+    fn passing() -> Vec<Passing, 8> {
+        let parts = [
+            (
+                Group::Init,
+                address!(__init_text_start)..address!(__init_text_end),
+            ),
+            (
+                Group::Init,
+                address!(__init_rodata_start)..address!(__init_rodata_end),
+            ),
+            (
+                Group::Init,
+                address!(__init_data_start)..address!(__init_data_end),
+            ),
+            (
+                Group::Pv,
+                address!(__pv_text_start)..address!(__pv_text_end),
+            ),
+            (
+                Group::Native,
+                address!(__native_text_start)..address!(__native_text_end),
+            ),
+            (
+                Group::Native,
+                address!(__native_data_start)..address!(__native_data_end),
+            ),
+        ];
+        let passing = |(group, range)| Passing { group, range };
+        parts.into_iter().map(passing).collect()
     }
 
     /// The tables behind the image that the PVH entry builds, in this order: L5, L4, L3, the L2 and

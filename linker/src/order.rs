@@ -14,6 +14,8 @@ use crate::tables::{InitCall, Level};
 
 /// Calls that a table can have.
 pub const MOST: usize = 64;
+/// Members of a cycle that are named.
+const NAMED: usize = 6;
 
 /// An init call as the sort sees it: in the kernel's memory, or read from an image.
 pub trait Call {
@@ -75,8 +77,9 @@ pub enum OrderError<'a> {
         /// What it names, and its level.
         dependency: (&'a str, Level),
     },
-    /// Calls that wait for each other: each for the next, the last for the first.
-    Cycle(Vec<&'a str, MOST>),
+    /// Calls that wait for each other: each for the next, the last for the first. The first six
+    /// are named, and how many there are.
+    Cycle(Vec<&'a str, NAMED>, usize),
 }
 
 impl fmt::Display for OrderError<'_> {
@@ -108,11 +111,14 @@ impl fmt::Display for OrderError<'_> {
                 dependency.0,
                 dependency.1.name()
             ),
-            OrderError::Cycle(names) => {
+            OrderError::Cycle(names, count) => {
                 f.write_str("init calls wait for each other: ")?;
                 names
                     .iter()
                     .try_for_each(|name| write!(f, "{name} after "))?;
+                if *count > names.len() {
+                    write!(f, "{} more after ", count - names.len())?;
+                }
                 f.write_str(names.first().unwrap_or(&"?"))
             }
         }
@@ -160,7 +166,9 @@ fn check<C: Call>(calls: &[C]) -> Result<Vec<&C, MOST>, OrderError<'_>> {
             .iter()
             .position(|call| !dependencies(*call).any(is_waiting));
         let Some(ready) = ready else {
-            return Err(OrderError::Cycle(cycle(&waiting)));
+            let members = cycle(&waiting);
+            let named = members.iter().copied().take(NAMED).collect();
+            return Err(OrderError::Cycle(named, members.len()));
         };
         // Both have room for all.
         let _ = sorted.push(waiting.remove(ready));
@@ -308,6 +316,10 @@ mod tests {
             error(&calls),
             "init calls wait for each other: b after c after d after b"
         );
+        let ring: std::vec::Vec<_> = (0..9)
+            .map(|n| call(&n.to_string(), &[&((n + 1) % 9).to_string()]))
+            .collect();
+        assert!(error(&ring).ends_with("4 after 5 after 3 more after 0"));
         assert_eq!(
             error(&[call("self", &["self"])]),
             "init calls wait for each other: self after self"

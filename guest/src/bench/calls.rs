@@ -7,8 +7,8 @@ use hypercall::{Hypervisor, Op, VirtAddr, multicall};
 
 use super::BASE;
 use super::tally::{Error, ROUNDS, Tally};
-use crate::boot::cmdline::Selection;
 use crate::mm;
+use crate::selection::Selection;
 use crate::xen::PV;
 
 /// Calls in a multicall.

@@ -17,11 +17,11 @@ use hypercall::{MachAddr, Pfn, VirtAddr, XenError};
 
 use super::tally::{Error, ROUNDS, Tally};
 use super::{BASE, Pool, SIZES};
-use crate::boot::cmdline::Selection;
 use crate::mm::frames::{Frame, FrameError};
 use crate::mm::machine::{Machine, Words};
 use crate::mm::running::Running;
 use crate::mm::{self, Flags, MmError, Tables, Value};
+use crate::selection::Selection;
 use crate::xen::PV;
 
 const PAGE: u64 = 4096;

@@ -17,9 +17,9 @@ mod pool;
 mod sweep;
 mod tally;
 
-use crate::boot::cmdline::Selection;
 use crate::mm::Running;
 use crate::mm::{self, MmError, Tables, layout};
+use crate::selection::Selection;
 use crate::time::tsc;
 use crate::{println, subarch};
 

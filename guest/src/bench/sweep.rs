@@ -7,10 +7,10 @@ use hypercall::mmu as raw;
 
 use super::tally::{Error, ROUNDS, Tally};
 use super::{BASE, Pool};
-use crate::boot::cmdline::Selection;
 use crate::mm::frames::Frame;
 use crate::mm::running::Running;
 use crate::mm::{self, Flags, MmError, Tables, Value};
+use crate::selection::Selection;
 use crate::xen::PV;
 
 const PAGE: u64 = 4096;

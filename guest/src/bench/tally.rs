@@ -6,9 +6,9 @@ use core::fmt;
 use heapless::{String, Vec};
 use hypercall::XenError;
 
-use crate::boot::cmdline::Selection;
 use crate::mm::MmError;
 use crate::println;
+use crate::selection::Selection;
 use crate::time::tsc;
 
 /// Rounds of which the cheapest counts.

@@ -7,6 +7,7 @@
 use core::fmt;
 
 use crate::console::filter::{Filter, FilterError};
+use crate::selection::Selection;
 
 /// A word of the command line: its form and what it does.
 pub struct Word {
@@ -108,30 +109,6 @@ pub enum DirectMap {
     Lazy,
     /// All of it at boot.
     Full,
-}
-
-/// Which of a set of named things to run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Selection<'a> {
-    /// None of them.
-    #[default]
-    None,
-    /// All of them.
-    All,
-    /// Those whose name starts with one of these comma-separated prefixes.
-    Named(&'a str),
-}
-
-impl Selection<'_> {
-    /// Whether the thing called `name` is selected.
-    #[must_use]
-    pub fn includes(&self, name: &str) -> bool {
-        match self {
-            Selection::None => false,
-            Selection::All => true,
-            Selection::Named(list) => list.split(',').any(|prefix| name.starts_with(prefix)),
-        }
-    }
 }
 
 /// A run of the page tables' fuzzer.
@@ -393,12 +370,6 @@ mod tests {
             assert_eq!(parse(line).unwrap_err().reason, reason, "{line}");
         }
         assert_eq!(parse("monitor monitor").unwrap_err().reason, Reason::Twice);
-    }
-
-    #[test]
-    fn a_selection_matches_prefixes() {
-        assert!(Selection::Named("lazy,mm.").includes("mm.protect"));
-        assert!(!Selection::Named("lazy").includes("mm.lazy"));
     }
 
     proptest::proptest! {

@@ -3,7 +3,6 @@
 pub mod cmdline;
 pub mod hvm;
 pub mod info;
-pub mod levels;
 #[cfg(target_os = "none")]
 mod provoke;
 #[cfg(target_os = "none")]

@@ -8,10 +8,10 @@ use linker::{Image, VIRT_BASE};
 
 use super::cmdline;
 use super::info::{self, BootError, BootInfo, ConsoleInfo, Expect, Flags};
-use super::levels::Levels;
 use super::run::{self, Entered};
 use crate::console::{self, ring};
 use crate::mm::layout::{self, Fixed};
+use crate::mm::levels::Levels;
 use crate::mm::machine::Machine;
 use crate::mm::pv::FrameLists;
 use crate::mm::running::Running;
@@ -19,7 +19,6 @@ use crate::mm::tables::Fold;
 use crate::mm::takeover::{Initial, Report, Start};
 use crate::mm::{self, MmError};
 use crate::rulebook::{Before, Kind};
-use crate::subarch::Subarch;
 use crate::xen::XEN;
 use crate::{power, println, shared, trap, verdict};
 
@@ -59,8 +58,7 @@ pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
     });
     console::set_filter(options.log.clone());
     log::info!(target: "boot", "{}, {}, command line '{}'", via(&info), info.magic, info.cmdline);
-    let levels = Levels::explain(Subarch::XenPv, Fold::FourLevels, false);
-    log::info!(target: "mmu", "{levels}");
+    log::info!(target: "mmu", "{}", Levels::current());
     // Later the pages that tell are used for something else.
     let before = read_start_info(address).map(|si| look(si, &info, stack));
     if let Err(e) = memory(&info, address, stack) {
@@ -70,7 +68,6 @@ pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
         via: via(&info),
         privileged: info.flags.contains(Flags::PRIVILEGED),
         console: info.console,
-        levels,
         before: before.ok(),
     };
     run::run(&entered, &options)
@@ -215,7 +212,7 @@ fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<(), MmError> {
         report.initial_tables, report.initial_pages, report.reclaimed
     );
     if log::log_enabled!(target: "mm", log::Level::Info) {
-        mm::with(|tables| mm::dump::lines(tables, &Image::current(), |line| println!("{line}")));
+        mm::dump::print();
     }
     Ok(())
 }

@@ -17,11 +17,11 @@ use x86_64::{VirtAddr, registers::control::Cr3};
 use super::cmdline;
 use super::hvm::HvmInfo;
 use super::info::ConsoleInfo;
-use super::levels::Levels;
 use super::run::{self, Entered};
 use crate::console;
 use crate::mm::entry::{Entry, L1};
 use crate::mm::layout::{self, Fixed};
+use crate::mm::levels::Levels;
 use crate::mm::running::Running;
 use crate::mm::takeover::{Initial, Report, Start};
 use crate::mm::{self, MmError};
@@ -69,9 +69,8 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
         power::off()
     });
     console::set_filter(options.log.clone());
-    let levels = Levels::explain(subarch, Processor.fold(), has_la57());
     log::info!(target: "boot", "{subarch}, command line '{}'", info.cmdline);
-    log::info!(target: "mmu", "{levels}");
+    log::info!(target: "mmu", "{}", Levels::current());
     if let Err(e) = memory(&info) {
         panic!("memory: {e}");
     }
@@ -79,15 +78,9 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
         via: subarch.name(),
         privileged: false,
         console,
-        levels,
         before: None,
     };
     run::run(&entered, &options)
-}
-
-/// Whether the processor has five levels (SDM volume 2, CPUID).
-fn has_la57() -> bool {
-    __cpuid_count(0, 0).eax >= 7 && __cpuid_count(7, 0).ecx >> 16 & 1 == 1
 }
 
 /// Opens the console: the ring that Xen's tools have set up, or what the native back end has. Says
@@ -236,7 +229,7 @@ fn memory(info: &HvmInfo) -> Result<(), MmError> {
         report.initial_tables, report.initial_pages, report.reclaimed
     );
     if log::log_enabled!(target: "mm", log::Level::Info) {
-        mm::with(|tables| mm::dump::lines(tables, &Image::current(), |line| println!("{line}")));
+        mm::dump::print();
     }
     Ok(())
 }

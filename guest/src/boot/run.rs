@@ -1,15 +1,18 @@
-//! What the kernel does once it owns its memory, whichever way it came in.
+//! The boot from where the kernel owns its memory, whichever way it came in.
 
-use core::fmt;
+use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::cmdline::{DirectMap, Options, Selection};
+use heapless::String;
+use linker::tables::Level;
+
+use super::cmdline::{DirectMap, Options};
 use super::info::ConsoleInfo;
-use super::levels::Levels;
-use crate::monitor::{Leave, Monitor};
+use crate::booted::{self, Booted};
+use crate::init::{Calls, InitError, initcall};
 use crate::rulebook::{self, Before};
-use crate::subarch::Subarch;
-use crate::{bench, console, event, fuzz, mm, power, println, selftest, subarch, time, verdict};
+use crate::selection::Selection;
+use crate::{bench, capability, console, fuzz, mm, power, println, time, verdict};
 
 /// What the ways in found out about where the kernel is.
 pub(crate) struct Entered {
@@ -19,8 +22,6 @@ pub(crate) struct Entered {
     pub(crate) privileged: bool,
     /// Its console.
     pub(crate) console: ConsoleInfo,
-    /// Levels of its page tables.
-    pub(crate) levels: Levels,
     /// What there was to see before the kernel took over; only PV has it.
     pub(crate) before: Option<Before>,
 }
@@ -42,6 +43,15 @@ pub(crate) fn ticks_to_first_byte() -> u64 {
 pub(crate) fn ticks_to_ready() -> u64 {
     READY.load(Ordering::Relaxed) - ENTRY.load(Ordering::Relaxed)
 }
+
+/// Maps all memory, if that is asked for.
+fn populate(options: &Options<'_>) -> Result<(), InitError> {
+    if options.directmap == DirectMap::Full {
+        mm::with(|tables| tables.populate_all())?;
+    }
+    Ok(())
+}
+initcall!("directmap", Memory, after [], needs EVERYWHERE, populate);
 
 /// What it came to; or the end, if it failed.
 fn or_fail<T>(what: &str, result: Result<T, impl fmt::Display>) -> T {
@@ -76,56 +86,46 @@ fn judge(entered: &Entered, options: &Options<'_>) -> Option<rulebook::Summary> 
     judged
 }
 
-/// Does what the command line asks for, gives the verdict and ends the run.
-pub(crate) fn run(entered: &Entered, options: &Options<'_>) -> ! {
-    if options.directmap == DirectMap::Full
-        && let Err(e) = mm::with(|tables| tables.populate_all())
-    {
-        panic!("memory: {e}");
+/// Makes the init calls of a level.
+fn make(calls: &Calls, level: Level, options: &Options<'_>) {
+    if let Err((name, e)) = calls.make(level, options) {
+        panic!("{name}: {e}");
     }
+}
+
+/// Does what the command line asks for, as far as it is part of the boot, and goes on to what comes
+/// after.
+pub(crate) fn run(entered: &Entered, options: &Options<'_>) -> ! {
+    let calls = Calls::sort().unwrap_or_else(|e| panic!("init: {e}"));
+    make(&calls, Level::Memory, options);
     READY.store(time::tsc(), Ordering::Relaxed);
+    capability::lacking(|capability| {
+        let (name, because) = (capability.name(), capability.because());
+        log::info!(target: "boot", "no {name}: {because}");
+    });
     if let Some(kind) = options.provoke {
         super::provoke::provoke(kind);
     }
-    if let Err(e) = event::init() {
-        panic!("events: {e}");
-    }
+    make(&calls, Level::Core, options);
+    make(&calls, Level::Service, options);
+    calls.tell();
     // First: the rules are about a kernel that has done nothing yet.
     let judged = judge(entered, options);
     let fuzzed = options.fuzz.map(|run| or_fail("fuzz", fuzz::run(run)));
-    let tested = match options.selftest {
-        Selection::None => None,
-        selection => Some(selftest::run(selection, entered.privileged)),
-    };
     match options.bench {
         Selection::None => 0,
         selection => or_fail("bench", bench::run(&selection)),
     };
-    let mut monitor = Monitor::new(entered.privileged, tested);
-    let leave = if options.monitor {
-        monitor.run(entered.console)
-    } else {
-        Leave::Poweroff
-    };
-    let counts = mm::with(|tables| tables.frames().counts());
-    let facts = fmt::from_fn(|f| {
-        write!(f, "via=\"{}\" pages={}", entered.via, counts.total)?;
-        write!(f, " mapped={} free={}", counts.mapped, counts.free)?;
-        if subarch::current() != Subarch::XenPv {
-            write!(f, " levels={}", entered.levels.fold.top())?;
-        }
-        judged.map_or(Ok(()), |summary| write!(f, " {summary}"))?;
-        fuzzed.map_or(Ok(()), |done| write!(f, " fuzzed={done}"))?;
-        monitor
-            .tested
-            .map_or(Ok(()), |summary| write!(f, " {summary}"))
-    });
-    match monitor.tested {
-        Some(summary) if !summary.is_good() => verdict::fail(summary.reason()),
-        _ => verdict::pass(facts),
-    }
-    match leave {
-        Leave::Poweroff => power::off(),
-        Leave::Reboot => power::reboot(),
-    }
+    let mut facts = String::new();
+    // There is room for both.
+    let _ = judged.map_or(Ok(()), |summary| write!(facts, " {summary}"));
+    let _ = fuzzed.map_or(Ok(()), |done| write!(facts, " fuzzed={done}"));
+    booted::run(&Booted {
+        via: entered.via,
+        privileged: entered.privileged,
+        console: entered.console,
+        selftest: options.selftest,
+        monitor: options.monitor,
+        facts,
+    })
 }

@@ -7,9 +7,13 @@
 
 use core::arch::global_asm;
 
+use hypercall::VirtAddr;
 use hypercall::abi::xen::__HYPERVISOR_iret;
 use hypercall::trap::{Callback, register_callback};
-use hypercall::{Hypervisor, VirtAddr, XenError};
+
+use crate::boot::cmdline::Options;
+use crate::init::{InitError, initcall};
+use crate::xen::XEN;
 
 global_asm!(
     ".pushsection .text.trap, \"ax\", @progbits",
@@ -61,9 +65,10 @@ extern "C" fn handle() {
 }
 
 /// Gives Xen the stub.
-pub(super) fn install<H: Hypervisor>(xen: &H) -> Result<(), XenError> {
+fn install(_: &Options<'_>) -> Result<(), InitError> {
     let address = VirtAddr::from_ptr(&raw const event_entry);
     // SAFETY: the stub is written for the frame of an upcall, saves what it changes, keeps the
     // stack aligned and returns by the iret hypercall; the image is never unmapped.
-    unsafe { register_callback(xen, Callback::Event, address, true) }
+    Ok(unsafe { register_callback(&XEN, Callback::Event, address, true) }?)
 }
+initcall!("upcalls", Core, after [], needs XEN_TABLES, install);

@@ -16,7 +16,6 @@
 mod entry;
 mod vector;
 
-use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use heapless::Vec;
@@ -25,8 +24,10 @@ use hypercall::queue::Access;
 use hypercall::{Hypervisor, XenError};
 use spin::Mutex;
 
-use crate::mm::{Current, MmError};
-use crate::native::{interrupts, ports};
+use crate::boot::cmdline::Options;
+use crate::init::{InitError, initcall};
+use crate::mm::Current;
+use crate::native::interrupts;
 use crate::shared;
 use crate::subarch::{self, Subarch};
 use crate::xen::XEN;
@@ -49,47 +50,9 @@ pub(crate) fn observe(observer: Option<Handler>) {
     XEN.restore_upcalls(was);
 }
 
-/// Why there are no events.
-#[derive(Debug)]
-pub(crate) enum InitError {
-    /// No page for what is shared.
-    Memory(MmError),
-    /// Xen's refusal.
-    Xen(XenError),
-}
-
-impl From<MmError> for InitError {
-    fn from(error: MmError) -> Self {
-        InitError::Memory(error)
-    }
-}
-
-impl From<XenError> for InitError {
-    fn from(error: XenError) -> Self {
-        InitError::Xen(error)
-    }
-}
-
-impl fmt::Display for InitError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            InitError::Memory(error) => error.fmt(f),
-            InitError::Xen(error) => error.fmt(f),
-        }
-    }
-}
-
-/// Gives Xen the way in, masks every port, stops the periodic timer that every vCPU starts with,
-/// and opens upcalls. Called once, when the kernel owns its memory.
-///
-/// # Errors
-/// Xen's refusal, or what keeps `shared_info` from being mapped.
-pub(crate) fn init() -> Result<(), InitError> {
-    match subarch::current() {
-        Subarch::XenPv => entry::install(&XEN)?,
-        Subarch::XenPvh => vector::install()?,
-        Subarch::Bare => ports::install()?,
-    }
+/// Masks every port, stops the periodic timer that every vCPU starts with, and opens upcalls. How
+/// they come was arranged before, in each way of running's own call.
+fn init(_: &Options<'_>) -> Result<(), InitError> {
     for word in shared::ports().into_iter().flat_map(|ports| ports.mask) {
         word.store(!0, Ordering::Relaxed);
     }
@@ -97,6 +60,7 @@ pub(crate) fn init() -> Result<(), InitError> {
     XEN.restore_upcalls(false);
     Ok(())
 }
+initcall!("events", Service, after [], needs EVERYWHERE, init);
 
 /// Has `handler` called whenever `port` is raised, from now on. False if there are too many.
 pub(crate) fn open(port: Port, handler: Handler) -> Result<bool, XenError> {

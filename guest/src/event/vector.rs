@@ -11,7 +11,8 @@ use core::ptr::NonNull;
 
 use hypercall::{Mfn, hvm, memory};
 
-use super::InitError;
+use crate::boot::cmdline::Options;
+use crate::init::{InitError, initcall};
 use crate::mm::layout::Fixed;
 use crate::mm::{self, Flags};
 use crate::native::interrupts;
@@ -19,7 +20,7 @@ use crate::shared;
 use crate::xen::XEN;
 
 /// Maps the page and names the vector. The vector's gate is there since the traps' are.
-pub(super) fn install() -> Result<(), InitError> {
+fn install(_: &Options<'_>) -> Result<(), InitError> {
     let place = Fixed::SharedInfo.address();
     mm::with(|tables| -> Result<(), InitError> {
         let frame = tables.alloc_frame()?;
@@ -41,3 +42,4 @@ pub(super) fn install() -> Result<(), InitError> {
     // SAFETY: the gate leads to `event::interrupted`, which clears the pending byte.
     Ok(unsafe { hvm::set_callback_vector(&XEN, interrupts::EVENT) }?)
 }
+initcall!("vector", Core, after [], needs SHARED_FRAME, install);

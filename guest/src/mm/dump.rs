@@ -6,6 +6,7 @@ use linker::Image;
 
 use super::entry::Flags;
 use super::layout::{self, Fixed, Line, Region, Size};
+use super::levels::Levels;
 use super::machine::Machine;
 use super::tables::Tables;
 use super::walk::Run;
@@ -14,11 +15,11 @@ use super::walk::Run;
 pub fn lines<M: Machine>(
     tables: &Tables<M>,
     image: &Image,
+    levels: &Levels,
     mut line: impl FnMut(fmt::Arguments<'_>),
 ) {
     let counts = tables.frames().counts();
-    let levels = tables.fold().top();
-    line(format_args!("page tables of {levels} levels"));
+    line(format_args!("page tables of {levels}"));
     line(format_args!(
         "{:<33} {:>6} {:<4} {}",
         "addresses", "size", "", "purpose"
@@ -60,6 +61,17 @@ pub fn lines<M: Machine>(
             _ => runs(tables, range.clone(), purpose, &mut line),
         }
     }
+}
+
+/// Prints the table of the running kernel.
+#[cfg(target_os = "none")]
+pub(crate) fn print() {
+    let levels = Levels::current();
+    super::with(|tables| {
+        lines(tables, &Image::current(), &levels, |line| {
+            crate::println!("{line}");
+        });
+    });
 }
 
 /// Rights of the L4 entry for an address, if it is present.

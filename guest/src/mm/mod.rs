@@ -22,6 +22,7 @@ pub mod fuzz;
 #[cfg(target_os = "none")]
 mod kernel;
 pub mod layout;
+pub mod levels;
 pub mod machine;
 pub mod native;
 mod ops;

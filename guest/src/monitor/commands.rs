@@ -1,86 +1,48 @@
 //! What can be asked of the monitor.
+//!
+//! A command is a function and a line that registers it, in whatever module knows the subject:
+//!
+//! ```text
+//! command!("walk", "ADDR", "what it does, for help", needs EVERYWHERE, walk);
+//! ```
 
 use hypercall::batch::{FlushReason, Stats};
-use linker::Image;
+use linker::tables::Command;
+use linkme::distributed_slice;
 
 use super::{Leave, Monitor};
-use crate::boot::cmdline::Selection;
+use crate::capability::{CAPABILITIES, admits, is_here};
 use crate::mm::frames::Counts;
 use crate::mm::state::Kind;
 use crate::mm::{self, Tables};
-use crate::{println, selftest};
+use crate::{println, subarch};
 
-/// A command.
-struct Command {
-    name: &'static str,
-    /// What it takes.
-    argument: &'static str,
-    help: &'static str,
-    run: fn(&mut Monitor, &str) -> Option<Leave>,
+/// What a command does with what is typed behind it; the end of the session, if it is one.
+pub(crate) type Run = fn(&mut Monitor, &str) -> Option<Leave>;
+
+/// Every command, in no order.
+#[distributed_slice]
+pub(crate) static COMMANDS: [Command<Run>];
+
+/// Registers a command; see the [module](self).
+macro_rules! command {
+    ($name:literal, $argument:literal, $help:literal, needs $needs:ident, $run:path) => {
+        const _: () = {
+            #[linkme::distributed_slice($crate::monitor::commands::COMMANDS)]
+            static COMMAND: linker::tables::Command<$crate::monitor::commands::Run> =
+                linker::tables::Command {
+                    item: linker::tables::Item {
+                        name: $name,
+                        needs: &$crate::capability::$needs,
+                    },
+                    argument: $argument,
+                    help: $help,
+                    run: $run,
+                };
+        };
+    };
 }
-
-const COMMANDS: &[Command] = &[
-    Command {
-        name: "help",
-        argument: "",
-        help: "list the commands",
-        run: help,
-    },
-    Command {
-        name: "layout",
-        argument: "",
-        help: "print the address space: what is mapped, with which rights, for what",
-        run: layout,
-    },
-    Command {
-        name: "walk",
-        argument: "ADDR",
-        help: "print the entries that translate an address (hexadecimal), level by level",
-        run: walk,
-    },
-    Command {
-        name: "audit",
-        argument: "",
-        help: "check all page tables against the records",
-        run: audit,
-    },
-    Command {
-        name: "stats",
-        argument: "",
-        help: "print what the queue of page-table updates counted",
-        run: stats,
-    },
-    Command {
-        name: "frames",
-        argument: "",
-        help: "count the frames of memory by what they are",
-        run: frames,
-    },
-    Command {
-        name: "selftest",
-        argument: "[NAMES]",
-        help: "run the self-tests, or those whose names start with one of NAMES (comma-separated)",
-        run: selftest,
-    },
-    Command {
-        name: "panic",
-        argument: "",
-        help: "crash on purpose",
-        run: |_, _| panic!("asked for at the console"),
-    },
-    Command {
-        name: "poweroff",
-        argument: "",
-        help: "give the verdict and power off",
-        run: |_, _| Some(Leave::Poweroff),
-    },
-    Command {
-        name: "reboot",
-        argument: "",
-        help: "give the verdict and reboot",
-        run: |_, _| Some(Leave::Reboot),
-    },
-];
+pub(crate) use command;
 
 /// Carries out a line.
 pub(super) fn carry_out(monitor: &mut Monitor, line: &str) -> Option<Leave> {
@@ -89,31 +51,65 @@ pub(super) fn carry_out(monitor: &mut Monitor, line: &str) -> Option<Leave> {
     if name.is_empty() {
         return None;
     }
-    match COMMANDS.iter().find(|command| command.name == name) {
-        Some(command) if command.argument.is_empty() && !argument.is_empty() => {
-            println!("{name} takes no argument");
-            None
-        }
-        Some(command) => (command.run)(monitor, argument.trim()),
-        None => {
-            println!("no command '{name}'; help lists them");
-            None
-        }
+    let Some(command) = COMMANDS.iter().find(|command| command.item.name == name) else {
+        println!("no command '{name}'; help lists them");
+        return None;
+    };
+    if let Err(lacking) = admits(&command.item) {
+        println!("{name}: {lacking}");
+        return None;
     }
+    if command.argument.is_empty() && !argument.is_empty() {
+        println!("{name} takes no argument");
+        return None;
+    }
+    (command.run)(monitor, argument.trim())
 }
 
 fn help(_: &mut Monitor, _: &str) -> Option<Leave> {
-    for command in COMMANDS {
-        let (name, argument) = (command.name, command.argument);
-        println!("{name:<9}{argument:<9}{}", command.help);
+    let mut last = "";
+    // By name: the linker puts them in no order.
+    while let Some(command) = COMMANDS
+        .iter()
+        .filter(|command| command.item.name > last && admits(&command.item).is_ok())
+        .min_by_key(|command| command.item.name)
+    {
+        last = command.item.name;
+        println!("{last:<9}{:<9}{}", command.argument, command.help);
     }
     None
 }
+command!("help", "", "list the commands", needs EVERYWHERE, help);
 
 fn layout(_: &mut Monitor, _: &str) -> Option<Leave> {
-    mm::with(|tables| mm::dump::lines(tables, &Image::current(), |line| println!("{line}")));
+    mm::dump::print();
     None
 }
+command!(
+    "layout",
+    "",
+    "print the address space: what is mapped, with which rights, for what",
+    needs EVERYWHERE,
+    layout
+);
+
+fn features(_: &mut Monitor, _: &str) -> Option<Leave> {
+    println!("running on {}", subarch::current());
+    for capability in CAPABILITIES {
+        match is_here(capability) {
+            true => println!("  has  {}", capability.name()),
+            false => println!("  no   {}: {}", capability.name(), capability.because()),
+        }
+    }
+    None
+}
+command!(
+    "features",
+    "",
+    "print what this way of running has, and what it lacks and why",
+    needs EVERYWHERE,
+    features
+);
 
 fn walk(_: &mut Monitor, argument: &str) -> Option<Leave> {
     let digits = argument.trim_start_matches("0x");
@@ -126,6 +122,13 @@ fn walk(_: &mut Monitor, argument: &str) -> Option<Leave> {
     }
     None
 }
+command!(
+    "walk",
+    "ADDR",
+    "print the entries that translate an address (hexadecimal), level by level",
+    needs EVERYWHERE,
+    walk
+);
 
 fn audit(_: &mut Monitor, _: &str) -> Option<Leave> {
     match mm::with(Tables::audit) {
@@ -134,6 +137,7 @@ fn audit(_: &mut Monitor, _: &str) -> Option<Leave> {
     }
     None
 }
+command!("audit", "", "check all page tables against the records", needs EVERYWHERE, audit);
 
 fn stats(_: &mut Monitor, _: &str) -> Option<Leave> {
     let stats = mm::with(|tables| *tables.stats());
@@ -159,6 +163,13 @@ fn stats(_: &mut Monitor, _: &str) -> Option<Leave> {
     }
     None
 }
+command!(
+    "stats",
+    "",
+    "print what the queue of page-table updates counted",
+    needs EVERYWHERE,
+    stats
+);
 
 fn frames(_: &mut Monitor, _: &str) -> Option<Leave> {
     const KINDS: [Kind; 9] = [
@@ -199,15 +210,19 @@ fn frames(_: &mut Monitor, _: &str) -> Option<Leave> {
     }
     None
 }
+command!("frames", "", "count the frames of memory by what they are", needs EVERYWHERE, frames);
 
-fn selftest(monitor: &mut Monitor, argument: &str) -> Option<Leave> {
-    let selection = match argument {
-        "" => Selection::All,
-        names => Selection::Named(names),
-    };
-    let summary = selftest::run(selection, monitor.privileged);
-    println!("{summary}");
-    let before = monitor.tested.unwrap_or_default();
-    monitor.tested = Some(before.and(summary));
-    None
+fn panic(_: &mut Monitor, _: &str) -> Option<Leave> {
+    panic!("asked for at the console")
 }
+command!("panic", "", "crash on purpose", needs EVERYWHERE, panic);
+
+fn poweroff(_: &mut Monitor, _: &str) -> Option<Leave> {
+    Some(Leave::Poweroff)
+}
+command!("poweroff", "", "give the verdict and power off", needs EVERYWHERE, poweroff);
+
+fn reboot(_: &mut Monitor, _: &str) -> Option<Leave> {
+    Some(Leave::Reboot)
+}
+command!("reboot", "", "give the verdict and reboot", needs EVERYWHERE, reboot);

@@ -1,10 +1,10 @@
 //! The monitor: commands typed at the console, answered by the running kernel.
 //!
 //! While nothing is typed the domain sleeps, until the console's event channel is raised. Commands
-//! stand in one table, in `commands`; a command more is a row and a function more.
+//! stand in a linker table, to which any module adds (see `commands`).
 
 #[cfg(target_os = "none")]
-mod commands;
+pub(crate) mod commands;
 pub mod line;
 
 #[cfg(target_os = "none")]
@@ -39,7 +39,7 @@ mod run {
     /// The monitor's session.
     pub(crate) struct Monitor {
         /// Whether this is dom0.
-        pub(super) privileged: bool,
+        pub(crate) privileged: bool,
         /// What self-tests came to so far.
         pub(crate) tested: Option<Summary>,
     }

@@ -1,5 +1,6 @@
 //! The processor this runs on, as the one that holds the page tables in use.
 
+use core::arch::x86_64::__cpuid_count;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use x86_64::VirtAddr;
@@ -25,6 +26,11 @@ pub(crate) struct Processor;
 pub(crate) fn set_window(base: u64, bytes: u64) {
     WINDOW.store(base, Ordering::Relaxed);
     REACH.store(bytes, Ordering::Relaxed);
+}
+
+/// Whether the processor has five levels of page tables (SDM volume 2, CPUID).
+pub(crate) fn has_la57() -> bool {
+    __cpuid_count(0, 0).eax >= 7 && __cpuid_count(7, 0).ecx >> 16 & 1 == 1
 }
 
 impl Cpu for Processor {

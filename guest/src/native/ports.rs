@@ -16,6 +16,8 @@ use hypercall::{Errno, Op};
 use x86_64::instructions::interrupts::{are_enabled, disable, enable, enable_and_hlt};
 
 use super::{devices, interrupts, timer};
+use crate::boot::cmdline::Options;
+use crate::init::{InitError, initcall};
 use crate::mm::machine::Machine;
 use crate::mm::{self, MmError};
 use crate::{event, shared};
@@ -37,10 +39,7 @@ static HELD: AtomicBool = AtomicBool::new(false);
 static BROUGHT: AtomicU32 = AtomicU32::new(0);
 
 /// Makes the page, and readies what raises events.
-///
-/// # Errors
-/// No memory for it.
-pub(crate) fn install() -> Result<(), MmError> {
+fn install(_: &Options<'_>) -> Result<(), InitError> {
     let page = mm::with(|tables| -> Result<_, MmError> {
         // The kernel's for good.
         let pfn = tables.alloc_frame()?.pfn();
@@ -57,6 +56,7 @@ pub(crate) fn install() -> Result<(), MmError> {
     interrupts::init();
     Ok(())
 }
+initcall!("devices", Core, after [], needs PC, install);
 
 /// Answers hypercalls that are about events and waiting for them; `None` for others.
 ///

@@ -14,10 +14,11 @@ use hypercall::addr::ADDR_MASK;
 use hypercall::{Hypervisor, Mfn, Op};
 use rules::{About, RULES, Rule, twin};
 
-use crate::boot::cmdline::{Selection, Twins};
+use crate::boot::cmdline::Twins;
 use crate::console::print;
 use crate::mm::{self, MmError, Tables};
 use crate::println;
+use crate::selection::Selection;
 use crate::trap::probe;
 use crate::xen::XEN;
 

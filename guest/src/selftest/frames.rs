@@ -38,7 +38,7 @@ fn alloc(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("frames.alloc", alloc, &[1, 512, 1024]);
+selftest!("frames.alloc", alloc, &[1, 512, 1024], needs EVERYWHERE);
 
 /// The life of a table, with what the record says at each step, and twice over, so that a frame
 /// that came back with the wrong rights shows.
@@ -76,7 +76,7 @@ fn life(context: &mut Context) -> Outcome {
     }
     Ok(())
 }
-selftest!("frames.life", life);
+selftest!("frames.life", life, needs EVERYWHERE);
 
 /// A table that two entries refer to survives the loss of one.
 fn shared_table(context: &mut Context) -> Outcome {
@@ -100,7 +100,7 @@ fn shared_table(context: &mut Context) -> Outcome {
         context.expect_mapped(two, pile)
     })
 }
-selftest!("frames.shared_table", shared_table, &[16]);
+selftest!("frames.shared_table", shared_table, &[16], needs EVERYWHERE);
 
 /// When frames run low the direct map grows by one table, and the new memory can be used at once.
 /// What the growth itself costs is checked after the test, as for every test.
@@ -132,4 +132,4 @@ fn growth(context: &mut Context) -> Outcome {
     ));
     Ok(())
 }
-selftest!("frames.growth", growth);
+selftest!("frames.growth", growth, needs EVERYWHERE);

@@ -37,4 +37,4 @@ fn serves_and_refuses(context: &mut Context) -> Outcome {
     context.note(format_args!("({} pages)", grown[0]));
     Ok(())
 }
-selftest!("heap.serves_and_refuses", serves_and_refuses);
+selftest!("heap.serves_and_refuses", serves_and_refuses, needs EVERYWHERE);

@@ -57,7 +57,7 @@ fn text(_: &mut Context) -> Outcome {
     );
     Ok(())
 }
-selftest!("image.text", text);
+selftest!("image.text", text, needs EVERYWHERE);
 
 /// Constants are read-only at both places and nowhere code.
 fn rodata(_: &mut Context) -> Outcome {
@@ -74,7 +74,7 @@ fn rodata(_: &mut Context) -> Outcome {
     }
     Ok(())
 }
-selftest!("image.rodata", rodata);
+selftest!("image.rodata", rodata, needs EVERYWHERE);
 
 /// Variables and the stack are nowhere code.
 fn data(_: &mut Context) -> Outcome {
@@ -89,7 +89,7 @@ fn data(_: &mut Context) -> Outcome {
     }
     Ok(())
 }
-selftest!("image.data", data);
+selftest!("image.data", data, needs EVERYWHERE);
 
 /// Below the stack there is nothing: an overflow faults instead of overwriting variables. The
 /// same for the pages around the image.
@@ -109,7 +109,7 @@ fn guard(_: &mut Context) -> Outcome {
     expect_eq!(rewrite(image.stack.start), Ok(()), "the stack's last word");
     Ok(())
 }
-selftest!("image.guard", guard);
+selftest!("image.guard", guard, needs EVERYWHERE);
 
 /// The p2m list, on which every entry that the kernel makes relies, cannot be written: where Xen
 /// put it, nor through the direct map.
@@ -126,7 +126,7 @@ fn p2m(_: &mut Context) -> Outcome {
     }
     Ok(())
 }
-selftest!("image.p2m", p2m, &[], super::XEN_TABLES);
+selftest!("image.p2m", p2m, needs XEN_TABLES);
 
 /// Nobody can have a page of the image writable and executable, or make code or constants writable;
 /// asking is an error and changes nothing. Another mapping of code is no way round it.
@@ -173,7 +173,7 @@ fn rights(context: &mut Context) -> Outcome {
     );
     Ok(())
 }
-selftest!("image.rights", rights);
+selftest!("image.rights", rights, needs EVERYWHERE);
 
 /// Memory becomes code and data again: filled while writable, sealed, executed, and back. While it
 /// is code it cannot be written, not through the direct map either.
@@ -230,7 +230,7 @@ fn executable(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("image.executable", executable, &[1]);
+selftest!("image.executable", executable, &[1], needs EVERYWHERE);
 
 /// A store to a page table faults: there is no way to an entry but by asking Xen. This holds for a
 /// domain with the writable-pagetables assist off, as it is here: so a run of an ordinary domain
@@ -267,4 +267,4 @@ fn store_to_table(context: &mut Context) -> Outcome {
     }
     Ok(())
 }
-selftest!("image.store_to_table", store_to_table);
+selftest!("image.store_to_table", store_to_table, needs EVERYWHERE);

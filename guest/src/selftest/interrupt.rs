@@ -11,28 +11,15 @@ use spin::Mutex;
 use x86_64::instructions::port::Port as IoPort;
 
 use super::context::{Context, PAGE, READ_ONLY, in_table};
-use super::{On, Outcome, Trouble, expect_eq, selftest};
+use super::{Outcome, Trouble, expect_eq, selftest};
 use crate::event::{self, Handler};
 use crate::mm::layout::Fixed;
 use crate::mm::state::{Kind, State};
 use crate::mm::{self, Current, Flags, MmError};
 use crate::native::interrupts;
-use crate::subarch::Subarch;
 use crate::trap::frame::Frame;
 use crate::xen::XEN;
 use crate::{time, trap};
-
-/// Where `shared_info` has a frame that the kernel gave for it.
-const PVH: On = On {
-    subarches: &[Subarch::XenPvh],
-    because: "shared_info takes no frame of the kernel's",
-};
-
-/// Where a PC's devices interrupt.
-const PC: On = On {
-    subarches: &[Subarch::Bare],
-    because: "there are no devices of a PC",
-};
 
 /// Interrupts taken.
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -142,7 +129,7 @@ fn delivery(_: &mut Context) -> Outcome {
     expect_eq!(count(), 2, "interrupts after unmasking");
     Ok(())
 }
-selftest!("interrupt.delivery", delivery);
+selftest!("interrupt.delivery", delivery, needs EVERYWHERE);
 
 fn again() {
     if COUNT.fetch_add(1, Ordering::Relaxed) < 9 {
@@ -161,7 +148,7 @@ fn not_lost(_: &mut Context) -> Outcome {
     expect_eq!(count(), 10, "interrupts");
     Ok(())
 }
-selftest!("interrupt.not_lost", not_lost);
+selftest!("interrupt.not_lost", not_lost, needs EVERYWHERE);
 
 /// Xen starts every vCPU with a periodic timer of 100 Hz, and a PC's firmware leaves one of 18 Hz. It
 /// is stopped: in 60 ms no event comes. One that is asked for comes once, not before its time.
@@ -187,7 +174,7 @@ fn timer(_: &mut Context) -> Outcome {
     expect_eq!(count(), 1, "interrupts of a one-shot timer");
     Ok(())
 }
-selftest!("interrupt.timer", timer);
+selftest!("interrupt.timer", timer, needs EVERYWHERE);
 
 /// A timer for far off, which what counts the time may have to come to in several steps, comes once
 /// and not before.
@@ -205,7 +192,7 @@ fn timer_far(_: &mut Context) -> Outcome {
     expect_eq!(count(), 1, "interrupts of a one-shot timer");
     Ok(())
 }
-selftest!("interrupt.timer.far", timer_far);
+selftest!("interrupt.timer.far", timer_far, needs EVERYWHERE);
 
 /// A timer that is set again forgets its old time, and one that is stopped never comes.
 fn timer_reset(_: &mut Context) -> Outcome {
@@ -228,7 +215,7 @@ fn timer_reset(_: &mut Context) -> Outcome {
     expect_eq!(count(), 1, "interrupts of a timer that was stopped");
     Ok(())
 }
-selftest!("interrupt.timer.reset", timer_reset);
+selftest!("interrupt.timer.reset", timer_reset, needs EVERYWHERE);
 
 /// Polls a port until a time has come. Whatever sleeps takes a call or two for it; what does not
 /// sleep comes back at once, thousands of times.
@@ -260,7 +247,7 @@ fn polling(_: &mut Context) -> Outcome {
     expect_eq!(event::take(port.0), true, "the port is raised");
     Ok(())
 }
-selftest!("interrupt.poll", polling);
+selftest!("interrupt.poll", polling, needs EVERYWHERE);
 
 /// A sleep with upcalls masked is ended by a port that has a handler, too; the handler does not run
 /// before upcalls are unmasked.
@@ -279,7 +266,7 @@ fn polling_masked(_: &mut Context) -> Outcome {
     expect_eq!(count(), 1, "interrupts after unmasking");
     Ok(())
 }
-selftest!("interrupt.poll.masked", polling_masked);
+selftest!("interrupt.poll.masked", polling_masked, needs EVERYWHERE);
 
 /// In hardware virtualisation `shared_info` takes the place of a frame of the kernel's. Its record
 /// says so, so that it is never handed out, freed or made a table.
@@ -295,7 +282,7 @@ fn page(_: &mut Context) -> Outcome {
     expect_eq!(found, (shared, shared), "the record of its frame");
     Ok(())
 }
-selftest!("interrupt.page", page, &[], PVH);
+selftest!("interrupt.page", page, needs SHARED_FRAME);
 
 /// The vector that went where unexpected exceptions go.
 static UNEXPECTED: AtomicU64 = AtomicU64::new(0);
@@ -319,7 +306,7 @@ fn unknown(_: &mut Context) -> Outcome {
     );
     Ok(())
 }
-selftest!("interrupt.unknown", unknown, &[], super::OWN_VECTORS);
+selftest!("interrupt.unknown", unknown, needs OWN_VECTORS);
 
 /// A line of an interrupt controller whose request is gone when it is asked for comes as the
 /// controller's last line. It is counted and forgotten, and what comes after it is taken as before:
@@ -333,7 +320,7 @@ fn spurious(_: &mut Context) -> Outcome {
     hypercall::time::set_timer(&XEN, now()? + 1_000_000)?;
     wait()
 }
-selftest!("interrupt.spurious", spurious, &[], PC);
+selftest!("interrupt.spurious", spurious, needs PC);
 
 /// What comes in at the serial port ends a sleep. The port is its own other end here: in loopback
 /// it receives what it sends.
@@ -365,7 +352,7 @@ fn serial(_: &mut Context) -> Outcome {
     expect_eq!(slept < 1_000_000_000, true, "the input ended the sleep");
     Ok(())
 }
-selftest!("interrupt.serial", serial, &[], PC);
+selftest!("interrupt.serial", serial, needs PC);
 
 /// The entry stub gives back every register that a function may change, to code that has no reason
 /// to expect a call: interrupted by a timer, at an instruction of its own choosing.
@@ -402,7 +389,7 @@ fn registers(_: &mut Context) -> Outcome {
     }
     Ok(())
 }
-selftest!("interrupt.registers", registers);
+selftest!("interrupt.registers", registers, needs EVERYWHERE);
 
 fn writable(va: u64) -> Result<bool, MmError> {
     let entry = mm::with(|tables| in_table(tables, va))?;
@@ -510,7 +497,7 @@ fn lazy_ipi(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("interrupt.lazy.ipi", lazy_ipi, &[3]);
+selftest!("interrupt.lazy.ipi", lazy_ipi, &[3], needs EVERYWHERE);
 
 /// The interrupt by a timer, whenever it comes.
 fn lazy_timer(context: &mut Context) -> Outcome {
@@ -520,7 +507,7 @@ fn lazy_timer(context: &mut Context) -> Outcome {
         wait()
     })
 }
-selftest!("interrupt.lazy.timer", lazy_timer, &[3]);
+selftest!("interrupt.lazy.timer", lazy_timer, &[3], needs EVERYWHERE);
 
 /// A handler that looks at the first and the last page of a batch.
 fn look() {
@@ -572,7 +559,7 @@ fn flush_pending(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("interrupt.flush.pending", flush_pending, &[512]);
+selftest!("interrupt.flush.pending", flush_pending, &[512], needs EVERYWHERE);
 
 /// The same with events that come during the flush, from a timer, round after round: whenever it
 /// strikes, the handler sees all of a batch or nothing.
@@ -608,4 +595,4 @@ fn flush_timer(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("interrupt.flush.timer", flush_timer, &[512]);
+selftest!("interrupt.flush.timer", flush_timer, &[512], needs EVERYWHERE);

@@ -82,7 +82,7 @@ fn nesting(context: &mut Context) -> Outcome {
         context.expect_writes(va, 8, READ_ONLY, "after the section")
     })
 }
-selftest!("lazy.nesting", nesting, &[8]);
+selftest!("lazy.nesting", nesting, &[8], needs EVERYWHERE);
 
 /// An empty section costs no hypercall, however deep, and neither does a pause in it.
 fn empty(_: &mut Context) -> Outcome {
@@ -98,7 +98,7 @@ fn empty(_: &mut Context) -> Outcome {
     expect_eq!(hypercalls() - before, 0, "hypercalls");
     Ok(())
 }
-selftest!("lazy.empty", empty);
+selftest!("lazy.empty", empty, needs EVERYWHERE);
 
 /// Pausing at depth sends what is queued; while paused every write is in force when it returns,
 /// and sections entered meanwhile change nothing; pauses nest; after the last resume writes queue
@@ -134,7 +134,7 @@ fn pause(context: &mut Context) -> Outcome {
         context.expect_writes(va + 3 * PAGE, 1, READ_ONLY, "after the sections")
     })
 }
-selftest!("lazy.pause", pause, &[4]);
+selftest!("lazy.pause", pause, &[4], needs EVERYWHERE);
 
 /// `set_ptes` enters lazy mode itself. Inside of a section of the caller's that must neither end
 /// the caller's section nor flush; afterwards the caller's own writes still queue. (An
@@ -178,7 +178,7 @@ fn set_ptes(context: &mut Context) -> Outcome {
         context.expect_writes(va, 2, READ_ONLY, "after the section")
     })
 }
-selftest!("lazy.set_ptes", set_ptes, &[2]);
+selftest!("lazy.set_ptes", set_ptes, &[2], needs EVERYWHERE);
 
 /// The last of several writes to one slot is what reads return and what the table gets, and Xen
 /// sees one request, not several.
@@ -196,7 +196,7 @@ fn replaced(context: &mut Context) -> Outcome {
         context.expect_writes(va, 1, READ_ONLY, "after the section")
     })
 }
-selftest!("lazy.replaced", replaced, &[1]);
+selftest!("lazy.replaced", replaced, &[1], needs EVERYWHERE);
 
 /// A section may queue more than fits: the queue empties itself and goes on, and everything arrives
 /// in order. Reads find an entry whether it is queued or sent.
@@ -227,7 +227,7 @@ fn overflow(context: &mut Context) -> Outcome {
         context.expect_writes(va, pages, READ_ONLY, "after the section")
     })
 }
-selftest!("lazy.overflow", overflow, &[511, 512, 513, 4096]);
+selftest!("lazy.overflow", overflow, &[511, 512, 513, 4096], needs EVERYWHERE);
 
 /// Tables made in a section can be used at once: a range is mapped where there was no table, read
 /// back through entries of two levels that are still queued, changed entry by entry, and unmapped
@@ -264,7 +264,7 @@ fn new_tables(context: &mut Context) -> Outcome {
         context.expect_writes(va + 2 * PAGE, pages - 2, Ok(()), "after the section")
     })
 }
-selftest!("lazy.new_tables", new_tables, &[512, 513]);
+selftest!("lazy.new_tables", new_tables, &[512, 513], needs EVERYWHERE);
 
 /// What does not match is refused and changes nothing: leaving what was not entered, resuming what
 /// was not paused.
@@ -284,4 +284,4 @@ fn unbalanced(_: &mut Context) -> Outcome {
     expect_eq!(state, 0, "sections entered");
     Ok(())
 }
-selftest!("lazy.unbalanced", unbalanced);
+selftest!("lazy.unbalanced", unbalanced, needs EVERYWHERE);

@@ -5,9 +5,9 @@
 //! ```text
 //! /// What must hold, why, and how it would show if it did not.
 //! fn nesting(context: &mut Context) -> Outcome { … }
-//! selftest!("lazy.nesting", nesting);
-//! selftest!("mm.map", map, SIZES);        // once for each size: mm.map.1, mm.map.512, …
-//! selftest!("x.y", y, &[], XEN_TABLES);   // only on some ways of running
+//! selftest!("lazy.nesting", nesting, needs EVERYWHERE);
+//! selftest!("mm.map", map, SIZES, needs EVERYWHERE); // once for each size: mm.map.1, mm.map.512, …
+//! selftest!("x.y", y, needs XEN_TABLES);             // only where Xen checks the tables
 //! ```
 //!
 //! The linker collects the registrations. A test ends in one of five states: it *passes*; it
@@ -37,60 +37,18 @@ extern crate alloc;
 use core::fmt::{self, Write};
 
 use heapless::String;
+use linker::tables::SelfTest;
 use linkme::distributed_slice;
 use spin::Mutex;
-
-use crate::subarch::Subarch;
 
 pub(crate) use context::Context;
 pub(crate) use runner::{Summary, run};
 
+/// What a test does.
+pub(crate) type Run = fn(&mut Context) -> Outcome;
+
 /// A registered test.
-pub(crate) struct Test {
-    /// Its name, `group.name`.
-    pub(crate) name: &'static str,
-    /// What it does.
-    pub(crate) run: fn(&mut Context) -> Outcome,
-    /// Sizes in pages to run it with; none for a test that has no size.
-    pub(crate) pages: &'static [u64],
-    /// Ways of running that it has a meaning on.
-    pub(crate) on: &'static On,
-    /// Where it is registered: tests of a group run in this order.
-    pub(crate) place: (&'static str, u32),
-}
-
-impl Test {
-    /// The part of the name before the first dot.
-    fn group(&self) -> &'static str {
-        self.name.split('.').next().unwrap_or(self.name)
-    }
-}
-
-/// Ways of running, and what keeps the others out.
-pub(crate) struct On {
-    /// Those that a test runs on.
-    pub(crate) subarches: &'static [Subarch],
-    /// Why not on the others.
-    pub(crate) because: &'static str,
-}
-
-/// On all.
-pub(crate) const EVERYWHERE: On = On {
-    subarches: &Subarch::ALL,
-    because: "",
-};
-
-/// Where Xen stands between the kernel and its tables.
-pub(crate) const XEN_TABLES: On = On {
-    subarches: &[Subarch::XenPv],
-    because: "no Xen looks at these page tables",
-};
-
-/// Where the kernel's own table says who takes a vector.
-pub(crate) const OWN_VECTORS: On = On {
-    subarches: &[Subarch::XenPvh, Subarch::Bare],
-    because: "vectors are Xen's",
-};
+pub(crate) type Test = SelfTest<Run>;
 
 /// Every test, in no order.
 #[distributed_slice]
@@ -155,21 +113,21 @@ impl<E: core::error::Error> From<E> for Trouble {
 
 /// Registers a test; see the [module](self).
 macro_rules! selftest {
-    ($name:literal, $function:path) => {
-        $crate::selftest::selftest!($name, $function, &[]);
+    ($name:literal, $function:path, needs $needs:ident) => {
+        $crate::selftest::selftest!($name, $function, &[], needs $needs);
     };
-    ($name:literal, $function:path, $pages:expr) => {
-        $crate::selftest::selftest!($name, $function, $pages, $crate::selftest::EVERYWHERE);
-    };
-    ($name:literal, $function:path, $pages:expr, $on:expr) => {
+    ($name:literal, $function:path, $pages:expr, needs $needs:ident) => {
         const _: () = {
             #[linkme::distributed_slice($crate::selftest::SELFTESTS)]
             static TEST: $crate::selftest::Test = $crate::selftest::Test {
-                name: $name,
-                run: $function,
+                item: linker::tables::Item {
+                    name: $name,
+                    needs: &$crate::capability::$needs,
+                },
                 pages: $pages,
-                on: &$on,
-                place: (file!(), line!()),
+                file: file!(),
+                line: line!(),
+                run: $function,
             };
         };
     };

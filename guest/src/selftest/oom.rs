@@ -31,7 +31,7 @@ fn exhaustion(context: &mut Context) -> Outcome {
     outcome?;
     Ok(freed?)
 }
-selftest!("oom.exhaustion", exhaustion);
+selftest!("oom.exhaustion", exhaustion, needs EVERYWHERE);
 
 fn without_memory(context: &mut Context, va: u64, pile: &Pile) -> Outcome {
     let counts = mm::with(|tables| tables.frames().counts());

@@ -47,7 +47,7 @@ fn map(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("mm.map", map, SIZES);
+selftest!("mm.map", map, SIZES, needs EVERYWHERE);
 
 /// Taking the right to write makes writes fault, not reads; giving it back makes them succeed. All
 /// pages are touched before each change, so that a translation that was not flushed would show as a
@@ -85,7 +85,7 @@ fn protect(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("mm.protect", protect, SIZES);
+selftest!("mm.protect", protect, SIZES, needs EVERYWHERE);
 
 /// Unmapping takes exactly its range: of a mapped range the middle goes and both sides stay; then
 /// all of it goes, holes and all. Reads before fill the TLB, so that a stale translation shows.
@@ -121,7 +121,7 @@ fn unmap(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("mm.unmap", unmap, SIZES);
+selftest!("mm.unmap", unmap, SIZES, needs EVERYWHERE);
 
 /// Moved pages are at the new place, in order and with their rights, and not at the old one any
 /// more, not even in the TLB.
@@ -148,13 +148,13 @@ fn move_between(context: &mut Context, from: u64, to: u64) -> Outcome {
 fn move_aligned(context: &mut Context) -> Outcome {
     move_between(context, SPAN, SPAN)
 }
-selftest!("mm.move.aligned", move_aligned, SIZES);
+selftest!("mm.move.aligned", move_aligned, SIZES, needs EVERYWHERE);
 
 /// Ends that lie differently in their tables: every entry is written anew.
 fn move_unaligned(context: &mut Context) -> Outcome {
     move_between(context, SPAN + 5 * PAGE, SPAN + 500 * PAGE)
 }
-selftest!("mm.move.unaligned", move_unaligned, SIZES);
+selftest!("mm.move.unaligned", move_unaligned, SIZES, needs EVERYWHERE);
 
 /// A move that cannot be made is refused: overlapping ranges, a destination in use, a source that
 /// is not mapped, ranges that are none. What was mapped stays as it was.
@@ -202,7 +202,7 @@ fn move_refused(context: &mut Context) -> Outcome {
         context.expect_mapped(to, pile)
     })
 }
-selftest!("mm.move.refused", move_refused, &[1, 45, 512]);
+selftest!("mm.move.refused", move_refused, &[1, 45, 512], needs EVERYWHERE);
 
 /// A frame that was freed and handed out again is the new owner's alone: nothing that mapped it
 /// before reaches it any more. Tables that operations replaced are reused as ordinary memory here,
@@ -226,7 +226,7 @@ fn reuse(context: &mut Context) -> Outcome {
     }
     Ok(())
 }
-selftest!("mm.reuse", reuse, &[45, 512, 4096]);
+selftest!("mm.reuse", reuse, &[45, 512, 4096], needs EVERYWHERE);
 
 /// A range in several tables, changed inside one lazy section and looked at only afterwards: one
 /// operation's tables are built from what another has queued. This is where a copy of a stale table
@@ -260,4 +260,4 @@ fn sequence(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("mm.sequence", sequence, SIZES);
+selftest!("mm.sequence", sequence, SIZES, needs EVERYWHERE);

@@ -58,7 +58,7 @@ fn writable_table(context: &mut Context) -> Outcome {
     expect_eq!(hypercalls() - before, 0, "hypercalls made");
     Ok(())
 }
-selftest!("refuse.writable_table", writable_table);
+selftest!("refuse.writable_table", writable_table, needs EVERYWHERE);
 
 /// Mapping a page table writable is refused as well, where its entry would go into a table that
 /// exists and where a new table is built around it; nothing is mapped and no frame is lost.
@@ -80,7 +80,7 @@ fn map_table(context: &mut Context) -> Outcome {
     }
     Ok(())
 }
-selftest!("refuse.map_table", map_table, &[], super::XEN_TABLES);
+selftest!("refuse.map_table", map_table, needs XEN_TABLES);
 
 /// An entry that would link a table of the wrong level, or a frame that is no table, is refused by
 /// the record; nothing changes in it and Xen is not asked.
@@ -117,7 +117,7 @@ fn wrong_table(context: &mut Context) -> Outcome {
     expect_eq!(hypercalls() - before, 0, "hypercalls made");
     Ok(())
 }
-selftest!("refuse.wrong_table", wrong_table);
+selftest!("refuse.wrong_table", wrong_table, needs EVERYWHERE);
 
 /// Ranges and rights that can be seen to be wrong.
 fn arguments(context: &mut Context) -> Outcome {
@@ -172,7 +172,7 @@ fn arguments(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("refuse.arguments", arguments, &[1]);
+selftest!("refuse.arguments", arguments, &[1], needs EVERYWHERE);
 
 /// Xen stops a list at the first request that it refuses. Of ten queued, the seventh maps a page
 /// table writable: six are applied, one refused, three not tried; the error names the entry, its
@@ -258,7 +258,7 @@ fn account(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("refuse.account", account, &[10], super::XEN_TABLES);
+selftest!("refuse.account", account, &[10], needs XEN_TABLES);
 
 /// A reserved slot of the root: Xen refuses, the error says why, and the record of the table that
 /// would have been linked is as it was.
@@ -286,12 +286,7 @@ fn reserved_slot(_: &mut Context) -> Outcome {
     expect_eq!(same, true, "the record of the table is as it was");
     Ok(())
 }
-selftest!(
-    "refuse.reserved_slot",
-    reserved_slot,
-    &[],
-    super::XEN_TABLES
-);
+selftest!("refuse.reserved_slot", reserved_slot, needs XEN_TABLES);
 
 /// A request made beneath the types, as raw bits: what Xen says, and whether the rule it broke is
 /// found from the errno.
@@ -320,7 +315,7 @@ fn large_page(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("refuse.large_page", large_page, &[1]);
+selftest!("refuse.large_page", large_page, &[1], needs EVERYWHERE);
 
 /// Mapping a page table writable as raw bits, at once and outside of any section: the same rule as
 /// in a list.
@@ -339,12 +334,7 @@ fn raw_writable_table(context: &mut Context) -> Outcome {
     );
     Ok(())
 }
-selftest!(
-    "refuse.raw_writable_table",
-    raw_writable_table,
-    &[],
-    super::XEN_TABLES
-);
+selftest!("refuse.raw_writable_table", raw_writable_table, needs XEN_TABLES);
 
 /// Cache attributes need a domain with I/O resources: dom0 has them, an ordinary domain is
 /// refused.
@@ -363,7 +353,7 @@ fn cache_bits(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("refuse.cache_bits", cache_bits, &[1], super::XEN_TABLES);
+selftest!("refuse.cache_bits", cache_bits, &[1], needs XEN_TABLES);
 
 /// Pins: of a frame that is mapped writable, and of one that is pinned already. The rule is the
 /// same; nothing is pinned afterwards that was not before.
@@ -398,7 +388,7 @@ fn pins(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("refuse.pins", pins, &[1], super::XEN_TABLES);
+selftest!("refuse.pins", pins, &[1], needs XEN_TABLES);
 
 /// An address that no table leads to has no entry.
 fn no_table(context: &mut Context) -> Outcome {
@@ -411,4 +401,4 @@ fn no_table(context: &mut Context) -> Outcome {
     );
     Ok(())
 }
-selftest!("refuse.no_table", no_table);
+selftest!("refuse.no_table", no_table, needs EVERYWHERE);

@@ -8,15 +8,17 @@ use hypercall::{LazyMmu, Pfn};
 use linker::Image;
 
 use super::{Context, Outcome, SELFTESTS, Test, Trouble, context, reason};
-use crate::boot::cmdline::Selection;
 use crate::console::print;
 use crate::heap;
 use crate::mm::Running;
 use crate::mm::frames::{Counts, STEP};
 use crate::mm::state::Kind;
 use crate::mm::{self, Current, MmError, Tables};
+use crate::monitor::commands::command;
+use crate::monitor::{Leave, Monitor};
+use crate::selection::Selection;
 use crate::trap::probe;
-use crate::{println, subarch};
+use crate::{capability, println};
 
 /// Tests that can be registered; more are an error.
 const MOST: usize = 256;
@@ -85,12 +87,12 @@ pub(crate) fn run(selection: Selection<'_>, privileged: bool) -> Summary {
     let mut tests: Vec<&'static Test, MOST> = Vec::new();
     let mut summary = Summary::default();
     for test in SELFTESTS {
-        if selection.includes(test.name) && tests.push(test).is_err() {
+        if selection.includes(test.item.name) && tests.push(test).is_err() {
             summary.note("selftest", Err(Trouble::error("too many self-tests")), "");
             return summary;
         }
     }
-    tests.sort_unstable_by_key(|test| (test.group(), test.place));
+    tests.sort_unstable_by_key(|test| (test.group(), test.file, test.line));
     if let Err(e) = mm::with(context::prepare) {
         summary.note("selftest", Err(Trouble::error(e)), "");
         return summary;
@@ -126,16 +128,34 @@ pub(crate) fn run(selection: Selection<'_>, privileged: bool) -> Summary {
     summary
 }
 
+/// Tests on demand.
+fn command(monitor: &mut Monitor, argument: &str) -> Option<Leave> {
+    let selection = match argument {
+        "" => Selection::All,
+        names => Selection::Named(names),
+    };
+    let summary = run(selection, monitor.privileged);
+    println!("{summary}");
+    let before = monitor.tested.unwrap_or_default();
+    monitor.tested = Some(before.and(summary));
+    None
+}
+command!(
+    "selftest",
+    "[NAMES]",
+    "run the self-tests, or those whose names start with one of NAMES (comma-separated)",
+    needs EVERYWHERE,
+    command
+);
+
 impl Summary {
     fn one(&mut self, test: &'static Test, pages: Option<u64>, privileged: bool) {
         match pages {
-            Some(pages) => announce(format_args!("{}.{pages}", test.name)),
-            None => announce(format_args!("{}", test.name)),
+            Some(pages) => announce(format_args!("{}.{pages}", test.item.name)),
+            None => announce(format_args!("{}", test.item.name)),
         }
-        let here = subarch::current();
-        if !test.on.subarches.contains(&here) {
-            let words = format_args!("not on {here}: {}", test.on.because);
-            return self.note(test.name, Err(Trouble::skip(words)), "");
+        if let Err(lacking) = capability::admits(&test.item) {
+            return self.note(test.item.name, Err(Trouble::skip(lacking)), "");
         }
         let mut context = Context::new(pages.unwrap_or(0), privileged);
         let before = mm::with(|tables| tables.frames().counts());
@@ -150,7 +170,7 @@ impl Summary {
             Ok(()) | Err(Trouble::Skip) if tidied.is_err() => tidied,
             other => other,
         };
-        self.note(test.name, outcome, context.remark());
+        self.note(test.item.name, outcome, context.remark());
     }
 
     fn audit(&mut self, group: &'static str) {

@@ -5,9 +5,9 @@ use hypercall::queue::Access;
 
 use super::context::{ABSENT_READ, Context, PAGE, READ_ONLY, SIZES, SPAN};
 use super::{Outcome, Trouble, expect_eq, expect_matches, selftest};
+use crate::capability::{self, HYPERCALLS};
 use crate::mm::layout::Fixed;
 use crate::mm::{self, Current, Flags, MmError, Pte, Value};
-use crate::subarch;
 use crate::trap::probe;
 use linker::Image;
 
@@ -59,7 +59,7 @@ fn set_ptes(context: &mut Context) -> Outcome {
     }
     Ok(())
 }
-selftest!("mm.set_ptes", set_ptes, SIZES);
+selftest!("mm.set_ptes", set_ptes, SIZES, needs EVERYWHERE);
 
 /// `ptep_get_and_clear` returns the entry with the A and D bits that the processor has set up to
 /// then: neither on a page nobody touched, A where it was read, both where it was written. Then the
@@ -97,7 +97,7 @@ fn get_and_clear(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("mm.get_and_clear", get_and_clear, SIZES);
+selftest!("mm.get_and_clear", get_and_clear, SIZES, needs EVERYWHERE);
 
 /// `ptep_set_wrprotect` takes the right to write and nothing else: D that the processor has set
 /// stays (Xen would lose it without PRESERVE_AD), also where the request waited in a lazy section
@@ -130,7 +130,7 @@ fn wrprotect(context: &mut Context) -> Outcome {
         context.expect_writes(va, pages, READ_ONLY, "after")
     })
 }
-selftest!("mm.wrprotect", wrprotect, SIZES);
+selftest!("mm.wrprotect", wrprotect, SIZES, needs EVERYWHERE);
 
 /// `ptep_test_and_clear_young` sees A as the processor sets it, and clears it so that it is set
 /// again by the next access: the translation must be flushed, or the processor would not look at
@@ -166,7 +166,7 @@ fn young(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("mm.young", young, SIZES);
+selftest!("mm.young", young, SIZES, needs EVERYWHERE);
 
 /// A single machine frame that is no memory of the domain's own can be looked at, as before there
 /// was a direct map: `shared_info`, a second time and read-only; where there is none, a page of the
@@ -174,7 +174,7 @@ selftest!("mm.young", young, SIZES);
 /// and in a lazy section it can be had by pausing.
 fn early(context: &mut Context) -> Outcome {
     let va = Fixed::Test.address();
-    let first = if subarch::current().capabilities().events {
+    let first = if capability::is_here(&HYPERCALLS) {
         Fixed::SharedInfo.address()
     } else {
         Image::current().rodata.start
@@ -224,4 +224,4 @@ fn early(context: &mut Context) -> Outcome {
     expect_eq!(probe::read(va), ABSENT_READ, "the place, at the end");
     Ok(())
 }
-selftest!("mm.early", early);
+selftest!("mm.early", early, needs EVERYWHERE);

@@ -81,7 +81,7 @@ fn separate(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("spaces.separate", separate, &[2]);
+selftest!("spaces.separate", separate, &[2], needs EVERYWHERE);
 
 /// User mode's root has the user half and nothing else: an entry made there is in both roots, and
 /// no entry of the kernel half is in it, so that user code cannot reach the kernel although both
@@ -112,7 +112,7 @@ fn roots(context: &mut Context) -> Outcome {
         })
     })
 }
-selftest!("spaces.roots", roots, &[1]);
+selftest!("spaces.roots", roots, &[1], needs EVERYWHERE);
 
 /// The kernel is the same everywhere: what is mapped in its half in one space is there in all
 /// others, and what is unmapped is gone.
@@ -143,7 +143,7 @@ fn kernel_half(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("spaces.kernel_half", kernel_half, &[1]);
+selftest!("spaces.kernel_half", kernel_half, &[1], needs EVERYWHERE);
 
 /// A switch in a lazy section takes the queue along: what was queued for the space that is left is
 /// in its tables afterwards, and the section goes on.
@@ -170,7 +170,7 @@ fn lazy_switch(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("spaces.lazy_switch", lazy_switch, &[1]);
+selftest!("spaces.lazy_switch", lazy_switch, &[1], needs EVERYWHERE);
 
 /// The current space cannot be destroyed; one that was cannot be destroyed again.
 fn refused(context: &mut Context) -> Outcome {
@@ -190,7 +190,7 @@ fn refused(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("spaces.refused", refused, &[1]);
+selftest!("spaces.refused", refused, &[1], needs EVERYWHERE);
 
 /// As many spaces as there can be, each with a page of its own; one more is an error; all are given
 /// back with their tables.
@@ -221,4 +221,4 @@ fn many(context: &mut Context) -> Outcome {
         Ok(())
     })
 }
-selftest!("spaces.many", many, &[MAX_SPACES as u64]);
+selftest!("spaces.many", many, &[MAX_SPACES as u64], needs EVERYWHERE);

@@ -1,9 +1,9 @@
-//! How many levels the page tables have, and why: said once at boot.
+//! How many levels the page tables have, and why: said at boot, in the layout and by the monitor.
 
 use core::fmt;
 
-use crate::mm::layout;
-use crate::mm::tables::Fold;
+use super::layout;
+use super::tables::Fold;
 use crate::subarch::Subarch;
 
 /// The choice with its reason.
@@ -16,6 +16,18 @@ pub struct Levels {
 }
 
 impl Levels {
+    /// Those of the running kernel.
+    #[cfg(target_os = "none")]
+    #[must_use]
+    pub fn current() -> Levels {
+        use crate::native::Cpu;
+        use crate::native::cpu::{Processor, has_la57};
+        match crate::subarch::current() {
+            Subarch::XenPv => Levels::explain(Subarch::XenPv, Fold::FourLevels, false),
+            native => Levels::explain(native, Processor.fold(), has_la57()),
+        }
+    }
+
     /// The reason for a choice that was made already: by Xen, or by the entry from what the
     /// processor has (`la57`) and from the command line.
     #[must_use]

@@ -1,0 +1,65 @@
+//! What the kernel does once it has booted: tests itself, serves the monitor, gives the verdict.
+//!
+//! Nothing here returns to what booted it, and nothing here uses it: what only the boot needed is
+//! given back first.
+
+use core::fmt;
+
+use heapless::String;
+
+use crate::boot::info::ConsoleInfo;
+use crate::capability::{OWN_TABLES, is_here};
+use crate::mm::levels::Levels;
+use crate::monitor::{Leave, Monitor};
+use crate::selection::Selection;
+use crate::{mm, power, selftest, verdict};
+
+/// What is left to do, and what the boot came to.
+pub(crate) struct Booted<'a> {
+    /// How the kernel was started, in words.
+    pub(crate) via: &'static str,
+    /// Whether Xen allows it more than others.
+    pub(crate) privileged: bool,
+    /// Its console.
+    pub(crate) console: ConsoleInfo,
+    /// Self-tests to run.
+    pub(crate) selftest: Selection<'a>,
+    /// Whether to read commands.
+    pub(crate) monitor: bool,
+    /// What the verdict is to say of what was done on the way; begins with a blank, if anything.
+    pub(crate) facts: String<128>,
+}
+
+/// Goes on to the end.
+pub(crate) fn run(booted: &Booted<'_>) -> ! {
+    let tested = match booted.selftest {
+        Selection::None => None,
+        selection => Some(selftest::run(selection, booted.privileged)),
+    };
+    let mut monitor = Monitor::new(booted.privileged, tested);
+    let leave = if booted.monitor {
+        monitor.run(booted.console)
+    } else {
+        Leave::Poweroff
+    };
+    let counts = mm::with(|tables| tables.frames().counts());
+    let facts = fmt::from_fn(|f| {
+        write!(f, "via=\"{}\" pages={}", booted.via, counts.total)?;
+        write!(f, " mapped={} free={}", counts.mapped, counts.free)?;
+        if is_here(&OWN_TABLES) {
+            write!(f, " levels={}", Levels::current().fold.top())?;
+        }
+        f.write_str(&booted.facts)?;
+        monitor
+            .tested
+            .map_or(Ok(()), |summary| write!(f, " {summary}"))
+    });
+    match monitor.tested {
+        Some(summary) if !summary.is_good() => verdict::fail(summary.reason()),
+        _ => verdict::pass(facts),
+    }
+    match leave {
+        Leave::Poweroff => power::off(),
+        Leave::Reboot => power::reboot(),
+    }
+}

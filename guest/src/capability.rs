@@ -1,0 +1,111 @@
+//! What the kernel can do on some ways of running and not on others, with the reason.
+//!
+//! Everything that registers itself in a linker table names one of these, and is used only where
+//! that is; what the running subarch lacks is said at boot. A module that knows a further one
+//! declares it in the same table.
+
+use linker::subarch::Subarches;
+use linker::tables::{Capability, Item};
+use linkme::distributed_slice;
+
+use crate::subarch::{self, Subarch};
+
+/// All of them, in no order.
+#[distributed_slice]
+pub(crate) static CAPABILITIES: [Capability];
+
+/// What needs nothing but the kernel itself.
+#[distributed_slice(CAPABILITIES)]
+pub(crate) static EVERYWHERE: Capability = Capability::everywhere("kernel");
+
+/// Xen between the kernel and its page tables, with types, pins and refusals.
+#[distributed_slice(CAPABILITIES)]
+pub(crate) static XEN_TABLES: Capability = Capability::only(
+    "tables that Xen checks",
+    Subarches::XEN_PV,
+    "no Xen looks at these page tables",
+);
+
+/// Page tables that the kernel writes by itself, with four levels or five.
+#[distributed_slice(CAPABILITIES)]
+pub(crate) static OWN_TABLES: Capability = Capability::only(
+    "tables of its own",
+    Subarches::XEN_PVH.union(Subarches::BARE),
+    "Xen owns the page tables, which have four levels",
+);
+
+/// Interrupts and exceptions that come to the kernel by vectors of its own.
+#[distributed_slice(CAPABILITIES)]
+pub(crate) static OWN_VECTORS: Capability = Capability::only(
+    "vectors of its own",
+    Subarches::XEN_PVH.union(Subarches::BARE),
+    "Xen takes what comes, and calls back",
+);
+
+/// A Xen that answers hypercalls.
+#[distributed_slice(CAPABILITIES)]
+pub(crate) static HYPERCALLS: Capability = Capability::only(
+    "hypercalls",
+    Subarches::XEN_PV.union(Subarches::XEN_PVH),
+    "there is no Xen to ask",
+);
+
+/// `shared_info` in the place of a frame that the kernel gave for it.
+#[distributed_slice(CAPABILITIES)]
+pub(crate) static SHARED_FRAME: Capability = Capability::only(
+    "a frame for shared_info",
+    Subarches::XEN_PVH,
+    "it takes no frame that Xen would exchange",
+);
+
+/// The devices of a PC.
+#[distributed_slice(CAPABILITIES)]
+pub(crate) static PC: Capability =
+    Capability::only("devices of a PC", Subarches::BARE, "Xen stands in for them");
+
+/// Whether the running subarch has it.
+#[inline]
+pub(crate) fn is_here(capability: &Capability) -> bool {
+    capability.is_on(subarch::current())
+}
+
+/// Whether what is registered has a meaning here; otherwise the reason.
+pub(crate) fn admits(item: &Item) -> Result<(), Lacking> {
+    let here = subarch::current();
+    if item.needs.is_on(here) {
+        return Ok(());
+    }
+    Err(Lacking {
+        here,
+        capability: item.needs,
+    })
+}
+
+/// A capability that the running subarch does not have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lacking {
+    here: Subarch,
+    capability: &'static Capability,
+}
+
+impl core::fmt::Display for Lacking {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "not on {}: {}", self.here, self.capability.because())
+    }
+}
+
+/// Calls `line` for each capability that the running subarch lacks, by name.
+pub(crate) fn lacking(mut line: impl FnMut(&'static Capability)) {
+    let mut last = "";
+    let next = |last: &str| {
+        let here = CAPABILITIES
+            .iter()
+            .filter(|capability| !is_here(capability));
+        let after = here.filter(|capability| capability.name() > last);
+        after.min_by_key(|capability| capability.name())
+    };
+    while let Some(capability) = next(last) {
+        line(capability);
+        last = capability.name();
+    }
+}
