@@ -20,7 +20,13 @@ const INIT: &[&str] = &[
 const PV: &[&str] = &["guest::trap::entry", "guest::event::entry"];
 
 /// What only a kernel with page tables of its own needs.
-const NATIVE: &[&str] = &["guest::native", "guest::trap::native"];
+const NATIVE: &[&str] = &[
+    "guest::native::call",
+    "guest::native::clock",
+    "guest::native::descriptors",
+    "guest::native::devices",
+    "guest::trap::native",
+];
 
 fn main() {
     println!("cargo::rerun-if-env-changed=DEP_KERNEL_IMAGE_SCRIPT");
@@ -36,9 +42,13 @@ fn main() {
         .fold(template, |script, (name, modules)| {
             expand(&script, name, modules)
         });
-    let out = std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");
-    let path = PathBuf::from(out).join("image.ld");
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let path = out.join("image.ld");
     std::fs::write(&path, script).expect("OUT_DIR can be written");
+    // Beside the image: `target/TARGET/PROFILE/build/guest-HASH/out` lies three below it.
+    let map = out.ancestors().nth(3).map(|dir| dir.join("guest.map"));
+    let map = map.expect("OUT_DIR lies below the profile's directory");
+    let map = format!("-Map={}", map.display());
     let path = path.display().to_string();
     for argument in [
         "--script",
@@ -48,6 +58,7 @@ fn main() {
         "--build-id=none",
         // The build follows references to see that nothing given back is used (`cargo xtask build`).
         "--emit-relocs",
+        &map,
     ] {
         println!("cargo::rustc-link-arg-bins={argument}");
     }
@@ -76,9 +87,12 @@ fn patterns(module: &str) -> Vec<String> {
             .collect()
     };
     let parts: Vec<_> = module.split("::").collect();
-    let whole = format!("*_{}*", mangled(&parts));
+    let path = mangled(&parts);
     match &parts[1..] {
-        [] => vec![whole],
-        inner => vec![whole, format!("*B?_{}*", mangled(inner))],
+        // A crate's name at the very end only says who made an instance of something generic.
+        [] => vec![format!("*_{path}[1-9]*")],
+        // A single name behind a reference could be any module's.
+        [_] => vec![format!("*_{path}*")],
+        inner => vec![format!("*_{path}*"), format!("*B?_{}*", mangled(inner))],
     }
 }

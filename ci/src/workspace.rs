@@ -68,7 +68,7 @@ impl Workspace {
     /// Builds the kernel and returns the image.
     pub(crate) fn build_kernel(&self) -> Result<PathBuf> {
         let built = self.build("guest")?;
-        image::fill_symbols(&built)?;
+        image::finish(&built)?;
         Ok(built)
     }
 

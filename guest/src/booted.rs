@@ -11,6 +11,7 @@ use crate::boot::info::ConsoleInfo;
 use crate::capability::{OWN_TABLES, is_here};
 use crate::mm::levels::Levels;
 use crate::monitor::{Leave, Monitor};
+use crate::passing::{self, Given, root};
 use crate::selection::Selection;
 use crate::{mm, power, selftest, verdict};
 
@@ -30,8 +31,18 @@ pub(crate) struct Booted<'a> {
     pub(crate) facts: String<128>,
 }
 
-/// Goes on to the end.
+/// Goes on to the end. Not part of its caller, whose code is given back.
+#[inline(never)]
 pub(crate) fn run(booted: &Booted<'_>) -> ! {
+    // SAFETY: the boot ended by calling this, which does not return.
+    match unsafe { passing::give_back() } {
+        Ok(Given { init, others }) => log::info!(
+            target: "mm",
+            "gave back {}K of the image that only booted, {}K for other ways of running",
+            init / 1024, others / 1024
+        ),
+        Err(e) => panic!("giving back parts of the image: {e}"),
+    }
     let tested = match booted.selftest {
         Selection::None => None,
         selection => Some(selftest::run(selection, booted.privileged)),
@@ -63,3 +74,8 @@ pub(crate) fn run(booted: &Booted<'_>) -> ! {
         Leave::Reboot => power::reboot(),
     }
 }
+root!(
+    "booted",
+    needs EVERYWHERE,
+    run as for<'a> fn(&Booted<'a>) -> ! as *const ()
+);

@@ -37,6 +37,8 @@ pub mod mm;
 pub mod monitor;
 pub mod native;
 #[cfg(target_os = "none")]
+mod passing;
+#[cfg(target_os = "none")]
 pub mod power;
 #[cfg(target_os = "none")]
 mod rulebook;

@@ -9,6 +9,7 @@ use hypercall::{Errno, Hypervisor, Op, Xen};
 
 use crate::native::cpu::Processor;
 use crate::native::{self, devices, interrupts, ports};
+use crate::passing::gate;
 use crate::subarch::{self, Subarch};
 
 /// Who answers, chosen by the way of running.
@@ -91,3 +92,8 @@ unsafe extern "C" fn without_pv(op: Op, a: u64, b: u64, c: u64, d: u64, e: u64) 
         _ => unsafe { hypercall::hvm::XenHvm::detect().call(op, args) },
     }
 }
+gate!(
+    "calls without PV",
+    needs OWN_TABLES,
+    without_pv as unsafe extern "C" fn(Op, u64, u64, u64, u64, u64) -> i64 as *const ()
+);

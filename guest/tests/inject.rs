@@ -146,6 +146,16 @@ const CASES: &[Case] = &[
         },
     },
     Case {
+        name: "release of code",
+        prepare: nothing,
+        act: |world, _| world.release(world.image.text.start, 90),
+    },
+    Case {
+        name: "release of variables",
+        prepare: nothing,
+        act: |world, _| world.release(world.image.data.start, 3),
+    },
+    Case {
         name: "growth of the direct map",
         prepare: nothing,
         act: |world, _| world.tables.populate_all(),

@@ -238,6 +238,7 @@ fn image() -> Image {
         data: at(0x140)..at(TABLES),
         stack_guard: at(0x150)..at(0x151),
         stack: at(0x151)..at(0x160),
+        passing: heapless::Vec::new(),
         hypercall_page: at(0x11f)..at(0x120),
     }
 }
@@ -309,6 +310,23 @@ fn the_early_tables_are_taken_over() {
         assert_eq!(cpu.translate(guard), None, "{fold:?}");
         // The window that the entry made is gone but for the image.
         assert_eq!(cpu.translate(layout::IMAGE.start + 0x10 * PAGE), None);
+    }
+}
+
+#[test]
+fn parts_of_the_image_become_memory() {
+    for fold in Fold::ALL {
+        let mut world = world(fold);
+        let start = image().text.start;
+        let before = world.1.frames().counts().free;
+        // SAFETY: nobody runs this image.
+        unsafe { world.1.release(start, 0x30) }.unwrap();
+        assert_eq!(world.1.frames().counts().free, before + 0x30, "{fold:?}");
+        assert_eq!(world.0.translate(start), None, "{fold:?}");
+        let alias = layout::DIRECT.start + (start - layout::IMAGE.start);
+        let entry = world.0.translate(alias).unwrap();
+        assert_eq!(entry & 2, 2, "{fold:?}");
+        clean(&mut world);
     }
 }
 

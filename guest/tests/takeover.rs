@@ -130,3 +130,40 @@ fn the_cost_does_not_depend_on_the_size() {
         "{small:?} {large:?}"
     );
 }
+
+#[test]
+fn parts_of_the_image_become_memory() {
+    for kind in KINDS {
+        let mut world = World::new(&small(kind, 16 * MIB));
+        let image = world.image.clone();
+        let parts = [
+            (image.text.start, 0x50),
+            (image.text.start + 0x60 * PAGE, 1),
+            (image.rodata.start + PAGE, 2),
+            (image.stack.end - 2 * PAGE, 2),
+            (image.data.start, 3),
+        ];
+        for (va, pages) in parts {
+            let before = world.tables.frames().counts().free;
+            world.release(va, pages).unwrap();
+            assert_eq!(world.tables.frames().counts().free, before + pages);
+            for page in 0..pages {
+                assert_eq!(world.mapped(va + page * PAGE), None, "{va:#x}");
+            }
+            expect::clean(&world);
+            // A second time there is nothing to do.
+            world.release(va, pages).unwrap();
+            assert_eq!(world.tables.frames().counts().free, before + pages);
+        }
+        // What lies between is as it was.
+        assert!(world.mapped(image.text.start + 0x50 * PAGE).is_some());
+        assert!(world.mapped(image.rodata.start).is_some());
+        // All of it can be used like any memory.
+        let free = world.tables.frames().counts().free as usize;
+        let frames = world.named_frames(free - 8);
+        assert_eq!(frames.len(), free - 8);
+        expect::sound(&world);
+        let outside = world.release(layout::DIRECT.start, 1);
+        assert!(outside.is_err(), "only the image can be released");
+    }
+}

@@ -15,8 +15,10 @@ use crate::boot::cmdline::Options;
 use crate::init::{InitError, initcall};
 use crate::xen::XEN;
 
+use crate::passing::root;
+
 global_asm!(
-    ".pushsection .text.trap, \"ax\", @progbits",
+    ".pushsection .text.pv_entry, \"ax\", @progbits",
     ".balign 16",
     "event_entry:",
     "    pop rcx",
@@ -63,6 +65,8 @@ unsafe extern "C" {
 extern "C" fn handle() {
     super::upcall();
 }
+
+root!("events", needs XEN_TABLES, (&raw const event_entry).cast());
 
 /// Gives Xen the stub.
 fn install(_: &Options<'_>) -> Result<(), InitError> {

@@ -100,10 +100,7 @@ fn parts(image: &Image, mut each: impl FnMut(core::ops::Range<u64>, &'static str
     } = image;
     each(text.clone(), "kernel code");
     each(rodata.clone(), "kernel constants, notes and linker tables");
-    each(
-        data.start..image.stack_guard.start,
-        "kernel variables, initialised",
-    );
+    each(data.start..image.stack_guard.start, "kernel variables");
     each(stack.clone(), "boot stack, above its guard page");
     each(stack.end..data.end, "kernel variables");
 }

@@ -29,6 +29,7 @@ mod ops;
 #[cfg(target_os = "none")]
 pub mod pv;
 mod record;
+mod release;
 #[cfg(target_os = "none")]
 pub mod running;
 pub mod spaces;

@@ -11,6 +11,9 @@
 //!      ▲   ◀───────         ◀─────────────   │ ▲  ◀──────
 //!      │     free              unseal        │ │  unlink      pin and unpin at any count
 //!   (in the direct map RW)    (in the direct map read-only)
+//!
+//!    a part of the image ─────────▶ Owned
+//!                         release
 //! ```
 //!
 //! A frame in use can also be given to Xen for a page of its own (`share`), which is for good.
@@ -77,6 +80,8 @@ pub enum Step {
     Pin(u8),
     /// Unpinned.
     Unpin,
+    /// A part of the image that is not needed any more becomes memory to hand out.
+    Release,
 }
 
 /// A step that is not allowed.
@@ -150,6 +155,9 @@ impl State {
                 pinned: false,
                 ..self
             }),
+            Step::Release if matches!(self.kind, Kind::ImageConst | Kind::ImageData) => {
+                Some(State::of(Kind::Owned))
+            }
             _ => None,
         };
         next.ok_or(Illegal { state: self, step })
@@ -187,6 +195,7 @@ impl fmt::Display for Step {
             Step::Unlink => f.write_str("drop a reference to it"),
             Step::Pin(level) => write!(f, "pin it as an L{level} table"),
             Step::Unpin => f.write_str("unpin it"),
+            Step::Release => f.write_str("take it out of the image"),
         }
     }
 }
@@ -253,8 +262,28 @@ mod tests {
             (&[Alloc, Seal(1), Share], "a table is not shared"),
             (&[Alloc, Share, Free], "a shared frame does not come back"),
             (&[Alloc, Alloc], "handed out twice"),
+            (&[Alloc, Release], "not a part of the image"),
         ] {
             assert!(walk(steps).is_err(), "{why}");
+        }
+    }
+
+    #[test]
+    fn the_image_becomes_memory_once_and_nothing_else_does() {
+        for kind in [Kind::ImageConst, Kind::ImageData] {
+            let owned = State::of(kind).after(Step::Release).unwrap();
+            assert_eq!(owned, State::of(Kind::Owned));
+            assert!(owned.after(Step::Release).is_err());
+            assert!(State::of(kind).after(Step::Free).is_err());
+        }
+        for kind in [
+            Kind::Free,
+            Kind::P2m,
+            Kind::Shared,
+            Kind::Module,
+            Kind::Hole,
+        ] {
+            assert!(State::of(kind).after(Step::Release).is_err(), "{kind:?}");
         }
     }
 

@@ -10,6 +10,7 @@ use hypercall::hvm::xen_leaves;
 use x86_64::instructions::port::Port;
 
 use super::timer::HZ;
+use crate::passing::gate;
 use crate::time::tsc;
 
 /// Ticks a millisecond; 0 while unknown.
@@ -18,12 +19,15 @@ static KHZ: AtomicU64 = AtomicU64::new(0);
 static START: AtomicU64 = AtomicU64::new(0);
 
 /// Nanoseconds since the kernel started; `None` if nobody knows how fast the counter runs.
+#[inline(never)]
 pub(crate) fn monotonic() -> Option<u64> {
     let khz = KHZ.load(Ordering::Relaxed);
     let ticks = tsc().saturating_sub(START.load(Ordering::Relaxed));
     let nanoseconds = u128::from(ticks) * 1_000_000 / u128::from((khz != 0).then_some(khz)?);
     Some(nanoseconds as u64)
 }
+
+gate!("the processor's clock", needs OWN_TABLES, monotonic as fn() -> Option<u64> as *const ());
 
 /// Finds out.
 pub(crate) fn init() {

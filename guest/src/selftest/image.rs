@@ -5,7 +5,9 @@ use linker::{Image, VIRT_BASE};
 
 use super::context::{ABSENT_READ, Context, NO_EXECUTE, PAGE, READ_ONLY};
 use super::{Outcome, Trouble, expect_eq, expect_matches, selftest};
+use crate::mm::state::Kind;
 use crate::mm::{self, Flags, MmError, Value, layout};
+use crate::passing;
 use crate::trap::probe::{self, Fault};
 
 /// An x86 `ret`.
@@ -38,7 +40,7 @@ fn rewrite(va: u64) -> Result<(), Fault> {
 /// cannot be executed either.
 fn text(_: &mut Context) -> Outcome {
     let image = Image::current();
-    for va in [image.text.start, code() & !7, image.text.end - 8] {
+    for va in [code() & !7, image.hypercall_page.start, image.text.end - 8] {
         expect_eq!(rewrite(va), READ_ONLY, "write to code at {va:#x}");
         let alias = alias(va);
         expect_eq!(
@@ -63,7 +65,7 @@ selftest!("image.text", text, needs EVERYWHERE);
 fn rodata(_: &mut Context) -> Outcome {
     let image = Image::current();
     let constant = (&raw const CONSTANT).addr() as u64;
-    for va in [image.rodata.start, constant & !7, image.rodata.end - 8] {
+    for va in [constant & !7, image.rodata.end - 8] {
         expect_eq!(rewrite(va), READ_ONLY, "write to a constant at {va:#x}");
         expect_eq!(rewrite(alias(va)), READ_ONLY, "the same through its alias");
     }
@@ -128,17 +130,47 @@ fn p2m(_: &mut Context) -> Outcome {
 }
 selftest!("image.p2m", p2m, needs XEN_TABLES);
 
+/// What the running kernel does not need of the image is not there any more: nothing is mapped where
+/// it was linked, and its frames are memory like other memory.
+fn given_back(context: &mut Context) -> Outcome {
+    let image = Image::current();
+    let mut bytes = 0;
+    for part in passing::parts(&image).filter(|part| !part.range.is_empty()) {
+        bytes += part.range.end - part.range.start;
+        for va in [part.range.start, part.range.end - 8] {
+            let found = probe::read(va);
+            expect_eq!(found, ABSENT_READ, "read at {va:#x}, which was given back");
+            let pfn = hypercall::Pfn::truncate((va - VIRT_BASE) / PAGE);
+            let (state, _) = mm::with(|tables| tables.frames().states(tables.machine(), pfn))
+                .map_err(MmError::from)?;
+            let usual = matches!(state.kind, Kind::Free | Kind::Owned | Kind::Table);
+            expect_eq!(
+                usual,
+                true,
+                "the frame {pfn:?} is {state}; its being usual memory"
+            );
+        }
+    }
+    context.note(format_args!("({}K)", bytes / 1024));
+    Ok(())
+}
+selftest!("image.given_back", given_back, needs EVERYWHERE);
+
 /// Nobody can have a page of the image writable and executable, or make code or constants writable;
 /// asking is an error and changes nothing. Another mapping of code is no way round it.
 fn rights(context: &mut Context) -> Outcome {
     let image = Image::current();
+    let (code, constant) = (
+        code() & !(PAGE - 1),
+        (&raw const CONSTANT).addr() as u64 & !(PAGE - 1),
+    );
     let give = |va, add, remove| {
         // SAFETY: refused; it would only add rights.
         mm::with(|tables| unsafe { tables.protect(va, 1, add, remove) }.map(|_| ()))
     };
     let none = Flags::empty();
     expect_matches!(
-        give(image.text.start, Flags::WRITABLE, none),
+        give(code, Flags::WRITABLE, none),
         Err(MmError::WriteAndExecute { .. } | MmError::MustStayReadOnly { .. }),
         "writable code"
     );
@@ -147,7 +179,7 @@ fn rights(context: &mut Context) -> Outcome {
         Err(MmError::WriteAndExecute { .. }),
         "executable variables"
     );
-    for va in [image.rodata.start, alias(image.text.start)] {
+    for va in [constant, alias(code)] {
         expect_matches!(
             give(va, Flags::WRITABLE, none),
             Err(MmError::MustStayReadOnly { .. }),
@@ -156,7 +188,7 @@ fn rights(context: &mut Context) -> Outcome {
     }
     let va = context.area(0);
     mm::with(|tables| {
-        let pfn = hypercall::Pfn::truncate((image.text.start - VIRT_BASE) / PAGE);
+        let pfn = hypercall::Pfn::truncate((code - VIRT_BASE) / PAGE);
         tables.ensure_pte_table(va)?;
         // SAFETY: code is only read there.
         unsafe { tables.set_ptes(va, Value::new(pfn, Flags::CONST), 1) }?.commit(tables)
@@ -166,11 +198,7 @@ fn rights(context: &mut Context) -> Outcome {
         Err(MmError::MustStayReadOnly { .. }),
         "another mapping of code, writable"
     );
-    expect_eq!(
-        rewrite(image.text.start),
-        READ_ONLY,
-        "write to code afterwards"
-    );
+    expect_eq!(rewrite(code), READ_ONLY, "write to code afterwards");
     Ok(())
 }
 selftest!("image.rights", rights, needs EVERYWHERE);

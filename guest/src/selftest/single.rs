@@ -177,7 +177,7 @@ fn early(context: &mut Context) -> Outcome {
     let first = if capability::is_here(&HYPERCALLS) {
         Fixed::SharedInfo.address()
     } else {
-        Image::current().rodata.start
+        Image::current().rodata.end - PAGE
     };
     let mfn = mm::with(|tables| tables.ptep_get(first))?.mfn();
     let mfn = mfn.ok_or_else(|| Trouble::error("the page is not mapped"))?;

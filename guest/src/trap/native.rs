@@ -15,12 +15,13 @@ use super::frame::Frame;
 use super::saved::call_with_frame;
 use crate::native::descriptors::DOUBLE_FAULT_STACK;
 use crate::native::interrupts;
+use crate::passing::root;
 
 /// Vectors that have a stub: up to the last interrupt.
 const VECTORS: usize = interrupts::EVENT as usize + 1;
 
 global_asm!(
-    ".pushsection .text.trap, \"ax\", @progbits",
+    ".pushsection .text.native_entry, \"ax\", @progbits",
     ".balign 16",
     "native_trap_stubs:",
     ".set native_vector, 0",
@@ -48,6 +49,8 @@ global_asm!(
 unsafe extern "C" {
     static native_trap_stubs: [[u8; 16]; VECTORS];
 }
+
+root!("traps", needs OWN_TABLES, (&raw const native_trap_stubs).cast());
 
 extern "C" fn handle(frame: &mut Frame) {
     frame.note_interrupt_flag();

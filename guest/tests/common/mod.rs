@@ -150,6 +150,7 @@ pub(crate) fn image(layout: &Layout) -> Image {
         rodata,
         stack_guard: guard..guard + PAGE,
         stack: guard + PAGE..end,
+        passing: heapless::Vec::new(),
     }
 }
 
@@ -282,6 +283,11 @@ impl World {
     pub(crate) fn move_pages(&mut self, from: u64, to: u64, pages: u64) -> Result<(), MmError> {
         // SAFETY: as in `map`.
         unsafe { self.tables.move_pages(from, to, pages) }?.commit(&mut self.tables)
+    }
+
+    pub(crate) fn release(&mut self, va: u64, pages: u64) -> Result<(), MmError> {
+        // SAFETY: nobody runs the model's image.
+        unsafe { self.tables.release(va, pages) }
     }
 
     pub(crate) fn set_ptes(

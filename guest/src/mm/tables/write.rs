@@ -267,7 +267,7 @@ impl<M: Machine> Tables<M> {
             .old(old.bits())
             .va(page)
             .tag(tag);
-        if step == Step::Unseal {
+        if matches!(step, Step::Unseal | Step::Release) {
             // A translation cached as read-only would make the next owner's first write fault.
             // SAFETY: rights only grow, for a frame that nothing refers to.
             let result = unsafe { self.mmu.set_and_flush(update, TLB_SCOPE, page) };
@@ -293,5 +293,12 @@ impl<M: Machine> Tables<M> {
     pub(in crate::mm) fn unseal(&mut self, pfn: Pfn) -> Result<Frame, MmError> {
         self.set_window(pfn, Flags::DATA, Step::Unseal)?;
         Ok(Frame::from_pfn(pfn))
+    }
+
+    /// Makes a page of the image writable in the window, where nothing else maps it any more. It may
+    /// be freed after the flush.
+    #[track_caller]
+    pub(in crate::mm) fn take_from_image(&mut self, pfn: Pfn) -> Result<(), MmError> {
+        self.set_window(pfn, Flags::DATA, Step::Release)
     }
 }

@@ -1,38 +1,26 @@
-//! The kernel image after linking: function names go into the section it reserves for them, so
-//! that the kernel's backtraces read without a debugger.
+//! Function names go into the section that the image reserves for them, so that the kernel's
+//! backtraces read without a debugger.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 
 use linker::symbols::MAGIC;
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 
-use crate::exit::{Failure, Result};
+use super::replace;
+use crate::exit::Result;
 use crate::ui;
 
-/// Fills the symbol section of the image at `path`.
-pub(crate) fn fill_symbols(path: &Path) -> Result<()> {
-    let mut bytes = std::fs::read(path).map_err(Failure::file("read", path))?;
-    let broken = |error: object::Error| {
-        Failure::Guest(format!(
-            "{} is not the ELF file it should be: {error}",
-            path.display()
-        ))
+/// Fills the symbol section of the image at `path`, which has been read already.
+pub(super) fn fill(path: &Path, mut bytes: Vec<u8>, file: &object::File<'_>) -> Result<()> {
+    let Some((offset, size)) = file
+        .section_by_name(".symbols")
+        .and_then(|section| section.file_range())
+    else {
+        return Ok(());
     };
-    let (place, table) = {
-        let file = object::File::parse(bytes.as_slice()).map_err(broken)?;
-        let Some(section) = file.section_by_name(".symbols") else {
-            return Ok(());
-        };
-        let Some((offset, size)) = section.file_range() else {
-            return Ok(());
-        };
-        (
-            offset as usize..(offset + size) as usize,
-            table(&functions(&file)),
-        )
-    };
+    let place = offset as usize..(offset + size) as usize;
+    let table = table(&functions(file));
     if table.len() > place.len() {
         ui::say(format!(
             "backtraces will lack names: they need {} bytes and the image reserves {}; raise \
@@ -83,21 +71,6 @@ fn table(functions: &BTreeMap<u32, String>) -> Vec<u8> {
     index
 }
 
-/// Puts a new file in the place of one that another run may be reading.
-fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let failed = || Failure::file("write", path);
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed())?;
-    file.write_all(bytes).map_err(failed())?;
-    let permissions = std::fs::metadata(path).map_err(failed())?.permissions();
-    file.as_file()
-        .set_permissions(permissions)
-        .map_err(failed())?;
-    file.persist(path)
-        .map_err(|error| failed()(error.error))
-        .map(drop)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,11 +92,5 @@ mod tests {
         assert_eq!(find(0x1000), Some(("guest::start", 0)));
         assert_eq!(find(0x1045), Some(("guest::run::<u8>", 5)));
         assert_eq!(find(0x2001), Some((&long[..255], 1)));
-    }
-
-    #[test]
-    fn a_file_that_is_no_image_is_refused() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        assert_eq!(fill_symbols(file.path()).unwrap_err().status(), 1);
     }
 }
