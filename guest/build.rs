@@ -17,7 +17,11 @@ const INIT: &[&str] = &[
 ];
 
 /// What only a PV guest needs.
-const PV: &[&str] = &["guest::trap::entry", "guest::event::entry"];
+const PV: &[&str] = &[
+    "guest::event::entry",
+    "guest::selftest::refused_by_xen",
+    "guest::trap::entry",
+];
 
 /// What only a kernel with page tables of its own needs.
 const NATIVE: &[&str] = &[

@@ -107,10 +107,18 @@ pub(crate) enum Command {
     Fuzz(FuzzArgs),
     /// Fetch everything needed to boot and test
     Setup(SetupArgs),
-    /// Build the kernel
-    Build,
+    /// Build the kernel, checking what only the linked image shows
+    Build(BuildArgs),
     /// Delete logs of past runs, or with --cache everything fetched
     Clean(CleanArgs),
+}
+
+/// `build`.
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// Print what modules registered in the image, and what of it is given back after boot
+    #[arg(long)]
+    pub(crate) show: bool,
 }
 
 /// `boot`.

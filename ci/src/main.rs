@@ -43,10 +43,13 @@ fn run(command: &Command) -> Result<()> {
     match command {
         Command::Boot(arguments) => boot::boot(arguments),
         Command::Setup(arguments) => boot::setup(arguments),
-        Command::Build => {
+        Command::Build(arguments) => {
             let image = Workspace::find()?.build_kernel()?;
             println!("{}", image.display());
-            Ok(())
+            match arguments.show {
+                true => image::show(&image),
+                false => Ok(()),
+            }
         }
         Command::Rules(arguments) => rules::rules(arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(arguments),

@@ -7,14 +7,15 @@
 
 mod map;
 mod references;
+mod report;
 mod symbols;
-mod tables;
+pub(crate) mod tables;
 
 use std::io::Write;
 use std::path::Path;
 
 use linker::read::Memory;
-use object::{Object, ObjectSection, ObjectSegment};
+use object::{Object, ObjectSection, ObjectSegment, elf};
 
 use crate::exit::{Failure, Result};
 use tables::Tables;
@@ -23,26 +24,82 @@ use tables::Tables;
 pub(crate) fn finish(path: &Path) -> Result<()> {
     let bytes = std::fs::read(path).map_err(Failure::file("read", path))?;
     let wrong = |what: String| Failure::Guest(format!("{}: {what}", path.display()));
-    let file = object::File::parse(bytes.as_slice())
-        .map_err(|error| wrong(format!("not the ELF file it should be: {error}")))?;
-    let tables = Tables::read(&file).map_err(wrong)?;
+    let file = parse(&bytes).map_err(wrong)?;
+    // Cargo puts the linker's file back only when something has changed.
+    if symbols::are_filled(&file) {
+        return Ok(());
+    }
+    let tables = Tables::read(&file, &bytes).map_err(wrong)?;
     tables.check().map_err(wrong)?;
     let map = path.with_extension("map");
     let text = std::fs::read_to_string(&map).map_err(Failure::file("read", &map))?;
     references::check(&file, &map::parse(&text), &tables).map_err(wrong)?;
-    symbols::fill(path, bytes.clone(), &file)
+    let mut finished = bytes.clone();
+    symbols::fill(&mut finished, &file);
+    let finished = without_relocations(&finished)
+        .map_err(|error| wrong(format!("cannot be written anew: {error}")))?;
+    replace(path, &finished)
 }
 
-/// What an image has in memory, as far as the file says.
-struct Loaded<'a>(&'a object::File<'a>);
+/// Prints what is in the image at `path`.
+pub(crate) fn show(path: &Path) -> Result<()> {
+    let bytes = std::fs::read(path).map_err(Failure::file("read", path))?;
+    let wrong = |what: String| Failure::Guest(format!("{}: {what}", path.display()));
+    let file = parse(&bytes).map_err(wrong)?;
+    let tables = Tables::read(&file, &bytes).map_err(wrong)?;
+    print!("{}", report::Report::new(&file, &tables));
+    Ok(())
+}
+
+/// Reads the file.
+pub(crate) fn parse(bytes: &[u8]) -> std::result::Result<object::File<'_>, String> {
+    object::File::parse(bytes).map_err(|error| format!("not the ELF file it should be: {error}"))
+}
+
+/// The image without the relocations, which only the checks need and which are half of the file.
+fn without_relocations(bytes: &[u8]) -> object::build::Result<Vec<u8>> {
+    let mut builder = object::build::elf::Builder::read(bytes)?;
+    for section in &mut builder.sections {
+        section.delete |= section.sh_type == elf::SHT_RELA;
+    }
+    let mut out = Vec::new();
+    builder.write(&mut out)?;
+    Ok(out)
+}
+
+/// What an image has in memory, as far as the file says. The bytes may be others than those that
+/// were parsed.
+pub(crate) struct Loaded<'a> {
+    bytes: &'a [u8],
+    /// Addresses of each segment, and where in the file it begins.
+    segments: Vec<(core::ops::Range<u64>, u64)>,
+}
+
+impl<'a> Loaded<'a> {
+    pub(crate) fn new(file: &object::File<'_>, bytes: &'a [u8]) -> Self {
+        let segment = |segment: object::Segment<'_, '_>| {
+            let (offset, size) = segment.file_range();
+            (segment.address()..segment.address() + size, offset)
+        };
+        Loaded {
+            bytes,
+            segments: file.segments().map(segment).collect(),
+        }
+    }
+
+    /// Where in the file the byte at an address is.
+    pub(crate) fn offset(&self, address: u64) -> Option<usize> {
+        let inside = |(range, _): &&(core::ops::Range<u64>, u64)| range.contains(&address);
+        let (range, offset) = self.segments.iter().find(inside)?;
+        Some((address - range.start + offset) as usize)
+    }
+}
 
 impl Memory for Loaded<'_> {
     fn bytes(&self, address: u64, length: usize) -> Option<&[u8]> {
-        let length = length as u64;
-        self.0.segments().find_map(|segment| {
-            let data = segment.data_range(address, length);
-            data.ok().flatten()
-        })
+        let start = self.offset(address)?;
+        self.offset(address + length as u64 - 1)?;
+        self.bytes.get(start..start + length)
     }
 }
 

@@ -16,7 +16,7 @@ use super::map::Piece;
 use super::tables::Tables;
 
 /// What lies in a section is given back where its group is not needed.
-fn group(section: &str) -> Option<Group> {
+pub(super) fn group(section: &str) -> Option<Group> {
     let group = section
         .strip_prefix('.')
         .and_then(|name| name.split_once('.'));
@@ -190,4 +190,116 @@ fn describe(graph: &Graph, way: &[usize], subarch: Subarch) -> String {
     }
     text + "\nkeep the last one (guest/build.rs names what is given back), or declare a gate \
             (guest/src/passing.rs) where a caller asks how the kernel runs"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use linker::read::{CapabilityRead, ItemRead};
+    use linker::subarch::Subarches;
+
+    fn piece(start: u64, section: &str, name: &str) -> Piece {
+        Piece {
+            at: start..start + 0x10,
+            section: section.into(),
+            name: name.into(),
+        }
+    }
+
+    /// root → kept → gate → native, and boot, which nobody refers to yet.
+    fn graph() -> Graph {
+        let mut graph = Graph::new(&[
+            piece(0x100, ".init.text", "boot"),
+            piece(0x200, ".native.text", "native"),
+            piece(0x300, ".text", "root"),
+            piece(0x310, ".text", "kept"),
+            piece(0x320, ".text", "gate"),
+            piece(0x400, ".rodata", "table"),
+        ]);
+        graph.refer(0x304, 0x310, false);
+        graph.refer(0x314, 0x320, false);
+        graph.refer(0x324, 0x200, false);
+        graph
+    }
+
+    fn place(name: &str, at: u64, subarches: Subarches) -> ItemRead {
+        ItemRead {
+            address: 0,
+            name: name.into(),
+            needs: CapabilityRead {
+                name: "x".into(),
+                because: String::new(),
+                subarches,
+            },
+            run: at,
+        }
+    }
+
+    fn tables() -> Tables {
+        Tables {
+            roots: vec![place("root", 0x300, Subarches::all())],
+            gates: vec![place(
+                "gate",
+                0x320,
+                Subarches::XEN_PVH.union(Subarches::BARE),
+            )],
+            ..Tables::default()
+        }
+    }
+
+    #[test]
+    fn what_is_used_behind_a_gate_is_not_used_elsewhere() {
+        assert_eq!(judge(&graph(), &tables()), Ok(()));
+    }
+
+    #[test]
+    fn without_the_gate_the_way_is_told() {
+        let mut tables = tables();
+        tables.gates.clear();
+        let error = judge(&graph(), &tables).unwrap_err();
+        let way: Vec<_> = error
+            .lines()
+            .filter_map(|line| line.trim().split_once(" (."))
+            .map(|(name, _)| name)
+            .collect();
+        assert!(error.starts_with("on xen-pv,"), "{error}");
+        assert_eq!(way, ["root", "kept", "gate", "native"]);
+    }
+
+    #[test]
+    fn boot_code_is_used_nowhere_not_even_by_a_constant() {
+        let mut graph = graph();
+        graph.refer(0x400, 0x100, false);
+        assert_eq!(judge(&graph, &tables()), Ok(()), "nobody uses the constant");
+        graph.refer(0x318, 0x400, false);
+        let error = judge(&graph, &tables()).unwrap_err();
+        assert!(error.contains("table"), "{error}");
+    }
+
+    #[test]
+    fn a_self_test_is_followed_where_it_runs() {
+        let mut graph = graph();
+        graph.pieces[0].section = ".pv.text".into();
+        let mut tables = tables();
+        tables.self_tests = vec![place("test", 0x104, Subarches::XEN_PV)];
+        assert_eq!(judge(&graph, &tables), Ok(()));
+        tables.self_tests = vec![place("test", 0x104, Subarches::all())];
+        let error = judge(&graph, &tables).unwrap_err();
+        assert!(error.starts_with("on xen-pvh,"), "{error}");
+        tables.self_tests = vec![place("test", 0x999, Subarches::all())];
+        assert!(judge(&graph, &tables).unwrap_err().contains("no code"));
+    }
+
+    #[test]
+    fn a_vague_reference_may_be_to_what_lies_behind() {
+        let mut graph = Graph::new(&[
+            piece(0x100, ".text", "a"),
+            piece(0x110, ".text", "b"),
+            piece(0x120, ".init.text", "c"),
+        ]);
+        graph.refer(0x100, 0x11d, true);
+        assert_eq!(graph.refers[0], [1, 2]);
+        graph.refer(0x110, 0x100, true);
+        assert_eq!(graph.refers[1], [0, 0]);
+    }
 }

@@ -2,36 +2,37 @@
 //! backtraces read without a debugger.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use linker::symbols::MAGIC;
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 
-use super::replace;
-use crate::exit::Result;
 use crate::ui;
 
-/// Fills the symbol section of the image at `path`, which has been read already.
-pub(super) fn fill(path: &Path, mut bytes: Vec<u8>, file: &object::File<'_>) -> Result<()> {
+/// Whether that was done already.
+pub(super) fn are_filled(file: &object::File<'_>) -> bool {
+    let section = file.section_by_name(".symbols");
+    section.is_some_and(|section| section.data().is_ok_and(|data| data.starts_with(&MAGIC)))
+}
+
+/// Fills the symbol section of an image, whose bytes these are.
+pub(super) fn fill(bytes: &mut [u8], file: &object::File<'_>) {
     let Some((offset, size)) = file
         .section_by_name(".symbols")
         .and_then(|section| section.file_range())
     else {
-        return Ok(());
+        return;
     };
-    let place = offset as usize..(offset + size) as usize;
+    let place = &mut bytes[offset as usize..][..size as usize];
     let table = table(&functions(file));
-    if table.len() > place.len() {
-        ui::say(format!(
+    match place.get_mut(..table.len()) {
+        Some(place) => place.copy_from_slice(&table),
+        None => ui::say(format!(
             "backtraces will lack names: they need {} bytes and the image reserves {}; raise \
              CAPACITY in linker/src/symbols.rs",
             table.len(),
             place.len()
-        ));
-        return Ok(());
+        )),
     }
-    bytes[place][..table.len()].copy_from_slice(&table);
-    replace(path, &bytes)
 }
 
 /// Functions by offset from the image's base, names demangled.

@@ -24,9 +24,9 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    /// Reads those of an image.
-    pub(crate) fn read(file: &object::File<'_>) -> Result<Self, String> {
-        let memory = Loaded(file);
+    /// Reads those of an image from its bytes.
+    pub(crate) fn read(file: &object::File<'_>, bytes: &[u8]) -> Result<Self, String> {
+        let memory = Loaded::new(file, bytes);
         let table = |name: &str| {
             let section = format!("linkme_{name}");
             let range = range(file, &section).ok_or(format!("no section {section}"))?;

@@ -6,6 +6,7 @@ mod notes;
 mod regression;
 mod rules;
 mod smoke;
+mod tables;
 mod typed;
 
 use std::path::PathBuf;
@@ -30,7 +31,7 @@ pub(crate) enum Group {
     Unit,
     /// Documentation builds without warnings
     Docs,
-    /// ELF notes and segments of the built image
+    /// ELF notes, segments and linker tables of the built image
     Notes,
     /// Structure layouts against Xen's own headers
     Abi,
@@ -206,7 +207,7 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
             Group::Clippy => checks::clippy(&mut suite),
             Group::Unit => checks::unit(&mut suite),
             Group::Docs => checks::docs(&mut suite),
-            Group::Notes => notes::run(&mut suite),
+            Group::Notes => notes::run(&mut suite).and_then(|()| tables::run(&mut suite)),
             Group::Abi => checks::abi(&mut suite),
             Group::Bench => regression::run(&mut suite),
             Group::Rules => rules::run(&mut suite),

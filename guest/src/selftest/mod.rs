@@ -28,6 +28,7 @@ mod oom;
 mod pages;
 mod pile;
 mod refuse;
+mod refused_by_xen;
 mod runner;
 mod single;
 mod spaces;

@@ -1,0 +1,81 @@
+//! What is in an image, for people: what modules registered, in which order init calls are made,
+//! what is given back after boot.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use linker::Group;
+use linker::subarch::Subarch;
+use object::{Object, ObjectSection, SectionKind};
+
+use super::references::group;
+use super::tables::Tables;
+
+/// The groups of what is given back, as they are called.
+const GROUPS: [(Group, &str); 3] = [
+    (Group::Init, "only booting"),
+    (Group::Pv, "only as PV"),
+    (Group::Native, "only with page tables of its own"),
+];
+
+/// A report of an image.
+pub(super) struct Report<'a> {
+    tables: &'a Tables,
+    /// Bytes by group and kind.
+    sizes: BTreeMap<(&'static str, &'static str), u64>,
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(file: &object::File<'_>, tables: &'a Tables) -> Self {
+        let mut sizes = BTreeMap::new();
+        for section in file.sections().filter(|section| section.address() != 0) {
+            let Some(group) = section.name().ok().and_then(group) else {
+                continue;
+            };
+            let name = GROUPS.iter().find(|(known, _)| *known == group);
+            let kind = match section.kind() {
+                SectionKind::Text => "code",
+                SectionKind::UninitializedData => "variables",
+                _ => "constants",
+            };
+            if let Some((_, name)) = name {
+                *sizes.entry((*name, kind)).or_insert(0) += section.size();
+            }
+        }
+        Report { tables, sizes }
+    }
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "capabilities:")?;
+        for capability in &self.tables.capabilities {
+            let (name, subarches) = (&capability.name, capability.subarches);
+            match capability.because.as_str() {
+                "" => writeln!(f, "  {name}: everywhere")?,
+                because => writeln!(f, "  {name}: {subarches}; elsewhere {because}")?,
+            }
+        }
+        writeln!(f, "init calls, in order:")?;
+        for subarch in Subarch::ALL {
+            writeln!(f, "  {subarch}: {}", self.tables.order(subarch).join(", "))?;
+        }
+        let (tests, commands) = (self.tables.self_tests.len(), self.tables.commands.len());
+        writeln!(f, "{tests} self-tests, {commands} commands of the monitor")?;
+        writeln!(f, "given back after boot where it is needed no more:")?;
+        for ((group, kind), bytes) in &self.sizes {
+            writeln!(f, "  {group}: {}K of {kind}", bytes / 1024)?;
+        }
+        let places = [
+            ("entered after boot", &self.tables.roots),
+            ("called only where it has a meaning", &self.tables.gates),
+        ];
+        for (what, places) in places {
+            writeln!(f, "{what}:")?;
+            for place in places {
+                writeln!(f, "  {}: {}", place.name, place.needs.subarches)?;
+            }
+        }
+        Ok(())
+    }
+}
