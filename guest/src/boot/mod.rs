@@ -1,6 +1,8 @@
 //! From the first call after the entry shim to a kernel that knows where it is.
 
 pub mod cmdline;
+#[cfg(target_os = "none")]
+mod fixmap;
 pub mod hvm;
 pub mod info;
 #[cfg(target_os = "none")]

@@ -6,9 +6,9 @@ use hypercall::abi::start_info::start_info;
 use hypercall::{Mfn, Xen};
 use linker::{Image, VIRT_BASE};
 
-use super::cmdline;
 use super::info::{self, BootError, BootInfo, ConsoleInfo, Expect, Flags};
 use super::run::{self, Entered};
+use super::{cmdline, fixmap};
 use crate::console::{self, ring};
 use crate::mm::layout::{self, Fixed};
 use crate::mm::levels::Levels;
@@ -185,6 +185,7 @@ fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<(), MmError> {
     let report = mm::with(|tables| -> Result<Report, MmError> {
         *tables.machine_mut() = machine(info);
         let mut early = Initial::survey(tables, start)?.fixmap()?;
+        fixmap::check(&mut early)?;
         // SAFETY: the frame is the one Xen shares with this domain, and this is its place.
         let page = unsafe {
             early.map_fixed(Fixed::SharedInfo, info.shared_info.frame(), mm::Flags::DATA)

@@ -14,10 +14,10 @@ use linker::{Image, early_tables};
 use x86_64::instructions::tlb;
 use x86_64::{VirtAddr, registers::control::Cr3};
 
-use super::cmdline;
 use super::hvm::HvmInfo;
 use super::info::ConsoleInfo;
 use super::run::{self, Entered};
+use super::{cmdline, fixmap};
 use crate::console;
 use crate::mm::entry::{Entry, L1};
 use crate::mm::layout::{self, Fixed};
@@ -221,7 +221,9 @@ fn memory(info: &HvmInfo) -> Result<(), MmError> {
     };
     let report = mm::with(|tables| -> Result<Report, MmError> {
         *tables.machine_mut() = Running::native(info.memory.clone());
-        Initial::survey(tables, start)?.fixmap()?.direct_map()
+        let mut early = Initial::survey(tables, start)?.fixmap()?;
+        fixmap::check(&mut early)?;
+        early.direct_map()
     })?;
     log::info!(
         target: "mm",

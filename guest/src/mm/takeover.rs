@@ -191,6 +191,18 @@ impl<'t, M: Machine> Early<'t, M> {
         Ok(va)
     }
 
+    /// The machine frame of a page of the image.
+    ///
+    /// # Errors
+    /// The address is not the image's.
+    pub fn image_frame(&self, va: u64) -> Result<Mfn, MmError> {
+        let pages = 1;
+        match self.0.start.image.range().contains(&va) {
+            true => (self.0.tables).mfn(Pfn::truncate((va - layout::IMAGE.start) / PAGE)),
+            false => Err(MmError::BadRange { va, pages }),
+        }
+    }
+
     /// Frees a fixed place.
     ///
     /// # Errors
