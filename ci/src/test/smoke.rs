@@ -180,6 +180,38 @@ const TABLE: &[Smoke] = &[
         says: &["mmu: 4 levels (no la57)", " levels=4"],
     },
     Smoke {
+        name: "what only booted is given back",
+        vias: EVERYWHERE,
+        mem_mib: None,
+        cmdline: "selftest=image.given_back",
+        expect: PASS,
+        says: &[
+            "init: called directmap",
+            "mm: gave back ",
+            "selftest image.given_back ",
+            " failed=0 ",
+        ],
+    },
+    Smoke {
+        name: "what PV lacks is said",
+        vias: PV,
+        mem_mib: None,
+        cmdline: "",
+        expect: PASS,
+        says: &["boot: no tables of its own: Xen owns the page tables"],
+    },
+    Smoke {
+        name: "what there is not without PV is said",
+        vias: NATIVE,
+        mem_mib: None,
+        cmdline: "selftest=image.p2m",
+        expect: PASS,
+        says: &[
+            "boot: no tables that Xen checks: no Xen looks",
+            "selftest image.p2m ................................ skip: not on ",
+        ],
+    },
+    Smoke {
         name: "a reboot is not taken for a power-off",
         vias: &[Via::Dom0, Via::Xl, Via::Pvh, Via::Bare],
         mem_mib: None,

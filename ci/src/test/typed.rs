@@ -11,11 +11,13 @@ use crate::exit::{Failure, Result};
 use crate::stack::Via;
 
 /// What is typed. A typing error is taken back on the way.
-const KEYS: &str = "help\rwalk ffffffff80100000\raudig\x7ft\rfly\rselftest lazy.nest\rpoweroff\r";
+const KEYS: &str = "help\rfeatures\rlayout\rwalk ffffffff80100000\raudig\x7ft\rfly\rselftest lazy.nest\rpoweroff\r";
 
 /// What the console must say to it, in this order, each on a line of its own.
 const ANSWERS: &[&str] = &[
     "reboot   ",
+    "has  kernel",
+    "page tables of ",
     "L1[256]",
     "pages: clean",
     "no command 'fly'",
