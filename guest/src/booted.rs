@@ -8,7 +8,6 @@ use core::fmt;
 use heapless::String;
 
 use crate::boot::info::ConsoleInfo;
-use crate::capability::{OWN_TABLES, is_here};
 use crate::mm::levels::Levels;
 use crate::monitor::{Leave, Monitor};
 use crate::passing::{self, Given, root};
@@ -57,9 +56,7 @@ pub(crate) fn run(booted: &Booted<'_>) -> ! {
     let facts = fmt::from_fn(|f| {
         write!(f, "via=\"{}\" pages={}", booted.via, counts.total)?;
         write!(f, " mapped={} free={}", counts.mapped, counts.free)?;
-        if is_here(&OWN_TABLES) {
-            write!(f, " levels={}", Levels::current().fold.top())?;
-        }
+        write!(f, " levels={}", Levels::current().fold.top())?;
         f.write_str(&booted.facts)?;
         monitor
             .tested
