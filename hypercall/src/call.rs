@@ -197,13 +197,20 @@ impl Xen {
         compiler_fence(Ordering::SeqCst);
         mask.store(0, Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
-        // Xen looks for pending events when it returns to the guest, so what came while masked
-        // would wait for the next trap: make one (`xen_version` is the cheapest).
         if pending.load(Ordering::Relaxed) != 0 {
-            // SAFETY: XENVER_version takes no memory and changes nothing.
-            unsafe { self.call(Op::XenVersion, [xen::XENVER_version as u64, 0, 0, 0, 0]) };
+            self.have_delivered();
         }
         Some(())
+    }
+
+    /// Xen looks for pending events when it returns to the guest, so what came while masked would
+    /// wait for the next trap: makes one (`xen_version` is the cheapest). Apart, for upcalls are
+    /// unmasked in many places and wait in few.
+    #[cold]
+    #[inline(never)]
+    fn have_delivered(self) {
+        // SAFETY: XENVER_version takes no memory and changes nothing.
+        unsafe { self.call(Op::XenVersion, [xen::XENVER_version as u64, 0, 0, 0, 0]) };
     }
 
     /// The upcall mask and the pending byte of this vCPU.

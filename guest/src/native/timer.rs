@@ -79,9 +79,8 @@ fn start() {
         if next == NEVER {
             return;
         }
-        let nanoseconds = u128::from(next.saturating_sub(now()));
-        let count = nanoseconds * u128::from(HZ) / 1_000_000_000 + 1;
-        let count = count.min(LONGEST.into()) as u16;
+        let nanoseconds = next.saturating_sub(now()).min(LONGEST * 1_000_000_000 / HZ);
+        let count = (nanoseconds * HZ / 1_000_000_000 + 1).min(LONGEST) as u16;
         channel.write(count as u8);
         channel.write((count >> 8) as u8);
     }
