@@ -29,6 +29,9 @@ const NATIVE: &[&str] = &[
     "guest::native::clock",
     "guest::native::descriptors",
     "guest::native::devices",
+    "guest::native::interrupts",
+    "guest::native::ports",
+    "guest::native::timer",
     "guest::trap::native",
 ];
 
@@ -73,7 +76,7 @@ fn expand(script: &str, name: &str, modules: &[&str]) -> String {
     let patterns: Vec<_> = modules.iter().flat_map(|module| patterns(module)).collect();
     let mut lines = Vec::new();
     for line in script.lines() {
-        match line.contains(name) && !line.contains("/*") {
+        match line.contains(name) {
             true => lines.extend(patterns.iter().map(|p| line.replace(name, p))),
             false => lines.push(line.to_owned()),
         }
@@ -97,6 +100,6 @@ fn patterns(module: &str) -> Vec<String> {
         [] => vec![format!("*_{path}[1-9]*")],
         // A single name behind a reference could be any module's.
         [_] => vec![format!("*_{path}*")],
-        inner => vec![format!("*_{path}*"), format!("*B?_{}*", mangled(inner))],
+        inner => vec![format!("*_{path}*"), format!("*_{}*", mangled(inner))],
     }
 }

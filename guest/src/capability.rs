@@ -21,7 +21,7 @@ pub(crate) static EVERYWHERE: Capability = Capability::everywhere("kernel");
 /// Xen between the kernel and its page tables, with types, pins and refusals.
 #[distributed_slice(CAPABILITIES)]
 pub(crate) static XEN_TABLES: Capability = Capability::only(
-    "tables that Xen checks",
+    "page tables that Xen checks",
     Subarches::XEN_PV,
     "no Xen looks at these page tables",
 );
@@ -29,15 +29,23 @@ pub(crate) static XEN_TABLES: Capability = Capability::only(
 /// Page tables that the kernel writes by itself, with four levels or five.
 #[distributed_slice(CAPABILITIES)]
 pub(crate) static OWN_TABLES: Capability = Capability::only(
-    "tables of its own",
+    "own page tables",
     Subarches::XEN_PVH.union(Subarches::BARE),
-    "Xen owns the page tables, which have four levels",
+    "Xen owns them, with four levels",
+);
+
+/// Calls from Xen where interrupts and exceptions would come.
+#[distributed_slice(CAPABILITIES)]
+pub(crate) static CALLBACKS: Capability = Capability::only(
+    "callbacks",
+    Subarches::XEN_PV,
+    "what comes, comes by vectors",
 );
 
 /// Interrupts and exceptions that come to the kernel by vectors of its own.
 #[distributed_slice(CAPABILITIES)]
 pub(crate) static OWN_VECTORS: Capability = Capability::only(
-    "vectors of its own",
+    "own vectors",
     Subarches::XEN_PVH.union(Subarches::BARE),
     "Xen takes what comes, and calls back",
 );
@@ -53,15 +61,15 @@ pub(crate) static HYPERCALLS: Capability = Capability::only(
 /// `shared_info` in the place of a frame that the kernel gave for it.
 #[distributed_slice(CAPABILITIES)]
 pub(crate) static SHARED_FRAME: Capability = Capability::only(
-    "a frame for shared_info",
+    "frame for shared_info",
     Subarches::XEN_PVH,
-    "it takes no frame that Xen would exchange",
+    "none of the kernel's takes its place",
 );
 
 /// The devices of a PC.
 #[distributed_slice(CAPABILITIES)]
 pub(crate) static PC: Capability =
-    Capability::only("devices of a PC", Subarches::BARE, "Xen stands in for them");
+    Capability::only("PC devices", Subarches::BARE, "Xen stands in for them");
 
 /// Whether the running subarch has it.
 #[inline]

@@ -1,7 +1,7 @@
 //! Init calls: the steps of the boot that modules register themselves.
 //!
 //! ```text
-//! initcall!("timer", Core, after ["events"], needs EVENTS, init);
+//! initcall!("timer", Service, after ["events"], needs OWN_VECTORS, init);
 //! ```
 //!
 //! A call is made where its capability is, at its level, after the calls it names. The order is

@@ -4,10 +4,11 @@
 //! ([`linker::Group`]). After boot they become free memory. The build follows every reference in the linked image
 //! from the *roots*, where the kernel is entered after boot, and refuses an image in which one of
 //! these parts can be reached. *Gates* are functions that are called only where their capability
-//! is, because their callers ask first: elsewhere they are not followed.
+//! is, because their callers ask first: elsewhere they are not followed. What the build cannot see is
+//! a pointer that boot code leaves behind in a variable: a handler that is to stay is no boot code.
 //!
 //! ```text
-//! root!("events", needs EVENTS, event_entry as *const ());
+//! root!("events", needs CALLBACKS, event_entry as *const ());
 //! gate!("native back end", needs OWN_TABLES, without_pv as *const ());
 //! ```
 

@@ -198,7 +198,7 @@ const TABLE: &[Smoke] = &[
         mem_mib: None,
         cmdline: "",
         expect: PASS,
-        says: &["boot: no tables of its own: Xen owns the page tables"],
+        says: &["boot: no own page tables: Xen owns them"],
     },
     Smoke {
         name: "what there is not without PV is said",
@@ -207,7 +207,7 @@ const TABLE: &[Smoke] = &[
         cmdline: "selftest=image.p2m",
         expect: PASS,
         says: &[
-            "boot: no tables that Xen checks: no Xen looks",
+            "boot: no page tables that Xen checks: no Xen looks",
             "selftest image.p2m ................................ skip: not on ",
         ],
     },

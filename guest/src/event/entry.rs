@@ -13,9 +13,8 @@ use hypercall::trap::{Callback, register_callback};
 
 use crate::boot::cmdline::Options;
 use crate::init::{InitError, initcall};
-use crate::xen::XEN;
-
 use crate::passing::root;
+use crate::xen::XEN;
 
 global_asm!(
     ".pushsection .text.pv_entry, \"ax\", @progbits",
@@ -66,7 +65,7 @@ extern "C" fn handle() {
     super::upcall();
 }
 
-root!("events", needs XEN_TABLES, (&raw const event_entry).cast());
+root!("events", needs CALLBACKS, (&raw const event_entry).cast());
 
 /// Gives Xen the stub.
 fn install(_: &Options<'_>) -> Result<(), InitError> {
@@ -75,4 +74,4 @@ fn install(_: &Options<'_>) -> Result<(), InitError> {
     // stack aligned and returns by the iret hypercall; the image is never unmapped.
     Ok(unsafe { register_callback(&XEN, Callback::Event, address, true) }?)
 }
-initcall!("upcalls", Core, after [], needs XEN_TABLES, install);
+initcall!("upcalls", Core, after [], needs CALLBACKS, install);

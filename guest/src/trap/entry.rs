@@ -63,7 +63,7 @@ unsafe extern "C" {
     static trap_stubs: [[u8; 16]; VECTORS];
 }
 
-root!("traps by Xen", needs XEN_TABLES, (&raw const trap_stubs).cast());
+root!("traps by Xen", needs CALLBACKS, (&raw const trap_stubs).cast());
 
 /// Called by the stubs with the interrupted context.
 extern "C" fn handle(frame: &mut Frame) {

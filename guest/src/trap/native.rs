@@ -50,7 +50,7 @@ unsafe extern "C" {
     static native_trap_stubs: [[u8; 16]; VECTORS];
 }
 
-root!("traps", needs OWN_TABLES, (&raw const native_trap_stubs).cast());
+root!("traps", needs OWN_VECTORS, (&raw const native_trap_stubs).cast());
 
 extern "C" fn handle(frame: &mut Frame) {
     frame.note_interrupt_flag();
