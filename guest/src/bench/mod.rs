@@ -69,11 +69,11 @@ impl Bench<'_> {
 pub(crate) fn run(selection: &Selection<'_>) -> Result<usize, Error> {
     println!(
         "bench entry_to_first_byte 1 {0} {0} 0",
-        crate::boot::run::ticks_to_first_byte()
+        crate::boot::common::ticks_to_first_byte()
     );
     println!(
         "bench entry_to_ready 1 {0} {0} 0",
-        crate::boot::run::ticks_to_ready()
+        crate::boot::common::ticks_to_ready()
     );
     let mut lines = 2;
     // Elsewhere nobody takes raw hypercalls for page tables.

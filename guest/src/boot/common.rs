@@ -1,4 +1,4 @@
-//! The boot from where the kernel owns its memory, whichever way it came in.
+//! The boot from where a way in knows what it was told: the same for all of them.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -6,24 +6,32 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use heapless::String;
 use linker::tables::Level;
 
-use super::cmdline::{DirectMap, Options};
+use super::cmdline::{self, DirectMap, Options};
 use super::info::ConsoleInfo;
 use crate::booted::{self, Booted};
 use crate::init::{Calls, InitError, initcall};
+use crate::mm::MmError;
+use crate::mm::levels::Levels;
+use crate::mm::takeover::Report;
 use crate::rulebook::{self, Before};
 use crate::selection::Selection;
+use crate::subarch::{self, Subarch};
 use crate::{bench, capability, console, fuzz, mm, power, println, time, verdict};
 
-/// What the ways in found out about where the kernel is.
-pub(crate) struct Entered {
+/// What a way in found out about where the kernel is.
+pub(super) struct Entered<'a> {
     /// How the kernel was started, in words.
-    pub(crate) via: &'static str,
+    pub(super) via: &'static str,
+    /// What told the way in so.
+    pub(super) by: &'a str,
+    /// The command line.
+    pub(super) cmdline: &'a str,
     /// Whether Xen allows it more than others.
-    pub(crate) privileged: bool,
+    pub(super) privileged: bool,
     /// Its console.
-    pub(crate) console: ConsoleInfo,
+    pub(super) console: ConsoleInfo,
     /// What there was to see before the kernel took over; only PV has it.
-    pub(crate) before: Option<Before>,
+    pub(super) before: Option<Before>,
 }
 
 static ENTRY: AtomicU64 = AtomicU64::new(0);
@@ -32,6 +40,15 @@ static READY: AtomicU64 = AtomicU64::new(0);
 /// Called by the ways in before anything else.
 pub(super) fn entered() {
     ENTRY.store(time::tsc(), Ordering::Relaxed);
+}
+
+/// The first line, as soon as there is a console.
+pub(super) fn greet(on: impl fmt::Display) {
+    println!(
+        "{} {} on {on}",
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_VERSION")
+    );
 }
 
 /// Ticks from the entry until the first byte was handed to the console.
@@ -63,7 +80,7 @@ fn or_fail<T>(what: &str, result: Result<T, impl fmt::Display>) -> T {
 }
 
 /// Judges Xen by the rules and makes random requests, as far as asked for.
-fn judge(entered: &Entered, options: &Options<'_>) -> Option<rulebook::Summary> {
+fn judge(entered: &Entered<'_>, options: &Options<'_>) -> Option<rulebook::Summary> {
     if options.rules == Selection::None && options.twin.is_none() {
         return None;
     }
@@ -93,9 +110,42 @@ fn make(calls: &Calls, level: Level, options: &Options<'_>) {
     }
 }
 
-/// Does what the command line asks for, as far as it is part of the boot, and goes on to what comes
-/// after.
-pub(crate) fn run(entered: &Entered, options: &Options<'_>) -> ! {
+/// Boots: understands the command line, takes over the page tables, makes the init calls, does what
+/// was asked for as part of the boot, and goes on to what comes after. `take_over` is the way in's
+/// own part in taking over the tables.
+pub(super) fn start_kernel_common(
+    subarch: Subarch,
+    entered: &Entered<'_>,
+    take_over: impl FnOnce() -> Result<Report, MmError>,
+) -> ! {
+    assert_eq!(
+        subarch::current(),
+        subarch,
+        "the way in says how it runs, and then it is so"
+    );
+    let Entered { via, by, .. } = entered;
+    let options = cmdline::parse(entered.cmdline).unwrap_or_else(|e| {
+        println!("{e}");
+        verdict::fail(e.summary());
+        power::off()
+    });
+    console::set_filter(options.log.clone());
+    log::info!(target: "boot", "{via}, {by}, command line '{}'", entered.cmdline);
+    log::info!(target: "mmu", "{}", Levels::current());
+    let report = take_over().unwrap_or_else(|e| panic!("memory: {e}"));
+    log::info!(
+        target: "mm",
+        "took over {} tables and {} pages of the initial mapping, {} pages are free",
+        report.initial_tables, report.initial_pages, report.reclaimed
+    );
+    if log::log_enabled!(target: "mm", log::Level::Info) {
+        mm::dump::print();
+    }
+    run(entered, &options)
+}
+
+/// Makes the init calls and whatever else the command line has made part of the boot.
+fn run(entered: &Entered<'_>, options: &Options<'_>) -> ! {
     let calls = Calls::sort().unwrap_or_else(|e| panic!("init: {e}"));
     make(&calls, Level::Memory, options);
     READY.store(time::tsc(), Ordering::Relaxed);

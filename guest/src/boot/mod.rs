@@ -2,6 +2,8 @@
 
 pub mod cmdline;
 #[cfg(target_os = "none")]
+pub(crate) mod common;
+#[cfg(target_os = "none")]
 mod fixmap;
 pub mod hvm;
 pub mod info;
@@ -11,5 +13,3 @@ mod provoke;
 pub mod pv;
 #[cfg(target_os = "none")]
 pub mod pvh;
-#[cfg(target_os = "none")]
-pub(crate) mod run;

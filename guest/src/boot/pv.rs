@@ -7,11 +7,11 @@ use hypercall::{Mfn, Xen};
 use linker::{Image, VIRT_BASE};
 
 use super::info::{self, BootError, BootInfo, ConsoleInfo, Expect, Flags};
-use super::run::{self, Entered};
-use super::{cmdline, fixmap};
+
+use super::common::{self, Entered, start_kernel_common};
+use super::fixmap;
 use crate::console::{self, ring};
 use crate::mm::layout::{self, Fixed};
-use crate::mm::levels::Levels;
 use crate::mm::machine::Machine;
 use crate::mm::pv::FrameLists;
 use crate::mm::running::Running;
@@ -19,6 +19,7 @@ use crate::mm::tables::Fold;
 use crate::mm::takeover::{Initial, Report, Start};
 use crate::mm::{self, MmError};
 use crate::rulebook::{Before, Kind};
+use crate::subarch::Subarch;
 use crate::xen::XEN;
 use crate::{power, println, shared, trap, verdict};
 
@@ -28,18 +29,14 @@ const PAGE: u64 = 4096;
 ///
 /// `address` is that of `start_info`, `stack` the top of the stack that Xen provided.
 pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
-    run::entered();
+    common::entered();
     // An exception before the console is open is still better reported than fatal.
     let traps = trap::install(&XEN);
     // The console first: whatever is wrong with the rest can then be said.
     let opened = read_start_info(address).and_then(|si| Ok((open_console(si)?, si)));
     let info = opened.and_then(|(ring, si)| {
         console::init(ring.0, ring.1);
-        println!(
-            "{} {} on Xen",
-            env!("CARGO_PKG_NAME"),
-            env!("CARGO_PKG_VERSION")
-        );
+        common::greet("Xen");
         parse(si, address)
     });
     let info = info.unwrap_or_else(|e| {
@@ -51,26 +48,17 @@ pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
     if let Err(e) = traps {
         panic!("trap table: {e}");
     }
-    let options = cmdline::parse(&info.cmdline).unwrap_or_else(|e| {
-        println!("{e}");
-        verdict::fail(e.summary());
-        power::off()
-    });
-    console::set_filter(options.log.clone());
-    log::info!(target: "boot", "{}, {}, command line '{}'", via(&info), info.magic, info.cmdline);
-    log::info!(target: "mmu", "{}", Levels::current());
     // Later the pages that tell are used for something else.
     let before = read_start_info(address).map(|si| look(si, &info, stack));
-    if let Err(e) = memory(&info, address, stack) {
-        panic!("memory: {e}");
-    }
     let entered = Entered {
         via: via(&info),
+        by: &info.magic,
+        cmdline: &info.cmdline,
         privileged: info.flags.contains(Flags::PRIVILEGED),
         console: info.console,
         before: before.ok(),
     };
-    run::run(&entered, &options)
+    start_kernel_common(Subarch::XenPv, &entered, || memory(&info, address, stack))
 }
 
 fn look(si: &start_info, info: &BootInfo, stack: u64) -> Before {
@@ -156,7 +144,7 @@ fn machine(info: &BootInfo) -> Running {
 }
 
 /// Takes over the page tables.
-fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<(), MmError> {
+fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<Report, MmError> {
     let frame = |va: u64| (va - VIRT_BASE) / PAGE;
     let known = |mfn: Mfn| machine(info).pfn(mfn).map(|pfn| pfn.as_u64());
     let ring = match info.console {
@@ -207,13 +195,5 @@ fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<(), MmError> {
         // SAFETY: this vCPU's part of the page that was mapped for good.
         unsafe { Xen::set_vcpu_info(vcpu.as_ptr()) };
     }
-    log::info!(
-        target: "mm",
-        "took over {} tables and {} pages of the initial mapping, {} pages are free",
-        report.initial_tables, report.initial_pages, report.reclaimed
-    );
-    if log::log_enabled!(target: "mm", log::Level::Info) {
-        mm::dump::print();
-    }
-    Ok(())
+    Ok(report)
 }

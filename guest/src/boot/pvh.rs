@@ -16,12 +16,12 @@ use x86_64::{VirtAddr, registers::control::Cr3};
 
 use super::hvm::HvmInfo;
 use super::info::ConsoleInfo;
-use super::run::{self, Entered};
-use super::{cmdline, fixmap};
+
+use super::common::{self, Entered, start_kernel_common};
+use super::fixmap;
 use crate::console;
 use crate::mm::entry::{Entry, L1};
 use crate::mm::layout::{self, Fixed};
-use crate::mm::levels::Levels;
 use crate::mm::running::Running;
 use crate::mm::takeover::{Initial, Report, Start};
 use crate::mm::{self, MmError};
@@ -39,7 +39,7 @@ const WRITABLE: u64 = 1 << 1;
 
 /// First Rust code: everything later is reached from here. `start_info` is a physical address.
 pub(crate) extern "C" fn start(start_info: u64) -> ! {
-    run::entered();
+    common::entered();
     let subarch = match xen_leaves() {
         Some(_) => Subarch::XenPvh,
         None => Subarch::Bare,
@@ -50,11 +50,7 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
     trap::install_native();
     clock::init();
     let (console, refused) = open_console(subarch);
-    println!(
-        "{} {} on {subarch}",
-        env!("CARGO_PKG_NAME"),
-        env!("CARGO_PKG_VERSION"),
-    );
+    common::greet(subarch);
     if let Some(e) = refused {
         println!("console: {e}");
     }
@@ -63,24 +59,15 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
         verdict::crash(e);
         power::crash()
     });
-    let options = cmdline::parse(&info.cmdline).unwrap_or_else(|e| {
-        println!("{e}");
-        verdict::fail(e.summary());
-        power::off()
-    });
-    console::set_filter(options.log.clone());
-    log::info!(target: "boot", "{subarch}, command line '{}'", info.cmdline);
-    log::info!(target: "mmu", "{}", Levels::current());
-    if let Err(e) = memory(&info) {
-        panic!("memory: {e}");
-    }
     let entered = Entered {
         via: subarch.name(),
+        by: "hvm_start_info",
+        cmdline: &info.cmdline,
         privileged: false,
         console,
         before: None,
     };
-    run::run(&entered, &options)
+    start_kernel_common(subarch, &entered, || memory(&info))
 }
 
 /// Opens the console: the ring that Xen's tools have set up, or what the native back end has. Says
@@ -190,7 +177,7 @@ fn fit_early_tables(info: &HvmInfo, used: Range<u64>) {
 }
 
 /// Takes over the page tables.
-fn memory(info: &HvmInfo) -> Result<(), MmError> {
+fn memory(info: &HvmInfo) -> Result<Report, MmError> {
     // The last page that was looked at is in nobody's use.
     // SAFETY: as in `set_fixed`.
     unsafe {
@@ -225,13 +212,5 @@ fn memory(info: &HvmInfo) -> Result<(), MmError> {
         fixmap::check(&mut early)?;
         early.direct_map()
     })?;
-    log::info!(
-        target: "mm",
-        "took over {} tables and {} pages of the early mapping, {} pages are free",
-        report.initial_tables, report.initial_pages, report.reclaimed
-    );
-    if log::log_enabled!(target: "mm", log::Level::Info) {
-        mm::dump::print();
-    }
-    Ok(())
+    Ok(report)
 }
