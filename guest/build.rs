@@ -63,6 +63,7 @@ fn main() {
         "--no-pie",
         "-znostart-stop-gc",
         "--build-id=none",
+        "--compress-debug-sections=zlib",
         // The build follows references to see that nothing given back is used (`cargo xtask build`).
         "--emit-relocs",
         &map,
