@@ -85,6 +85,7 @@ impl Stack for Linux {
             mode: setting.mode,
             control: Lines::default(),
             answers: VecDeque::new(),
+            alive: Instant::now(),
             reports: VecDeque::new(),
             keys: Keys::default(),
             received: 0,
@@ -167,6 +168,8 @@ struct Open<'a> {
     answers: VecDeque<String>,
     /// Lines that xl sent by itself.
     reports: VecDeque<String>,
+    /// The last sign of life.
+    alive: Instant,
     keys: Keys,
     /// Bytes of the present guest's console.
     received: u64,
@@ -218,6 +221,7 @@ impl Open<'_> {
                 for line in self.control.feed(&bytes) {
                     match line.strip_prefix("xl: ") {
                         Some(report) => self.reports.push_back(report.to_owned()),
+                        None if line == "alive" => self.alive = Instant::now(),
                         None => self.answers.push_back(line),
                     }
                 }
@@ -395,7 +399,10 @@ impl Session for Open<'_> {
             Ok(end) => Ok(end),
             Err(Stop::Failed(failure)) => Err(failure),
             Err(Stop::Gone(epitaph)) => Ok(End::Broken(epitaph)),
-            Err(Stop::Deadline) => Ok(End::Broken("the dom0 does not answer any more".into())),
+            Err(Stop::Deadline) => Ok(End::Broken(format!(
+                "the dom0 does not answer any more; its last sign of life was {} s ago",
+                self.alive.elapsed().as_secs()
+            ))),
         }
     }
 }
