@@ -116,7 +116,7 @@ fn make(calls: &Calls, level: Level, options: &Options<'_>) {
 pub(super) fn start_kernel_common(
     subarch: Subarch,
     entered: &Entered<'_>,
-    take_over: impl FnOnce() -> Result<Report, MmError>,
+    take_over: &dyn Fn() -> Result<Report, MmError>,
 ) -> ! {
     assert_eq!(
         subarch::current(),

@@ -58,7 +58,7 @@ pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
         console: info.console,
         before: before.ok(),
     };
-    start_kernel_common(Subarch::XenPv, &entered, || memory(&info, address, stack))
+    start_kernel_common(Subarch::XenPv, &entered, &|| memory(&info, address, stack))
 }
 
 fn look(si: &start_info, info: &BootInfo, stack: u64) -> Before {

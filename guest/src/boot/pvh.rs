@@ -67,7 +67,7 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
         console,
         before: None,
     };
-    start_kernel_common(subarch, &entered, || memory(&info))
+    start_kernel_common(subarch, &entered, &|| memory(&info))
 }
 
 /// Opens the console: the ring that Xen's tools have set up, or what the native back end has. Says
