@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use linker::script::{Groups, script};
+
 /// What only the boot needs: modules by path, crates by name.
 const INIT: &[&str] = &[
     "guest::entry",
@@ -36,19 +38,16 @@ const NATIVE: &[&str] = &[
 ];
 
 fn main() {
-    println!("cargo::rerun-if-env-changed=DEP_KERNEL_IMAGE_SCRIPT");
+    println!("cargo::rerun-if-changed=build.rs");
     let target = std::env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
     if target != "none" {
         return;
     }
-    let template = std::env::var("DEP_KERNEL_IMAGE_SCRIPT").expect("the linker crate names it");
-    println!("cargo::rerun-if-changed={template}");
-    let template = std::fs::read_to_string(&template).expect("the linker script can be read");
-    let script = [("{init}", INIT), ("{pv}", PV), ("{native}", NATIVE)]
-        .iter()
-        .fold(template, |script, (name, modules)| {
-            expand(&script, name, modules)
-        });
+    let script = script(&Groups {
+        init: INIT,
+        pv: PV,
+        native: NATIVE,
+    });
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let path = out.join("image.ld");
     std::fs::write(&path, script).expect("OUT_DIR can be written");
@@ -69,38 +68,5 @@ fn main() {
         &map,
     ] {
         println!("cargo::rustc-link-arg-bins={argument}");
-    }
-}
-
-/// Has each line that contains `name` once for each pattern of the modules' symbols.
-fn expand(script: &str, name: &str, modules: &[&str]) -> String {
-    let patterns: Vec<_> = modules.iter().flat_map(|module| patterns(module)).collect();
-    let mut lines = Vec::new();
-    for line in script.lines() {
-        match line.contains(name) {
-            true => lines.extend(patterns.iter().map(|p| line.replace(name, p))),
-            false => lines.push(line.to_owned()),
-        }
-    }
-    lines.join("\n") + "\n"
-}
-
-/// What the mangled name of whatever is in a module contains (Rust's v0 scheme): the path behind
-/// the crate's hash, or, when the crate was named before, behind a reference to it.
-fn patterns(module: &str) -> Vec<String> {
-    let mangled = |parts: &[&str]| -> String {
-        parts
-            .iter()
-            .map(|part| format!("{}{part}", part.len()))
-            .collect()
-    };
-    let parts: Vec<_> = module.split("::").collect();
-    let path = mangled(&parts);
-    match &parts[1..] {
-        // A crate's name at the very end only says who made an instance of something generic.
-        [] => vec![format!("*_{path}[1-9]*")],
-        // A single name behind a reference could be any module's.
-        [_] => vec![format!("*_{path}*")],
-        inner => vec![format!("*_{path}*"), format!("*_{}*", mangled(inner))],
     }
 }

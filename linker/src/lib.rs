@@ -9,6 +9,8 @@
 pub mod order;
 #[cfg(not(target_os = "none"))]
 pub mod read;
+#[cfg(not(target_os = "none"))]
+pub mod script;
 pub mod subarch;
 pub mod symbols;
 pub mod tables;
