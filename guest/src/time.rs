@@ -2,7 +2,7 @@
 //! there is none, or not yet, the processor's counter.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use hypercall::abi::shared_info::vcpu_info;
 
@@ -18,6 +18,27 @@ pub(crate) fn monotonic() -> Option<u64> {
         _ if subarch::is_pv() => None,
         _ => clock::monotonic(),
     }
+}
+
+/// Xen's system time when the kernel started; all ones while nobody asked.
+static STARTED: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Nanoseconds since the kernel started, for the log. Where Xen's clock takes over, it goes on from
+/// what the processor's said; under PV there is none before, and that is when it starts.
+pub(crate) fn since_start() -> u64 {
+    let before = || match subarch::is_pv() {
+        true => 0,
+        false => clock::monotonic().unwrap_or(0),
+    };
+    let Some(vcpu) = shared::vcpu().filter(|_| is_here(&HYPERCALLS)) else {
+        return before();
+    };
+    let now = system_time(vcpu);
+    let unknown = STARTED.load(Ordering::Relaxed) == u64::MAX;
+    if unknown {
+        STARTED.store(now.saturating_sub(before()), Ordering::Relaxed);
+    }
+    now.saturating_sub(STARTED.load(Ordering::Relaxed))
 }
 
 /// Xen's system time.

@@ -260,7 +260,7 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let now = time::monotonic().unwrap_or(0) / 1000;
+        let now = time::since_start() / 1000;
         let level = match record.level().to_level_filter() {
             LevelFilter::Error => "ERROR",
             LevelFilter::Warn => "warn ",
