@@ -13,8 +13,11 @@ const TESTS: &[&[&str]] = &[
     &["--package", "linker", "--lib"],
 ];
 
-/// Hypercalls pass pointers as numbers.
-const FLAGS: &str = "-Zmiri-permissive-provenance";
+/// Hypercalls pass pointers as numbers; generated tests look for their past failures in files.
+const FLAGS: &str = "-Zmiri-permissive-provenance -Zmiri-disable-isolation";
+
+/// Cases of each generated test: Miri is some hundred times slower than the processor.
+const CASES: &str = "16";
 
 /// Runs all of it, each test counted.
 pub(super) fn run(suite: &mut Suite) -> Result<()> {
@@ -24,7 +27,8 @@ pub(super) fn run(suite: &mut Suite) -> Result<()> {
         command
             .args(["miri", "test", "--quiet", "--no-fail-fast"])
             .args(*test)
-            .env("MIRIFLAGS", FLAGS);
+            .env("MIRIFLAGS", FLAGS)
+            .env("PROPTEST_CASES", CASES);
         let name = format!("miri: {}", test[1..].join(" "));
         checks::counted(suite, &name, command)?;
     }
