@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use linker::symbols::MAGIC;
+use linker::symbols::{MAGIC, encode};
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 
 use crate::ui;
@@ -23,7 +23,8 @@ pub(super) fn fill(bytes: &mut [u8], file: &object::File<'_>) {
         return;
     };
     let place = &mut bytes[offset as usize..][..size as usize];
-    let table = table(&functions(file));
+    let functions: Vec<_> = functions(file).into_iter().collect();
+    let table = encode(&functions);
     match place.get_mut(..table.len()) {
         Some(place) => place.copy_from_slice(&table),
         None => ui::say(format!(
@@ -51,27 +52,6 @@ fn functions(file: &object::File<'_>) -> BTreeMap<u32, String> {
         .collect()
 }
 
-/// The table as `linker::symbols` reads it.
-fn table(functions: &BTreeMap<u32, String>) -> Vec<u8> {
-    let mut index = MAGIC.to_vec();
-    let mut names = Vec::new();
-    let word = |number: usize| u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes();
-    index.extend(word(functions.len()));
-    let names_start = index.len() + functions.len() * 8;
-    for (offset, name) in functions {
-        index.extend(offset.to_le_bytes());
-        index.extend(word(names_start + names.len()));
-        let end = (0..=name.len().min(255))
-            .rev()
-            .find(|&end| name.is_char_boundary(end));
-        let name = &name[..end.unwrap_or(0)];
-        names.push(name.len() as u8);
-        names.extend(name.as_bytes());
-    }
-    index.extend(names);
-    index
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,12 +60,12 @@ mod tests {
     #[test]
     fn the_kernel_reads_what_is_written() {
         let long = "x".repeat(300);
-        let functions = BTreeMap::from([
+        let functions = [
             (0x1000, "guest::start".to_owned()),
             (0x1040, "guest::run::<u8>".to_owned()),
             (0x2000, long.clone()),
-        ]);
-        let mut bytes = table(&functions);
+        ];
+        let mut bytes = encode(&functions);
         bytes.resize(bytes.len() + 100, 0);
         let symbols = Symbols::new(&bytes, linker::VIRT_BASE);
         let find = |offset| symbols.find(linker::VIRT_BASE + offset);
