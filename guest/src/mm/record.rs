@@ -9,25 +9,12 @@ use super::state::{Kind, State};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record(u64);
 
-/// Every kind, at the place of its number.
-const KINDS: [Kind; 9] = [
-    Kind::Free,
-    Kind::Owned,
-    Kind::Table,
-    Kind::ImageConst,
-    Kind::ImageData,
-    Kind::P2m,
-    Kind::Shared,
-    Kind::Module,
-    Kind::Hole,
-];
-
 /// One bit for each kind that may be mapped writable.
 const WRITABLE_KINDS: u64 = {
     let (mut bits, mut i) = (0, 0);
-    while i < KINDS.len() {
-        assert!(KINDS[i] as usize == i, "a kind's place is its number");
-        bits |= (State::of(KINDS[i]).may_be_writable() as u64) << i;
+    while i < Kind::ALL.len() {
+        assert!(Kind::ALL[i] as usize == i, "a kind's place is its number");
+        bits |= (State::of(Kind::ALL[i]).may_be_writable() as u64) << i;
         i += 1;
     }
     bits
@@ -61,7 +48,7 @@ impl Record {
     #[inline]
     pub(super) fn states(self) -> (State, State) {
         let unpack = |bits: u64| State {
-            kind: KINDS
+            kind: Kind::ALL
                 .get(bits as usize & 0xff)
                 .copied()
                 .unwrap_or(Kind::Hole),
@@ -87,7 +74,7 @@ mod tests {
 
     #[test]
     fn states_survive_being_packed() {
-        for kind in KINDS {
+        for kind in Kind::ALL {
             for planned in [State::table(4, 65535, true), State::of(Kind::Free)] {
                 let applied = State {
                     kind,
@@ -103,8 +90,8 @@ mod tests {
 
     #[test]
     fn the_short_cut_says_what_the_states_say() {
-        for applied in KINDS.map(State::of) {
-            for planned in KINDS.map(State::of) {
+        for applied in Kind::ALL.map(State::of) {
+            for planned in Kind::ALL.map(State::of) {
                 let record = Record::new(applied, planned);
                 let both = applied.may_be_writable() && planned.may_be_writable();
                 assert_eq!(record.may_be_writable(), both, "{applied} and {planned}");

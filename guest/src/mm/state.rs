@@ -45,6 +45,21 @@ pub enum Kind {
     Hole,
 }
 
+impl Kind {
+    /// All of them, each at the place of its number.
+    pub const ALL: [Kind; 9] = [
+        Kind::Free,
+        Kind::Owned,
+        Kind::Table,
+        Kind::ImageConst,
+        Kind::ImageData,
+        Kind::P2m,
+        Kind::Shared,
+        Kind::Module,
+        Kind::Hole,
+    ];
+}
+
 /// A frame's state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

@@ -172,26 +172,13 @@ command!(
 );
 
 fn frames(_: &mut Monitor, _: &str) -> Option<Leave> {
-    const KINDS: [Kind; 9] = [
-        Kind::Free,
-        Kind::Owned,
-        Kind::Table,
-        Kind::ImageConst,
-        Kind::ImageData,
-        Kind::P2m,
-        Kind::Shared,
-        Kind::Module,
-        Kind::Hole,
-    ];
     let (counts, by_kind) = mm::with(|tables| {
         let counts = tables.frames().counts();
-        let mut by_kind = [0_u64; KINDS.len()];
+        let mut by_kind = [0_u64; Kind::ALL.len()];
         for pfn in 0..counts.mapped {
             let pfn = hypercall::Pfn::truncate(pfn);
-            if let Ok((state, _)) = tables.frames().states(tables.machine(), pfn)
-                && let Some(place) = KINDS.iter().position(|kind| *kind == state.kind)
-            {
-                by_kind[place] += 1;
+            if let Ok((state, _)) = tables.frames().states(tables.machine(), pfn) {
+                by_kind[state.kind as usize] += 1;
             }
         }
         (counts, by_kind)
@@ -202,7 +189,11 @@ fn frames(_: &mut Monitor, _: &str) -> Option<Leave> {
         free,
     } = counts;
     println!("{total:>9} pages, {mapped} in the direct map, {free} of them free");
-    for (kind, count) in KINDS.iter().zip(by_kind).filter(|(_, count)| *count > 0) {
+    for (kind, count) in Kind::ALL
+        .iter()
+        .zip(by_kind)
+        .filter(|(_, count)| *count > 0)
+    {
         match kind {
             Kind::Table => println!("{count:>9} page tables"),
             kind => println!("{count:>9} {}", mm::state::State::of(*kind)),
