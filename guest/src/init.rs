@@ -12,18 +12,17 @@
 use core::fmt;
 
 use heapless::Vec;
-use hypercall::XenError;
 use linker::order::{MOST, OrderError, order};
 use linker::tables::{InitCall, Level};
 use linkme::distributed_slice;
 
 use crate::boot::cmdline::Options;
 use crate::capability::admits;
-use crate::mm::MmError;
+use crate::refused::Refused;
 use crate::subarch;
 
 /// What an init call is: it gets what the command line asked for.
-pub(crate) type Call = for<'a> fn(&Options<'a>) -> Result<(), InitError>;
+pub(crate) type Call = for<'a> fn(&Options<'a>) -> Result<(), Refused>;
 
 /// Every init call, in no order.
 #[distributed_slice]
@@ -48,36 +47,6 @@ macro_rules! initcall {
 }
 pub(crate) use initcall;
 
-/// Why an init call failed.
-#[derive(Debug)]
-pub(crate) enum InitError {
-    /// The page tables refused, or Xen did for them.
-    Memory(MmError),
-    /// Xen refused.
-    Xen(XenError),
-}
-
-impl From<MmError> for InitError {
-    fn from(error: MmError) -> Self {
-        InitError::Memory(error)
-    }
-}
-
-impl From<XenError> for InitError {
-    fn from(error: XenError) -> Self {
-        InitError::Xen(error)
-    }
-}
-
-impl fmt::Display for InitError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            InitError::Memory(error) => error.fmt(f),
-            InitError::Xen(error) => error.fmt(f),
-        }
-    }
-}
-
 /// The calls of the running subarch, in order.
 pub(crate) struct Calls(Vec<&'static InitCall<Call>, MOST>);
 
@@ -98,7 +67,7 @@ impl Calls {
         &self,
         level: Level,
         options: &Options<'_>,
-    ) -> Result<(), (&'static str, InitError)> {
+    ) -> Result<(), (&'static str, Refused)> {
         for call in self.0.iter().filter(|call| call.level == level) {
             (call.run)(options).map_err(|error| (call.item.name, error))?;
         }

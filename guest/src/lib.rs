@@ -41,6 +41,8 @@ mod passing;
 #[cfg(target_os = "none")]
 pub mod power;
 #[cfg(target_os = "none")]
+mod refused;
+#[cfg(target_os = "none")]
 mod rulebook;
 pub mod selection;
 #[cfg(target_os = "none")]

@@ -6,8 +6,9 @@ use hypercall::mmu::{self as raw, ExtOp, Scope};
 use hypercall::{Hypervisor, Op, VirtAddr, multicall};
 
 use super::BASE;
-use super::tally::{Error, ROUNDS, Tally};
+use super::tally::{ROUNDS, Tally};
 use crate::mm;
+use crate::refused::Refused;
 use crate::selection::Selection;
 use crate::xen::PV;
 
@@ -19,7 +20,7 @@ const FLUSHES: usize = 64;
 /// Measures the hypercalls and prints a line for each that is selected.
 // Its stack frame is large, and not to be part of the caller's.
 #[inline(never)]
-pub(super) fn run(selection: &Selection<'_>) -> Result<usize, Error> {
+pub(super) fn run(selection: &Selection<'_>) -> Result<usize, Refused> {
     let mut tally = Tally::default();
     mm::with(|tables| {
         let root = tables.mfn(tables.root())?;
@@ -69,7 +70,7 @@ pub(super) fn run(selection: &Selection<'_>) -> Result<usize, Error> {
                 Ok(1)
             })?;
         }
-        Ok::<_, Error>(())
+        Ok::<_, Refused>(())
     })?;
     Ok(tally.print(selection))
 }

@@ -15,12 +15,13 @@ use hypercall::abi::xen::DOMID_SELF;
 use hypercall::mmu::{self as raw, ExtOp, Level, Scope, VaFlush};
 use hypercall::{MachAddr, Pfn, VirtAddr, XenError};
 
-use super::tally::{Error, ROUNDS, Tally};
+use super::tally::{ROUNDS, Tally};
 use super::{BASE, Pool, SIZES};
 use crate::mm::frames::{Frame, FrameError};
 use crate::mm::machine::{Machine, Words};
 use crate::mm::running::Running;
 use crate::mm::{self, Flags, MmError, Tables, Value};
+use crate::refused::Refused;
 use crate::selection::Selection;
 use crate::xen::PV;
 
@@ -53,7 +54,7 @@ type List = Vec<mmu_update, REQUESTS>;
 /// Measures the floors of the selected operations and prints a line for each.
 // Its stack frame is large, and not to be part of the caller's.
 #[inline(never)]
-pub(super) fn run(selection: &Selection<'_>, pool: &Pool) -> Result<usize, Error> {
+pub(super) fn run(selection: &Selection<'_>, pool: &Pool) -> Result<usize, Refused> {
     let mut lines = 0;
     for pages in SIZES {
         let mut tally = Tally::default();
@@ -69,7 +70,7 @@ pub(super) fn run(selection: &Selection<'_>, pool: &Pool) -> Result<usize, Error
                     ground.space(&mut tally)?;
                 }
             }
-            Ok::<_, Error>(ground.end()?)
+            Ok::<_, Refused>(ground.end()?)
         })?;
         lines += tally.print(selection);
     }
@@ -129,7 +130,7 @@ impl<'a> Ground<'a> {
     // ---- Entry by entry ----
 
     /// Takes the mapped pages through a cycle of changes to their entries.
-    fn entries(&mut self, tally: &mut Tally) -> Result<(), Error> {
+    fn entries(&mut self, tally: &mut Tally) -> Result<(), Refused> {
         let there = THERE + SKEW as u64 * PAGE;
         // SAFETY: the benchmark's own part of the address space and the pool's frames.
         unsafe {
@@ -236,7 +237,7 @@ impl<'a> Ground<'a> {
     // ---- Table by table ----
 
     /// Takes the mapped pages through a cycle of changes to whole tables.
-    fn exchange(&mut self, tally: &mut Tally) -> Result<(), Error> {
+    fn exchange(&mut self, tally: &mut Tally) -> Result<(), Refused> {
         let here = self.hooked()?;
         let fresh = self.in_place_of(&here);
         let old: Vec<Pfn, TABLES> = here.iter().map(|h| h.table).collect();
@@ -449,7 +450,7 @@ impl<'a> Ground<'a> {
     // ---- Address spaces ----
 
     /// Makes and ends an address space: two roots, filled, pinned and unpinned.
-    fn space(&mut self, tally: &mut Tally) -> Result<(), Error> {
+    fn space(&mut self, tally: &mut Tally) -> Result<(), Refused> {
         let [kernel, user, ..] = &self.spare[..] else {
             return Ok(());
         };

@@ -19,12 +19,13 @@ mod tally;
 
 use crate::mm::Running;
 use crate::mm::{self, MmError, Tables, layout};
+use crate::refused::Refused;
 use crate::selection::Selection;
 use crate::time::tsc;
 use crate::{println, subarch};
 
 pub(crate) use pool::Pool;
-use tally::{Error, ROUNDS, Tally};
+use tally::{ROUNDS, Tally};
 
 /// Numbers of pages that operations are measured on.
 const SIZES: [u64; 4] = [1, 32, 512, 4096];
@@ -66,7 +67,7 @@ impl Bench<'_> {
 /// The first operation that fails.
 // Its stack frame is large: nobody else is to carry it.
 #[inline(never)]
-pub(crate) fn run(selection: &Selection<'_>) -> Result<usize, Error> {
+pub(crate) fn run(selection: &Selection<'_>) -> Result<usize, Refused> {
     println!(
         "bench entry_to_first_byte 1 {0} {0} 0",
         crate::boot::common::ticks_to_first_byte()

@@ -5,11 +5,12 @@ use hypercall::abi::mmu::mmu_update;
 use hypercall::abi::xen::DOMID_SELF;
 use hypercall::mmu as raw;
 
-use super::tally::{Error, ROUNDS, Tally};
+use super::tally::{ROUNDS, Tally};
 use super::{BASE, Pool};
 use crate::mm::frames::Frame;
 use crate::mm::running::Running;
 use crate::mm::{self, Flags, MmError, Tables, Value};
+use crate::refused::Refused;
 use crate::selection::Selection;
 use crate::xen::PV;
 
@@ -40,7 +41,7 @@ pub(super) fn is_selected(selection: &Selection<'_>) -> bool {
 /// Measures batches of all sizes and prints a line for each.
 // Its stack frame is large, and not to be part of the caller's.
 #[inline(never)]
-pub(super) fn run(selection: &Selection<'_>, pool: &Pool) -> Result<usize, Error> {
+pub(super) fn run(selection: &Selection<'_>, pool: &Pool) -> Result<usize, Refused> {
     mm::with(make_list)?;
     let mut lines = 0;
     let sizes = core::iter::successors(Some(1), |n| (*n < MOST).then_some(n * 2));
@@ -74,7 +75,7 @@ pub(super) fn run(selection: &Selection<'_>, pool: &Pool) -> Result<usize, Error
             }
             // SAFETY: the benchmark's own part of the address space.
             unsafe { tables.unmap(HERE, MOST) }?.commit(tables)?;
-            Ok::<_, Error>(())
+            Ok::<_, Refused>(())
         })?;
         lines += tally.print(selection);
     }
@@ -126,7 +127,7 @@ fn requests(
     Ok(unsafe { core::slice::from_raw_parts(list, count as usize) })
 }
 
-fn send(list: &[mmu_update]) -> Result<u64, Error> {
+fn send(list: &[mmu_update]) -> Result<u64, Refused> {
     // SAFETY: nothing else uses this part of the address space, and the entries are put back
     // before anybody looks.
     let done = unsafe { raw::update(&PV, list, DOMID_SELF) };

@@ -1,13 +1,10 @@
 //! What was counted, the least of several rounds: an interrupt that Xen takes in the middle of a
 //! round adds to it and is no part of the cost.
 
-use core::fmt;
-
 use heapless::{String, Vec};
-use hypercall::XenError;
 
-use crate::mm::MmError;
 use crate::println;
+use crate::refused::Refused;
 use crate::selection::Selection;
 use crate::time::tsc;
 
@@ -16,35 +13,6 @@ pub(super) const ROUNDS: usize = 3;
 
 /// What the name of a floor starts with.
 const FLOOR: &str = "floor.";
-
-/// Why a measurement came to nothing.
-pub(crate) enum Error {
-    /// The page-table path failed.
-    Memory(MmError),
-    /// A raw hypercall failed.
-    Xen(XenError),
-}
-
-impl From<MmError> for Error {
-    fn from(error: MmError) -> Error {
-        Error::Memory(error)
-    }
-}
-
-impl From<XenError> for Error {
-    fn from(error: XenError) -> Error {
-        Error::Xen(error)
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Memory(error) => error.fmt(f),
-            Error::Xen(error) => error.fmt(f),
-        }
-    }
-}
 
 struct Row {
     name: &'static str,
@@ -65,8 +33,8 @@ impl Tally {
         &mut self,
         name: &'static str,
         pages: u64,
-        f: impl FnOnce() -> Result<u64, Error>,
-    ) -> Result<(), Error> {
+        f: impl FnOnce() -> Result<u64, Refused>,
+    ) -> Result<(), Refused> {
         let start = tsc();
         let result = f();
         let ticks = tsc() - start - overhead();

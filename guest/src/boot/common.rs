@@ -9,10 +9,11 @@ use linker::tables::Level;
 use super::cmdline::{self, DirectMap, Options};
 use super::info::ConsoleInfo;
 use crate::booted::{self, Booted};
-use crate::init::{Calls, InitError, initcall};
+use crate::init::{Calls, initcall};
 use crate::mm::MmError;
 use crate::mm::levels::Levels;
 use crate::mm::takeover::Report;
+use crate::refused::Refused;
 use crate::rulebook::{self, Before};
 use crate::selection::Selection;
 use crate::subarch::{self, Subarch};
@@ -62,7 +63,7 @@ pub(crate) fn ticks_to_ready() -> u64 {
 }
 
 /// Maps all memory, if that is asked for.
-fn populate(options: &Options<'_>) -> Result<(), InitError> {
+fn populate(options: &Options<'_>) -> Result<(), Refused> {
     if options.directmap == DirectMap::Full {
         mm::with(|tables| tables.populate_all())?;
     }

@@ -12,8 +12,9 @@ use hypercall::abi::xen::__HYPERVISOR_iret;
 use hypercall::trap::{Callback, register_callback};
 
 use crate::boot::cmdline::Options;
-use crate::init::{InitError, initcall};
+use crate::init::initcall;
 use crate::passing::root;
+use crate::refused::Refused;
 use crate::xen::XEN;
 
 global_asm!(
@@ -68,7 +69,7 @@ extern "C" fn handle() {
 root!("events", needs CALLBACKS, (&raw const event_entry).cast());
 
 /// Gives Xen the stub.
-fn install(_: &Options<'_>) -> Result<(), InitError> {
+fn install(_: &Options<'_>) -> Result<(), Refused> {
     let address = VirtAddr::from_ptr(&raw const event_entry);
     // SAFETY: the stub is written for the frame of an upcall, saves what it changes, keeps the
     // stack aligned and returns by the iret hypercall; the image is never unmapped.

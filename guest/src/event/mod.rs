@@ -25,9 +25,10 @@ use hypercall::{Hypervisor, XenError};
 use spin::Mutex;
 
 use crate::boot::cmdline::Options;
-use crate::init::{InitError, initcall};
+use crate::init::initcall;
 use crate::mm::Current;
 use crate::native::interrupts;
+use crate::refused::Refused;
 use crate::shared;
 use crate::subarch::{self, Subarch};
 use crate::xen::XEN;
@@ -52,7 +53,7 @@ pub(crate) fn observe(observer: Option<Handler>) {
 
 /// Masks every port, stops the periodic timer that every vCPU starts with, and opens upcalls. How
 /// they come was arranged before, in each way of running's own call.
-fn init(_: &Options<'_>) -> Result<(), InitError> {
+fn init(_: &Options<'_>) -> Result<(), Refused> {
     for word in shared::ports().into_iter().flat_map(|ports| ports.mask) {
         word.store(!0, Ordering::Relaxed);
     }

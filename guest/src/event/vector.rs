@@ -12,17 +12,18 @@ use core::ptr::NonNull;
 use hypercall::{Mfn, hvm, memory};
 
 use crate::boot::cmdline::Options;
-use crate::init::{InitError, initcall};
+use crate::init::initcall;
 use crate::mm::layout::Fixed;
 use crate::mm::{self, Flags};
 use crate::native::interrupts;
+use crate::refused::Refused;
 use crate::shared;
 use crate::xen::XEN;
 
 /// Maps the page and names the vector. The vector's gate is there since the traps' are.
-fn install(_: &Options<'_>) -> Result<(), InitError> {
+fn install(_: &Options<'_>) -> Result<(), Refused> {
     let place = Fixed::SharedInfo.address();
-    mm::with(|tables| -> Result<(), InitError> {
+    mm::with(|tables| -> Result<(), Refused> {
         let frame = tables.alloc_frame()?;
         // SAFETY: the frame was handed out just now, and is declared to be shared below.
         if let Err(e) = unsafe { memory::place_shared_info(&XEN, frame.pfn()) } {

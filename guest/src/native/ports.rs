@@ -17,9 +17,10 @@ use x86_64::instructions::interrupts::{are_enabled, disable, enable, enable_and_
 
 use super::{devices, interrupts, timer};
 use crate::boot::cmdline::Options;
-use crate::init::{InitError, initcall};
+use crate::init::initcall;
 use crate::mm::machine::Machine;
 use crate::mm::{self, MmError};
+use crate::refused::Refused;
 use crate::{event, shared};
 
 /// The ports of the timer and of the console's input. 0 is never bound.
@@ -39,7 +40,7 @@ static HELD: AtomicBool = AtomicBool::new(false);
 static BROUGHT: AtomicU32 = AtomicU32::new(0);
 
 /// Makes the page, and readies what raises events.
-fn install(_: &Options<'_>) -> Result<(), InitError> {
+fn install(_: &Options<'_>) -> Result<(), Refused> {
     let page = mm::with(|tables| -> Result<_, MmError> {
         // The kernel's for good.
         let pfn = tables.alloc_frame()?.pfn();
