@@ -5,7 +5,7 @@
 //! declares it in the same table.
 
 use linker::subarch::Subarches;
-use linker::tables::{Capability, Item};
+use linker::tables::{Capability, Item, by_name};
 use linkme::distributed_slice;
 
 use crate::subarch::{self, Subarch};
@@ -102,18 +102,7 @@ impl core::fmt::Display for Lacking {
     }
 }
 
-/// Calls `line` for each capability that the running subarch lacks, by name.
-pub(crate) fn lacking(mut line: impl FnMut(&'static Capability)) {
-    let mut last = "";
-    let next = |last: &str| {
-        let here = CAPABILITIES
-            .iter()
-            .filter(|capability| !is_here(capability));
-        let after = here.filter(|capability| capability.name() > last);
-        after.min_by_key(|capability| capability.name())
-    };
-    while let Some(capability) = next(last) {
-        line(capability);
-        last = capability.name();
-    }
+/// The capabilities that the running subarch lacks, by name.
+pub(crate) fn lacking() -> impl Iterator<Item = &'static Capability> {
+    by_name(&CAPABILITIES, Capability::name).filter(|capability| !is_here(capability))
 }

@@ -100,6 +100,15 @@ pub struct Item {
     pub needs: &'static Capability,
 }
 
+/// The entries of a table by name, which no two share: the linker puts them in no order.
+pub fn by_name<T>(table: &[T], name: fn(&T) -> &str) -> impl Iterator<Item = &T> {
+    let after = move |last: &str| {
+        let rest = table.iter().filter(|entry| name(entry) > last);
+        rest.min_by_key(|entry| name(entry))
+    };
+    core::iter::successors(after(""), move |last| after(name(last)))
+}
+
 /// How far the boot has come when an init call is made. All calls of a level are made before the
 /// next level's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -194,3 +203,15 @@ pub struct Place {
 
 // SAFETY: the address is only compared, never followed.
 unsafe impl Sync for Place {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_come_by_name_however_they_lie() {
+        let table = ["c", "a", "b"];
+        assert!(by_name(&table, |name| name).eq(&["a", "b", "c"]));
+        assert!(by_name(&table[..0], |name| name).next().is_none());
+    }
+}

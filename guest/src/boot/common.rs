@@ -150,10 +150,10 @@ fn run(entered: &Entered<'_>, options: &Options<'_>) -> ! {
     let calls = Calls::sort().unwrap_or_else(|e| panic!("init: {e}"));
     make(&calls, Level::Memory, options);
     READY.store(time::tsc(), Ordering::Relaxed);
-    capability::lacking(|capability| {
+    for capability in capability::lacking() {
         let (name, because) = (capability.name(), capability.because());
         log::info!(target: "boot", "no {name}: {because}");
-    });
+    }
     if let Some(kind) = options.provoke {
         super::provoke::provoke(kind);
     }

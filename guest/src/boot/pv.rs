@@ -6,10 +6,9 @@ use hypercall::abi::start_info::start_info;
 use hypercall::{Mfn, Xen};
 use linker::{Image, VIRT_BASE};
 
-use super::info::{self, BootError, BootInfo, ConsoleInfo, Expect, Flags};
-
 use super::common::{self, Entered, start_kernel_common};
 use super::fixmap;
+use super::info::{self, BootError, BootInfo, ConsoleInfo, Expect, Flags};
 use crate::console::{self, ring};
 use crate::mm::layout::{self, Fixed};
 use crate::mm::machine::Machine;

@@ -14,11 +14,10 @@ use linker::{Image, early_tables};
 use x86_64::instructions::tlb;
 use x86_64::{VirtAddr, registers::control::Cr3};
 
-use super::hvm::HvmInfo;
-use super::info::ConsoleInfo;
-
 use super::common::{self, Entered, start_kernel_common};
 use super::fixmap;
+use super::hvm::HvmInfo;
+use super::info::ConsoleInfo;
 use crate::console;
 use crate::mm::entry::{Entry, L1};
 use crate::mm::layout::{self, Fixed};

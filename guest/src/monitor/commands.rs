@@ -7,7 +7,7 @@
 //! ```
 
 use hypercall::batch::{FlushReason, Stats};
-use linker::tables::Command;
+use linker::tables::{Command, by_name};
 use linkme::distributed_slice;
 
 use super::{Leave, Monitor};
@@ -67,15 +67,10 @@ pub(super) fn carry_out(monitor: &mut Monitor, line: &str) -> Option<Leave> {
 }
 
 fn help(_: &mut Monitor, _: &str) -> Option<Leave> {
-    let mut last = "";
-    // By name: the linker puts them in no order.
-    while let Some(command) = COMMANDS
-        .iter()
-        .filter(|command| command.item.name > last && admits(&command.item).is_ok())
-        .min_by_key(|command| command.item.name)
-    {
-        last = command.item.name;
-        println!("{last:<9}{:<9}{}", command.argument, command.help);
+    let known = by_name(&COMMANDS, |command| command.item.name);
+    for command in known.filter(|command| admits(&command.item).is_ok()) {
+        let (name, argument) = (command.item.name, command.argument);
+        println!("{name:<9}{argument:<9}{}", command.help);
     }
     None
 }
