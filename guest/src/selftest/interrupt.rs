@@ -3,24 +3,18 @@
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use hypercall::Errno;
-use hypercall::abi::xen::{VIRQ_CONSOLE, VIRQ_TIMER};
+use hypercall::abi::xen::VIRQ_TIMER;
 use hypercall::event::{Port, bind_ipi, bind_virq, send};
 use hypercall::queue::Access;
 use hypercall::sched::poll;
 use spin::Mutex;
-use x86_64::instructions::port::Port as IoPort;
 
 use super::context::{Context, PAGE, READ_ONLY, in_table};
 use super::{Outcome, Trouble, expect_eq, selftest};
 use crate::event::{self, Handler};
-use crate::mm::layout::Fixed;
-use crate::mm::state::{Kind, State};
 use crate::mm::{self, Current, Flags, MmError};
-use crate::native::interrupts;
-use crate::trap::frame::Frame;
+use crate::time;
 use crate::xen::XEN;
-use crate::{console, time, trap};
 
 /// Interrupts taken.
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -63,14 +57,14 @@ impl Seen {
 }
 
 /// A port with its handler, closed when dropped.
-struct Open(Port);
+pub(super) struct Open(pub(super) Port);
 
 impl Open {
     fn ipi(handler: Handler) -> Result<Open, Trouble> {
         Open::new(bind_ipi(&XEN, 0)?, handler)
     }
 
-    fn timer(handler: Handler) -> Result<Open, Trouble> {
+    pub(super) fn timer(handler: Handler) -> Result<Open, Trouble> {
         Open::new(bind_virq(&XEN, VIRQ_TIMER, 0)?, handler)
     }
 
@@ -96,7 +90,7 @@ fn count() -> u32 {
     COUNT.load(Ordering::Relaxed)
 }
 
-fn counting() {
+pub(super) fn counting() {
     COUNT.fetch_add(1, Ordering::Relaxed);
 }
 
@@ -166,7 +160,7 @@ fn pass(nanoseconds: u64) -> Outcome {
 
 /// Sets the timer and waits for it: it comes not before its time.
 #[inline(never)]
-fn one_shot(nanoseconds: u64) -> Outcome {
+pub(super) fn one_shot(nanoseconds: u64) -> Outcome {
     let deadline = now()? + nanoseconds;
     hypercall::time::set_timer(&XEN, deadline)?;
     wait()?;
@@ -255,7 +249,7 @@ fn sleep(port: &Open, nanoseconds: u64) -> Outcome {
 
 /// Polls a port that is raised, or will be, long before the sleep would be over.
 #[inline(never)]
-fn sleep_until_raised(port: &Open) -> Outcome {
+pub(super) fn sleep_until_raised(port: &Open) -> Outcome {
     let start = now()?;
     poll(&XEN, &[port.0.0], start + 2_000_000_000)?;
     let slept = now()? - start;
@@ -292,92 +286,6 @@ fn polling_masked(_: &mut Context) -> Outcome {
     Ok(())
 }
 selftest!("interrupt.poll.masked", polling_masked, needs EVERYWHERE);
-
-/// In hardware virtualisation `shared_info` takes the place of a frame of the kernel's. Its record
-/// says so, so that it is never handed out, freed or made a table.
-fn page(_: &mut Context) -> Outcome {
-    let va = Fixed::SharedInfo.address();
-    let (applied, _) = mm::with(|tables| {
-        let value = tables.pte_val(tables.ptep_get(va)?);
-        let pfn = value.ok_or(MmError::NotMapped { va })?.pfn;
-        let states = tables.frames().states(tables.machine(), pfn);
-        states.map_err(MmError::from)
-    })?;
-    if applied.kind == Kind::Shared {
-        return Ok(());
-    }
-    Err(Trouble::fail(format_args!(
-        "expected a frame that is {}, found one that is {applied}",
-        State::of(Kind::Shared)
-    )))
-}
-selftest!("interrupt.page", page, needs SHARED_FRAME);
-
-/// The vector that went where unexpected exceptions go.
-static UNEXPECTED: AtomicU64 = AtomicU64::new(0);
-
-fn note_unexpected(frame: &Frame) -> bool {
-    UNEXPECTED.store(frame.vector, Ordering::Relaxed);
-    true
-}
-
-/// An interrupt that nobody knows is reported like an exception that nobody handles.
-fn unknown(_: &mut Context) -> Outcome {
-    UNEXPECTED.store(0, Ordering::Relaxed);
-    trap::observe(Some(note_unexpected));
-    // SAFETY: the gate's stub saves all registers, and the observer stands in for the report.
-    unsafe { core::arch::asm!("int 0x23") };
-    trap::observe(None);
-    expect_eq!(
-        UNEXPECTED.load(Ordering::Relaxed),
-        0x23,
-        "the vector reported"
-    );
-    Ok(())
-}
-selftest!("interrupt.unknown", unknown, needs OWN_VECTORS);
-
-/// A line of an interrupt controller whose request is gone when it is asked for comes as the
-/// controller's last line. It is counted and forgotten, and what comes after it is taken as before:
-/// a controller told of the end of an interrupt that it never gave would end another.
-fn spurious(_: &mut Context) -> Outcome {
-    let before = interrupts::spurious();
-    // SAFETY: both gates' stubs save all registers.
-    unsafe { core::arch::asm!("int 0x27", "int 0x2f") };
-    expect_eq!(interrupts::spurious() - before, 2, "spurious interrupts");
-    let _timer = Open::timer(counting)?;
-    one_shot(1_000_000)
-}
-selftest!("interrupt.spurious", spurious, needs PC);
-
-/// What comes in at the serial port ends a sleep. The port is its own other end here: in loopback
-/// it receives what it sends.
-fn serial(_: &mut Context) -> Outcome {
-    const LOOPBACK: u8 = 1 << 4;
-    let input = match bind_virq(&XEN, VIRQ_CONSOLE, 0) {
-        Err(e) if e.errno == Errno::EEXIST => {
-            return Err(Trouble::skip("the monitor waits for the input"));
-        }
-        other => Open(other?),
-    };
-    let (mut data, mut control) = (IoPort::<u8>::new(0x3f8), IoPort::<u8>::new(0x3fc));
-    // SAFETY: the first serial port's registers; nothing is printed before it is as it was.
-    let slept = unsafe {
-        let was = control.read();
-        control.write(was | LOOPBACK);
-        data.write(b'x');
-        let slept = sleep_until_raised(&input);
-        control.write(was);
-        slept
-    };
-    let mut typed = [0; 4];
-    let count = console::read(&mut typed);
-    slept?;
-    expect_eq!(count, 1, "bytes received");
-    expect_eq!(typed[0], b'x', "the byte received");
-    Ok(())
-}
-selftest!("interrupt.serial", serial, needs PC);
 
 /// The entry stub gives back every register that a function may change, to code that has no reason
 /// to expect a call: interrupted by a timer, at an instruction of its own choosing.

@@ -24,6 +24,7 @@ mod heap;
 mod image;
 mod interrupt;
 mod lazy;
+mod native_interrupts;
 mod oom;
 mod pages;
 mod pile;
