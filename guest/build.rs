@@ -37,10 +37,29 @@ const NATIVE: &[&str] = &[
     "guest::trap::native",
 ];
 
+/// Whether the compiler gets the flags that the image needs; says which it does not. Without them
+/// all of it would compile, and nothing that is given back after boot would be found.
+fn has_flags() -> bool {
+    let given = std::env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    let missing: Vec<_> = linker::flags::missing(&given).collect();
+    if !missing.is_empty() {
+        println!(
+            "cargo::error=the kernel's image needs {}, and something replaced these flags, such as \
+             RUSTFLAGS in the environment: unset it, or build by `cargo xtask build`, which passes \
+             its own",
+            missing.join(" ")
+        );
+    }
+    missing.is_empty()
+}
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let target = std::env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
     if target != "none" {
+        return;
+    }
+    if !has_flags() {
         return;
     }
     let script = script(&Groups {

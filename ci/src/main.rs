@@ -7,6 +7,7 @@
 mod bench;
 mod boot;
 mod cli;
+mod compile;
 mod console;
 mod exit;
 mod fuzz;
@@ -30,7 +31,8 @@ use workspace::Workspace;
 
 fn main() -> ExitCode {
     interrupt::watch();
-    match run(&Cli::parse().command) {
+    let cli = Cli::parse();
+    match workspace::keep_apart().and_then(|()| run(&cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {failure}");

@@ -1,12 +1,15 @@
 //! The repository this runs in, and the kernel built from it.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
+use crate::compile;
 use crate::exit::{Failure, Result};
 use crate::image;
 use crate::provision::rust;
+use crate::ui;
 
 /// How many runs keep their logs.
 const KEPT_RUNS: usize = 10;
@@ -25,13 +28,8 @@ pub(crate) struct Workspace {
 impl Workspace {
     /// Asks cargo.
     pub(crate) fn find() -> Result<Self> {
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
         let metadata = cargo_metadata::MetadataCommand::new()
-            .current_dir(if manifest.is_dir() {
-                manifest
-            } else {
-                Path::new(".")
-            })
+            .current_dir(here())
             .no_deps()
             .exec()
             .map_err(|error| {
@@ -46,10 +44,12 @@ impl Workspace {
         })
     }
 
-    /// A cargo command at the root.
+    /// A cargo command at the root, for the host unless it says otherwise.
     pub(crate) fn cargo(&self) -> Command {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.current_dir(&self.root);
+        command
+            .current_dir(&self.root)
+            .env_remove("CARGO_BUILD_TARGET");
         command
     }
 
@@ -72,13 +72,22 @@ impl Workspace {
         Ok(built)
     }
 
-    /// Builds the program of a package for the kernel's target.
+    /// Builds the program of a package for the kernel's target, by the flags and the profile that
+    /// the repository says and nothing else does.
     pub(crate) fn build(&self, package: &str) -> Result<PathBuf> {
         rust::ensure_target(&self.root)?;
-        let status = self
-            .cargo()
+        let mut cargo = self.cargo();
+        let dropped = compile::seal(&mut cargo, &self.root, std::env::vars_os())?;
+        if !dropped.is_empty() {
+            let names = dropped.join(", ");
+            ui::say(format!(
+                "the kernel is compiled by its own flags, not by {names}"
+            ));
+        }
+        let status = cargo
             .args(["build", "--release", "--package", package, "--bin", package])
-            .args(["--target", rust::TARGET])
+            .args(["--target", rust::TARGET, "--target-dir"])
+            .arg(&self.target)
             .status()
             .map_err(Failure::file("run", "cargo"))?;
         if !status.success() {
@@ -102,6 +111,50 @@ impl Workspace {
     }
 }
 
+/// Starts this program anew in an output directory of this checkout's own, if cargo put it into one
+/// that lies elsewhere and that other checkouts may share.
+///
+/// Cargo knows a package by its place below the workspace and takes a file for unchanged by its
+/// age, so that in a shared directory the programs and the kernel of one checkout pass for those of
+/// another.
+///
+/// # Errors
+/// Cargo does not say where it puts things, or cannot be run.
+pub(crate) fn keep_apart() -> Result<()> {
+    if std::env::var_os("CARGO_MANIFEST_DIR").is_none() {
+        return Ok(());
+    }
+    let workspace = Workspace::find()?;
+    let Some(own) = own_directory(&workspace.root, &workspace.target) else {
+        return Ok(());
+    };
+    let mut cargo = workspace.cargo();
+    cargo
+        .args(["run", "--quiet", "--package", "ci", "--"])
+        .args(std::env::args_os().skip(1))
+        .env_remove("CARGO_BUILD_TARGET_DIR")
+        .env("CARGO_TARGET_DIR", own);
+    Err(Failure::file("run", "cargo")(cargo.exec()))
+}
+
+/// The output directory that no other checkout uses, unless it is `target` already.
+fn own_directory(root: &Path, target: &Path) -> Option<PathBuf> {
+    // FNV-1a: the same in every build of this program.
+    let hash = root.as_os_str().as_encoded_bytes().iter();
+    let hash = hash.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    });
+    let name = format!("checkout-{hash:016x}");
+    (!target.starts_with(root) && !target.ends_with(&name)).then(|| target.join(name))
+}
+
+/// Where this is run: the package's directory as `cargo run` says it, or else the current one. What
+/// was the directory when this was compiled says nothing: a checkout moves, and cargo takes a
+/// program for fresh that another checkout left in the same output directory.
+fn here() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| ".".into(), PathBuf::from)
+}
+
 /// Deletes all but the newest `keep` directories below `parent`.
 fn prune(parent: &Path, keep: usize) {
     let mut runs: Vec<_> = std::fs::read_dir(parent)
@@ -119,6 +172,17 @@ fn prune(parent: &Path, keep: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn checkouts_that_share_an_output_directory_keep_apart() {
+        let root = Path::new("/a/clone");
+        assert_eq!(own_directory(root, &root.join("target")), None);
+        let own = own_directory(root, Path::new("/shared")).unwrap();
+        let other = own_directory(Path::new("/b/clone"), Path::new("/shared")).unwrap();
+        assert!(own.starts_with("/shared") && own != other);
+        assert_eq!(own_directory(root, &own), None);
+        assert!(own_directory(root, &other).is_some());
+    }
 
     #[test]
     fn old_runs_go_and_new_ones_stay() {

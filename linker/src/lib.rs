@@ -6,6 +6,8 @@
 //! exist.
 #![cfg_attr(target_os = "none", no_std)]
 
+#[cfg(not(target_os = "none"))]
+pub mod flags;
 pub mod order;
 #[cfg(not(target_os = "none"))]
 pub mod read;

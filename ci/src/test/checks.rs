@@ -150,7 +150,8 @@ pub(super) fn counted(suite: &mut Suite, name: &str, command: Command) -> Result
     Ok(())
 }
 
-fn run(name: &str, mut command: Command) -> Result<(bool, String)> {
+/// Runs a command; whether it succeeded, and all it said.
+pub(super) fn run(name: &str, mut command: Command) -> Result<(bool, String)> {
     let output = quietly(name, || command.output()).map_err(Failure::file("run", "cargo"))?;
     let text =
         [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that must hold, in one list of groups with one count at the end.
 
+mod build;
 mod checks;
 mod miri;
 mod notes;
@@ -31,7 +32,7 @@ pub(crate) enum Group {
     Unit,
     /// Documentation builds without warnings
     Docs,
-    /// ELF notes, segments and linker tables of the built image
+    /// ELF notes, segments and linker tables of the built image, and that nothing else builds another
     Notes,
     /// Structure layouts against Xen's own headers
     Abi,
@@ -207,7 +208,9 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
             Group::Clippy => checks::clippy(&mut suite),
             Group::Unit => checks::unit(&mut suite),
             Group::Docs => checks::docs(&mut suite),
-            Group::Notes => notes::run(&mut suite).and_then(|()| tables::run(&mut suite)),
+            Group::Notes => notes::run(&mut suite)
+                .and_then(|()| tables::run(&mut suite))
+                .and_then(|()| build::run(&mut suite)),
             Group::Abi => checks::abi(&mut suite),
             Group::Bench => regression::run(&mut suite),
             Group::Rules => rules::run(&mut suite),

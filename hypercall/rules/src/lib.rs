@@ -49,9 +49,12 @@ pub(crate) mod prelude {
     };
 }
 
+include!(concat!(env!("OUT_DIR"), "/rules.rs"));
+
 /// The pages, one module each, and the table made of them.
+#[path = "rules"]
 pub mod pages {
-    include!(concat!(env!("OUT_DIR"), "/rules.rs"));
+    pages!();
 }
 
 pub use pages::RULES;
