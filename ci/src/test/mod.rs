@@ -6,6 +6,7 @@ mod miri;
 mod notes;
 mod regression;
 mod rules;
+mod skips;
 mod smoke;
 mod tables;
 mod typed;

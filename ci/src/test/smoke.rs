@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Suite;
+use super::{Suite, skips};
 use crate::console::transcript::{Show, Transcript};
 use crate::console::verdict::{End, Kind, Shutdown, Verdict, judge};
 use crate::exit::{Failure, Result};
@@ -54,7 +54,8 @@ struct Smoke {
     says: &'static [&'static str],
 }
 
-const EVERYWHERE: &[Via] = &[
+/// Every way of running.
+pub(super) const EVERYWHERE: &[Via] = &[
     Via::Dom0,
     Via::Xl,
     Via::Shim,
@@ -63,9 +64,10 @@ const EVERYWHERE: &[Via] = &[
     Via::Bare4,
 ];
 
-/// Where Xen owns the page tables, and where the kernel does.
-const PV: &[Via] = &[Via::Dom0, Via::Xl, Via::Shim];
-const NATIVE: &[Via] = &[Via::Pvh, Via::Bare, Via::Bare4];
+/// Where Xen owns the page tables.
+pub(super) const PV: &[Via] = &[Via::Dom0, Via::Xl, Via::Shim];
+/// Where the kernel owns them.
+pub(super) const NATIVE: &[Via] = &[Via::Pvh, Via::Bare, Via::Bare4];
 
 /// What a run of all self-tests says besides its verdict: one test of each kind was there.
 const SELFTESTS: &[&str] = &[
@@ -381,6 +383,7 @@ pub(super) fn run(suite: &mut Suite, vias: &[Via]) -> Result<()> {
         };
         transcript.finish();
         let result = check(row.smoke, &transcript.guest, &end)
+            .and_then(|()| skips::check(&transcript.guest, row.via, row.smoke.mem_mib))
             .map_err(|reason| format!("{reason}\n{}", transcript.tail(30).trim_end()));
         if !matches!(end, End::Broken(_)) {
             session = Some(open);
