@@ -10,6 +10,7 @@ use std::rc::Rc;
 use guest::mm::fuzz::{Eye, Mode, mode};
 use guest::mm::layout::{self, Fixed};
 use guest::mm::machine::{Machine, Words};
+use guest::mm::spaces::Space;
 use guest::mm::tables::Fold;
 use guest::mm::takeover::{Initial, Report, Start};
 use guest::mm::{Flags, MmError, Tables, Value};
@@ -207,6 +208,8 @@ impl World {
 
     fn build_with(layout: &Layout, strict: bool) -> Result<World, MmError> {
         let model = Rc::new(Model::build(layout));
+        // Rights that grow must be flushed as well.
+        model.fault_from_tlb(true);
         let machine = ModelMachine {
             model: Rc::clone(&model),
             reach: 0,
@@ -288,6 +291,12 @@ impl World {
     pub(crate) fn release(&mut self, va: u64, pages: u64) -> Result<(), MmError> {
         // SAFETY: nobody runs the model's image.
         unsafe { self.tables.release(va, pages) }
+    }
+
+    /// Makes a space the current one, and expects no trouble.
+    pub(crate) fn switch(&mut self, to: Space) {
+        // SAFETY: nobody uses the user half of the model.
+        unsafe { self.tables.switch_space(to) }.unwrap();
     }
 
     pub(crate) fn set_ptes(

@@ -156,6 +156,7 @@ impl Model {
             injections: Vec::new(),
             in_multicall: false,
             preempt: None,
+            faults_from_tlb: false,
             has_upcall: false,
             console: Vec::new(),
             input: Vec::new(),
@@ -311,6 +312,13 @@ impl Model {
     pub fn preempt_every(&self, every: Option<u64>) {
         let mut state = self.state.borrow_mut();
         state.preempt = every.filter(|&n| n > 0).map(|n| (n, n));
+    }
+
+    /// Lets an access fault that a cached translation does not allow, without a look at the tables,
+    /// which may allow it by now: so a processor may do, and a kernel that gives rights without a
+    /// flush is found out. Otherwise the tables are looked at, as by most processors.
+    pub fn fault_from_tlb(&self, faults: bool) {
+        self.state.borrow_mut().faults_from_tlb = faults;
     }
 
     /// Arranges a failure.

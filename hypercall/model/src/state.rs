@@ -88,6 +88,8 @@ pub(crate) struct State {
     pub(crate) in_multicall: bool,
     /// Requests until the next preemption that no event caused, and how often there is one.
     pub(crate) preempt: Option<(u64, u64)>,
+    /// A cached translation that does not allow an access faults by itself.
+    pub(crate) faults_from_tlb: bool,
     /// Somebody takes upcalls.
     pub(crate) has_upcall: bool,
     pub(crate) console: Vec<u8>,

@@ -206,6 +206,7 @@ impl State {
         {
             return Ok((cached.frame, va & 4095));
         }
+        let refused = self.faults_from_tlb && found.is_some_and(|cached| !allowed(cached.rights));
         let canonical = (va as i64) << 16 >> 16 == va as i64;
         let walk = match self.root(mode) {
             Some(root) if canonical => self.walk(root, va),
@@ -213,7 +214,7 @@ impl State {
         };
         let present = walk.page.is_some();
         match walk.page {
-            Some((frame, rights)) if allowed(rights) => {
+            Some((frame, rights)) if allowed(rights) && !refused => {
                 let rights = self.mark(&walk, rights, access);
                 let tlb = &mut self.vcpus[self.current].tlb;
                 tlb.pages[mode as usize].insert(page, Cached { frame, rights });
