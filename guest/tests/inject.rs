@@ -9,7 +9,10 @@ mod common;
 use std::collections::HashSet;
 
 use common::{BASE, MIB, PAGE, World, expect, small};
+use guest::mm::frames::FrameError;
 use guest::mm::fuzz::{Mode, mode, queued};
+use guest::mm::layout;
+use guest::mm::spaces::Space;
 use guest::mm::state::Kind as Frame;
 use guest::mm::{Flags, MmError};
 use hypercall::batch::Failed;
@@ -20,6 +23,9 @@ use model::{Injection, Kind};
 const WINDOW: u64 = 4096;
 /// An address in the window with nothing near it.
 const FAR: u64 = BASE + 2048 * PAGE;
+/// An address of the user half, and pages that operations map behind it.
+const USER: u64 = 0x40_0000;
+const USER_PAGES: u64 = 8;
 const ERRNO: Errno = Errno::ENOMEM;
 
 type Frames = [Pfn];
@@ -37,12 +43,53 @@ fn some(world: &mut World, frames: &Frames) {
     world.map(BASE, &frames[..10], Flags::DATA).unwrap();
 }
 
+/// A space in the world's care, with tables of its own in its user half.
+fn space(world: &mut World, frames: &Frames) {
+    if world.space.is_some() {
+        return;
+    }
+    let (boot, space) = (
+        world.tables.boot_space(),
+        world.tables.create_space().unwrap(),
+    );
+    world.space = Some(space);
+    world.switch(space);
+    for va in [USER, 1 << 39, 1 << 40] {
+        world
+            .map(va, &frames[..3], Flags::DATA | Flags::USER)
+            .unwrap();
+    }
+    world.switch(boot);
+}
+
+/// The same, and it is the current one.
+fn in_space(world: &mut World, frames: &Frames) {
+    space(world, frames);
+    world.switch(world.space.unwrap());
+    world.unmap(USER + PAGE, USER_PAGES).unwrap();
+}
+
+fn switch(world: &mut World, to: Space) -> Result<(), MmError> {
+    let before = world.tables.root();
+    // SAFETY: nobody uses the user half of the model.
+    let switched = unsafe { world.tables.switch_space(to) };
+    let now = if switched.is_ok() { to.kernel } else { before };
+    assert_eq!(world.tables.root(), now, "{switched:?}");
+    expect::bases(world);
+    switched
+}
+
 fn many(world: &mut World, frames: &Frames) {
     for i in 0..3 {
         let va = BASE + i * 512 * PAGE;
         world.map(va, &frames[..512], Flags::DATA).unwrap();
     }
 }
+
+/// Xen does not pin a root that could not be made read-only: it refuses both.
+const CREATE: &str = "create a space";
+/// A space is in nobody's care once this succeeds.
+const DESTROY: &str = "destroy a space";
 
 const CASES: &[Case] = &[
     Case {
@@ -156,6 +203,69 @@ const CASES: &[Case] = &[
         act: |world, _| world.release(world.image.data.start, 3),
     },
     Case {
+        name: CREATE,
+        prepare: nothing,
+        act: |world, _| world.tables.create_space().map(drop),
+    },
+    Case {
+        name: "switch to a space",
+        prepare: |world, frames| {
+            space(world, frames);
+            world.switch(world.tables.boot_space());
+        },
+        act: |world, _| switch(world, world.space.unwrap()),
+    },
+    Case {
+        name: "switch from one space to another",
+        prepare: |world, frames| {
+            if world.space.is_none() {
+                let space = world.tables.create_space().unwrap();
+                world.switch(space);
+                world.space = Some(world.tables.create_space().unwrap());
+            }
+            nothing(world, frames);
+        },
+        act: |world, _| switch(world, world.space.unwrap()),
+    },
+    Case {
+        name: "switch back from a space",
+        prepare: in_space,
+        act: |world, _| switch(world, world.tables.boot_space()),
+    },
+    Case {
+        name: DESTROY,
+        prepare: space,
+        act: |world, _| {
+            let destroyed = world.tables.destroy_space(world.space.unwrap());
+            match destroyed {
+                // The space is gone, and only its frames are not back yet.
+                Err(MmError::Frame(FrameError::Illegal(..))) => Ok(()),
+                other => other,
+            }
+        },
+    },
+    Case {
+        name: "map in the user half",
+        prepare: in_space,
+        act: |world, frames| world.map(USER + PAGE, &frames[..2], Flags::CONST | Flags::USER),
+    },
+    Case {
+        name: "map below a new L4 entry of the user half",
+        prepare: |world, frames| {
+            in_space(world, frames);
+            world.unmap(5 << 39, 1).unwrap();
+        },
+        act: |world, frames| world.map(5 << 39, &frames[..1], Flags::CONST | Flags::USER),
+    },
+    Case {
+        name: "map below a new L4 entry of the kernel half, of every space",
+        prepare: |world, frames| {
+            space(world, frames);
+            world.unmap(layout::P2M.end, 1).unwrap();
+        },
+        act: |world, frames| world.map(layout::P2M.end, &frames[..1], Flags::DATA),
+    },
+    Case {
         name: "growth of the direct map",
         prepare: nothing,
         act: |world, _| world.tables.populate_all(),
@@ -188,13 +298,18 @@ fn steps(world: &World) -> usize {
     frames.next_step().unwrap_or(all) as usize
 }
 
-/// Tables that nothing refers to.
+/// Tables that nothing refers to, but for a root that its space still has.
 fn stranded(world: &World) -> u64 {
+    let of_space = |pfn| {
+        let roots = world.space.map(|space| (Some(space.kernel), space.user));
+        roots.is_some_and(|(kernel, user)| kernel == Some(pfn) || user == Some(pfn))
+    };
     let frames = world.tables.frames();
     let mut count = 0;
     for pfn in (0..frames.counts().mapped).map(Pfn::truncate) {
         let (state, _) = frames.states(world.tables.machine(), pfn).unwrap();
-        count += u64::from(state.kind == Frame::Table && state.links == 0 && !state.pinned);
+        let unused = state.kind == Frame::Table && state.links == 0 && !state.pinned;
+        count += u64::from(unused && !of_space(pfn));
     }
     count
 }
@@ -229,12 +344,15 @@ fn fails(case: &Case, depth: usize, failure: Injection) -> bool {
             );
             let caller = error.caller.unwrap().file();
             assert!(caller.contains("guest"), "{what}: {error}");
-            assert_eq!(error.refused, 1, "{what}: {error}");
+            let refused = if case.name == CREATE { 1..=2 } else { 1..=1 };
+            assert!(refused.contains(&error.refused), "{what}: {error}");
         }
         _ => {}
     }
     assert!(!error.tlb_stale, "{what}: {error}");
     assert_eq!(queued(&world.tables), (0, false), "{what}");
+    expect::no_plans(&world);
+    expect::bases(&world);
     // What could be given back is by the time that somebody asks for a frame.
     let frame = world.tables.alloc_frame().unwrap();
     world.tables.free_frame(frame).unwrap();
@@ -254,6 +372,11 @@ fn fails(case: &Case, depth: usize, failure: Injection) -> bool {
     (case.prepare)(&mut world, &frames);
     let again = (case.act)(&mut world, &frames);
     again.unwrap_or_else(|e| panic!("{what}, again: {e}"));
+    if case.name == DESTROY {
+        world.space = None;
+    }
+    assert_eq!(stranded(&world), 0, "{what}, again");
+    expect::bases(&world);
     expect::sound(&world);
     true
 }

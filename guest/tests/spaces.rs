@@ -15,18 +15,9 @@ use model::{Access, Injection, Kind, Mode as Cpu};
 const USER: [u64; 2] = [0x40_0000, 0x7fff_ffe0_0000];
 const PAGE_OF_USERS: Flags = Flags::DATA.union(Flags::USER);
 
-/// The base registers refer to the roots that the kernel believes to be in use.
-fn bases(world: &World) {
-    let mfn = |pfn| world.tables.mfn(pfn).unwrap();
-    let kernel = mfn(world.tables.root());
-    let user = world.tables.user_root().map(mfn);
-    assert_eq!(world.model.l4(Cpu::Kernel), Some(kernel));
-    assert_eq!(world.model.l4(Cpu::User), user);
-}
-
-/// [`expect::sound`], and what boot's own space has.
+/// [`expect::sound`], and the base registers.
 fn sound(world: &World) {
-    bases(world);
+    expect::bases(world);
     expect::sound(world);
 }
 

@@ -122,6 +122,24 @@ pub(crate) fn records(world: &World) {
     assert_eq!(counts.free, free, "the allocator and the records agree");
 }
 
+/// Nothing is planned that was not applied: what holds as soon as nothing is queued.
+pub(crate) fn no_plans(world: &World) {
+    let frames = world.tables.frames();
+    for pfn in (0..frames.counts().mapped).map(Pfn::truncate) {
+        let (applied, planned) = frames.states(world.tables.machine(), pfn).unwrap();
+        assert_eq!(applied, planned, "pfn {pfn}: nothing is queued");
+    }
+}
+
+/// The base registers refer to the roots that the kernel believes to be in use.
+pub(crate) fn bases(world: &World) {
+    let mfn = |pfn| world.tables.mfn(pfn).unwrap();
+    let kernel = mfn(world.tables.root());
+    let user = world.tables.user_root().map(mfn);
+    assert_eq!(world.model.l4(Mode::Kernel), Some(kernel));
+    assert_eq!(world.model.l4(Mode::User), user);
+}
+
 /// No table and no part of the p2m list is writable, and nothing is writable and executable, by
 /// whatever way it is reached. `code` says which frames may have executable aliases for all that.
 pub(crate) fn rights(world: &World, mut code: impl FnMut(Pfn) -> bool) {

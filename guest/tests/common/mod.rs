@@ -135,6 +135,8 @@ pub(crate) struct World {
     pub(crate) tables: Box<Tables<ModelMachine>>,
     pub(crate) report: Report,
     pub(crate) image: Image,
+    /// A space that a test made, for those that pass the world around.
+    pub(crate) space: Option<Space>,
 }
 
 pub(crate) const MIB: u64 = (1 << 20) / PAGE;
@@ -234,6 +236,7 @@ impl World {
             tables,
             report,
             image,
+            space: None,
         })
     }
 
