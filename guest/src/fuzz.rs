@@ -13,8 +13,8 @@ use core::fmt;
 use spin::Mutex;
 
 use crate::boot::cmdline::Fuzz;
-use crate::mm::fuzz::{Divergence, Eye, Fuzzer};
-use crate::mm::{self, MmError, Tables, layout};
+use crate::mm::fuzz::{Divergence, Eye, Fuzzer, WINDOW};
+use crate::mm::{self, MmError, Tables};
 use crate::println;
 use crate::time;
 use crate::trap::probe;
@@ -23,8 +23,6 @@ use crate::trap::probe;
 const PAGES: usize = 2048;
 /// Frames that are mapped in it.
 const POOL: usize = 640;
-/// Where nothing else is mapped.
-const WINDOW: u64 = layout::DYNAMIC.start + (3 << 30);
 /// Operations after which all pages are compared, and not only those an operation touched.
 const CHECK_EVERY: u64 = 4096;
 

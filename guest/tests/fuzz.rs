@@ -5,9 +5,9 @@
 mod common;
 
 use common::lists::{self, PAGES, POOL, Run};
-use common::{BASE, MIB, PAGE, World, expect, small};
+use common::{MIB, PAGE, World, expect, small};
 use guest::mm::MmError;
-use guest::mm::fuzz::{CHANGES, KINDS, Op, Rng, What};
+use guest::mm::fuzz::{CHANGES, KINDS, Op, Rng, WINDOW, What, generate};
 use hypercall::{Errno, Op as Call};
 use model::{Injection, Kind, Layout};
 use proptest::prelude::*;
@@ -28,7 +28,8 @@ fn run(layout: &Layout, seed: u64, ops: u64) {
     let mut world = World::fast(layout).populated();
     let mut eye = world.eye();
     let mut fuzzer = Box::new(Run::EMPTY);
-    fuzzer.begin(&mut world.tables, BASE, seed).unwrap();
+    fuzzer.begin(&mut world.tables, WINDOW, seed).unwrap();
+    fuzzer.spare_image(world.image.text.start);
     let tables = &mut world.tables;
     for step in 0..ops {
         fuzzer
@@ -95,7 +96,7 @@ fn failure(rng: &mut Rng) -> Injection {
 /// as its documentation says.
 fn end_half_moves(world: &mut World) {
     let mut seen = Vec::new();
-    for va in (0..PAGES as u64).step_by(512).map(|at| BASE + at * PAGE) {
+    for va in (0..PAGES as u64).step_by(512).map(|at| WINDOW + at * PAGE) {
         let entry = world.tables.get(world.tables.pmd_slot(va).unwrap());
         let Some(table) = world.tables.pmd_val(entry) else {
             continue;
@@ -114,14 +115,19 @@ fn refusals_at_random_lose_nothing() {
     let mut world = World::fast(&small(Kind::DomU, 24 * MIB)).populated();
     let mut eye = world.eye();
     let mut fuzzer = Box::new(Run::EMPTY);
-    fuzzer.begin(&mut world.tables, BASE, seed).unwrap();
+    fuzzer.begin(&mut world.tables, WINDOW, seed).unwrap();
     let mut rng = Rng::new(!seed);
+    let mut ops_of_seed = Rng::new(seed);
     let mut refused = 0;
     for step in 0..ops {
         if step % 20 == 0 {
             world.model.inject(failure(&mut rng));
         }
-        if let Err(e) = fuzzer.step(&mut world.tables, &mut eye) {
+        let op = generate(&mut ops_of_seed, PAGES as u16);
+        if op.is_large() {
+            continue;
+        }
+        if let Err(e) = fuzzer.apply(&mut world.tables, &mut eye, op) {
             let What::Error(MmError::Flush(error)) = e.what else {
                 panic!("{e}");
             };
@@ -162,6 +168,9 @@ fn op() -> impl Strategy<Value = Op> {
         Op::Pause,
         Op::Resume,
         Op::Interrupt,
+        Op::EnterInterrupt,
+        Op::LeaveInterrupt,
+        Op::LeaveInterrupt,
         Op::Flush,
     ];
     prop_oneof![
@@ -185,6 +194,11 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Alloc),
         1 => (0..8_u16).prop_map(|which| Op::Free { which }),
         6 => prop::sample::select(modes.to_vec()),
+        1 => Just(Op::NewSpace),
+        2 => (0..4_u8).prop_map(|to| Op::Switch { to }),
+        1 => (0..3_u8).prop_map(|which| Op::DropSpace { which }),
+        1 => (at(), any::<bool>()).prop_map(|(at, upper)| Op::Shift { at, upper }),
+        1 => (0..64_u8, 1..9_u8).prop_map(|(at, n)| Op::Release { at, n }),
     ]
 }
 

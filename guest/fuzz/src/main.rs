@@ -52,7 +52,7 @@ impl Bytes<'_> {
 
     /// The next operation; none if the input ends within it.
     fn op(&mut self) -> Option<Op> {
-        Some(match self.byte()? % 24 {
+        Some(match self.byte()? % 31 {
             0 | 1 => Op::Map {
                 at: self.page()?,
                 n: self.length()?,
@@ -112,6 +112,21 @@ impl Bytes<'_> {
             20 => Op::Pause,
             21 => Op::Resume,
             22 => Op::Interrupt,
+            23 => Op::EnterInterrupt,
+            24 => Op::LeaveInterrupt,
+            25 => Op::NewSpace,
+            26 => Op::Switch { to: self.byte()? },
+            27 => Op::DropSpace {
+                which: self.byte()?,
+            },
+            28 => Op::Shift {
+                at: self.page()?,
+                upper: self.byte()? & 1 == 1,
+            },
+            29 => Op::Release {
+                at: self.byte()?,
+                n: self.byte()? % 16,
+            },
             _ => Op::Flush,
         })
     }

@@ -22,13 +22,16 @@
 mod op;
 mod page;
 mod run;
+mod space;
 
 use hypercall::Pfn;
 
 use super::entry::Pte;
 use super::error::MmError;
 use super::frames::Frame;
+use super::layout;
 use super::machine::Machine;
+use super::spaces::Space;
 use super::tables::Tables;
 
 pub use op::{CHANGES, KINDS, Op, Rng, generate};
@@ -41,6 +44,16 @@ const PAGE: u64 = 4096;
 const HELD: usize = 64;
 /// Sections and pauses nest up to here.
 const DEPTH: u8 = 8;
+/// Interrupts nest up to here.
+const INTERRUPTS: u8 = 3;
+/// Spaces that a run can have besides the one that boot ran in.
+const SPACES: usize = 3;
+/// The last pages of the window lie in the user half, and are other pages in each space.
+const USER_PAGES: usize = 512;
+/// Where they lie: below tables of their own.
+const USER: u64 = 5 << 30;
+/// Where nothing else is mapped: the first half of 8 MiB lies below another L4 entry than the rest.
+pub const WINDOW: u64 = layout::P2M.end + (1 << 39) - (4 << 20);
 /// What a frame of the pool says in its first word, with its number added: reads tell frames apart.
 const NAME: u64 = 0x6e61_6d65_0000_0000;
 
@@ -54,6 +67,11 @@ pub trait Eye {
 
     /// Whether the page can be executed, where that can be found out without doing so.
     fn executes(&mut self, _va: u64) -> Option<bool> {
+        None
+    }
+
+    /// Whether user mode can read the page, where there is a user mode.
+    fn user_reads(&mut self, _va: u64) -> Option<bool> {
         None
     }
 }
@@ -122,6 +140,12 @@ pub fn in_table<M: Machine>(tables: &Tables<M>, va: u64) -> Option<Pte> {
     None
 }
 
+/// A space that a run made, and what its pages should map while it is not the current one.
+struct Side {
+    space: Space,
+    pages: [Page; USER_PAGES],
+}
+
 /// A run: what was done, and what should have come of it.
 ///
 /// The window is `PAGES` pages (at most 32768, a multiple of 512), and `POOL` frames are mapped in
@@ -141,7 +165,17 @@ pub struct Fuzzer<const PAGES: usize, const POOL: usize> {
     hogged: Option<u32>,
     enabled: u8,
     paused: u8,
+    /// Interrupts that go on over several operations.
+    interrupts: u8,
+    /// The next operation happens in an interrupt of its own.
     interrupt: bool,
+    spaces: heapless::Vec<Side, SPACES>,
+    /// Which of them is the current one; none for the one that boot ran in.
+    current: Option<usize>,
+    /// The pages of the space that boot ran in, while it is not the current one.
+    boot: [Page; USER_PAGES],
+    /// A part of the image that may be released, and which of its pages were: a bit each.
+    spare: (u64, u64),
     /// Frames out of the allocator before the run began.
     out: u64,
     steps_mapped: Option<u64>,
@@ -175,7 +209,12 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         hogged: None,
         enabled: 0,
         paused: 0,
+        interrupts: 0,
         interrupt: false,
+        spaces: heapless::Vec::new(),
+        current: None,
+        boot: [Page::NONE; USER_PAGES],
+        spare: (0, 0),
         out: 0,
         steps_mapped: None,
         counts: Counts {
@@ -198,16 +237,21 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     ) -> Result<(), MmError> {
         const {
             assert!(PAGES.is_multiple_of(512) && PAGES <= 1 << 15 && POOL < 1 << 16 && POOL > 0);
+            assert!(PAGES > USER_PAGES);
         }
         self.seed = seed;
         self.rng = Rng::new(seed);
         (self.step, self.base) = (0, base);
         self.pages.fill(Page::NONE);
-        (self.enabled, self.paused, self.interrupt) = (0, 0, false);
+        (self.enabled, self.paused) = (0, 0);
+        (self.interrupts, self.interrupt) = (0, false);
+        (self.current, self.spare) = (None, (0, 0));
+        self.spaces.clear();
+        self.boot.fill(Page::NONE);
         self.counts = Counts::default();
         // Tables above the window stay: they are nobody's loss.
         for at in (0..PAGES as u64).step_by(512) {
-            tables.ensure_pmd(base + at * PAGE)?;
+            tables.ensure_pmd(self.va(at as usize))?;
         }
         tables.flush()?;
         let counts = tables.frames().counts();
@@ -222,6 +266,11 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         self.pool.sort_unstable();
         self.run = longest_run(&self.pool);
         Ok(())
+    }
+
+    /// Lets the run release pages of the image, up to 64 from `va` on, which nobody uses.
+    pub fn spare_image(&mut self, va: u64) {
+        self.spare = (va, 0);
     }
 
     /// Carries out the next operation of the seed.
@@ -253,6 +302,10 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         tables: &mut Tables<M>,
         eye: &mut impl Eye,
     ) -> Result<(), Divergence> {
+        self.interrupt = false;
+        while self.interrupts > 0 {
+            self.apply(tables, eye, Op::LeaveInterrupt)?;
+        }
         self.apply(tables, eye, Op::Unhog)?;
         while self.paused > 0 {
             self.apply(tables, eye, Op::Resume)?;
@@ -260,10 +313,16 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         while self.enabled > 0 {
             self.apply(tables, eye, Op::Leave)?;
         }
-        self.interrupt = false;
         self.check(tables)?;
+        self.apply(tables, eye, Op::Switch { to: 0 })?;
+        self.check(tables)?;
+        while !self.spaces.is_empty() {
+            self.apply(tables, eye, Op::DropSpace { which: 0 })?;
+        }
         let n = PAGES as u16;
         self.apply(tables, eye, Op::Unmap { at: 0, n })?;
+        let user = (PAGES - USER_PAGES) as u16;
+        self.apply(tables, eye, Op::Unmap { at: user, n })?;
         self.apply(tables, eye, Op::Flush)?;
         self.check(tables)?;
         while !self.held.is_empty() {
@@ -278,7 +337,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         let reclaimed = tables.alloc_frame().and_then(|f| tables.free_frame(f));
         reclaimed.map_err(|e| self.differs(Op::Unhog, 0, What::Error(e), 0, 0))?;
         let counts = tables.frames().counts();
-        let out = counts.mapped - counts.free;
+        let out = counts.mapped - counts.free + u64::from(self.spare.1.count_ones());
         // Growth of the direct map takes frames that stay taken.
         if out != self.out && self.steps_mapped == tables.frames().next_step() {
             return Err(self.differs(Op::Unhog, 0, What::FreeFrames, self.out, out));
@@ -326,7 +385,20 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     }
 
     fn va(&self, at: usize) -> u64 {
-        self.base + at as u64 * PAGE
+        match at.checked_sub(PAGES - USER_PAGES) {
+            Some(user) => USER + user as u64 * PAGE,
+            None => self.base + at as u64 * PAGE,
+        }
+    }
+
+    /// The page at an address, if it is one of the window.
+    fn at(&self, va: u64) -> Option<usize> {
+        let within = |base: u64, pages: usize| {
+            let at = (va.wrapping_sub(base) / PAGE) as usize;
+            (at < pages).then_some(at)
+        };
+        let kernels = PAGES - USER_PAGES;
+        within(self.base, kernels).or_else(|| Some(kernels + within(USER, USER_PAGES)?))
     }
 
     fn pfn(&self, place: usize) -> Pfn {
@@ -334,7 +406,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     }
 
     fn is_lazy(&self) -> bool {
-        self.enabled > 0 && self.paused == 0
+        self.enabled > 0 && self.paused == 0 && self.interrupts == 0
     }
 
     #[cold]
@@ -435,8 +507,13 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
             return bad(What::Store, writes.into(), stored.into());
         }
         let runs = page.is_mapped() && !flags.contains(super::Flags::NO_EXECUTE);
-        match eye.executes(va) {
-            Some(found) if found != runs => bad(What::Execute, runs.into(), found.into()),
+        if let Some(found) = eye.executes(va).filter(|found| *found != runs) {
+            return bad(What::Execute, runs.into(), found.into());
+        }
+        // All of the user half is user mode's, where the space has one.
+        let users = page.is_mapped() && at >= PAGES - USER_PAGES && self.current.is_some();
+        match eye.user_reads(va) {
+            Some(found) if found != users => bad(What::User, users.into(), found.into()),
             _ => Ok(()),
         }
     }

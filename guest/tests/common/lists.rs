@@ -1,10 +1,10 @@
 //! A list of the fuzzer's operations in a fresh domain: what the tests shrink and what the
 //! coverage-guided fuzzer mutates run alike.
 
-use guest::mm::fuzz::{Divergence, Fuzzer, Op};
+use guest::mm::fuzz::{Divergence, Fuzzer, Op, WINDOW};
 use model::Kind;
 
-use super::{BASE, MIB, World, expect, small};
+use super::{MIB, World, expect, small};
 
 /// 8 MiB: four tables.
 pub(crate) const PAGES: usize = 2048;
@@ -23,7 +23,8 @@ pub(crate) fn run(ops: impl IntoIterator<Item = Op>, preempt: u64) -> Result<(),
     let mut world = World::fast(&small(Kind::DomU, 16 * MIB)).populated();
     let mut eye = world.eye();
     let mut fuzzer = Box::new(Run::EMPTY);
-    fuzzer.begin(&mut world.tables, BASE, 0).unwrap();
+    fuzzer.begin(&mut world.tables, WINDOW, 0).unwrap();
+    fuzzer.spare_image(world.image.text.start);
     world.model.preempt_every((preempt > 0).then_some(preempt));
     for op in ops {
         fuzzer.apply(&mut world.tables, &mut eye, op)?;

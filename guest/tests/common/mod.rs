@@ -127,6 +127,10 @@ impl Eye for ModelEye {
     fn executes(&mut self, va: u64) -> Option<bool> {
         Some(self.0.access(va, Access::Execute, Cpu::Kernel).is_ok())
     }
+
+    fn user_reads(&mut self, va: u64) -> Option<bool> {
+        Some(self.0.access(va, Access::Read, Cpu::User).is_ok())
+    }
 }
 
 /// A domain and its page tables.

@@ -122,6 +122,36 @@ pub enum Op {
     Resume,
     /// The next operation happens in an interrupt.
     Interrupt,
+    /// An interrupt begins; all until its end happens in it, further interrupts as well.
+    EnterInterrupt,
+    /// It ends.
+    LeaveInterrupt,
+    /// Makes an address space.
+    NewSpace,
+    /// Makes a space the current one.
+    Switch {
+        /// Which, counted from the one that boot ran in.
+        to: u8,
+    },
+    /// Destroys a space, unless it is the current one.
+    DropSpace {
+        /// Which of those that were made.
+        which: u8,
+    },
+    /// Moves the table that an L3 or L4 entry refers to elsewhere, and back.
+    Shift {
+        /// Page below the entry.
+        at: u16,
+        /// Whether it is the L4 entry.
+        upper: bool,
+    },
+    /// Releases pages of the image.
+    Release {
+        /// First page.
+        at: u8,
+        /// Pages.
+        n: u8,
+    },
     /// Sends what is queued.
     Flush,
 }
@@ -140,13 +170,14 @@ pub const KINDS: [Flags; 6] = [
 ];
 
 /// Changes of rights: added, removed.
-pub const CHANGES: [(Flags, Flags); 6] = [
+pub const CHANGES: [(Flags, Flags); 7] = [
     (Flags::WRITABLE, Flags::empty()),
     (Flags::empty(), Flags::WRITABLE),
     (Flags::WRITABLE.union(Flags::NO_EXECUTE), Flags::SOFTWARE0),
     (Flags::empty(), Flags::WRITABLE.union(Flags::NO_EXECUTE)),
     (Flags::SOFTWARE0, Flags::WRITABLE),
     (Flags::NO_EXECUTE, Flags::SOFTWARE0),
+    (Flags::empty(), Flags::NO_EXECUTE),
 ];
 
 /// Ranges of these lengths hit every way of doing things and both sides of each limit.
@@ -178,6 +209,42 @@ impl Rng {
     }
 }
 
+impl Op {
+    /// Whether it changes what all pages are mapped by, or takes from the image: after a failure
+    /// that was arranged, nobody could tell what came of it.
+    #[must_use]
+    pub fn is_large(self) -> bool {
+        matches!(
+            self,
+            Op::NewSpace
+                | Op::Switch { .. }
+                | Op::DropSpace { .. }
+                | Op::Shift { .. }
+                | Op::Release { .. }
+        )
+    }
+}
+
+/// What is rarer than all else, as it concerns many pages at once.
+fn generate_rare(rng: &mut Rng, at: u16) -> Op {
+    let which = rng.next() as u8;
+    match rng.below(16) {
+        0..3 => Op::EnterInterrupt,
+        3..8 => Op::LeaveInterrupt,
+        8 => Op::NewSpace,
+        9..12 => Op::Switch { to: which },
+        12 => Op::DropSpace { which },
+        13 => Op::Release {
+            at: which,
+            n: rng.below(9) as u8,
+        },
+        _ => Op::Shift {
+            at,
+            upper: which & 1 == 1,
+        },
+    }
+}
+
 /// The next operation, for a window of `pages`.
 pub fn generate(rng: &mut Rng, pages: u16) -> Op {
     let n = match rng.below(16) {
@@ -199,6 +266,9 @@ pub fn generate(rng: &mut Rng, pages: u16) -> Op {
     let at = start(rng);
     let frame = rng.next() as u16;
     let kind = rng.below(KINDS.len() as u64) as u8;
+    if rng.below(24) == 0 {
+        return generate_rare(rng, at);
+    }
     match rng.below(100) {
         0..16 => Op::Map { at, n, frame, kind },
         16..18 => Op::MapMachine { at, frame, kind },

@@ -64,6 +64,8 @@ pub enum What {
     Store,
     /// Whether the page can be executed.
     Execute,
+    /// Whether user mode can read the page.
+    User,
     /// The number of requests queued.
     Queue,
     /// Whether lazy mode is on.

@@ -11,7 +11,10 @@ use super::super::machine::Machine;
 use super::super::ops::Change;
 use super::super::tables::Tables;
 use super::page::{Divergence, Page, What};
-use super::{CHANGES, DEPTH, Eye, Fuzzer, KINDS, Mode, NAME, Op, keep, mode, name, queued};
+use super::{
+    CHANGES, DEPTH, Eye, Fuzzer, INTERRUPTS, KINDS, Mode, NAME, Op, USER_PAGES, keep, mode, name,
+    queued,
+};
 
 /// Pages that a run looks at through the processor after an operation: all of it is too slow.
 const TOUCHED: usize = 2;
@@ -32,15 +35,18 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         let unexpected = |fuzzer: &Self, e| fuzzer.differs(op, 0, What::Error(e), 0, 0);
         let interrupt = core::mem::take(&mut self.interrupt) && self.in_interrupt(op);
         if interrupt {
+            self.interrupts += 1;
             mode(tables, Mode::EnterInterrupt).map_err(|e| unexpected(self, e))?;
         }
         let result = self.dispatch(tables, eye, op);
         if interrupt {
+            self.interrupts -= 1;
             mode(tables, Mode::LeaveInterrupt).map_err(|e| unexpected(self, e))?;
         }
         result?;
         let (n, any) = queued(tables);
-        if any && !self.is_lazy() {
+        // What the interrupted section queued waits on.
+        if any && !self.is_lazy() && self.interrupts == 0 {
             return Err(self.differs(op, 0, What::Queue, 0, n as u64));
         }
         let lazy = tables.mmu.lazy().is_lazy();
@@ -56,7 +62,11 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     fn in_interrupt(&self, op: Op) -> bool {
         !matches!(
             op,
-            Op::Enter | Op::Leave | Op::Pause | Op::Resume | Op::Interrupt | Op::Hog { .. }
+            Op::Interrupt
+                | Op::EnterInterrupt
+                | Op::LeaveInterrupt
+                | Op::Switch { .. }
+                | Op::Hog { .. }
         )
     }
 
@@ -171,6 +181,14 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
                 self.judge(tables, eye, op, pages, Ok(()), |page, _| page)
             }
             Op::Alloc | Op::Free { .. } | Op::Hog { .. } | Op::Unhog => self.frame_op(tables, op),
+            Op::NewSpace => self.new_space(tables, op),
+            Op::Switch { to } => self.switch(tables, eye, op, to),
+            Op::DropSpace { which } => self.drop_space(tables, op, which),
+            Op::Shift { at, upper } => {
+                let at = self.range(at, 1).start;
+                self.shift(tables, eye, op, (at, upper))
+            }
+            Op::Release { at, n } => self.release(tables, op, (at, n)),
             _ => self.mode_op(tables, op),
         }
     }
@@ -178,7 +196,9 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     /// The pages of the window that an operation is about.
     fn range(&self, at: u16, n: u16) -> Range<usize> {
         let at = at as usize % PAGES;
-        at..(at + (n as usize).max(1)).min(PAGES)
+        let kernels = PAGES - USER_PAGES;
+        let end = if at < kernels { kernels } else { PAGES };
+        at..(at + (n as usize).max(1)).min(end)
     }
 
     /// Every second change waits for the end of the section.
@@ -228,7 +248,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     }
 
     /// Looks at the tables and through the processor, if that must agree by now.
-    fn look<M: Machine>(
+    pub(super) fn look<M: Machine>(
         &mut self,
         tables: &Tables<M>,
         eye: &mut impl Eye,
@@ -276,10 +296,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         error: MmError,
         asked: impl Fn(Page, usize) -> Page,
     ) -> bool {
-        let at = |va: u64| {
-            let at = (va.wrapping_sub(self.base) / super::PAGE) as usize;
-            pages.contains(&at).then_some(at)
-        };
+        let at = |va: u64| self.at(va).filter(|at| pages.contains(at));
         match error {
             MmError::Occupied { va } => {
                 let maps = matches!(op, Op::Map { .. } | Op::MapMachine { .. });
@@ -341,14 +358,20 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         if overlap {
             return Ok(());
         }
+        // Either end first, by turns: what is found of one may hide what is cached of the other.
+        let source_first = self.step & 1 == 1;
         for (from, to) in from.clone().zip(to.clone()) {
-            let moved = self.pages[from];
-            for (at, asked) in [(to, moved), (from, Page::NONE)] {
+            let mut ends = [(to, self.pages[from]), (from, Page::NONE)];
+            if source_first {
+                ends.reverse();
+            }
+            for (at, asked) in ends {
                 self.take_over(tables, op, at, asked, result.is_err())?;
             }
         }
-        self.look(tables, eye, op, to)?;
-        self.look(tables, eye, op, from)
+        let (first, second) = if source_first { (from, to) } else { (to, from) };
+        self.look(tables, eye, op, first)?;
+        self.look(tables, eye, op, second)
     }
 
     fn frame_op<M: Machine>(&mut self, tables: &mut Tables<M>, op: Op) -> Result<(), Divergence> {
@@ -378,7 +401,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
                 }
                 tables.free_frame(frame).or_else(|e| failed(self, e))
             }
-            Op::Hog { leave } if self.hogged.is_none() => {
+            Op::Hog { leave } if self.hogged.is_none() && self.interrupts == 0 => {
                 loop {
                     let mut frame = match tables.alloc_frame() {
                         Ok(frame) => frame,
@@ -416,22 +439,32 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     fn mode_op<M: Machine>(&mut self, tables: &mut Tables<M>, op: Op) -> Result<(), Divergence> {
         let (before, _) = queued(tables);
         let was_lazy = self.is_lazy();
+        // A handler's sections and pauses are none: it is never lazy.
+        let counted = u8::from(self.interrupts == 0);
         let result = match op {
             Op::Enter if self.enabled < DEPTH => {
-                self.enabled += 1;
+                self.enabled += counted;
                 mode(tables, Mode::Enter)
             }
             Op::Leave if self.enabled > 0 => {
-                self.enabled -= 1;
+                self.enabled -= counted;
                 mode(tables, Mode::Leave)
             }
             Op::Pause if self.paused < DEPTH => {
-                self.paused += 1;
+                self.paused += counted;
                 mode(tables, Mode::Pause)
             }
             Op::Resume if self.paused > 0 => {
-                self.paused -= 1;
+                self.paused -= counted;
                 mode(tables, Mode::Resume)
+            }
+            Op::EnterInterrupt if self.interrupts < INTERRUPTS => {
+                self.interrupts += 1;
+                mode(tables, Mode::EnterInterrupt)
+            }
+            Op::LeaveInterrupt if self.interrupts > 0 => {
+                self.interrupts -= 1;
+                mode(tables, Mode::LeaveInterrupt)
             }
             Op::Flush => tables.flush(),
             Op::Interrupt => {
