@@ -256,7 +256,6 @@ fn world(fold: Fold) -> World {
     let start = Start {
         nr_pages: FRAMES,
         fold,
-        holes: HOLES.iter().take(1).cloned().collect(),
         pt_base: layout::IMAGE.start + root * PAGE,
         nr_pt_frames: TABLES + 8 - root,
         p2m_list: None,

@@ -139,6 +139,12 @@ pub(super) fn start_kernel_common(
         "took over {} tables and {} pages of the initial mapping, {} pages are free",
         report.initial_tables, report.initial_pages, report.reclaimed
     );
+    if report.beyond > 0 {
+        log::warn!(
+            target: "mm",
+            "{} pages are beyond what the direct map has room for, and stay unused", report.beyond
+        );
+    }
     if log::log_enabled!(target: "mm", log::Level::Info) {
         mm::dump::print();
     }

@@ -153,7 +153,7 @@ fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<Report, MmErro
     let start = Start {
         nr_pages: info.nr_pages,
         fold: Fold::FourLevels,
-        holes: heapless::Vec::new(),
+
         pt_base: info.pt_base,
         nr_pt_frames: info.nr_pt_frames,
         p2m_list: Some(info.p2m_list),

@@ -192,7 +192,6 @@ fn memory(info: &HvmInfo) -> Result<Report, MmError> {
     let start = Start {
         nr_pages: info.memory.end(),
         fold: Processor.fold(),
-        holes: info.memory.holes(MAPPED).collect(),
         pt_base: root,
         nr_pt_frames: (tables.end - root) / PAGE,
         p2m_list: None,

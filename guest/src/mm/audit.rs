@@ -1,8 +1,9 @@
 //! A check of everything that the page tables say against everything that the kernel believes.
 //!
 //! It walks all that is reachable from the roots and finds: large pages, pages that are writable
-//! and executable, writable mappings of tables or of read-only memory, kernel pages that user
-//! mode's tables reach, entries with bits that nobody should have set, frame numbers on which the
+//! and executable, writable mappings of tables or of read-only memory, executable mappings of what
+//! is no code, a direct map that differs from the records, kernel pages that user mode's tables
+//! reach, entries with bits that nobody should have set, frame numbers on which the
 //! p2m list and the M2P disagree, and references that the frame records do not account for.
 //!
 //! References are compared as a whole: each adds a number made from the frame it refers to, and the
@@ -16,7 +17,8 @@ use hypercall::Pfn;
 use super::entry::{Entry, Flags, L1, L2, XEN_BITS};
 use super::error::MmError;
 use super::layout;
-use super::machine::{Machine, Words};
+use super::machine::{Live, Machine};
+use super::spaces::Space;
 use super::state::{Kind, State};
 use super::tables::Tables;
 use hypercall::addr::ADDR_MASK;
@@ -44,6 +46,10 @@ pub enum What {
     WriteAndExecute,
     /// A writable mapping of a frame that must be read-only.
     WritableAlias(Kind),
+    /// An executable mapping of a frame that was not made code.
+    Executable(Kind),
+    /// The direct map has a frame read-only that is recorded as writable.
+    Window(Kind),
     /// A mapping of a free frame outside of the direct map.
     FreeFrame,
     /// Bits that nobody should have set.
@@ -114,6 +120,18 @@ impl fmt::Display for Finding {
             What::WritableAlias(kind) => {
                 write!(f, "writable mapping of a frame that is {}", State::of(kind))
             }
+            What::Executable(kind) => {
+                write!(
+                    f,
+                    "executable mapping of a frame that is {}",
+                    State::of(kind)
+                )
+            }
+            What::Window(kind) => write!(
+                f,
+                "read-only in the direct map, and the frame is {}",
+                State::of(kind)
+            ),
             What::FreeFrame => f.write_str("maps a free frame"),
             What::Bits(bits) => write!(f, "unexpected bits {bits:#x}"),
             What::Foreign => f.write_str("maps a frame of somebody else"),
@@ -137,7 +155,7 @@ struct Audit<'a, M: Machine> {
     references: u64,
     user: bool,
     /// The root that was walked before, for what it shares with the one walked now.
-    shared: Option<*const Words>,
+    shared: Option<Live<'a>>,
 }
 
 /// A number that stands for a frame: mixed so that sums of them do not coincide by chance
@@ -166,7 +184,7 @@ impl<M: Machine> Tables<M> {
         let top = usize::from(self.fold().top());
         let all = Flags::PRESENT | Flags::WRITABLE | Flags::USER;
         let mut first = None;
-        for (kernel, user) in self.roots() {
+        for Space { kernel, user } in self.spaces() {
             audit.user = false;
             audit.root(kernel, top, first, all);
             first = first.or(Some(kernel));
@@ -190,15 +208,15 @@ impl<M: Machine> Tables<M> {
 impl<M: Machine> Audit<'_, M> {
     /// A root. What it shares with another one that was walked already is not walked again.
     fn root(&mut self, root: Pfn, level: usize, walked: Option<Pfn>, above: Flags) {
-        self.shared = walked.map(|other| self.tables.machine().memory(other).cast_const());
+        // SAFETY: a root is a table, so nobody's own memory.
+        self.shared = walked.and_then(|other| unsafe { self.tables.machine().live(other) });
         self.table(root, level, 0, above);
     }
 
     /// Whether another root that was walked already refers to the same table in the same place.
     fn is_shared(&self, word: u64, index: usize) -> bool {
         self.shared.is_some_and(|words| {
-            // SAFETY: a root is a table that the window reaches.
-            let other = unsafe { words.cast::<u64>().add(index).read_volatile() };
+            let other = words.get(index);
             other & 1 == 1 && (other ^ word) & ADDR_MASK == 0
         })
     }
@@ -217,20 +235,18 @@ impl<M: Machine> Audit<'_, M> {
 
     fn table(&mut self, table: Pfn, level: usize, base: u64, above: Flags) {
         self.report.tables += 1;
-        let words = self.tables.machine().memory(table).cast_const();
-        if words.is_null() {
+        // SAFETY: what an entry of an upper level refers to is a table, so nobody's own memory.
+        let Some(words) = (unsafe { self.tables.machine().live(table) }) else {
             self.report.add(base, What::OutOfReach, 0);
             return;
-        }
-        for index in 0..512_usize {
+        };
+        for (index, word) in words.iter().enumerate() {
             let shift = 12 + 9 * (level as u32 - 1);
             let va = self.tables.fold().canonical(base | (index as u64) << shift);
             // Xen's own slots, which every root has.
             if level == 4 && layout::XEN.contains(&va) {
                 continue;
             }
-            // SAFETY: the window reaches the table; the processor may set A and D meanwhile.
-            let word = unsafe { words.cast::<u64>().add(index).read_volatile() };
             if word == 0 {
                 continue;
             }
@@ -309,6 +325,13 @@ impl<M: Machine> Audit<'_, M> {
         };
         if writable && !state.may_be_writable() {
             self.report.add(va, What::WritableAlias(state.kind), word);
+        }
+        if !flags.contains(Flags::NO_EXECUTE) && !state.may_be_executable() {
+            self.report.add(va, What::Executable(state.kind), word);
+        }
+        let direct = self.tables.machine().window(pfn) == va;
+        if direct && writable != state.may_be_writable() && state.kind != Kind::P2m {
+            self.report.add(va, What::Window(state.kind), word);
         }
         if state.kind == Kind::Free && !layout::DIRECT.contains(&va) {
             self.report.add(va, What::FreeFrame, word);

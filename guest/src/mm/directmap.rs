@@ -42,9 +42,13 @@ impl<M: Machine> Tables<M> {
     /// Takes a frame back.
     ///
     /// # Errors
-    /// It is not a frame in use.
+    /// It is not a frame in use, or is code that is mapped still.
     #[inline]
+    #[track_caller]
     pub fn free_frame(&mut self, frame: Frame) -> Result<(), MmError> {
+        if self.frames().has_frozen() {
+            return self.thaw_and_free(frame);
+        }
         let (frames, machine) = self.ledger();
         Ok(frames.free(machine, frame)?)
     }
@@ -72,7 +76,6 @@ impl<M: Machine> Tables<M> {
         let va = layout::DIRECT.start + first * 4096;
         // From here on only the reserve is used: no growth within growth.
         let (frames, machine) = self.ledger();
-        let records = frames.alloc(machine)?;
         let frame = frames.alloc(machine)?;
         let filled = Fresh::<L1>::filled(self, frame, |tables, words| {
             for (pfn, word) in (first..).zip(words.iter_mut()) {
@@ -91,20 +94,18 @@ impl<M: Machine> Tables<M> {
         });
         let installed = filled.and_then(|fresh| self.install_step(va, fresh));
         // The new frames are touched from here on.
-        if let Err(e) = installed.and_then(|()| self.flush()) {
-            self.free_frame(records)?;
-            return Err(e);
-        }
+        installed.and_then(|()| self.flush())?;
         let end = (first + STEP).min(self.frames().counts().total);
         self.machine_mut().set_reach(end);
         let (frames, machine) = self.ledger();
-        frames.add_step(machine, records.pfn())?;
+        frames.add_step(machine)?;
         for pfn in first..end {
             if machine.mfn(Pfn::truncate(pfn)).is_none() {
                 frames.set(machine, Pfn::truncate(pfn), State::of(Kind::Hole))?;
             }
         }
-        Ok(frames.give_free(machine, first..end)?)
+        frames.give_free(machine, first..end)?;
+        Ok(())
     }
 
     /// Hooks the table of a step.

@@ -10,6 +10,9 @@
 //! for each 2 MiB; the direct map adds 2 MiB steps when the allocator runs low, so that boot costs
 //! the same whatever the size of the domain.
 
+mod plan;
+mod stranded;
+
 use core::ops::Range;
 
 use buddy_system_allocator::linked_list::LinkedList;
@@ -17,25 +20,32 @@ use heapless::Vec;
 use hypercall::Pfn;
 use hypercall::batch::Completion;
 
+use super::directory::{self, Directory};
 pub use super::error::FrameError;
-use super::machine::{Machine, Words};
+use super::machine::Machine;
 use super::record::Record;
+use super::spans::Spans;
 use super::state::{Kind, State, Step};
 
 /// Pages in a step of the direct map: one L1 table.
 pub const STEP: u64 = 512;
-/// Frames kept back for the growth of the direct map itself by a step: an L1, an L2 and a page of
-/// records, and one more.
-const RESERVE: u64 = 4;
+/// Frames kept back for the growth of the direct map itself by a step: a table of each level but the
+/// topmost, pages of records, directory and root, and one more.
+const RESERVE: u64 = 7;
 /// Steps that can be queued between two flushes.
 const LOG: usize = 512;
-/// Frames that wait for a flush before they are free.
+/// Frames that wait for a flush before they are free, and stranded ones that are listed.
 const LIMBO: usize = 512;
+
+const _: () = assert!(
+    LOG > 256 + 240,
+    "a root can be pinned: all but Xen's slots, and itself"
+);
 
 /// Counts of frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// All pages of the domain.
+    /// All pages of the domain that can have records.
     pub total: u64,
     /// Pages reachable through the window.
     pub mapped: u64,
@@ -73,15 +83,12 @@ struct Logged {
 
 /// All frames of the domain.
 pub struct Frames {
-    /// Where the directory of record pages lies, one word a step, consecutive frames.
-    directory: Pfn,
+    directory: Directory,
     counts: Counts,
     /// Freed frames, linked through themselves.
     recycled: LinkedList,
     /// Frames in the window that were never handed out.
-    spans: Vec<Range<u64>, 16>,
-    /// Steps up to this one are mapped; what lies behind is not.
-    next_step: u64,
+    spans: Spans,
     /// Frames kept back besides [`RESERVE`], to add the steps up to the next one that gives more
     /// than it takes.
     barren: u64,
@@ -93,8 +100,12 @@ pub struct Frames {
     unsettled: bool,
     log: Vec<Logged, LOG>,
     limbo: Vec<Pfn, LIMBO>,
-    /// Frames that nobody holds, as Xen refused what was to become of them.
+    /// Frames that nobody holds, as Xen refused what was to become of them: those that the list has
+    /// room for, and how many there are.
     stranded: Vec<Pfn, LIMBO>,
+    strandings: usize,
+    /// Frames that are frozen, or will be.
+    frozen: u64,
 }
 
 // SAFETY: the list's raw pointers lead only to free frames, which belong to this value alone.
@@ -111,15 +122,14 @@ impl Frames {
     #[must_use]
     pub const fn new() -> Frames {
         Frames {
-            directory: Pfn::truncate(0),
+            directory: Directory::EMPTY,
             counts: Counts {
                 total: 0,
                 mapped: 0,
                 free: 0,
             },
             recycled: LinkedList::new(),
-            spans: Vec::new(),
-            next_step: 0,
+            spans: Spans::EMPTY,
             barren: 0,
             special: Vec::new(),
             refusals: 0,
@@ -127,11 +137,14 @@ impl Frames {
             log: Vec::new(),
             limbo: Vec::new(),
             stranded: Vec::new(),
+            strandings: 0,
+            frozen: 0,
         }
     }
 
-    /// Begins the record of `total` pages, `mapped` of which (a multiple of a step) the window maps
-    /// now. `spare` are consecutive free frames in the window; the records are taken from its start.
+    /// Begins the record of `total` pages, `mapped` of which (a multiple of a step, 1 GiB at most)
+    /// the window maps now. `spare` are consecutive free frames in the window; the records are taken
+    /// from its start. Pages beyond what can have records stay unknown.
     ///
     /// # Errors
     /// `spare` is too small for the records.
@@ -142,26 +155,24 @@ impl Frames {
         mapped: u64,
         spare: &mut Range<u64>,
     ) -> Result<(), FrameError> {
-        let steps = total.div_ceil(STEP);
-        let directory = spare.start;
-        spare.start += steps.div_ceil(STEP);
-        self.directory = Pfn::truncate(directory);
-        self.counts.total = total;
         let first = spare.start;
-        spare.start += mapped / STEP;
+        spare.start += Directory::pages(mapped / STEP);
         if spare.start > spare.end {
             return Err(FrameError::OutOfMemory);
         }
-        for pfn in directory..first {
-            *words(machine, Pfn::truncate(pfn))? = [0; 512];
-        }
-        for step in 0..mapped / STEP {
-            self.add_step(machine, Pfn::truncate(first + step))?;
-        }
-        for pfn in directory..spare.start {
+        self.counts.total = total.min(directory::MOST);
+        self.directory
+            .begin(machine, Pfn::truncate(first), mapped / STEP)?;
+        self.counts.mapped = mapped;
+        for pfn in first..spare.start {
             self.set(machine, Pfn::truncate(pfn), State::of(Kind::Owned))?;
         }
         Ok(())
+    }
+
+    /// The records are reached by the window in use from now on.
+    pub(super) fn move_to_window<M: Machine>(&mut self, machine: &M) {
+        self.directory.move_to_window(machine);
     }
 
     /// Declares what frames are, whether their records exist already or not.
@@ -174,10 +185,10 @@ impl Frames {
         range: Range<u64>,
         kind: Kind,
     ) -> Result<(), FrameError> {
-        for pfn in range.start..range.end.min(self.next_step * STEP) {
+        for pfn in range.start..range.end.min(self.directory.steps() * STEP) {
             self.set(machine, Pfn::truncate(pfn), State::of(kind))?;
         }
-        if range.end > self.next_step * STEP {
+        if range.end > self.directory.steps() * STEP {
             self.special
                 .push((range, kind))
                 .map_err(|_| FrameError::Full)?;
@@ -203,16 +214,45 @@ impl Frames {
             };
             STEP.saturating_sub(self.special.iter().map(special).sum())
         };
-        let ahead = self.next_step..self.counts.total / STEP;
-        let barren = ahead.take_while(|&step| free_in(step) < RESERVE).count() as u64;
-        // A table and records each, and a table above for each GiB.
-        2 * barren + barren.div_ceil(STEP)
+        let ahead = self.directory.steps()..self.counts.total / STEP;
+        ahead
+            .take_while(|&step| free_in(step) < RESERVE)
+            .map(Frames::frames_for_step)
+            .sum()
+    }
+
+    /// Frames that the direct map and the records take to grow by this step: its tables, its
+    /// records, and what leads to them.
+    #[must_use]
+    pub fn frames_for_step(step: u64) -> u64 {
+        let l2 = step.is_multiple_of(STEP);
+        let l3 = step.is_multiple_of(STEP * 512);
+        1 + u64::from(l2) + u64::from(l3) + Directory::pages_of(step)
+    }
+
+    /// Frames that can still be had: those that are free, and what the steps that are not mapped
+    /// yet will bring at least.
+    #[must_use]
+    pub fn obtainable(&self) -> u64 {
+        let ahead = self.directory.steps() * STEP..self.counts.total;
+        let special = |(range, _): &(Range<u64>, Kind)| {
+            range
+                .end
+                .min(ahead.end)
+                .saturating_sub(range.start.max(ahead.start))
+        };
+        let taken: u64 = self.special.iter().map(special).sum();
+        let steps = self.directory.steps()..self.counts.total.div_ceil(STEP);
+        let costs: u64 = steps.map(Frames::frames_for_step).sum();
+        let more = (ahead.end.saturating_sub(ahead.start)).saturating_sub(taken + costs);
+        self.counts.free + more
     }
 
     /// The step that the direct map must add next, if memory is left.
     #[must_use]
     pub fn next_step(&self) -> Option<u64> {
-        (self.next_step * STEP < self.counts.total).then_some(self.next_step)
+        let step = self.directory.steps();
+        (step * STEP < self.counts.total).then_some(step)
     }
 
     /// What a frame of a step that has no records yet will be.
@@ -224,16 +264,27 @@ impl Frames {
             .map_or(Kind::Free, |s| s.1)
     }
 
-    /// Adds the records of the next step, kept in the page `records`.
+    /// Adds the records of the next step, in frames that it takes from those that are free.
     ///
     /// # Errors
-    /// The page is not mapped.
-    pub fn add_step<M: Machine>(&mut self, machine: &M, records: Pfn) -> Result<(), FrameError> {
-        let step = self.next_step;
-        *words(machine, records)? = [0; 512];
-        let at = Pfn::truncate(self.directory.as_u64() + step / STEP);
-        words(machine, at)?[(step % STEP) as usize] = records.as_u64();
-        self.next_step += 1;
+    /// There are too few.
+    pub fn add_step<M: Machine>(&mut self, machine: &M) -> Result<(), FrameError> {
+        let step = self.directory.steps();
+        let mut pages = Vec::<Frame, 3>::new();
+        for _ in 0..Directory::pages_of(step) {
+            let page = self.alloc(machine);
+            // There is room: a step takes three pages at most.
+            if page.map(|page| pages.push(page)).is_err() {
+                pages
+                    .into_iter()
+                    .try_for_each(|page| self.free(machine, page))?;
+                return Err(FrameError::OutOfMemory);
+            }
+        }
+        self.directory.add(machine, || {
+            let page = pages.pop().ok_or(FrameError::OutOfMemory)?;
+            Ok(page.0)
+        })?;
         let range = step * STEP..((step + 1) * STEP).min(self.counts.total);
         self.counts.mapped += range.end - range.start;
         for i in 0..self.special.len() {
@@ -246,40 +297,37 @@ impl Frames {
         Ok(())
     }
 
-    /// Gives those of the frames that are free, and were never handed out, to the allocator.
+    /// Gives those of the frames that are free, and were never handed out, to the allocator, and
+    /// says how many.
     ///
     /// # Errors
-    /// They are in more pieces than fit.
+    /// One has no record.
     pub fn give_free<M: Machine>(
         &mut self,
         machine: &M,
         range: Range<u64>,
-    ) -> Result<(), FrameError> {
-        let mut piece: Option<Range<u64>> = None;
+    ) -> Result<u64, FrameError> {
+        let before = self.counts.free;
+        let mut piece = range.start..range.start;
         for pfn in range {
             let (applied, _) = self.states(machine, Pfn::truncate(pfn))?;
-            match &mut piece {
-                Some(open) if applied.kind == Kind::Free => open.end = pfn + 1,
-                None if applied.kind == Kind::Free => piece = Some(pfn..pfn + 1),
-                _ => piece.take().map_or(Ok(()), |piece| self.give(piece))?,
+            if applied.kind == Kind::Free {
+                piece.end = pfn + 1;
+                continue;
             }
+            self.give(machine, piece);
+            piece = pfn + 1..pfn + 1;
         }
-        piece.map_or(Ok(()), |piece| self.give(piece))
+        self.give(machine, piece);
+        Ok(self.counts.free - before)
     }
 
     /// Gives consecutive free frames that were never handed out to the allocator.
-    ///
-    /// # Errors
-    /// There are more pieces than fit.
-    pub fn give(&mut self, piece: Range<u64>) -> Result<(), FrameError> {
-        let count = piece.end - piece.start;
-        match self.spans.iter_mut().find(|span| span.end == piece.start) {
-            // Step by step all of memory is one piece.
-            Some(span) => span.end = piece.end,
-            None => self.spans.push(piece).map_err(|_| FrameError::Full)?,
+    pub fn give<M: Machine>(&mut self, machine: &M, piece: Range<u64>) {
+        if !piece.is_empty() {
+            self.counts.free += piece.end - piece.start;
+            self.spans.give(machine, piece);
         }
-        self.counts.free += count;
-        Ok(())
     }
 
     /// Hands out a frame of unspecified content.
@@ -293,18 +341,12 @@ impl Frames {
             // number behind the link; a free frame is nobody else's.
             Pfn::truncate(unsafe { node.add(1).read() } as u64)
         } else {
-            let last = self.spans.last_mut().ok_or(FrameError::OutOfMemory)?;
-            let pfn = last.start;
-            last.start += 1;
-            if last.start == last.end {
-                self.spans.pop();
-            }
-            Pfn::truncate(pfn)
+            self.spans.take(machine).ok_or(FrameError::OutOfMemory)?
         };
         self.counts.free -= 1;
-        if !self.stranded.is_empty() {
-            // It found its way back by itself.
-            self.stranded.retain(|stranded| *stranded != pfn);
+        if self.strandings > 0 {
+            // It may have found its way back by itself.
+            self.hold_again(pfn);
         }
         self.step_now(machine, pfn, Step::Alloc)?;
         Ok(Frame(pfn))
@@ -340,157 +382,28 @@ impl Frames {
         self.limbo.push(frame.0).map_err(|_| FrameError::Full)
     }
 
-    /// Whether there is room for `steps` more queued steps and `frees` more frames in waiting.
-    #[must_use]
-    pub fn has_room(&self, steps: usize, frees: usize) -> bool {
-        self.log.len() + steps <= LOG && self.limbo.len() + frees <= LIMBO
-    }
-
-    /// Plans the steps that one request will make, at most 16, and returns the tag by which it
-    /// tells that they came true. Either all are planned or none.
-    ///
-    /// # Errors
-    /// A step is not allowed, or the log is full.
-    pub fn plan<M: Machine>(
-        &mut self,
-        machine: &M,
-        steps: &[(Pfn, Step)],
-    ) -> Result<u32, FrameError> {
-        if self.log.len() + steps.len() > LOG {
-            return Err(FrameError::Full);
-        }
-        let mut before: Vec<(Pfn, State, State), 16> = Vec::new();
-        for &(pfn, step) in steps {
-            let (applied, planned) = self.states(machine, pfn)?;
-            let next = planned.after(step).map_err(|e| FrameError::Illegal(pfn, e));
-            let Ok(next) = next else {
-                for (pfn, applied, planned) in before.into_iter().rev() {
-                    self.put(machine, pfn, applied, planned)?;
-                }
-                return next.map(|_| 0);
-            };
-            self.put(machine, pfn, applied, next)?;
-            before
-                .push((pfn, applied, planned))
-                .map_err(|_| FrameError::Full)?;
-        }
-        self.unsettled |= !steps.is_empty();
-        let first = self.log.len() as u32 + 1;
-        for &(pfn, step) in steps {
-            self.log
-                .push(Logged {
-                    pfn,
-                    step,
-                    applied: false,
-                })
-                .map_err(|_| FrameError::Full)?;
-        }
-        Ok(if steps.is_empty() {
-            0
-        } else {
-            first | (steps.len() as u32) << 16
-        })
-    }
-
     /// Takes a step that needs nobody's consent, or has it already.
     ///
     /// # Errors
-    /// The step is not allowed.
+    /// The step is not allowed, in what was applied or in what is planned.
     pub fn step_now<M: Machine>(
         &mut self,
         machine: &M,
         pfn: Pfn,
         step: Step,
     ) -> Result<(), FrameError> {
-        let (_, planned) = self.states(machine, pfn)?;
-        let next = planned
-            .after(step)
-            .map_err(|e| FrameError::Illegal(pfn, e))?;
-        self.put(machine, pfn, next, next)
-    }
-
-    /// Steps that came true, by the tag of their request.
-    pub fn applied<M: Machine>(&mut self, machine: &M, tag: u32) {
-        let first = (tag as usize & 0xffff).wrapping_sub(1);
-        for at in first..first.saturating_add(tag as usize >> 16) {
-            let Some(logged) = self.log.get_mut(at) else {
-                return;
-            };
-            logged.applied = true;
-            let Logged { pfn, step, .. } = *logged;
-            if let Ok((applied, planned)) = self.states(machine, pfn)
-                && let Ok(next) = applied.after(step)
-            {
-                // The record exists: it was just read.
-                let _ = self.put(machine, pfn, next, planned);
-            }
-        }
-    }
-
-    /// How many requests that carried steps did not come true so far: what was read through the
-    /// queue before the last of them may not be so.
-    #[inline]
-    #[must_use]
-    pub fn refusals(&self) -> u32 {
-        self.refusals
-    }
-
-    /// Whether steps or frames wait for [`Frames::settle`].
-    #[inline]
-    #[must_use]
-    pub fn unsettled(&self) -> bool {
-        self.unsettled
-    }
-
-    /// To be called when the queue is empty: what did not come true is no longer planned, and
-    /// frames that waited for the flush become free if they could.
-    pub fn settle<M: Machine>(&mut self, machine: &M) {
-        for i in 0..self.log.len() {
-            let Logged { pfn, step, applied } = self.log[i];
-            if !applied && matches!(step, Step::Link(_) | Step::Unseal) {
-                // Whoever asked for this gave the table up.
-                self.strand(pfn);
-            }
-            if let Ok((applied, _)) = self.states(machine, pfn) {
-                // The record exists: it was found when the step was planned.
-                let _ = self.put(machine, pfn, applied, applied);
-            }
-        }
-        self.unsettled = false;
-        self.log.clear();
-        while let Some(pfn) = self.limbo.pop() {
-            // One that Xen did not let become writable is stranded by now.
-            let _ = self.free(machine, Frame(pfn));
-        }
-    }
-
-    /// Remembers a frame that nobody holds any more, whatever its state: what it will be once
-    /// nothing is queued decides what can be done with it.
-    pub fn strand(&mut self, pfn: Pfn) {
-        if !self.stranded.contains(&pfn) {
-            // There is room for all that one flush can strand; one too many would be lost.
-            let _ = self.stranded.push(pfn);
-        }
-    }
-
-    /// Takes one of the stranded frames.
-    pub fn next_stranded(&mut self) -> Option<Pfn> {
-        (!self.stranded.is_empty()).then(|| self.stranded.swap_remove(0))
-    }
-
-    /// How many frames are stranded.
-    #[inline]
-    #[must_use]
-    pub fn stranded(&self) -> usize {
-        self.stranded.len()
+        let (applied, planned) = self.states(machine, pfn)?;
+        let after = |state: State| state.after(step).map_err(|e| FrameError::Illegal(pfn, e));
+        let (applied, planned) = (after(applied)?, after(planned)?);
+        self.put(pfn, applied, planned)
     }
 
     /// Whether the kernel may have a frame mapped writable, now and once the queue is flushed; also
     /// if it has no record. The same as looking at both states, for loops over many frames.
     #[inline]
     #[must_use]
-    pub fn may_be_writable<M: Machine>(&self, machine: &M, pfn: Pfn) -> bool {
-        let Ok(record) = self.record(machine, pfn) else {
+    pub fn may_be_writable<M: Machine>(&self, _machine: &M, pfn: Pfn) -> bool {
+        let Ok(record) = self.record(pfn) else {
             return true;
         };
         // SAFETY: `record` points into a page of records, which belongs to this value.
@@ -502,8 +415,8 @@ impl Frames {
     /// # Errors
     /// It has no record.
     #[inline]
-    pub fn states<M: Machine>(&self, machine: &M, pfn: Pfn) -> Result<(State, State), FrameError> {
-        let record = self.record(machine, pfn)?;
+    pub fn states<M: Machine>(&self, _machine: &M, pfn: Pfn) -> Result<(State, State), FrameError> {
+        let record = self.record(pfn)?;
         // SAFETY: `record` points into a page of records, which belongs to this value.
         Ok(Record::from_bits(unsafe { record.read() }).states())
     }
@@ -514,39 +427,29 @@ impl Frames {
     /// It has no record.
     pub fn set<M: Machine>(
         &mut self,
-        machine: &M,
+        _machine: &M,
         pfn: Pfn,
         state: State,
     ) -> Result<(), FrameError> {
-        self.put(machine, pfn, state, state)
+        self.put(pfn, state, state)
     }
 
-    fn put<M: Machine>(
-        &mut self,
-        machine: &M,
-        pfn: Pfn,
-        applied: State,
-        planned: State,
-    ) -> Result<(), FrameError> {
-        let record = self.record(machine, pfn)?;
+    fn put(&mut self, pfn: Pfn, applied: State, planned: State) -> Result<(), FrameError> {
+        let record = self.record(pfn)?;
         // SAFETY: as in `states`, and `self` is borrowed exclusively.
-        unsafe { record.write(Record::new(applied, planned).bits()) };
+        unsafe {
+            let stranded = Record::from_bits(record.read()).is_stranded();
+            record.write(Record::new(applied, planned).with_stranded(stranded).bits());
+        }
         Ok(())
     }
 
     #[inline]
-    fn record<M: Machine>(&self, machine: &M, pfn: Pfn) -> Result<*mut u64, FrameError> {
-        let step = pfn.as_u64() / STEP;
-        if step >= self.next_step || pfn.as_u64() >= self.counts.total {
-            return Err(FrameError::NoRecord(pfn));
-        }
-        let directory = machine.memory(Pfn::truncate(self.directory.as_u64() + step / STEP));
-        // SAFETY: the directory has an entry for every step of the domain and those below
-        // `next_step` were written; its pages belong to this value and are mapped by the window.
-        let page = unsafe { directory.cast::<u64>().add((step % STEP) as usize).read() };
-        let records = machine.memory(Pfn::truncate(page)).cast::<u64>();
-        // SAFETY: a page of records has one for each frame of its step.
-        Ok(unsafe { records.add((pfn.as_u64() % STEP) as usize) })
+    fn record(&self, pfn: Pfn) -> Result<*mut u64, FrameError> {
+        let record = self.directory.record(pfn);
+        record
+            .filter(|_| pfn.as_u64() < self.counts.total)
+            .ok_or(FrameError::NoRecord(pfn))
     }
 
     /// How many frames there are.
@@ -554,12 +457,6 @@ impl Frames {
     pub fn counts(&self) -> Counts {
         self.counts
     }
-}
-
-fn words<M: Machine>(machine: &M, pfn: Pfn) -> Result<&'static mut Words, FrameError> {
-    // SAFETY: the callers pass frames that they were given for records alone, so that nobody else
-    // uses their memory; the window maps them for good.
-    unsafe { machine.memory(pfn).as_mut() }.ok_or(FrameError::NoRecord(pfn))
 }
 
 /// The machine and the record of its frames: what the queue's flushes report to.

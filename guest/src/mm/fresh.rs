@@ -191,7 +191,7 @@ impl<M: Machine> Tables<M> {
                 continue;
             };
             let reclaimed = match state.kind {
-                Kind::Owned => self.free_frame(Frame::from_pfn(pfn)),
+                Kind::Owned | Kind::Code => self.free_frame(Frame::from_pfn(pfn)),
                 Kind::Table if state.links == 0 && !state.pinned => self.release_table(pfn),
                 _ => Ok(()),
             };
@@ -239,6 +239,15 @@ impl<M: Machine> Tables<M> {
             self.flush().and_then(|()| self.unseal(table))
         };
         let frame = self.or_strand(table, unsealed)?;
+        self.free_once_flushed(frame)
+    }
+
+    /// Gives a frame back after the flush.
+    #[track_caller]
+    pub(super) fn free_once_flushed(&mut self, frame: Frame) -> Result<(), MmError> {
+        if !self.frames().has_room(0, 1) {
+            self.flush()?;
+        }
         let (frames, _) = self.ledger();
         frames.free_after_flush(frame)?;
         self.settle();

@@ -33,6 +33,23 @@ pub fn try_with<R>(f: impl FnOnce(&mut Tables<Running>) -> R) -> Option<R> {
     result
 }
 
+/// Calls `f` with the kernel's page tables whoever uses them, and says whether somebody does: what
+/// `f` sees of them may be half done then.
+///
+/// # Safety
+/// Nobody who uses the page tables runs again: for the last words of a kernel that crashed.
+pub(crate) unsafe fn steal<R>(f: impl FnOnce(&Tables<Running>, bool) -> R) -> R {
+    let was = XEN.mask_upcalls();
+    let in_use = TABLES.is_locked();
+    if in_use {
+        // SAFETY: by the caller's contract whoever holds the lock does nothing any more.
+        unsafe { TABLES.force_unlock() };
+    }
+    let result = f(&TABLES.lock(), in_use);
+    XEN.restore_upcalls(was);
+    result
+}
+
 /// Reaches the kernel's page tables for lazy sections.
 #[derive(Clone, Copy, Debug)]
 pub struct Current;

@@ -13,6 +13,7 @@ mod attributes;
 pub mod audit;
 pub mod cost;
 mod directmap;
+mod directory;
 pub mod dump;
 pub mod entry;
 pub mod error;
@@ -32,7 +33,9 @@ mod record;
 mod release;
 #[cfg(target_os = "none")]
 pub mod running;
+mod space_list;
 pub mod spaces;
+mod spans;
 pub mod state;
 pub mod tables;
 pub mod takeover;
@@ -40,6 +43,8 @@ pub mod walk;
 
 pub use entry::{Flags, Pte, Value};
 pub use error::MmError;
+#[cfg(target_os = "none")]
+pub(crate) use kernel::steal;
 #[cfg(target_os = "none")]
 pub use kernel::{Current, lazy, pause, try_with, with};
 pub use ops::Change;

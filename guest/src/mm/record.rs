@@ -5,9 +5,12 @@
 use super::state::{Kind, State};
 
 /// What is known about one frame. Either half: kind in bits 0-7, level in 8-10, pinned in 12, links
-/// from 16 on; the applied state below, the planned one above.
+/// from 16 on; the applied state below, the planned one above. Bit 13 is the whole record's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record(u64);
+
+/// Nobody holds the frame, whatever it is: see `Frames::strand`.
+const STRANDED: u64 = 1 << 13;
 
 /// One bit for each kind that may be mapped writable.
 const WRITABLE_KINDS: u64 = {
@@ -30,6 +33,18 @@ impl Record {
                 | u64::from(s.links) << 16
         };
         Record(pack(applied) | pack(planned) << 32)
+    }
+
+    /// Whether nobody holds the frame.
+    #[inline]
+    pub(super) const fn is_stranded(self) -> bool {
+        self.0 & STRANDED != 0
+    }
+
+    /// The same, held by nobody or again by somebody.
+    #[inline]
+    pub(super) const fn with_stranded(self, stranded: bool) -> Record {
+        Record(self.0 & !STRANDED | if stranded { STRANDED } else { 0 })
     }
 
     /// From the word it is kept in.
@@ -84,6 +99,10 @@ mod tests {
                 };
                 let record = Record::from_bits(Record::new(applied, planned).bits());
                 assert_eq!(record.states(), (applied, planned));
+                let stranded = record.with_stranded(true);
+                assert_eq!(stranded.states(), (applied, planned));
+                assert!(stranded.is_stranded() && !record.is_stranded());
+                assert_eq!(stranded.with_stranded(false), record);
             }
         }
     }

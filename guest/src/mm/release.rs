@@ -51,7 +51,10 @@ impl<M: Machine> Tables<M> {
             for bit in 0..count {
                 let pfn = Pfn::truncate(first + bit);
                 let (state, _) = tables.frames().states(tables.machine(), pfn)?;
-                if matches!(state.kind, Kind::ImageConst | Kind::ImageData) {
+                if matches!(
+                    state.kind,
+                    Kind::ImageConst | Kind::ImageData | Kind::ImageFrozen
+                ) {
                     tables.take_from_image(pfn)?;
                     asked |= 1 << bit;
                 }

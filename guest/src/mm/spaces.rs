@@ -8,7 +8,6 @@
 //!
 //! Both roots are pinned: switching to them then costs Xen no validation.
 
-use heapless::Vec;
 use hypercall::Pfn;
 use hypercall::lazy::SwitchOut;
 use hypercall::mmu::{ExtOp, Level};
@@ -20,10 +19,8 @@ use super::frames::{Frame, FrameError};
 use super::fresh::Fresh;
 use super::machine::Machine;
 use super::state::{Illegal, Kind, State, Step};
-use super::tables::{Fold, Tables, slots};
+use super::tables::{Fold, Tables};
 
-/// Spaces that can exist at once.
-pub const MAX_SPACES: usize = 32;
 /// The first slot of a root that is not user mode's.
 const UPPER_HALF: usize = 256;
 
@@ -46,34 +43,45 @@ pub struct Space {
     pub user: Option<Pfn>,
 }
 
-/// The spaces that exist.
-pub(super) type Spaces = Vec<Space, MAX_SPACES>;
-
 impl<M: Machine> Tables<M> {
     /// Makes a space with the kernel's half and an empty user half.
     ///
     /// # Errors
-    /// No memory, too many spaces, or Xen's refusal.
+    /// No memory, or Xen's refusal.
     #[track_caller]
     pub fn create_space(&mut self) -> Result<Space, MmError> {
-        if self.spaces.is_full() {
-            return Err(FrameError::Full.into());
+        let listed = if self.spaces.needs_frame() {
+            Some(self.alloc_frame()?)
+        } else {
+            None
+        };
+        match self.make_space() {
+            Ok(space) => {
+                let machine = &self.mmu.completion.machine;
+                self.spaces.push(machine, space, listed);
+                Ok(space)
+            }
+            Err(e) => {
+                listed.map_or(Ok(()), |frame| self.free_frame(frame))?;
+                Err(e)
+            }
         }
+    }
+
+    #[track_caller]
+    fn make_space(&mut self) -> Result<Space, MmError> {
         let (kernel_frame, user_frame) = (self.alloc_frame()?, self.alloc_frame());
-        let user_frame = match user_frame {
+        let user_frame = match user_frame.and_then(|frame| self.flush().map(|()| frame)) {
             Ok(frame) => frame,
             Err(e) => {
                 self.free_frame(kernel_frame)?;
                 return Err(e);
             }
         };
-        self.flush()?;
-        let space = match self.fold() {
+        match self.fold() {
             Fold::FourLevels => self.make_roots::<L4>(kernel_frame, user_frame),
             Fold::FiveLevels => self.make_roots::<L5>(kernel_frame, user_frame),
-        }?;
-        self.spaces.push(space).map_err(|_| FrameError::Full)?;
-        Ok(space)
+        }
     }
 
     /// Makes frames the roots of a space.
@@ -83,13 +91,18 @@ impl<M: Machine> Tables<M> {
         kernel_frame: Frame,
         user_frame: Frame,
     ) -> Result<Space, MmError> {
-        let current = self.machine().memory(self.root()).cast_const();
+        let current = self.root();
         let first = kernel_slots(self.fold());
-        let kernel = Fresh::<L>::filled(self, kernel_frame, |_, words| {
+        let kernel = Fresh::<L>::filled(self, kernel_frame, |tables, words| {
+            // SAFETY: the root is a table, so nobody's own memory; nothing is queued for it.
+            let root = unsafe { tables.machine().live(current) };
+            let root = root.ok_or(MmError::NoMemory {
+                pfn: current.as_u64(),
+            })?;
             words[..first].fill(0);
-            for (index, word) in words.iter_mut().enumerate().skip(first) {
-                // SAFETY: the root is a table that the window reaches; nothing is queued for it.
-                let entry = Entry::<L>::from_table(unsafe { (*current)[index] });
+            let kernels = root.iter().skip(first);
+            for (word, entry) in words[first..].iter_mut().zip(kernels) {
+                let entry = Entry::<L>::from_table(entry);
                 *word = if entry.is_present() {
                     entry.with_flags(entry.flags()).bits()
                 } else {
@@ -134,8 +147,7 @@ impl<M: Machine> Tables<M> {
     /// Unpins a root; what its entries refer to loses a reference.
     #[track_caller]
     fn unpin(&mut self, root: Pfn) -> Result<(), MmError> {
-        let steps = self.root_steps(root, Step::Unpin, |_| Step::Unlink)?;
-        let tag = self.plan(&steps)?;
+        let tag = self.plan_root(root, Step::Unpin, |_| Step::Unlink)?;
         let op = ExtOp::Unpin(self.mfn(root)?);
         // SAFETY: no base register refers to the root, so nothing in use is reached through it.
         unsafe { self.mmu.ext(op, tag) }?;
@@ -145,43 +157,55 @@ impl<M: Machine> Tables<M> {
     /// Pins a root; what its entries refer to gains a reference.
     #[track_caller]
     fn pin(&mut self, root: Pfn) -> Result<(), MmError> {
-        let steps = self.root_steps(root, Step::Pin(self.fold().top()), Step::Link)?;
-        let tag = self.plan(&steps)?;
+        let tag = self.plan_root(root, Step::Pin(self.fold().top()), Step::Link)?;
         let op = ExtOp::Pin(Level::L4, self.mfn(root)?);
         // SAFETY: pinning validates; it changes no mapping.
         unsafe { self.mmu.ext(op, tag) }?;
         Ok(())
     }
 
-    /// The steps of pinning or unpinning a root: its own, and one for each table it refers to.
-    fn root_steps(
-        &self,
+    /// Plans the steps of pinning or unpinning a root for which nothing is queued: its own, and one
+    /// for each table it refers to, however many those are.
+    #[track_caller]
+    fn plan_root(
+        &mut self,
         root: Pfn,
         own: Step,
         each: impl Fn(u8) -> Step,
-    ) -> Result<Vec<(Pfn, Step), 16>, MmError> {
-        let mut steps = Vec::new();
-        steps.push((root, own)).map_err(|_| FrameError::Full)?;
+    ) -> Result<u32, MmError> {
+        self.settle();
+        match self.try_plan_root(root, own, &each) {
+            Err(FrameError::Full) => {}
+            planned => return Ok(planned?),
+        }
+        self.flush()?;
+        Ok(self.try_plan_root(root, own, &each)?)
+    }
+
+    fn try_plan_root(
+        &mut self,
+        root: Pfn,
+        own: Step,
+        each: &impl Fn(u8) -> Step,
+    ) -> Result<u32, FrameError> {
         let below = self.fold().top() - 1;
         let xens = UPPER_HALF..kernel_slots(self.fold());
-        // Entries of any level are read alike.
-        let first = self
-            .slot::<L1>(root, 0)
-            .ok_or(MmError::NoMemory { pfn: root.as_u64() })?;
-        for (index, slot) in slots(first, 512).enumerate() {
-            if xens.contains(&index) {
-                continue;
+        let (frames, machine) = self.ledger();
+        // SAFETY: a root is a table, or about to be one: nobody's own memory any more.
+        let live = unsafe { machine.live(root) }.ok_or(FrameError::NoRecord(root))?;
+        frames.plan_all(|frames| {
+            frames.plan_one(machine, root, own)?;
+            let kept = live.iter().enumerate().filter(|(i, _)| !xens.contains(i));
+            // Entries of any level are read alike.
+            let tables = kept.filter_map(|(_, word)| Entry::<L1>::from_table(word).mfn());
+            for pfn in tables.filter_map(|mfn| machine.pfn(mfn)) {
+                let (_, planned) = frames.states(machine, pfn).unwrap_or_default();
+                if planned.kind == Kind::Table {
+                    frames.plan_one(machine, pfn, each(below))?;
+                }
             }
-            let Some(value) = self.value(self.get(slot)) else {
-                continue;
-            };
-            if self.is_recorded_table(value.pfn) {
-                steps
-                    .push((value.pfn, each(below)))
-                    .map_err(|_| FrameError::Full)?;
-            }
-        }
-        Ok(steps)
+            Ok(())
+        })
     }
 
     /// The tables of the p2m list are Xen's and not counted.
@@ -220,8 +244,8 @@ impl<M: Machine> Tables<M> {
             }
             return Err(error.into());
         }
-        let before = core::iter::once(self.root()).chain(self.user_root());
-        for root in before.collect::<Vec<Pfn, 2>>() {
+        let before = [Some(self.root()), self.user_root()];
+        for root in before.into_iter().flatten() {
             self.count_base(root, -1)?;
         }
         for root in core::iter::once(to.kernel).chain(to.user) {
@@ -259,13 +283,15 @@ impl<M: Machine> Tables<M> {
     /// It is the current one, or Xen's refusal.
     #[track_caller]
     pub fn destroy_space(&mut self, space: Space) -> Result<(), MmError> {
-        let place = self.spaces.iter().position(|s| *s == space);
+        let place = (0..self.spaces.len()).find(|at| self.space(*at) == Some(space));
         let Some(place) = place.filter(|_| space.kernel != self.root()) else {
             let step = Step::Unpin;
             let (_, state) = self.frames().states(self.machine(), space.kernel)?;
             let illegal = Illegal { state, step };
             return Err(FrameError::Illegal(space.kernel, illegal).into());
         };
+        // What is queued may be for its roots, whose entries are counted as they stand.
+        self.flush()?;
         let roots = || space.user.into_iter().chain([space.kernel]);
         self.lazily(|tables| {
             for root in roots() {
@@ -278,7 +304,10 @@ impl<M: Machine> Tables<M> {
         })?;
         // From here on Xen knows the tables below no more, and records may follow.
         self.flush()?;
-        self.spaces.swap_remove(place);
+        let machine = &self.mmu.completion.machine;
+        if let Some(frame) = self.spaces.remove(machine, place) {
+            self.free_frame(frame)?;
+        }
         self.lazily(|tables| {
             roots().try_for_each(|root| tables.dissolve(root, tables.fold().top()))
         })?;
@@ -291,12 +320,12 @@ impl<M: Machine> Tables<M> {
         if !self.unreferenced(table)? {
             return Ok(());
         }
-        let words = self.machine().memory(table).cast_const();
         let top = self.fold().top();
         let last = if level == top { UPPER_HALF } else { 512 };
         for index in 0..if level > 1 { last } else { 0 } {
-            // SAFETY: the table is reached by the window and no longer changes.
-            let entry = Entry::<L2>::from_table(unsafe { (*words)[index] });
+            // SAFETY: a table that is not released yet is nobody's own memory.
+            let live = unsafe { self.machine().live(table) };
+            let entry = Entry::<L2>::from_table(live.map_or(0, |live| live.get(index)));
             let Some(value) = self.value(entry).filter(|v| self.is_recorded_table(v.pfn)) else {
                 continue;
             };
@@ -310,14 +339,15 @@ impl<M: Machine> Tables<M> {
         self.release_table(table)
     }
 
-    /// Every root: the first space's and those created since.
-    pub(super) fn roots(&self) -> impl Iterator<Item = (Pfn, Option<Pfn>)> + use<M> {
-        let mut all: Vec<Space, { MAX_SPACES + 1 }> = Vec::new();
-        for space in core::iter::once(self.boot_space()).chain(self.spaces.iter().copied()) {
-            // As many as can exist, and one more.
-            let _ = all.push(space);
-        }
-        all.into_iter().map(|s| (s.kernel, s.user))
+    /// A space that was created and not destroyed, by its place in the list.
+    pub(super) fn space(&self, place: usize) -> Option<Space> {
+        self.spaces.get(self.machine(), place)
+    }
+
+    /// Every space: the first one and those created since.
+    pub(super) fn spaces(&self) -> impl Iterator<Item = Space> {
+        let created = (0..self.spaces.len()).filter_map(|place| self.space(place));
+        core::iter::once(self.boot_space()).chain(created)
     }
 
     /// The space that boot ran in: the kernel's own, without a user half.

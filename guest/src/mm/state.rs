@@ -12,11 +12,12 @@
 //!      │     free              unseal        │ │  unlink      pin and unpin at any count
 //!   (in the direct map RW)    (in the direct map read-only)
 //!
-//!    a part of the image ─────────▶ Owned
-//!                         release
+//!    a part of the image ─────────▶ Owned ◀──────▶ Code
+//!                         release          freeze, thaw
 //! ```
 //!
-//! A frame in use can also be given to Xen for a page of its own (`share`), which is for good.
+//! A frame in use can also be given to Xen for a page of its own (`share`), which is for good. One
+//! that is to be executed is frozen before: read-only in the direct map until it is thawed.
 
 use core::fmt;
 
@@ -35,6 +36,10 @@ pub enum Kind {
     ImageConst,
     /// Variables of the image.
     ImageData,
+    /// Handed out, and read-only since it was made executable somewhere.
+    Code,
+    /// Variables of the image that were made read-only.
+    ImageFrozen,
     /// The p2m list and the tables that map it; mapped read-only.
     P2m,
     /// A page that Xen or its tools share: console, xenstore.
@@ -47,12 +52,14 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, each at the place of its number.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Free,
         Kind::Owned,
         Kind::Table,
         Kind::ImageConst,
         Kind::ImageData,
+        Kind::Code,
+        Kind::ImageFrozen,
         Kind::P2m,
         Kind::Shared,
         Kind::Module,
@@ -97,6 +104,10 @@ pub enum Step {
     Unpin,
     /// A part of the image that is not needed any more becomes memory to hand out.
     Release,
+    /// Made read-only as it is: memory in use becomes code, variables of the image constants.
+    Freeze,
+    /// Made writable again.
+    Thaw,
 }
 
 /// A step that is not allowed.
@@ -170,12 +181,53 @@ impl State {
                 pinned: false,
                 ..self
             }),
-            Step::Release if matches!(self.kind, Kind::ImageConst | Kind::ImageData) => {
+            Step::Release
+                if matches!(
+                    self.kind,
+                    Kind::ImageConst | Kind::ImageData | Kind::ImageFrozen
+                ) =>
+            {
                 Some(State::of(Kind::Owned))
             }
+            Step::Freeze if self.kind == Kind::Owned => Some(State::of(Kind::Code)),
+            Step::Freeze if self.kind == Kind::ImageData => Some(State::of(Kind::ImageFrozen)),
+            Step::Thaw if self.kind == Kind::Code => Some(State::of(Kind::Owned)),
+            Step::Thaw if self.kind == Kind::ImageFrozen => Some(State::of(Kind::ImageData)),
             _ => None,
         };
         next.ok_or(Illegal { state: self, step })
+    }
+
+    /// The state without a `step` that was planned and did not come true, given what was
+    /// `applied`. Counts go back by what the step changed, so that steps of others stay counted;
+    /// whatever else a frame is has one planner at a time, and is what it was.
+    #[must_use]
+    pub const fn without(self, step: Step, applied: State) -> State {
+        match step {
+            Step::Link(_) => State {
+                links: self.links.wrapping_sub(1),
+                ..self
+            },
+            Step::Unlink => State {
+                links: self.links.wrapping_add(1),
+                ..self
+            },
+            Step::Pin(_) | Step::Unpin => State {
+                pinned: applied.pinned,
+                ..self
+            },
+            _ => State {
+                kind: applied.kind,
+                level: applied.level,
+                ..self
+            },
+        }
+    }
+
+    /// Whether a mapping of it may be executable, by [`Step::Freeze`] or as the image's own.
+    #[must_use]
+    pub const fn may_be_executable(self) -> bool {
+        matches!(self.kind, Kind::Code | Kind::ImageConst | Kind::ImageFrozen)
     }
 }
 
@@ -190,6 +242,8 @@ impl fmt::Display for State {
             Kind::Owned => f.write_str("in use, writable"),
             Kind::ImageConst => f.write_str("read-only part of the image"),
             Kind::ImageData => f.write_str("writable part of the image"),
+            Kind::Code => f.write_str("in use, read-only as code"),
+            Kind::ImageFrozen => f.write_str("part of the image that was made read-only"),
             Kind::P2m => f.write_str("part of the p2m list"),
             Kind::Shared => f.write_str("shared with Xen"),
             Kind::Module => f.write_str("part of the module"),
@@ -211,6 +265,8 @@ impl fmt::Display for Step {
             Step::Pin(level) => write!(f, "pin it as an L{level} table"),
             Step::Unpin => f.write_str("unpin it"),
             Step::Release => f.write_str("take it out of the image"),
+            Step::Freeze => f.write_str("make it read-only as it is"),
+            Step::Thaw => f.write_str("let it be written again"),
         }
     }
 }
@@ -278,9 +334,49 @@ mod tests {
             (&[Alloc, Share, Free], "a shared frame does not come back"),
             (&[Alloc, Alloc], "handed out twice"),
             (&[Alloc, Release], "not a part of the image"),
+            (&[Alloc, Freeze, Free], "code is not writable yet"),
+            (&[Alloc, Freeze, Seal(1)], "code is no table"),
+            (&[Freeze], "a free frame is nobody's to freeze"),
+            (&[Alloc, Thaw], "not frozen"),
         ] {
             assert!(walk(steps).is_err(), "{why}");
         }
+    }
+
+    #[test]
+    fn what_is_frozen_is_thawed_into_what_it_was() {
+        for kind in [Kind::Owned, Kind::ImageData] {
+            let frozen = State::of(kind).after(Step::Freeze).unwrap();
+            assert!(frozen.may_be_executable() && !frozen.may_be_writable());
+            assert_eq!(frozen.after(Step::Thaw), Ok(State::of(kind)));
+        }
+    }
+
+    /// Whatever was planned, a refusal of all of it leaves what was applied; refusal of a part
+    /// leaves what the rest alone would have made.
+    #[test]
+    fn a_refused_step_leaves_what_the_others_make() {
+        use Step::*;
+        let owned = walk(&[Alloc]).unwrap();
+        let plans: &[(State, &[Step])] = &[
+            (owned, &[Seal(1), Link(1), Link(1), Unlink, Pin(1)]),
+            (State::table(1, 0, false), &[Unseal]),
+            (State::table(4, 3, true), &[Unlink, Unpin, Unlink, Link(4)]),
+            (owned, &[Freeze, Thaw, Freeze]),
+            (State::of(Kind::ImageData), &[Release]),
+        ];
+        for (applied, steps) in plans {
+            let planned = steps.iter().try_fold(*applied, |s, step| s.after(*step));
+            let back = steps
+                .iter()
+                .rev()
+                .fold(planned.unwrap(), |s, step| s.without(*step, *applied));
+            assert_eq!(back, *applied, "{steps:?}");
+        }
+        let two = State::table(1, 2, false);
+        let other = two.after(Link(1)).unwrap();
+        let both = other.after(Link(1)).unwrap();
+        assert_eq!(both.without(Link(1), two), other, "another's link stays");
     }
 
     #[test]

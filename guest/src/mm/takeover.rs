@@ -31,10 +31,10 @@ use linker::Image;
 use super::directmap::share;
 use super::entry::{Entry, Flags, L1, L3, L4, L5, Pmd, Pte, TableLevel, Value};
 use super::error::MmError;
-use super::frames::{FrameError, Frames, STEP};
+use super::frames::{Frames, STEP};
 use super::fresh::Fresh;
 use super::layout::{self, Fixed};
-use super::machine::{Machine, Words};
+use super::machine::{Live, Machine};
 use super::state::{Kind, State};
 use super::tables::{Fold, Tables};
 
@@ -49,8 +49,6 @@ pub struct Start {
     pub nr_pages: u64,
     /// How many levels the tables have.
     pub fold: Fold,
-    /// Ranges of the initial mapping that are not memory; nothing is mapped there.
-    pub holes: Vec<Range<u64>, 4>,
     /// Virtual address of the root table.
     pub pt_base: u64,
     /// Frames from `pt_base` on that hold the initial tables.
@@ -80,6 +78,8 @@ pub struct Report {
     pub initial_tables: u64,
     /// Pages of it that were given to the allocator.
     pub reclaimed: u64,
+    /// Pages of the domain beyond what the direct map has room for: never used.
+    pub beyond: u64,
 }
 
 /// Phase 1: Xen's tables, through Xen's mapping.
@@ -111,24 +111,28 @@ impl<'t, M: Machine> Initial<'t, M> {
             return Err(bad(mapped));
         }
         let used = used_ranges(&start, mapped)?;
-        let gaps = gaps(&used, mapped);
-        let mut spare = spare(&gaps, &start).ok_or(bad(mapped))?;
+        let mut spare = spare(machine, &used, &start, mapped).ok_or(bad(mapped))?;
         let records = spare.start;
         frames.init(machine, start.nr_pages, mapped, &mut spare)?;
-        let mut reclaimed = 0;
-        for gap in gaps {
-            // The gap that the records were taken from has the part before them, which was used to
-            // boot, and the part behind.
-            let pieces = if gap.end == spare.end {
-                [gap.start..records, spare.clone()]
-            } else {
-                [gap, 0..0]
-            };
-            for piece in pieces.into_iter().filter(|piece| piece.start < piece.end) {
-                reclaimed += piece.end - piece.start;
-                frames.give(piece)?;
+        // Where there is a p2m list, what its builder mapped is memory.
+        let has_holes = start.p2m_list.is_none();
+        for pfn in (0..mapped).map(Pfn::truncate).filter(|_| has_holes) {
+            if machine.mfn(pfn).is_none() {
+                frames.set(machine, pfn, State::of(Kind::Hole))?;
             }
         }
+        for gap in gaps(&used, mapped) {
+            if has_holes {
+                frames.give_free(machine, gap)?;
+            } else if gap.end == spare.end {
+                // The records were taken from it: what lies before was used to boot.
+                frames.give(machine, gap.start..records);
+                frames.give(machine, spare.clone());
+            } else {
+                frames.give(machine, gap);
+            }
+        }
+        let reclaimed = frames.counts().free;
         for (range, kind) in &used {
             frames.declare(machine, range.clone(), *kind)?;
         }
@@ -138,6 +142,7 @@ impl<'t, M: Machine> Initial<'t, M> {
             initial_pages: mapped,
             initial_tables: 0,
             reclaimed,
+            beyond: start.nr_pages - frames.counts().total,
         };
         adopt_tables(machine, frames, root, start.fold.top(), mapped, &mut report)?;
         let (state, _) = frames.states(machine, root)?;
@@ -243,6 +248,8 @@ impl<'t, M: Machine> Early<'t, M> {
             })
         })?;
         tables.machine_mut().open_direct_map();
+        let (frames, machine) = tables.ledger();
+        frames.move_to_window(machine);
         tables.lazily(|tables| {
             protect_p2m(tables, &start)?;
             give_image_its_tables(tables, &start.image, steps)
@@ -257,7 +264,7 @@ fn outside(range: &Range<u64>, mapped: u64) -> Range<u64> {
 }
 
 /// Ranges of the initial mapping with what they are, in order.
-type Used = Vec<(Range<u64>, Kind), 16>;
+type Used = Vec<(Range<u64>, Kind), 8>;
 
 /// The ranges of the initial mapping that are in use, in order, with what they are. Page tables
 /// are found by walking; they are given as [`Kind::P2m`] here, which is read-only as well, so that
@@ -286,12 +293,11 @@ fn used_ranges(start: &Start, mapped: u64) -> Result<Used, MmError> {
         .iter()
         .flatten()
         .map(|&pfn| (pfn..pfn + 1, Kind::Shared));
-    let holes = start.holes.iter().map(|hole| (hole.clone(), Kind::Hole));
-    for (range, kind) in fixed.into_iter().chain(shared).chain(holes) {
-        let range = range.start..range.end.min(mapped);
-        if range.start < range.end {
-            used.push((range, kind)).map_err(|_| FrameError::Full)?;
-        }
+    let all = fixed.into_iter().chain(shared);
+    let inside = all.map(|(range, kind)| (range.start..range.end.min(mapped), kind));
+    for used_range in inside.filter(|(range, _)| range.start < range.end) {
+        // There is room for all eight.
+        let _ = used.push(used_range);
     }
     used.sort_unstable_by_key(|(range, _)| range.start);
     let overlap = used.windows(2).find(|pair| pair[0].0.end > pair[1].0.start);
@@ -304,36 +310,40 @@ fn used_ranges(start: &Start, mapped: u64) -> Result<Used, MmError> {
 }
 
 /// What the ranges in use leave of the initial mapping, in order.
-fn gaps(used: &Used, mapped: u64) -> Vec<Range<u64>, 17> {
-    let starts = core::iter::once(0).chain(used.iter().map(|(range, _)| range.end));
-    let ends = used.iter().map(|(range, _)| range.start).chain([mapped]);
-    // One more than ranges at most: all fit.
-    starts
-        .zip(ends)
-        .filter(|(start, end)| start < end)
-        .map(|(start, end)| start..end)
-        .collect()
+fn gaps(used: &Used, mapped: u64) -> impl DoubleEndedIterator<Item = Range<u64>> {
+    let end = |at: usize| at.checked_sub(1).map_or(0, |before| used[before].0.end);
+    let start = move |at: usize| used.get(at).map_or(mapped, |(range, _)| range.start);
+    let gaps = (0..=used.len()).map(move |at| end(at)..start(at));
+    gaps.filter(|gap| gap.start < gap.end)
 }
 
 /// Where the records go: what Xen promises behind the boot stack, or else, where a module lies in
-/// its place, the largest gap.
-fn spare(gaps: &[Range<u64>], start: &Start) -> Option<Range<u64>> {
+/// its place, the largest gap; of either the end, as far as that is memory.
+fn spare<M: Machine>(machine: &M, used: &Used, start: &Start, mapped: u64) -> Option<Range<u64>> {
     let boot = (start.boot_stack + 1).max(start.start_info + 1);
-    let behind = |gap: &Range<u64>| gap.start.max(boot.min(gap.end))..gap.end;
     let is_enough = |gap: &Range<u64>| gap.end - gap.start >= SPARE;
-    let last = gaps.last().map(behind).filter(is_enough);
-    let largest = || {
-        let by_size = gaps.iter().max_by_key(|gap| gap.end - gap.start);
-        by_size.cloned().filter(is_enough)
+    // Where there is a p2m list, what its builder mapped is memory.
+    let memory = |gap: Range<u64>| {
+        let is_hole = |pfn: &u64| machine.mfn(Pfn::truncate(*pfn)).is_none();
+        let hole = match start.p2m_list {
+            Some(_) => None,
+            None => gap.clone().rfind(is_hole),
+        };
+        hole.map_or(gap.start, |hole| hole + 1)..gap.end
     };
-    last.or_else(largest)
+    let behind = |gap: Range<u64>| gap.start.max(boot.min(gap.end))..gap.end;
+    let last = gaps(used, mapped).next_back().map(behind).map(memory);
+    last.filter(is_enough).or_else(|| {
+        let by_size = gaps(used, mapped).map(memory);
+        by_size
+            .max_by_key(|gap| gap.end - gap.start)
+            .filter(is_enough)
+    })
 }
 
-fn read<M: Machine>(machine: &M, table: Pfn) -> Result<&Words, MmError> {
-    let words = machine.memory(table).cast_const();
-    // SAFETY: a table of Xen's that the initial mapping maps read-only; nothing changes it while
-    // boot looks at it, except A and D bits, which are not looked at.
-    unsafe { words.as_ref() }.ok_or(MmError::NoMemory {
+fn read<M: Machine>(machine: &M, table: Pfn) -> Result<Live<'_>, MmError> {
+    // SAFETY: a table of Xen's, which the initial mapping maps read-only.
+    unsafe { machine.live(table) }.ok_or(MmError::NoMemory {
         pfn: table.as_u64(),
     })
 }
@@ -342,7 +352,7 @@ fn read<M: Machine>(machine: &M, table: Pfn) -> Result<&Words, MmError> {
 fn initial_pages<M: Machine>(machine: &M, root: Pfn, fold: Fold) -> Result<u64, MmError> {
     let base = layout::IMAGE.start;
     let below = |table: Pfn, index: usize, level| -> Result<Pfn, MmError> {
-        let entry = Entry::<L4>::from_table(read(machine, table)?[index]);
+        let entry = Entry::<L4>::from_table(read(machine, table)?.get(index));
         let mfn = entry.mfn().ok_or(MmError::NoTable { va: base, level })?;
         machine.pfn(mfn).ok_or(MmError::Foreign {
             va: base,
@@ -390,7 +400,7 @@ fn adopt_tables<M: Machine>(
     if level == 1 {
         return Ok(());
     }
-    for (index, &word) in read(machine, table)?.iter().enumerate() {
+    for (index, word) in read(machine, table)?.iter().enumerate() {
         // Slots 256 to 271 of an L4 table are Xen's own, and empty where there is none.
         let xens = level == 4 && (256..272).contains(&index);
         let entry = Pmd::from_table(word);

@@ -74,14 +74,13 @@ impl<M: Machine> Tables<M> {
         for level in (1..=top).rev() {
             let shift = 12 + 9 * (level as u32 - 1);
             let index = (va >> shift & 511) as usize;
-            let words = self.machine().memory(table).cast_const();
-            let (Ok(mfn), false) = (self.mfn(table), words.is_null()) else {
+            // SAFETY: the root and what it leads to are tables, so nobody's own memory.
+            let words = unsafe { self.machine().live(table) };
+            let (Ok(mfn), Some(words)) = (self.mfn(table), words) else {
                 walk.end = End::OutOfReach;
                 return walk;
             };
-            // SAFETY: the window reaches the frame; a table is read while the processor may set A
-            // and D, hence volatile.
-            let word = unsafe { words.cast::<u64>().add(index).read_volatile() };
+            let word = words.get(index);
             let slot = hypercall::MachAddr::of_entry(mfn, index);
             let entry = Entry::<L1>::from_table(word);
             let pfn = entry.mfn().and_then(|mfn| self.machine().pfn(mfn));

@@ -91,19 +91,14 @@ impl Context {
         &mut self,
         f: impl FnOnce(&mut Context, &Pile) -> Outcome,
     ) -> Outcome {
-        let count = self.pages.max(1) as usize;
-        let mut pile = Pile::new();
-        let grown = mm::with(|tables| {
-            let counts = tables.frames().counts();
-            // Half the domain is left for tables and for the other tests' sake.
-            if count as u64 > counts.total / 2 {
-                return Err(Trouble::skip("the domain has too little memory"));
-            }
-            pile.grow(tables, count)?;
+        let count = self.pages.max(1);
+        let pile = mm::with(|tables| {
+            need_frames(tables, count)?;
+            let pile = Pile::of(tables, count as usize)?;
             pile.pfns().for_each(|pfn| mark(tables, pfn));
-            Ok(())
-        });
-        let outcome = grown.and_then(|()| f(self, &pile));
+            Ok::<_, Trouble>(pile)
+        })?;
+        let outcome = f(self, &pile);
         let freed = mm::with(|tables| {
             clear_areas(tables)?;
             pile.free(tables)
@@ -163,6 +158,21 @@ impl Context {
         }
         Ok(())
     }
+}
+
+/// Skips the test unless the domain has memory for `count` frames that a test maps, with the tables
+/// that it takes to map them in more than one place.
+pub(crate) fn need_frames(tables: &Tables<Running>, count: u64) -> Outcome {
+    /// Tables of a few areas, and what changes of them take.
+    const TABLES: u64 = 32;
+    let needed = count + count / 64 + TABLES;
+    let obtainable = tables.frames().obtainable();
+    if needed <= obtainable {
+        return Ok(());
+    }
+    Err(Trouble::skip(format_args!(
+        "too little memory: {needed} frames needed, {obtainable} can be had"
+    )))
 }
 
 /// The word that marks a frame.

@@ -1,6 +1,6 @@
 //! Frames: who has them, what they are, and the direct map that grows to reach them.
 
-use super::context::{Context, mark, marked};
+use super::context::{Context, mark, marked, need_frames};
 use super::pile::Pile;
 use super::{Outcome, Trouble, expect_eq, selftest};
 use crate::mm::entry::L1;
@@ -14,9 +14,9 @@ use crate::mm::{self, Flags, MmError};
 fn alloc(context: &mut Context) -> Outcome {
     let count = context.pages() as usize;
     mm::with(|tables| {
+        need_frames(tables, count as u64)?;
         let before = tables.frames().counts();
-        let mut pile = Pile::new();
-        pile.grow(tables, count)?;
+        let pile = Pile::of(tables, count)?;
         pile.pfns().for_each(|pfn| mark(tables, pfn));
         for pfn in pile.pfns() {
             let memory = tables.machine().memory(pfn).cast::<u64>();
@@ -111,17 +111,20 @@ fn growth(context: &mut Context) -> Outcome {
         }
         let before = tables.frames().counts();
         let mut pile = Pile::new();
-        while tables.frames().counts().mapped == before.mapped {
-            let frame = tables.alloc_frame()?;
+        let grown = (|| {
+            while tables.frames().counts().mapped == before.mapped {
+                let frame = tables.alloc_frame()?;
+                pile.push(tables, frame);
+            }
+            let mut frame = tables.alloc_frame()?;
+            let memory = tables.frame_memory(&mut frame);
+            memory[511] = 0x6e77;
+            let found = memory[511];
             pile.push(tables, frame);
-        }
-        let mut frame = tables.alloc_frame()?;
-        let memory = tables.frame_memory(&mut frame);
-        memory[511] = 0x6e77;
-        let found = memory[511];
-        pile.push(tables, frame);
+            Ok::<_, MmError>(found)
+        })();
         pile.free(tables)?;
-        Ok((before, tables.frames().counts(), found))
+        Ok((before, tables.frames().counts(), grown?))
     })?;
     expect_eq!(found, 0x6e77, "a word of the new memory");
     let grown = after.mapped - before.mapped;
@@ -133,3 +136,31 @@ fn growth(context: &mut Context) -> Outcome {
     Ok(())
 }
 selftest!("frames.growth", growth, needs EVERYWHERE);
+
+/// Memory that was code is free memory again, by whatever way it ceased to be mapped: the allocator
+/// writes to what it is given, and so does the next who gets it. Whoever gives it back while it is
+/// executable somewhere is refused.
+fn code_freed(context: &mut Context) -> Outcome {
+    let va = context.area(0);
+    for thawed in [false, true] {
+        let pile = mm::with(|tables| Pile::of(tables, 1))?;
+        context.map(va, &pile, Flags::CONST)?;
+        mm::with(|tables| {
+            // SAFETY: the page and its frame are the test's; nobody executes or writes it.
+            unsafe {
+                tables.set_memory_x(va, 1)?.commit(tables)?;
+                if thawed {
+                    tables.set_memory_nx(va, 1)?.commit(tables)?;
+                }
+                tables.unmap(va, 1)?.commit(tables)?;
+            }
+            pile.free(tables)?;
+            tables.flush()
+        })?;
+        // What was freed last is handed out first.
+        let pile = mm::with(|tables| Pile::of(tables, 1))?;
+        mm::with(|tables| pile.free(tables))?;
+    }
+    Ok(())
+}
+selftest!("frames.code_freed", code_freed, needs EVERYWHERE);

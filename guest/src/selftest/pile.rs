@@ -94,17 +94,19 @@ impl Pile {
         pfns
     }
 
-    /// Allocates until `count` frames can be used.
-    pub(crate) fn grow(
-        &mut self,
-        tables: &mut Tables<Running>,
-        count: usize,
-    ) -> Result<(), MmError> {
-        while self.len < count {
-            let frame = tables.alloc_frame()?;
-            self.push(tables, frame);
+    /// Allocates as many frames as can be used at once: all of them or none.
+    pub(crate) fn of(tables: &mut Tables<Running>, count: usize) -> Result<Pile, MmError> {
+        let mut pile = Pile::new();
+        while pile.len < count {
+            match tables.alloc_frame() {
+                Ok(frame) => pile.push(tables, frame),
+                Err(e) => {
+                    pile.free(tables)?;
+                    return Err(e);
+                }
+            }
         }
-        Ok(())
+        Ok(pile)
     }
 
     /// Gives all of them back.

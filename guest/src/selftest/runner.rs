@@ -11,7 +11,7 @@ use super::{Context, Outcome, SELFTESTS, Test, Trouble, context, reason};
 use crate::console::print;
 use crate::heap;
 use crate::mm::Running;
-use crate::mm::frames::{Counts, STEP};
+use crate::mm::frames::{Counts, Frames, STEP};
 use crate::mm::state::Kind;
 use crate::mm::{self, Current, MmError, Tables};
 use crate::monitor::commands::command;
@@ -277,8 +277,8 @@ fn tidy(before: Counts) -> Outcome {
 
 /// How many frames must be in use, and how many are.
 ///
-/// Growth of the direct map is accounted for to the frame: each step costs its L1 table and its
-/// records, an L2 table with each GiB, and frames in it that are not free memory.
+/// Growth of the direct map is accounted for to the frame: what each step costs, and frames in it
+/// that are not free memory.
 fn in_use(tables: &Tables<Running>, before: Counts) -> Result<(u64, u64), MmError> {
     let after = tables.frames().counts();
     let mut expected = before.mapped - before.free;
@@ -288,8 +288,7 @@ fn in_use(tables: &Tables<Running>, before: Counts) -> Result<(u64, u64), MmErro
         let special = !matches!(state.kind, Kind::Free | Kind::Owned | Kind::Table);
         expected += u64::from(special);
     }
-    for step in before.mapped.div_ceil(STEP)..after.mapped.div_ceil(STEP) {
-        expected += 2 + u64::from(step % STEP == 0);
-    }
+    let steps = before.mapped.div_ceil(STEP)..after.mapped.div_ceil(STEP);
+    expected += steps.map(Frames::frames_for_step).sum::<u64>();
     Ok((expected, after.mapped - after.free))
 }

@@ -5,6 +5,7 @@
 pub(crate) mod expect;
 pub(crate) mod lists;
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use guest::mm::fuzz::{Eye, Mode, mode};
@@ -49,6 +50,8 @@ pub(crate) struct ModelMachine {
     direct: bool,
     /// Look the window up at each use, rather than believe that it reaches what it says.
     strict: bool,
+    /// Frames that are said to have no memory.
+    holes: Vec<Range<u64>>,
 }
 
 impl ModelMachine {
@@ -66,7 +69,8 @@ impl Machine for ModelMachine {
     type Hv = Xen;
 
     fn mfn(&self, pfn: Pfn) -> Option<Mfn> {
-        self.model.mfn(pfn)
+        let is_hole = self.holes.iter().any(|hole| hole.contains(&pfn.as_u64()));
+        self.model.mfn(pfn).filter(|_| !is_hole)
     }
 
     fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
@@ -161,6 +165,17 @@ pub(crate) fn image(layout: &Layout) -> Image {
     }
 }
 
+/// The machine on a model, before anything was taken over.
+pub(crate) fn machine(model: &Rc<Model>, strict: bool) -> ModelMachine {
+    ModelMachine {
+        model: Rc::clone(model),
+        reach: 0,
+        direct: false,
+        strict,
+        holes: Vec::new(),
+    }
+}
+
 /// What the kernel would read from `start_info`.
 pub(crate) fn start(model: &Model, layout: &Layout) -> Start {
     let boot = model.boot();
@@ -181,7 +196,7 @@ pub(crate) fn start(model: &Model, layout: &Layout) -> Start {
         nr_pt_frames: boot.nr_pt_frames,
         p2m_list: Some(boot.mfn_list),
         fold: Fold::FourLevels,
-        holes: heapless::Vec::new(),
+
         p2m_frames: boot.first_p2m_pfn..boot.first_p2m_pfn + boot.nr_p2m_frames,
         start_info: boot.start_info_pfn.as_u64(),
         shared: [shared(boot.console_mfn), shared(boot.store_mfn)],
@@ -204,23 +219,27 @@ impl World {
     }
 
     pub(crate) fn build(layout: &Layout) -> Result<World, MmError> {
-        Self::build_with(layout, true)
+        Self::build_with(layout, true, Vec::new())
     }
 
     /// As [`World::new`], but without looking the window up at each use.
     pub(crate) fn fast(layout: &Layout) -> World {
-        Self::build_with(layout, false).unwrap_or_else(|e| panic!("takeover of {layout:?}: {e}"))
+        Self::with_holes(layout, Vec::new())
     }
 
-    fn build_with(layout: &Layout, strict: bool) -> Result<World, MmError> {
+    /// As [`World::fast`], with frames that have no memory.
+    pub(crate) fn with_holes(layout: &Layout, holes: Vec<Range<u64>>) -> World {
+        Self::build_with(layout, false, holes)
+            .unwrap_or_else(|e| panic!("takeover of {layout:?}: {e}"))
+    }
+
+    fn build_with(layout: &Layout, strict: bool, holes: Vec<Range<u64>>) -> Result<World, MmError> {
         let model = Rc::new(Model::build(layout));
         // Rights that grow must be flushed as well.
         model.fault_from_tlb(true);
         let machine = ModelMachine {
-            model: Rc::clone(&model),
-            reach: 0,
-            direct: false,
-            strict,
+            holes,
+            ..machine(&model, strict)
         };
         let mut tables = Box::new(Tables::new(Xen(Rc::clone(&model)), machine));
         let start = start(&model, layout);

@@ -12,7 +12,7 @@ use crate::mm::error::MmError;
 use crate::mm::frames::FrameError;
 use crate::mm::fresh::Fresh;
 use crate::mm::layout;
-use crate::mm::machine::{Machine, Words};
+use crate::mm::machine::{Live, Machine};
 use crate::mm::tables::{Slot, Tables, slots};
 
 /// Tables that are rebuilt before the queue is flushed: reading them while they are copied is
@@ -66,7 +66,7 @@ impl Edit {
         tables: &Tables<M>,
         va: u64,
         new: &mut [u64],
-        old: &[u64],
+        old: Live<'_>,
     ) -> Result<(), MmError> {
         match self {
             Edit::Clear => new.fill(0),
@@ -79,8 +79,8 @@ impl Edit {
                 mask(new, old, Keep::all_but(remove), add);
             }
             Edit::Rights { .. } => {
-                for ((new, old), i) in new.iter_mut().zip(old).zip(0_u64..) {
-                    let old = Pte::from_table(*old);
+                for ((new, old), i) in new.iter_mut().zip(old.iter()).zip(0_u64..) {
+                    let old = Pte::from_table(old);
                     *new = self.apply(tables, va + i * PAGE, old)?.bits();
                 }
             }
@@ -141,7 +141,7 @@ impl<M: Machine> Tables<M> {
         Ok(())
     }
 
-    fn check_may_be_writable(&self, va: u64, entry: Pte) -> Result<(), MmError> {
+    pub(super) fn check_may_be_writable(&self, va: u64, entry: Pte) -> Result<(), MmError> {
         // A frame without a record is none of the kernel's tables or constants.
         let pfn = entry.mfn().and_then(|mfn| self.machine().pfn(mfn));
         if pfn.is_some_and(|pfn| !self.frames().may_be_writable(self.machine(), pfn)) {
@@ -228,10 +228,13 @@ impl<M: Machine> Tables<M> {
             && let Some(table) = self.value(self.get(pmd))
             && !layout::DIRECT.contains(&chunk.va)
         {
-            let words = self.machine().memory(table.pfn).cast_const();
-            // SAFETY: the table is mapped, and its entries change only through this path and by
-            // A and D bits, which the operation may lose. Nothing is queued for it.
-            let words = unsafe { &*words };
+            // SAFETY: a table that an entry refers to is nobody's own memory. Nothing is queued for
+            // it, and A and D bits that are set meanwhile the operation may lose.
+            let Some(words) = (unsafe { self.machine().live(table.pfn) }) else {
+                return Err(MmError::NoMemory {
+                    pfn: table.pfn.as_u64(),
+                });
+            };
             let (before, rest) = words.split_at(chunk.first);
             let (inside, after) = rest.split_at(chunk.count);
             let kept = present(before) + present(after);
@@ -240,7 +243,7 @@ impl<M: Machine> Tables<M> {
                 return Ok(Some(Swap { pmd, fresh: None }));
             }
             if cost.prefers_table(present(inside), kept) && self.may_be_replaced(table.pfn) {
-                match self.rebuild(pmd, words, chunk, edit) {
+                match self.rebuild(pmd, table.pfn, chunk, edit) {
                     // It can be done without, and must be: unmapping is how memory gets free.
                     Err(MmError::Frame(FrameError::OutOfMemory)) => {}
                     swap => return swap.map(Some),
@@ -276,21 +279,21 @@ impl<M: Machine> Tables<M> {
     fn rebuild(
         &mut self,
         pmd: Slot<L2>,
-        old: &Words,
+        old: Pfn,
         chunk: Chunk,
         edit: Edit,
     ) -> Result<Swap, MmError> {
         let frame = self.alloc_frame()?;
         let fresh = Fresh::filled(self, frame, |tables, words| {
+            // SAFETY: the table is in use, and no frame that was handed out since.
+            let old = unsafe { tables.machine().live(old) };
+            let old = old.ok_or(MmError::NotMapped { va: chunk.va })?;
+            let (before, rest) = old.split_at(chunk.first);
+            let (inside, after) = rest.split_at(chunk.count);
             let end = chunk.first + chunk.count;
-            copy(&mut words[..chunk.first], &old[..chunk.first]);
-            copy(&mut words[end..], &old[end..]);
-            edit.apply_all(
-                tables,
-                chunk.va,
-                &mut words[chunk.first..end],
-                &old[chunk.first..end],
-            )
+            copy(&mut words[..chunk.first], before);
+            copy(&mut words[end..], after);
+            edit.apply_all(tables, chunk.va, &mut words[chunk.first..end], inside)
         })?;
         Ok(Swap {
             pmd,

@@ -38,6 +38,7 @@ impl<M: Machine> Tables<M> {
                 return Err(MmError::Occupied { va });
             }
             let new = self.make_pte(Value::new(pfn, flags))?;
+            self.check_frozen(va, flags, [new])?;
             // SAFETY: nothing was mapped there.
             unsafe { self.set_pte_queued(slot, va, Pte::NONE, new) }?;
             return Ok(Change(()));
@@ -79,7 +80,9 @@ impl<M: Machine> Tables<M> {
             let fresh = Fresh::<L1>::filled(self, frame, |tables, words| {
                 fill_around(words, chunk);
                 let target = &mut words[chunk.first..chunk.first + chunk.count];
-                tables.make_run(chunk.va, target, frames, flags)
+                tables.make_run(chunk.va, target, frames, flags)?;
+                let made = target.iter().map(|word| Pte::from_table(*word));
+                tables.check_frozen(chunk.va, flags, made)
             })?;
             // SAFETY: nothing was mapped below the entry.
             return unsafe { self.install(pmd, fresh, Flags::TABLE) };
@@ -97,10 +100,29 @@ impl<M: Machine> Tables<M> {
                 chunk.va + i as u64 * PAGE,
                 self.make_pte(Value::new(pfn, flags))?,
             );
+            self.check_frozen(va, flags, [new])?;
             // SAFETY: the entry was seen to be empty, so nothing in use is mapped by it.
             unsafe { self.set_pte_queued(slot, va, Pte::NONE, new) }?;
         }
         Ok(())
+    }
+
+    /// Checks, where any frame is frozen, that none of consecutive pages would make one writable.
+    #[inline]
+    pub(super) fn check_frozen(
+        &self,
+        va: u64,
+        flags: Flags,
+        entries: impl IntoIterator<Item = Pte>,
+    ) -> Result<(), MmError> {
+        if !self.frames().has_frozen() || !flags.contains(Flags::WRITABLE) {
+            return Ok(());
+        }
+        let mut pages = (0..).map(|i| va + i * PAGE);
+        entries
+            .into_iter()
+            .zip(&mut pages)
+            .try_for_each(|(entry, page)| self.check_may_be_writable(page, entry))
     }
 
     /// Writes the machine entries for frames, to be mapped from `va` on, into words: as

@@ -18,7 +18,7 @@ mod ptes;
 
 use super::entry::{Flags, Keep, Pte};
 use super::error::MmError;
-use super::machine::{Machine, Words};
+use super::machine::{Live, Machine, Words};
 use super::tables::{TLB_SCOPE, Tables};
 
 /// Bytes in a page.
@@ -132,19 +132,19 @@ impl<M: Machine> Tables<M> {
 }
 
 /// Copies entries, without what Xen added to them.
-fn copy(new: &mut [u64], old: &[u64]) {
+fn copy(new: &mut [u64], old: Live<'_>) {
     mask(new, old, Keep::all_but(Flags::empty()), Flags::empty());
 }
 
 /// Copies entries with rights changed by masks.
-fn mask(new: &mut [u64], old: &[u64], keep: Keep, add: Flags) {
-    for (new, old) in new.iter_mut().zip(old) {
-        *new = Pte::from_table(*old).masked(keep, add).bits();
+fn mask(new: &mut [u64], old: Live<'_>, keep: Keep, add: Flags) {
+    for (new, old) in new.iter_mut().zip(old.iter()) {
+        *new = Pte::from_table(old).masked(keep, add).bits();
     }
 }
 
 /// Finds the first of consecutive pages that is not mapped.
-fn check_present(va: u64, words: &[u64]) -> Result<(), MmError> {
+fn check_present(va: u64, words: Live<'_>) -> Result<(), MmError> {
     if present(words) == words.len() as u64 {
         return Ok(());
     }
@@ -161,6 +161,6 @@ fn fill_around(words: &mut Words, chunk: Chunk) {
 }
 
 /// Present entries among words of a table.
-fn present(words: &[u64]) -> u64 {
+fn present(words: Live<'_>) -> u64 {
     words.iter().map(|word| word & 1).sum()
 }

@@ -63,10 +63,11 @@ impl<M: Machine> Tables<M> {
                 let pmd = tables.pmd_slot(piece.va)?;
                 let table = tables.value(tables.get(pmd));
                 let table = table.ok_or(MmError::NotMapped { va: piece.va })?;
-                let old = tables.machine().memory(table.pfn).cast_const();
-                // SAFETY: the table is mapped and nothing is queued for it: the operation began
-                // with a flush and has queued only what concerns new tables since.
-                let old = unsafe { &(&*old)[piece.first..piece.first + piece.count] };
+                // SAFETY: the table is in use, so nobody's own memory. Nothing is queued for it:
+                // the operation began with a flush and has queued only for new tables since.
+                let old = unsafe { tables.machine().live(table.pfn) };
+                let old = old.ok_or(MmError::NotMapped { va: piece.va })?;
+                let old = old.split_at(piece.first).1.split_at(piece.count).0;
                 let target = &mut words[chunk.first + done..chunk.first + done + piece.count];
                 copy(target, old);
                 check_present(piece.va, old)?;

@@ -34,6 +34,7 @@ impl<M: Machine> Tables<M> {
                 for (i, slot) in slots(slot, chunk.count).enumerate() {
                     let pfn = Pfn::truncate(first.pfn.as_u64() + offset + i as u64);
                     let new = tables.make_pte(Value::new(pfn, first.flags))?;
+                    tables.check_frozen(chunk.va + i as u64 * PAGE, first.flags, [new])?;
                     let old = tables.get(slot);
                     // SAFETY: the caller's promise.
                     unsafe { tables.set_pte_queued(slot, chunk.va + i as u64 * PAGE, old, new) }?;

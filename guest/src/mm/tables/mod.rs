@@ -27,7 +27,7 @@ use super::entry::{Entry, L1, L2, L3, L4, L5, P4d, Pgd, Pmd, Pte, Pud, TableLeve
 use super::error::MmError;
 use super::frames::{Frame, Frames, Ledger};
 use super::machine::{Machine, Words};
-use super::spaces::Spaces;
+use super::space_list::SpaceList;
 
 pub(super) use slot::slots;
 pub use slot::{Fold, Slot};
@@ -42,7 +42,7 @@ pub struct Tables<M: Machine> {
     user_root: Option<Pfn>,
     fold: Fold,
     pub(super) boot_root: Pfn,
-    pub(super) spaces: Spaces,
+    pub(super) spaces: SpaceList,
     /// The L1 and L2 tables that were used last: the number of the span each covers, its first
     /// slot, and the refusals until then. Most requests are near the one before, and a walk costs
     /// as much as queueing. Forgotten whenever an entry that leads to them changes, or Xen refuses
@@ -93,7 +93,7 @@ impl<M: Machine> Tables<M> {
             user_root: None,
             fold: Fold::FourLevels,
             boot_root: root,
-            spaces: Spaces::new(),
+            spaces: SpaceList::new(),
             last: Cell::new(None),
             last_pmd: Cell::new(None),
         }

@@ -189,9 +189,13 @@ impl<M: Machine> Tables<M> {
                 unsafe { self.set_one(mirror, entry) }?;
             }
         } else if in_root {
-            let current = self.root;
-            for (root, _) in self.roots().filter(|(root, _)| *root != current) {
-                if let Some(mirror) = self.slot::<L>(root, va) {
+            let (current, boot) = (self.root, self.boot_root);
+            for place in 0..=self.spaces.len() {
+                let created = place.checked_sub(1).and_then(|place| self.space(place));
+                let root = created.map_or(boot, |space| space.kernel);
+                if root != current
+                    && let Some(mirror) = self.slot::<L>(root, va)
+                {
                     // SAFETY: the kernel is the same in every space.
                     unsafe { self.set_one(mirror, entry) }?;
                 }
@@ -257,7 +261,12 @@ impl<M: Machine> Tables<M> {
 
     /// Queues the change of a frame's own mapping in the window, with a step.
     #[track_caller]
-    fn set_window(&mut self, pfn: Pfn, flags: Flags, step: Step) -> Result<(), MmError> {
+    pub(in crate::mm) fn set_window(
+        &mut self,
+        pfn: Pfn,
+        flags: Flags,
+        step: Step,
+    ) -> Result<(), MmError> {
         let va = self.machine().window(pfn);
         let slot = self.pte_slot(va)?;
         let old = self.get(slot);
@@ -267,9 +276,11 @@ impl<M: Machine> Tables<M> {
             .old(old.bits())
             .va(page)
             .tag(tag);
-        if matches!(step, Step::Unseal | Step::Release) {
-            // A translation cached as read-only would make the next owner's first write fault.
-            // SAFETY: rights only grow, for a frame that nothing refers to.
+        if !matches!(step, Step::Seal(_)) {
+            // A translation cached as read-only would make the next owner's first write fault, one
+            // cached as writable let code be written.
+            // SAFETY: rights grow for a frame that nothing refers to, or shrink for one that is
+            // not to be written any more.
             let result = unsafe { self.mmu.set_and_flush(update, TLB_SCOPE, page) };
             self.settle_if_refused(result)
         } else {
