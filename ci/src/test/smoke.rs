@@ -105,6 +105,19 @@ const TABLE: &[Smoke] = &[
         says: &["#PF", "page fault", "backtrace"],
     },
     Smoke {
+        name: "a page fault of who uses the page tables is reported with its walk",
+        vias: &[Via::Dom0, Via::Bare],
+        mem_mib: None,
+        cmdline: "provoke=heldfault",
+        expect: CRASH,
+        says: &[
+            "#PF",
+            "= not mapped",
+            "the page tables were in use",
+            "backtrace",
+        ],
+    },
+    Smoke {
         name: "an unknown word is refused",
         vias: EVERYWHERE,
         mem_mib: None,

@@ -80,6 +80,8 @@ pub enum Provoke {
     Panic,
     /// A read of an address that is not mapped.
     PageFault,
+    /// The same by somebody who is using the page tables.
+    HeldFault,
     /// A fault inside the fault handler.
     DoubleFault,
     /// Recursion into the guard page below the stack.
@@ -91,9 +93,10 @@ pub enum Provoke {
 }
 
 impl Provoke {
-    const ALL: [(&'static str, Provoke); 6] = [
+    const ALL: [(&'static str, Provoke); 7] = [
         ("panic", Provoke::Panic),
         ("pagefault", Provoke::PageFault),
+        ("heldfault", Provoke::HeldFault),
         ("doublefault", Provoke::DoubleFault),
         ("stackoverflow", Provoke::StackOverflow),
         ("reboot", Provoke::Reboot),

@@ -15,6 +15,7 @@ pub(crate) fn provoke(kind: Provoke) {
     match kind {
         Provoke::Panic => panic!("provoked by the command line"),
         Provoke::PageFault => fault(),
+        Provoke::HeldFault => crate::mm::with(|_| fault()),
         Provoke::DoubleFault => {
             FAIL_IN_REPORT.store(true, Ordering::Relaxed);
             fault();

@@ -260,6 +260,41 @@ fn executable(context: &mut Context) -> Outcome {
 }
 selftest!("image.executable", executable, &[1], needs EVERYWHERE);
 
+/// What is executable by one mapping is writable by no other: whichever of both is asked for second
+/// is refused.
+fn code_aliases(context: &mut Context) -> Outcome {
+    context.with_frames(|context, pile| {
+        let (data, code) = (context.area(0), context.area(1));
+        context.map(data, pile, Flags::DATA)?;
+        context.map(code, pile, Flags::CONST)?;
+        // SAFETY: refused, or the test's to execute.
+        let second = mm::with(|tables| unsafe { tables.set_memory_x(code, 1) }.map(drop));
+        expect_matches!(second, Err(MmError::WriteAndExecute { va }) if va == data, "code that is writable elsewhere");
+        // SAFETY: the page is the test's, and not executable.
+        let write = unsafe { probe::write(data, u64::from_ne_bytes([RET; 8])) };
+        expect_eq!(write, Ok(()), "a write after the refusal");
+        mm::with(|tables| {
+            // SAFETY: the areas are the test's; nobody writes the page any more, it holds `ret`.
+            unsafe {
+                tables.unmap(data, 1)?.commit(tables)?;
+                tables.set_memory_x(code, 1)?.commit(tables)
+            }
+        })?;
+        // SAFETY: the page holds `ret`.
+        expect_eq!(unsafe { probe::execute(code) }, Ok(()), "execution");
+        // SAFETY: refused.
+        let first = mm::with(|tables| unsafe { tables.map(data, pile.pfns(), Flags::DATA) }.map(drop));
+        expect_matches!(first, Err(MmError::MustStayReadOnly { .. }), "a writable mapping of code");
+        mm::with(|tables| {
+            // SAFETY: nobody executes the page any more.
+            unsafe { tables.set_memory_nx(code, 1)?.commit(tables) }
+        })?;
+        context.map(data, pile, Flags::DATA)?;
+        context.expect_writes(data, 1, Ok(()), "when it is data again")
+    })
+}
+selftest!("image.code_aliases", code_aliases, &[1], needs EVERYWHERE);
+
 /// A store to a page table faults: there is no way to an entry but by asking Xen. This holds for a
 /// domain with the writable-pagetables assist off, as it is here: so a run of an ordinary domain
 /// that ends well has made no such store. For dom0 Xen emulates stores to L1 tables whatever the

@@ -27,7 +27,9 @@ fn consecutive(pages: u64) -> Result<Pfn, Trouble> {
     });
     match found {
         Some(first) => Ok(Pfn::truncate(first)),
-        None => Err(Trouble::skip("the domain has too little memory")),
+        None => Err(Trouble::skip(format_args!(
+            "too little memory: no {pages} pages in a row"
+        ))),
     }
 }
 

@@ -53,10 +53,14 @@ pub fn unexpected(frame: &Frame) -> ! {
                     "page fault: {} at {address:#018x}",
                     PageFaultCode(frame.error)
                 );
-                let walked = mm::try_with(|tables| println!("{}", tables.walk(address)));
-                if walked.is_none() {
-                    println!("  (the page tables are in use: no walk)");
-                }
+                let walk = |tables: &mm::Tables<mm::Running>, in_use| {
+                    println!("{}", tables.walk(address));
+                    if in_use {
+                        println!("  (the page tables were in use: a change may be half done)");
+                    }
+                };
+                // SAFETY: the report never returns to whoever uses the page tables.
+                unsafe { mm::steal(walk) };
             }
             None => {
                 println!(
