@@ -10,9 +10,8 @@
 
 use core::fmt;
 
-use spin::Mutex;
-
 use crate::boot::cmdline::Fuzz;
+use crate::lock::Lock;
 use crate::mm::fuzz::{Divergence, Eye, Fuzzer, WINDOW};
 use crate::mm::{self, MmError, Tables};
 use crate::println;
@@ -26,7 +25,7 @@ const POOL: usize = 640;
 /// Operations after which all pages are compared, and not only those an operation touched.
 const CHECK_EVERY: u64 = 4096;
 
-static FUZZER: Mutex<Fuzzer<PAGES, POOL>> = Mutex::new(Fuzzer::EMPTY);
+static FUZZER: Lock<Fuzzer<PAGES, POOL>> = Lock::new(Fuzzer::EMPTY);
 
 /// Why a run ended early.
 #[derive(Debug)]

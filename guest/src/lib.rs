@@ -33,6 +33,7 @@ mod fuzz;
 mod heap;
 #[cfg(target_os = "none")]
 mod init;
+pub mod lock;
 pub mod mm;
 pub mod monitor;
 pub mod native;

@@ -118,6 +118,40 @@ const TABLE: &[Smoke] = &[
         ],
     },
     Smoke {
+        // The page tables are borrowed while they are borrowed: with both places, not by waiting.
+        name: "a lock that is taken again is reported",
+        vias: &[Via::Dom0, Via::Xl, Via::Pvh, Via::Bare],
+        mem_mib: None,
+        cmdline: "provoke=relock",
+        expect: CRASH,
+        says: &[
+            "the lock that is taken at guest/src/boot/provoke.rs:",
+            " is held by the same vCPU, since guest/src/boot/provoke.rs:",
+            "backtrace",
+        ],
+    },
+    Smoke {
+        // The console's own lock, which the report needs.
+        name: "a print in a print is reported",
+        vias: &[Via::Dom0, Via::Xl, Via::Pvh, Via::Bare],
+        mem_mib: None,
+        cmdline: "provoke=reprint",
+        expect: CRASH,
+        says: &[" is held by the same vCPU, since guest/src/", "backtrace"],
+    },
+    Smoke {
+        name: "an event storm is held back and said",
+        vias: &[Via::Dom0, Via::Xl, Via::Pvh, Via::Bare],
+        mem_mib: None,
+        cmdline: "selftest=interrupt.storm",
+        expect: PASS,
+        says: &[
+            "selftest interrupt.storm.own ",
+            "is raised faster than it is served",
+            " failed=0 ",
+        ],
+    },
+    Smoke {
         name: "an unknown word is refused",
         vias: EVERYWHERE,
         mem_mib: None,

@@ -34,7 +34,8 @@ pub const WORDS: &[Word] = &[
     Word {
         name: "provoke",
         form: "provoke=KIND",
-        help: "fail on purpose: panic, pagefault, doublefault, stackoverflow, reboot, hang",
+        help: "fail on purpose: panic, pagefault, doublefault, stackoverflow, relock, reprint, \
+               reboot, hang",
     },
     Word {
         name: "monitor",
@@ -86,6 +87,10 @@ pub enum Provoke {
     DoubleFault,
     /// Recursion into the guard page below the stack.
     StackOverflow,
+    /// Borrow the page tables while they are borrowed.
+    Relock,
+    /// Print while something is printed.
+    Reprint,
     /// Ask for a reboot instead of powering off.
     Reboot,
     /// Never end.
@@ -93,12 +98,14 @@ pub enum Provoke {
 }
 
 impl Provoke {
-    const ALL: [(&'static str, Provoke); 7] = [
+    const ALL: [(&'static str, Provoke); 9] = [
         ("panic", Provoke::Panic),
         ("pagefault", Provoke::PageFault),
         ("heldfault", Provoke::HeldFault),
         ("doublefault", Provoke::DoubleFault),
         ("stackoverflow", Provoke::StackOverflow),
+        ("relock", Provoke::Relock),
+        ("reprint", Provoke::Reprint),
         ("reboot", Provoke::Reboot),
         ("hang", Provoke::Hang),
     ];

@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 
 use super::cmdline::Provoke;
 use crate::trap::report::FAIL_IN_REPORT;
-use crate::{power, println, verdict, xen::XEN};
+use crate::{mm, power, println, verdict, xen::XEN};
 
 /// An address in the user half that nothing maps.
 const NOWHERE: u64 = 0x5ead_beef_0000;
@@ -23,6 +23,8 @@ pub(crate) fn provoke(kind: Provoke) {
         Provoke::StackOverflow => {
             println!("depth reached: {}", recurse(0));
         }
+        Provoke::Relock => mm::with(|_| mm::with(|_| ())),
+        Provoke::Reprint => println!("printed {}", Prints),
         Provoke::Reboot => {
             verdict::pass("reboot=1");
             power::reboot();
@@ -31,6 +33,16 @@ pub(crate) fn provoke(kind: Provoke) {
             // A refused yield is a busier hang.
             let _ = hypercall::sched::r#yield(&XEN);
         },
+    }
+}
+
+/// Prints when it is printed.
+struct Prints;
+
+impl core::fmt::Display for Prints {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        println!("while something is printed");
+        f.write_str("text")
     }
 }
 

@@ -1,8 +1,9 @@
 //! The one console of the running kernel.
 //!
-//! A spin lock guards it, since code on several vCPUs prints. A panic or a trap report must print
-//! whatever the state of that lock is: [`steal`] breaks it, which is right only because the report
-//! ends the domain and nobody else prints after it.
+//! A lock guards it, since code on several vCPUs prints, and handlers of events do. Text is written
+//! while it is formatted: what is printed must not print in its turn, which is a panic. A panic or a
+//! trap report must print whatever the state of that lock is: [`steal`] breaks it, which is right
+//! only because the report ends the domain and nobody else prints after it.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -10,11 +11,11 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use heapless::String;
 use hypercall::event::Port;
 use log::{LevelFilter, Log, Metadata, Record};
-use spin::{Mutex, RwLock};
 
 use super::filter::Filter;
 use super::ring::{self, CorruptIndex};
 use crate::boot::info::ConsoleInfo;
+use crate::lock::Lock;
 use crate::time;
 use crate::xen::XEN;
 
@@ -41,11 +42,11 @@ struct Console {
     stuck: bool,
 }
 
-static CONSOLE: Mutex<Console> = Mutex::new(Console {
+static CONSOLE: Lock<Console> = Lock::new(Console {
     out: Out::Closed,
     stuck: false,
 });
-static FILTER: RwLock<Filter> = RwLock::new(Filter::off());
+static FILTER: Lock<Filter> = Lock::new(Filter::off());
 static FIRST_BYTE: AtomicU64 = AtomicU64::new(0);
 
 /// Opens the console that `info` names. `ring` is where the ring's page is mapped.
@@ -82,7 +83,7 @@ pub(crate) fn move_ring(to: &'static ring::Page) {
 /// Replaces what the log shows.
 pub(crate) fn set_filter(filter: Filter) {
     log::set_max_level(filter.max());
-    *FILTER.write() = filter;
+    *FILTER.lock() = filter;
 }
 
 /// Prints formatted text.
@@ -135,11 +136,9 @@ pub(crate) fn drain() {
 /// # Safety
 /// The caller must be the last code that runs: whoever held the lock must never run again.
 pub(crate) unsafe fn steal() {
-    if CONSOLE.is_locked() {
-        // SAFETY: the holder never runs again, by this function's contract; the console's state is
-        // an enum written once at boot and a flag, valid at every moment.
-        unsafe { CONSOLE.force_unlock() };
-    }
+    // SAFETY: the holder never runs again, by this function's contract; the console's state is an
+    // enum written once at boot and a flag, valid at every moment.
+    unsafe { CONSOLE.raw().take_over() };
 }
 
 /// Prints text from code that may not touch the console's lock.
@@ -252,7 +251,7 @@ impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // A report runs wherever the lock may be held; it shows everything.
         FILTER
-            .try_read()
+            .try_lock()
             .is_none_or(|f| metadata.level() <= f.level_for(module(metadata.target())))
     }
 

@@ -1,36 +1,31 @@
 //! The page tables of the running kernel: one value, reached from everywhere the same way.
 //!
-//! Upcalls are masked while it is borrowed, so that a handler never finds it in use by the context
-//! it interrupted.
+//! Upcalls are masked while it is borrowed, as under any [`Lock`], so that a handler never finds it in
+//! use by the context it interrupted.
 
 use core::panic::Location;
 
-use hypercall::Hypervisor;
 use hypercall::queue::{Access, LazyGuard, Mmu, MmuError, PauseGuard};
-use spin::Mutex;
 
 use super::error::MmError;
 use super::frames::Ledger;
 use super::running::Running;
 use super::tables::Tables;
+use crate::lock::Lock;
 use crate::xen::{Answering, XEN};
 
-static TABLES: Mutex<Tables<Running>> = Mutex::new(Tables::new(XEN, Running::EMPTY));
+static TABLES: Lock<Tables<Running>> = Lock::new(Tables::new(XEN, Running::EMPTY));
 
-/// Calls `f` with the kernel's page tables.
+/// Calls `f` with the kernel's page tables. Called by `f` again, it panics.
+#[track_caller]
 pub fn with<R>(f: impl FnOnce(&mut Tables<Running>) -> R) -> R {
-    let was = XEN.mask_upcalls();
-    let result = f(&mut TABLES.lock());
-    XEN.restore_upcalls(was);
-    result
+    f(&mut TABLES.lock())
 }
 
 /// Calls `f` with the kernel's page tables, unless they are in use: for reports.
+#[track_caller]
 pub fn try_with<R>(f: impl FnOnce(&mut Tables<Running>) -> R) -> Option<R> {
-    let was = XEN.mask_upcalls();
-    let result = TABLES.try_lock().map(|mut tables| f(&mut tables));
-    XEN.restore_upcalls(was);
-    result
+    TABLES.try_lock().map(|mut tables| f(&mut tables))
 }
 
 /// Calls `f` with the kernel's page tables whoever uses them, and says whether somebody does: what
@@ -39,15 +34,11 @@ pub fn try_with<R>(f: impl FnOnce(&mut Tables<Running>) -> R) -> Option<R> {
 /// # Safety
 /// Nobody who uses the page tables runs again: for the last words of a kernel that crashed.
 pub(crate) unsafe fn steal<R>(f: impl FnOnce(&Tables<Running>, bool) -> R) -> R {
-    let was = XEN.mask_upcalls();
     let in_use = TABLES.is_locked();
-    if in_use {
-        // SAFETY: by the caller's contract whoever holds the lock does nothing any more.
-        unsafe { TABLES.force_unlock() };
-    }
-    let result = f(&TABLES.lock(), in_use);
-    XEN.restore_upcalls(was);
-    result
+    // SAFETY: by the caller's contract whoever holds the lock does nothing any more, and `f` only
+    // reads, as far as what it is given can be read.
+    unsafe { TABLES.raw().take_over() };
+    f(&TABLES.lock(), in_use)
 }
 
 /// Reaches the kernel's page tables for lazy sections.
@@ -58,6 +49,7 @@ impl Access for Current {
     type Hv = Answering;
     type Completion = Ledger<Running>;
 
+    #[track_caller]
     fn with<R>(&self, f: impl FnOnce(&mut Mmu<Answering, Ledger<Running>>) -> R) -> R {
         with(|tables| f(&mut tables.mmu))
     }

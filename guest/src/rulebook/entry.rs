@@ -10,8 +10,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use hypercall::abi::shared_info::vcpu_info;
 use hypercall::{Hypervisor, Op, VirtAddr};
 use rules::{Cause, Entry};
-use spin::Mutex;
 
+use crate::lock::Lock;
 use crate::trap::{self, frame::Frame};
 use crate::xen::XEN;
 
@@ -35,7 +35,7 @@ struct Seen {
 }
 
 static ARMED: AtomicBool = AtomicBool::new(false);
-static SEEN: Mutex<Option<Seen>> = Mutex::new(None);
+static SEEN: Lock<Option<Seen>> = Lock::new(None);
 
 fn observer(frame: &Frame) -> bool {
     if !ARMED.swap(false, Ordering::Relaxed) {

@@ -7,11 +7,11 @@ use hypercall::abi::xen::VIRQ_TIMER;
 use hypercall::event::{Port, bind_ipi, bind_virq, send};
 use hypercall::queue::Access;
 use hypercall::sched::poll;
-use spin::Mutex;
 
 use super::context::{Context, PAGE, READ_ONLY, in_table};
 use super::{Outcome, Trouble, expect_eq, selftest};
 use crate::event::{self, Handler};
+use crate::lock::Lock;
 use crate::mm::{self, Current, Flags, MmError};
 use crate::time;
 use crate::xen::XEN;
@@ -22,7 +22,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 static PLACE: AtomicU64 = AtomicU64::new(0);
 /// The port that `again` raises.
 static PORT: AtomicU32 = AtomicU32::new(0);
-static SEEN: Mutex<Seen> = Mutex::new(Seen::NOTHING);
+static SEEN: Lock<Seen> = Lock::new(Seen::NOTHING);
 
 /// What a handler saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl Seen {
 pub(super) struct Open(pub(super) Port);
 
 impl Open {
-    fn ipi(handler: Handler) -> Result<Open, Trouble> {
+    pub(super) fn ipi(handler: Handler) -> Result<Open, Trouble> {
         Open::new(bind_ipi(&XEN, 0)?, handler)
     }
 

@@ -41,7 +41,7 @@ fn fault_address() -> Option<u64> {
 pub(crate) type Observer = fn(&frame::Frame) -> bool;
 
 #[cfg(target_os = "none")]
-static OBSERVER: spin::Mutex<Option<Observer>> = spin::Mutex::new(None);
+static OBSERVER: crate::lock::Lock<Option<Observer>> = crate::lock::Lock::new(None);
 
 /// Has traps seen by `observer`, or by nobody.
 #[cfg(target_os = "none")]

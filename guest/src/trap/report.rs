@@ -3,8 +3,11 @@
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use hypercall::Hypervisor;
+
 use super::backtrace::Backtrace;
 use super::frame::{Frame, PageFaultCode};
+use crate::xen::XEN;
 use crate::{console, mm, power, println, verdict};
 
 const PAGE_FAULT: u64 = 14;
@@ -15,8 +18,9 @@ static DEPTH: AtomicU32 = AtomicU32::new(0);
 /// Makes the next report fail on purpose, to test what happens then.
 pub static FAIL_IN_REPORT: AtomicBool = AtomicBool::new(false);
 
-/// Enters a report, or ends the domain if one is under way.
+/// Enters a report, or ends the domain if one is under way. No event is taken from here on.
 fn enter(what: &str) {
+    XEN.mask_upcalls();
     match DEPTH.fetch_add(1, Ordering::Relaxed) {
         // SAFETY: the report never returns to whoever holds the console.
         0 => unsafe { console::steal() },

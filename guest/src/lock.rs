@@ -1,0 +1,241 @@
+//! The one lock of the kernel: a spin lock that knows who holds it since where.
+//!
+//! A spin lock that is taken again by whoever holds it waits for itself, in silence and for ever. So
+//! there is a word here that names the holder, and the place where it took the lock: taking it again
+//! is a panic that names both places, in every build. While a lock is held event upcalls are masked,
+//! so that a handler, which runs on the vCPU that it interrupts, never finds a lock taken by what it
+//! interrupted. Guards are dropped in the order opposite to that in which they were made, as scopes
+//! do; the first that was taken, dropped last, unmasks.
+//!
+//! The `spin` crate does the spinning, and `lock_api` the guards.
+
+use core::panic::Location;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use lock_api::{GuardNoSend, RawMutex};
+
+/// A value behind a [`RawLock`].
+pub type Lock<T> = lock_api::Mutex<RawLock, T>;
+
+/// Set in the holder's word if upcalls were masked before.
+const MASKED: usize = 1;
+
+/// The lock without a value, for those that bring their own.
+pub struct RawLock {
+    spin: spin::Mutex<()>,
+    /// Who holds it, with [`MASKED`]; 0 if nobody does. Written by the holder alone.
+    holder: AtomicUsize,
+    /// Where it was taken last.
+    place: AtomicPtr<Location<'static>>,
+}
+
+impl RawLock {
+    /// A lock that nobody holds.
+    #[must_use]
+    pub const fn new() -> RawLock {
+        RawLock {
+            spin: spin::Mutex::new(()),
+            holder: AtomicUsize::new(0),
+            place: AtomicPtr::new(ptr::null_mut()),
+        }
+    }
+
+    /// Takes the lock from whoever holds it, for the report that ends the domain. Upcalls stay
+    /// masked.
+    ///
+    /// # Safety
+    /// Whoever holds it never runs again, and its value is one that can be used at every moment.
+    pub unsafe fn take_over(&self) {
+        if self.spin.is_locked() {
+            self.holder.store(0, Ordering::Relaxed);
+            // SAFETY: it is locked, and its holder never unlocks it, by this function's contract.
+            unsafe { self.spin.force_unlock() };
+        }
+    }
+
+    /// Writes down who holds it.
+    #[inline]
+    fn note(&self, was: bool, place: &'static Location<'static>) {
+        let holder = me() | if was { MASKED } else { 0 };
+        self.holder.store(holder, Ordering::Relaxed);
+        self.place
+            .store(ptr::from_ref(place).cast_mut(), Ordering::Relaxed);
+    }
+
+    /// Waits for another vCPU's lock; one's own is never waited for.
+    #[cold]
+    #[inline(never)]
+    fn wait(&self, place: &'static Location<'static>) {
+        if self.holder.load(Ordering::Relaxed) & !MASKED == me() {
+            // SAFETY: what is stored here are references that live for good, and this vCPU stored
+            // the last one when it took the lock.
+            let holder = unsafe { self.place.load(Ordering::Relaxed).as_ref() };
+            let since = holder.unwrap_or(place);
+            panic!("the lock that is taken at {place} is held by the same vCPU, since {since}");
+        }
+        // By the trait: the guard of the type itself would unlock it again.
+        RawMutex::lock(&self.spin);
+    }
+}
+
+impl Default for RawLock {
+    fn default() -> RawLock {
+        RawLock::new()
+    }
+}
+
+// SAFETY: the spin lock inside excludes; a holder is noted and forgotten while it is held.
+unsafe impl RawMutex for RawLock {
+    const INIT: RawLock = RawLock::new();
+
+    /// A guard unmasks the upcalls of the vCPU that made it.
+    type GuardMarker = GuardNoSend;
+
+    #[inline]
+    #[track_caller]
+    fn lock(&self) {
+        let was = mask_upcalls();
+        let place = Location::caller();
+        if !RawMutex::try_lock(&self.spin) {
+            self.wait(place);
+        }
+        self.note(was, place);
+    }
+
+    #[inline]
+    #[track_caller]
+    fn try_lock(&self) -> bool {
+        let was = mask_upcalls();
+        let taken = RawMutex::try_lock(&self.spin);
+        if taken {
+            self.note(was, Location::caller());
+        } else {
+            restore_upcalls(was);
+        }
+        taken
+    }
+
+    #[inline]
+    unsafe fn unlock(&self) {
+        let was = self.holder.load(Ordering::Relaxed) & MASKED != 0;
+        self.holder.store(0, Ordering::Relaxed);
+        // SAFETY: the caller holds the lock.
+        unsafe { RawMutex::unlock(&self.spin) };
+        restore_upcalls(was);
+    }
+
+    #[inline]
+    fn is_locked(&self) -> bool {
+        self.spin.is_locked()
+    }
+}
+
+#[cfg(target_os = "none")]
+mod here {
+    use hypercall::Hypervisor;
+
+    use crate::xen::XEN;
+
+    /// The vCPU that this runs on: there is one.
+    #[inline]
+    pub(super) fn me() -> usize {
+        2
+    }
+
+    #[inline]
+    pub(super) fn mask_upcalls() -> bool {
+        XEN.mask_upcalls()
+    }
+
+    #[inline]
+    pub(super) fn restore_upcalls(was: bool) {
+        XEN.restore_upcalls(was);
+    }
+}
+
+/// On the host a thread stands for a vCPU, and there are no upcalls.
+#[cfg(not(target_os = "none"))]
+mod here {
+    std::thread_local! {
+        static HERE: u64 = const { 0 };
+    }
+
+    pub(super) fn me() -> usize {
+        HERE.with(|here| std::ptr::from_ref(here).addr())
+    }
+
+    pub(super) fn mask_upcalls() -> bool {
+        true
+    }
+
+    pub(super) fn restore_upcalls(_: bool) {}
+}
+
+use here::{mask_upcalls, me, restore_upcalls};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn taking_it_again_names_both_places() {
+        let lock = Lock::new(1);
+        let held = lock.lock();
+        let first = line!() - 1;
+        let second = line!() + 1;
+        let again = catch_unwind(AssertUnwindSafe(|| *lock.lock()));
+        let payload = again.expect_err("a lock is taken twice");
+        let words = payload.downcast_ref::<String>().expect("words");
+        for line in [first, second] {
+            let place = format!("lock.rs:{line}:");
+            assert!(words.contains(&place), "{place} is not in: {words}");
+        }
+        assert_eq!(*held, 1);
+        drop(held);
+        assert_eq!(*lock.lock(), 1);
+    }
+
+    #[test]
+    fn trying_it_again_fails_and_changes_nothing() {
+        let lock = Lock::new(());
+        let held = lock.lock();
+        assert!(lock.try_lock().is_none());
+        drop(held);
+        assert!(lock.try_lock().is_some());
+        assert!(lock.try_lock().is_some());
+    }
+
+    #[test]
+    fn another_thread_waits() {
+        let lock = Lock::new(0);
+        let (started, start) = channel();
+        std::thread::scope(|scope| {
+            let mut held = lock.lock();
+            scope.spawn(|| {
+                started.send(()).expect("somebody waits");
+                *lock.lock() += 1;
+            });
+            start.recv().expect("a thread");
+            std::thread::yield_now();
+            assert_eq!(*held, 0);
+            *held = 10;
+            drop(held);
+        });
+        assert_eq!(*lock.lock(), 11);
+    }
+
+    #[test]
+    fn a_report_takes_it_over() {
+        let lock = Lock::new(7);
+        std::mem::forget(lock.lock());
+        // SAFETY: the guard is forgotten, and a number is a number.
+        unsafe { lock.raw().take_over() };
+        assert_eq!(*lock.lock(), 7);
+        // SAFETY: nobody holds it.
+        unsafe { lock.raw().take_over() };
+        assert_eq!(*lock.lock(), 7);
+    }
+}
