@@ -9,29 +9,35 @@
 //! Xen, interrupts of devices become events of the same form (`native::ports`).
 //!
 //! A handler runs with upcalls masked and as interrupt context: the lazy MMU mode of what it
-//! interrupted does not apply to it. It may use the page tables, which are never borrowed by the
-//! context it interrupted (`mm::with` masks upcalls), and must not print, for the console's lock
-//! may be held.
+//! interrupted does not apply to it. It may use the page tables, print and allocate: what it
+//! interrupted holds no lock, for every [`Lock`] masks upcalls.
+//!
+//! # Storms
+//! An upcall serves every port that is raised once before it serves one of them again, until none is
+//! raised. A port that is raised again and again meanwhile, be it by its own handler, would hold the
+//! interrupted context for ever. So an upcall calls a handler [`MOST`] times and then masks its port:
+//! the log says so, once, and the others are served as before. The port is opened again by the next
+//! upcall that comes a while later, or when the kernel has nothing to do ([`idle`]).
 
 mod entry;
 mod vector;
 
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use heapless::Vec;
 use hypercall::event::Port;
 use hypercall::queue::Access;
 use hypercall::{Hypervisor, XenError};
-use spin::Mutex;
 
 use crate::boot::cmdline::Options;
 use crate::init::initcall;
+use crate::lock::Lock;
 use crate::mm::Current;
 use crate::native::interrupts;
 use crate::refused::Refused;
-use crate::shared;
 use crate::subarch::{self, Subarch};
 use crate::xen::XEN;
+use crate::{shared, time};
 
 /// Ports that can have a handler at once.
 const HANDLERS: usize = 16;
@@ -39,16 +45,35 @@ const HANDLERS: usize = 16;
 /// What is called when a port is raised.
 pub(crate) type Handler = fn();
 
-static TABLE: Mutex<Vec<(Port, Handler), HANDLERS>> = Mutex::new(Vec::new());
+/// How often an upcall calls a handler.
+pub(crate) const MOST: u32 = 64;
+
+/// How long a port that storms is held back at least, in nanoseconds.
+const HOLD: u64 = 1_000_000;
+
+/// A port with its handler.
+struct Open {
+    port: Port,
+    handler: Handler,
+    /// Calls by the present upcall, or by the last one.
+    calls: u32,
+    /// When it was held back, if it is; 0 without a clock.
+    held: Option<u64>,
+    /// Whether the log has said so.
+    said: bool,
+}
+
+static TABLE: Lock<Vec<Open, HANDLERS>> = Lock::new(Vec::new());
+
+/// Whether a port is held back.
+static HELD: AtomicBool = AtomicBool::new(false);
 
 /// Called at the start of every upcall, if anybody asks for it.
-static OBSERVER: Mutex<Option<Handler>> = Mutex::new(None);
+static OBSERVER: Lock<Option<Handler>> = Lock::new(None);
 
 /// Has upcalls seen by `observer`, or by nobody.
 pub(crate) fn observe(observer: Option<Handler>) {
-    let was = XEN.mask_upcalls();
     *OBSERVER.lock() = observer;
-    XEN.restore_upcalls(was);
 }
 
 /// Masks every port, stops the periodic timer that every vCPU starts with, and opens upcalls. How
@@ -65,9 +90,14 @@ initcall!("events", Service, after [], needs EVERYWHERE, init);
 
 /// Has `handler` called whenever `port` is raised, from now on. False if there are too many.
 pub(crate) fn open(port: Port, handler: Handler) -> Result<bool, XenError> {
-    let was = XEN.mask_upcalls();
-    let room = TABLE.lock().push((port, handler)).is_ok();
-    XEN.restore_upcalls(was);
+    let open = Open {
+        port,
+        handler,
+        calls: 0,
+        held: None,
+        said: false,
+    };
+    let room = TABLE.lock().push(open).is_ok();
     if room {
         hypercall::event::unmask(&XEN, port)?;
     }
@@ -80,12 +110,11 @@ pub(crate) fn open(port: Port, handler: Handler) -> Result<bool, XenError> {
 /// # Errors
 /// Xen's refusal.
 pub(crate) fn close(port: Port) -> Result<(), XenError> {
-    let was = XEN.mask_upcalls();
-    TABLE.lock().retain(|(open, _)| *open != port);
-    if let Some((ports, word, bit)) = place(port) {
-        ports.mask[word].fetch_or(bit, Ordering::Relaxed);
+    {
+        let mut table = TABLE.lock();
+        table.retain(|open| open.port != port);
+        mask(port);
     }
-    XEN.restore_upcalls(was);
     hypercall::event::close(&XEN, port)?;
     // A bit that was set before must not raise the next owner of the number.
     take(port);
@@ -106,6 +135,13 @@ fn place(port: Port) -> Option<(shared::Ports, usize, u64)> {
     (word < ports.mask.len()).then_some((ports, word, 1 << (port.0 % 64)))
 }
 
+/// Has events of `port` wait.
+fn mask(port: Port) {
+    if let Some((ports, word, bit)) = place(port) {
+        ports.mask[word].fetch_or(bit, Ordering::Relaxed);
+    }
+}
+
 /// Whether `port` is raised.
 pub(crate) fn is_raised(port: Port) -> bool {
     place(port)
@@ -123,10 +159,10 @@ pub(crate) fn is_announced() -> bool {
     shared::upcall().is_some_and(|(pending, _)| pending.load(Ordering::Relaxed) != 0)
 }
 
-/// Takes the upcalls that came as an interrupt: all that wait, as whoever raised the interrupt looks
-/// at the pending byte, not at how often it was set. Interrupts are off.
+/// Takes the upcall that came as an interrupt, if events wait. Whoever raised the interrupt looks at the
+/// pending byte again when this is over. Interrupts are off.
 pub(crate) fn interrupted() {
-    while is_announced() {
+    if is_announced() {
         upcall();
     }
 }
@@ -142,32 +178,94 @@ fn upcall() {
     }
     // Nesting deeper than can be counted does not happen: handlers are not interrupted.
     let _ = Current.with(|mmu| mmu.enter_irq());
-    scan(&ports, pending, selector);
+    let now = time::monotonic().unwrap_or(u64::MAX);
+    reopen(|held| now.saturating_sub(held) >= HOLD);
+    TABLE.lock().iter_mut().for_each(|open| open.calls = 0);
+    loop {
+        pending.store(0, Ordering::SeqCst);
+        // What is raised from here on sets its word's bit again.
+        let words = selector.swap(0, Ordering::SeqCst);
+        if words == 0 {
+            break;
+        }
+        each_bit(words, |word| serve(&ports, word as usize));
+    }
     let _ = Current.with(|mmu| mmu.leave_irq());
 }
 
-fn scan(ports: &shared::Ports, pending: &AtomicU8, selector: &AtomicU64) {
-    pending.store(0, Ordering::SeqCst);
-    let mut words = selector.swap(0, Ordering::SeqCst);
-    while words != 0 {
-        let word = words.trailing_zeros() as usize;
-        words &= words - 1;
-        loop {
-            let open = !ports.mask[word].load(Ordering::Relaxed);
-            let raised = ports.pending[word].load(Ordering::Acquire) & open;
-            if raised == 0 {
-                break;
-            }
-            let bit = raised.trailing_zeros();
-            ports.pending[word].fetch_and(!(1 << bit), Ordering::AcqRel);
-            deliver(Port(word as u32 * 64 + bit));
-        }
+/// Calls `f` with the number of each bit that is set.
+fn each_bit(mut bits: u64, mut f: impl FnMut(u32)) {
+    while bits != 0 {
+        f(bits.trailing_zeros());
+        bits &= bits - 1;
     }
 }
 
-fn deliver(port: Port) {
-    let handler = TABLE.lock().iter().find(|(open, _)| *open == port).copied();
-    if let Some((_, handler)) = handler {
-        handler();
+/// Calls the handlers of the ports of a word that are raised, each once.
+fn serve(ports: &shared::Ports, word: usize) {
+    let open = !ports.mask[word].load(Ordering::Relaxed);
+    let raised = ports.pending[word].load(Ordering::Acquire) & open;
+    each_bit(raised, |bit| {
+        if let Some(handler) = admit(Port(word as u32 * 64 + bit)) {
+            ports.pending[word].fetch_and(!(1 << bit), Ordering::AcqRel);
+            handler();
+        }
+    });
+}
+
+/// The handler of a port that is raised, unless the port is held back from here on. One that has no
+/// handler is masked as well: nobody waits for it.
+fn admit(port: Port) -> Option<Handler> {
+    let mut table = TABLE.lock();
+    let Some(open) = table.iter_mut().find(|open| open.port == port) else {
+        mask(port);
+        return None;
+    };
+    if open.calls < MOST {
+        open.calls += 1;
+        return Some(open.handler);
     }
+    mask(port);
+    HELD.store(true, Ordering::Relaxed);
+    open.held = Some(time::monotonic().unwrap_or(0));
+    let said = core::mem::replace(&mut open.said, true);
+    drop(table);
+    if !said {
+        log::warn!(
+            target: "event",
+            "port {port} is raised faster than it is served: after {MOST} calls of its handler in one \
+             upcall it waits for the next event, or until the kernel is idle"
+        );
+    }
+    None
+}
+
+/// Opens the ports that were held back at a time of which `is_over` says that it is long enough ago.
+fn reopen(is_over: impl Fn(u64) -> bool) {
+    if !HELD.load(Ordering::Relaxed) {
+        return;
+    }
+    let mut ports = Vec::<Port, HANDLERS>::new();
+    let mut still = false;
+    for open in TABLE.lock().iter_mut() {
+        match open.held {
+            Some(held) if is_over(held) => {
+                open.held = None;
+                // There is room for all.
+                let _ = ports.push(open.port);
+            }
+            Some(_) => still = true,
+            None => {}
+        }
+    }
+    HELD.store(still, Ordering::Relaxed);
+    for port in ports {
+        // Refused, it is a port that Xen no longer knows.
+        let _ = hypercall::event::unmask(&XEN, port);
+    }
+}
+
+/// Opens every port that was held back: the kernel has nothing to do that they could keep it from.
+pub(crate) fn idle() {
+    reopen(|_| true);
 }

@@ -96,6 +96,7 @@ mod run {
     }
 
     fn sleep(port: Option<Port>) {
+        event::idle();
         let deadline = time::monotonic().map_or(0, |now| now + NAP);
         // Refused, it is a busier wait.
         let _ = match port {

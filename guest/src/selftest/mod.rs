@@ -20,6 +20,7 @@
 
 mod context;
 mod frames;
+mod handlers;
 mod heap;
 mod image;
 mod interrupt;
@@ -41,7 +42,8 @@ use core::fmt::{self, Write};
 use heapless::String;
 use linker::tables::SelfTest;
 use linkme::distributed_slice;
-use spin::Mutex;
+
+use crate::lock::Lock;
 
 pub(crate) use context::Context;
 pub(crate) use runner::{Summary, run};
@@ -71,7 +73,7 @@ pub(crate) enum Trouble {
     Skip,
 }
 
-static REASON: Mutex<String<480>> = Mutex::new(String::new());
+static REASON: Lock<String<480>> = Lock::new(String::new());
 
 /// Keeps the words.
 fn explain(words: impl fmt::Display) {

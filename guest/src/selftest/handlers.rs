@@ -1,0 +1,148 @@
+//! What a handler of events may do, and what it cannot do to the others.
+
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use hypercall::event::{Port, send};
+
+use super::context::Context;
+use super::interrupt::Open;
+use super::{Outcome, expect_eq, selftest};
+use crate::event::{self, MOST};
+use crate::lock::Lock;
+use crate::xen::XEN;
+use crate::{console, mm};
+
+/// Handlers that ran.
+static HITS: AtomicU32 = AtomicU32::new(0);
+
+fn print() {
+    HITS.fetch_add(1, Ordering::Relaxed);
+    console::print(format_args!("(a handler prints) "));
+}
+
+/// Raises a port while it is printed.
+struct Raises<'a>(&'a Open);
+
+impl fmt::Display for Raises<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        send(&XEN, self.0.0).map_err(|_| fmt::Error)?;
+        f.write_str("printed in one piece) ")
+    }
+}
+
+/// A handler prints. One that is called for while the interrupted context prints does so when that is
+/// over: a line comes in one piece, and nobody waits for the console's lock.
+fn handler_prints(_: &mut Context) -> Outcome {
+    HITS.store(0, Ordering::Relaxed);
+    let ipi = Open::ipi(print)?;
+    console::print(format_args!(
+        "(while it is raised, this is {}",
+        Raises(&ipi)
+    ));
+    expect_eq!(HITS.load(Ordering::Relaxed), 1, "handlers that printed");
+    Ok(())
+}
+selftest!("interrupt.print", handler_prints, needs EVERYWHERE);
+
+/// While a lock is held no handler runs that could ask for it: it runs when the lock is free.
+fn handler_locks(_: &mut Context) -> Outcome {
+    static LOCK: Lock<u32> = Lock::new(0);
+    fn lock() {
+        *LOCK.lock() += 1;
+    }
+    *LOCK.lock() = 0;
+    let ipi = Open::ipi(lock)?;
+    {
+        let held = LOCK.lock();
+        send(&XEN, ipi.0)?;
+        expect_eq!(*held, 0, "handlers while the lock is held");
+    }
+    expect_eq!(*LOCK.lock(), 1, "handlers when it is free");
+    Ok(())
+}
+selftest!("interrupt.lock", handler_locks, needs EVERYWHERE);
+
+/// Ports that storm: each handler raises one of them, its own or the other's.
+static PORTS: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
+/// Calls of each handler.
+static CALLS: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
+/// Whether they still raise.
+static STORM: AtomicBool = AtomicBool::new(false);
+/// Calls of the first handler when the innocent one ran.
+static BEFORE: AtomicU32 = AtomicU32::new(0);
+
+fn raise(own: usize, other: usize) {
+    CALLS[own].fetch_add(1, Ordering::Relaxed);
+    if STORM.load(Ordering::Relaxed) {
+        // Were it refused, the counts would tell.
+        let _ = send(&XEN, Port(PORTS[other].load(Ordering::Relaxed)));
+    }
+}
+
+fn innocent() {
+    HITS.fetch_add(1, Ordering::Relaxed);
+    BEFORE.store(CALLS[0].load(Ordering::Relaxed), Ordering::Relaxed);
+}
+
+/// Begins a storm on these ports.
+fn begin(ports: [&Open; 2]) {
+    HITS.store(0, Ordering::Relaxed);
+    for (i, port) in ports.into_iter().enumerate() {
+        PORTS[i].store(port.0.0, Ordering::Relaxed);
+        CALLS[i].store(0, Ordering::Relaxed);
+    }
+    STORM.store(true, Ordering::Relaxed);
+}
+
+fn calls(of: usize) -> u32 {
+    CALLS[of].load(Ordering::Relaxed)
+}
+
+/// A port that its own handler raises again, for ever: the interrupted context goes on after a bounded
+/// number of calls, with the port held back and not forgotten. Another port that was raised at the
+/// same time is served before the first is served again, and is served later as well.
+fn own(_: &mut Context) -> Outcome {
+    let storm = Open::ipi(|| raise(0, 0))?;
+    let other = Open::ipi(innocent)?;
+    begin([&storm, &storm]);
+    mm::with(|_| send(&XEN, storm.0).and_then(|()| send(&XEN, other.0)))?;
+    expect_eq!(calls(0), MOST, "calls of the storm's handler");
+    expect_eq!(HITS.load(Ordering::Relaxed), 1, "calls of the other");
+    let before = BEFORE.load(Ordering::Relaxed);
+    expect_eq!(before <= 1, true, "{before} calls of the storm's before");
+    expect_eq!(event::is_raised(storm.0), true, "the event is kept");
+    send(&XEN, other.0)?;
+    expect_eq!(HITS.load(Ordering::Relaxed), 2, "calls of the other, later");
+    // A while later the next event may have let it on.
+    let so_far = calls(0);
+    expect_eq!(so_far % MOST, 0, "calls of the storm's handler so far");
+    event::idle();
+    expect_eq!(calls(0), so_far + MOST, "calls when there is time");
+    STORM.store(false, Ordering::Relaxed);
+    event::idle();
+    expect_eq!(calls(0), so_far + MOST + 1, "calls when the storm is over");
+    send(&XEN, storm.0)?;
+    expect_eq!(calls(0), so_far + MOST + 2, "calls as before");
+    Ok(())
+}
+selftest!("interrupt.storm.own", own, needs EVERYWHERE);
+
+/// Two ports whose handlers raise each other: neither is raised while its own handler runs.
+fn mutual(_: &mut Context) -> Outcome {
+    let ports = [Open::ipi(|| raise(0, 1))?, Open::ipi(|| raise(1, 0))?];
+    begin([&ports[0], &ports[1]]);
+    send(&XEN, ports[0].0)?;
+    let sum = calls(0) + calls(1);
+    let bounded = (MOST..=2 * MOST).contains(&sum);
+    expect_eq!(bounded, true, "{sum} calls of both");
+    STORM.store(false, Ordering::Relaxed);
+    event::idle();
+    expect_eq!(
+        ports.iter().any(|port| event::is_raised(port.0)),
+        false,
+        "something is raised when the storm is over"
+    );
+    Ok(())
+}
+selftest!("interrupt.storm.mutual", mutual, needs EVERYWHERE);
