@@ -217,7 +217,7 @@ impl<'a> Ground<'a> {
     fn carry_out(&self, va: u64, list: &[mmu_update], flush: bool) -> Result<u64, XenError> {
         if let [request] = list {
             let flush = match flush {
-                true => VaFlush::Page(Scope::All),
+                true => VaFlush::Page(Scope::Local),
                 false => VaFlush::None,
             };
             // SAFETY: nothing else uses this part of the address space, and the pool's frames are
@@ -231,7 +231,7 @@ impl<'a> Ground<'a> {
         if !flush {
             return Ok(1);
         }
-        raw::flush(&PV, Scope::All, None).map(|()| 2)
+        raw::flush(&PV, Scope::Local, None).map(|()| 2)
     }
 
     // ---- Table by table ----
