@@ -44,7 +44,7 @@ Examples:
   cargo xtask rules                         every rule on the model, as dom0, as domU, in the shim
   cargo xtask rules --xen 4.20 --on dom0    on another Xen that Debian packages
   cargo xtask rules --xen ~/xen/xen/xen     on a hypervisor of your own
-  cargo xtask rules R9 R78                  these, even if they can end the domain
+  cargo xtask rules R9 R77                  these, even if they can end the domain
   cargo xtask rules --twin 100              random requests as well, compared with the model
   cargo xtask rules --book rules.md         the book, with the last verdict of each target";
 

@@ -3,7 +3,8 @@
 //! the source, in rustdoc and in the book.
 //!
 //! A page is a heading `# R9: title`, the statement, and paragraphs that begin with `**Why.**`,
-//! `**Source.**` and, for a rule whose test can end the domain, `**Kills.**`.
+//! `**Source.**` and, for a rule whose test can end the domain, `**Kills.**`; for one whose test takes
+//! something from the host for good, `**Costs.**`; for one that is not to be published, `**Withheld.**`.
 
 use std::{env, fmt::Write, fs, path::Path};
 
@@ -14,7 +15,9 @@ struct Page {
     statement: String,
     why: String,
     source: String,
+    costs: String,
     kills: bool,
+    withheld: bool,
 }
 
 fn parse(name: &str, text: &str) -> Page {
@@ -41,7 +44,9 @@ fn parse(name: &str, text: &str) -> Page {
         statement: String::new(),
         why: String::new(),
         source: String::new(),
+        costs: String::new(),
         kills: false,
+        withheld: false,
     };
     let body = doc[1..].join("\n");
     for paragraph in body.split("\n\n").map(str::trim).filter(|p| !p.is_empty()) {
@@ -49,8 +54,12 @@ fn parse(name: &str, text: &str) -> Page {
             page.why = why.trim().to_owned();
         } else if let Some(source) = paragraph.strip_prefix("**Source.**") {
             page.source = source.trim().to_owned();
+        } else if let Some(costs) = paragraph.strip_prefix("**Costs.**") {
+            page.costs = costs.trim().to_owned();
         } else if paragraph.starts_with("**Kills.**") {
             page.kills = true;
+        } else if paragraph.starts_with("**Withheld.**") {
+            page.withheld = true;
         } else {
             if !page.statement.is_empty() {
                 page.statement.push_str("\n\n");
@@ -65,6 +74,10 @@ fn parse(name: &str, text: &str) -> Page {
     ] {
         assert!(!text.is_empty(), "{name}: the page has no {part}");
     }
+    assert!(
+        page.kills || !page.withheld && page.costs.is_empty(),
+        "{name}: what costs the host something, or is withheld, must not run by default"
+    );
     page
 }
 
@@ -116,8 +129,15 @@ fn main() {
         writeln!(
             out,
             "crate::Rule {{ number: {}, title: {:?}, statement: {:?}, why: {:?}, source: {:?}, \
-             kills: {}, file: {name:?}, test: {module}::test }},",
-            page.number, page.title, page.statement, page.why, page.source, page.kills
+             costs: {:?}, kills: {}, withheld: {}, file: {name:?}, test: {module}::test }},",
+            page.number,
+            page.title,
+            page.statement,
+            page.why,
+            page.source,
+            page.costs,
+            page.kills,
+            page.withheld
         )
         .expect("a String takes it");
     }

@@ -143,6 +143,15 @@ pub(crate) enum End {
     Broken(String),
     /// Nothing ended in the seconds given.
     TimedOut(u64),
+    /// The domain was destroyed, and Xen did not let go of it.
+    Zombie {
+        /// Its number.
+        domid: u32,
+        /// Pages of memory that it holds, if Xen said so.
+        pages: Option<u64>,
+        /// How the run ended before.
+        end: Box<End>,
+    },
 }
 
 /// What a run comes to.
@@ -193,6 +202,12 @@ fn unfinished(lines: &[String]) -> Option<&str> {
     (!finished).then_some(name)
 }
 
+/// What is wrong about a zombie, in words.
+pub(crate) fn kept(domid: u32, pages: Option<u64>) -> String {
+    let pages = pages.map_or("an unknown number".into(), |pages| pages.to_string());
+    format!("domain {domid} was destroyed and is not gone: Xen keeps {pages} of its pages")
+}
+
 fn how_it_ended(lines: &[String], end: &End) -> Outcome {
     let verdicts: Vec<_> = lines
         .iter()
@@ -208,6 +223,14 @@ fn how_it_ended(lines: &[String], end: &End) -> Outcome {
             return Outcome::TimedOut(format!("time-out: {said} within {seconds} s"));
         }
         End::Broken(what) => return Outcome::Fail(what.clone()),
+        End::Zombie { domid, pages, end } => {
+            let kept = kept(*domid, *pages);
+            return match how_it_ended(lines, end) {
+                Outcome::Pass => Outcome::Fail(kept),
+                Outcome::Fail(reason) => Outcome::Fail(format!("{reason}; {kept}")),
+                Outcome::TimedOut(reason) => Outcome::TimedOut(format!("{reason}; {kept}")),
+            };
+        }
         End::Shutdown(reason) => *reason,
     };
     let fail = |text: String| Outcome::Fail(text);
@@ -254,6 +277,14 @@ mod tests {
     }
 
     const POWEROFF: End = End::Shutdown(Shutdown::Poweroff);
+
+    fn zombie(end: End) -> End {
+        End::Zombie {
+            domid: 7,
+            pages: Some(1),
+            end: Box::new(end),
+        }
+    }
 
     #[test]
     fn a_self_test_that_crashed_is_named() {
@@ -319,6 +350,7 @@ mod tests {
             ("verdict: pass\n", End::Shutdown(Shutdown::Crash)),
             ("verdict: pass\n", End::Shutdown(Shutdown::Reboot)),
             ("verdict: pass\n", End::Broken("Xen panicked".into())),
+            ("verdict: pass\n", zombie(POWEROFF)),
         ] {
             assert!(
                 matches!(judge(&lines(text), &end), Outcome::Fail(_)),

@@ -65,6 +65,14 @@ impl Plan {
             )));
         }
         let named = |rule: &Rule| names.iter().any(|name| rule.is_called(name));
+        if let Some(rule) = RULES.iter().find(|rule| rule.withheld && named(rule))
+            && !kills
+        {
+            return Err(Failure::Usage(format!(
+                "R{} is withheld, and runs only with --kills (see Security in README.md)",
+                rule.number
+            )));
+        }
         let chosen = |rule: &&Rule| named(rule) || names.is_empty() && (kills || !rule.kills);
         let (killers, others): (Vec<&Rule>, _) =
             RULES.iter().filter(chosen).partition(|rule| rule.kills);
@@ -259,8 +267,11 @@ mod tests {
         let kills = Plan::new(&[], true).unwrap();
         assert_eq!(kills.numbers, all.numbers);
         assert_eq!(kills.numbers.len() + kills.kills.len(), RULES.len());
-        let one = Plan::new(&["R78".into(), "9".into()], false).unwrap();
-        assert_eq!((&one.numbers[..], &one.kills[..]), (&[9][..], &[78][..]));
+        let one = Plan::new(&["R77".into(), "9".into()], false).unwrap();
+        assert_eq!((&one.numbers[..], &one.kills[..]), (&[9][..], &[77][..]));
+        let withheld = ["R78".into(), "9".into()];
+        assert_eq!(Plan::new(&withheld, false).unwrap_err().status(), 2);
+        assert_eq!(Plan::new(&withheld, true).unwrap().kills, [78]);
         assert_eq!(Plan::new(&["R999".into()], false).unwrap_err().status(), 2);
     }
 

@@ -128,6 +128,29 @@ pub(super) fn xl_event(line: &str) -> Option<XlEvent> {
     number(rest).map(|code| XlEvent::Shutdown(Shutdown::from_code(code)))
 }
 
+/// Domains that `xl list` shows beside dom0, by number.
+pub(super) fn listed(lines: &[String]) -> Vec<u32> {
+    let number = |line: &String| {
+        // The name of a domain that is dying is `(null)`; no name has blanks.
+        let id = line.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        (id != 0).then_some(id)
+    };
+    lines.iter().filter_map(number).collect()
+}
+
+/// How many pages Xen says a domain holds, in what its debug key `q` prints.
+pub(super) fn pages_held(lines: &[String], domid: u32) -> Option<u64> {
+    let title = format!("General information for domain {domid}:");
+    let at = lines.iter().rposition(|line| line.contains(&title))?;
+    // The next domain's title ends what is said of this one.
+    let about = lines[at + 1..].iter();
+    let mut about = about.take_while(|line| !line.contains("General information for domain "));
+    about.find_map(|line| {
+        let (_, rest) = line.split_once(" nr_pages=")?;
+        rest.split(' ').next()?.parse().ok()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,6 +226,27 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn a_domain_that_is_not_gone_is_seen() {
+        let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+        let dom0 = "Name                ID   Mem VCPUs\tState\tTime(s)\n\
+                    Domain-0             0   528     1     r-----       8.2\n";
+        assert!(listed(&lines(dom0)).is_empty());
+        let zombie = format!("{dom0}(null)               4     0     1     --psr-       0.6\n");
+        assert_eq!(listed(&lines(&zombie)), [4]);
+
+        let said = "(XEN) General information for domain 0:\n\
+                    (XEN)     nr_pages=135168 xenheap_pages=2 dirty_cpus={} max_pages=135168\n\
+                    (XEN) General information for domain 4:\n\
+                    (XEN)     refcnt=1 dying=2 pause_count=2\n\
+                    (XEN)     nr_pages=1 xenheap_pages=0 dirty_cpus={} max_pages=33024\n\
+                    (XEN) General information for domain 5:\n\
+                    (XEN)     refcnt=3 dying=0 pause_count=0\n";
+        let found = |domid| pages_held(&lines(said), domid);
+        assert_eq!((found(4), found(5), found(6)), (Some(1), None, None));
+        assert_eq!(found(0), Some(135_168));
     }
 
     #[test]

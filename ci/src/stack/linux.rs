@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::archive::Archive;
-use super::domain::{XlEvent, create_command, payload, xl_event};
+use super::domain::{XlEvent, create_command, listed, pages_held, payload, xl_event};
 use super::qemu::{Accel, Machine, Module, Running};
 use super::{Job, Mode, Session, Setting, Stack, gdb_hint, rootfs};
 use crate::console::serial::Input;
@@ -45,6 +45,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// When the rest of a console is overdue.
 const CONSOLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often the dom0 looks whether a domain that was destroyed is gone, and how long it waits in
+/// between. Xen lets go within milliseconds of what nothing holds.
+const LOOKS: u32 = 25;
+const BETWEEN_LOOKS: &str = "usleep 200000";
 
 /// The stack.
 pub(crate) struct Linux;
@@ -386,6 +391,47 @@ impl Open<'_> {
         self.reports.clear();
         Ok(())
     }
+
+    /// Sees to it that Xen has let go of the domain that ended. One that is destroyed and still
+    /// listed is a zombie, whose memory the host does not get back; the stack is of no further use.
+    fn gone(&mut self, end: End, transcript: &mut Transcript) -> std::result::Result<End, Stop> {
+        let Some(domid) = self.left_over(transcript)? else {
+            return Ok(end);
+        };
+        // Xen says on its console what it still has of the domain. The answer of the dom0 is not
+        // waited for: Xen lists every page first.
+        self.running.ports.write(CONTROL, b"xl debug-keys q\n");
+        let deadline = self.within(ANSWER_TIMEOUT);
+        let pages = loop {
+            if let Some(pages) = pages_held(&transcript.host, domid) {
+                break Some(pages);
+            }
+            match self.step(deadline, &mut Some(transcript)) {
+                Ok(()) => {}
+                Err(Stop::Deadline) => break None,
+                Err(stop) => return Err(stop),
+            }
+        };
+        Ok(End::Zombie {
+            domid,
+            pages,
+            end: Box::new(end),
+        })
+    }
+
+    /// A domain that is still listed after a while.
+    fn left_over(&mut self, transcript: &mut Transcript) -> std::result::Result<Option<u32>, Stop> {
+        let mut left = None;
+        for _ in 0..LOOKS {
+            let lines = self.call("xl list", &mut Some(transcript))?;
+            left = listed(&lines).first().copied();
+            if left.is_none() {
+                break;
+            }
+            self.call(BETWEEN_LOOKS, &mut Some(transcript))?;
+        }
+        Ok(left)
+    }
 }
 
 impl Session for Open<'_> {
@@ -395,7 +441,8 @@ impl Session for Open<'_> {
         } else {
             None
         };
-        match self.domain(job, transcript) {
+        let end = self.domain(job, transcript);
+        match end.and_then(|end| self.gone(end, transcript)) {
             Ok(end) => Ok(end),
             Err(Stop::Failed(failure)) => Err(failure),
             Err(Stop::Gone(epitaph)) => Ok(End::Broken(epitaph)),

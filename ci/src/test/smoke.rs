@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Suite, skips};
 use crate::console::transcript::{Show, Transcript};
-use crate::console::verdict::{End, Kind, Shutdown, Verdict, judge};
+use crate::console::verdict::{End, Kind, Shutdown, Verdict, judge, kept};
 use crate::exit::{Failure, Result};
 use crate::stack::{Job, Mode, Session, Setting, Via};
 
@@ -432,7 +432,7 @@ pub(super) fn run(suite: &mut Suite, vias: &[Via]) -> Result<()> {
         let result = check(row.smoke, &transcript.guest, &end)
             .and_then(|()| skips::check(&transcript.guest, row.via, row.smoke.mem_mib))
             .map_err(|reason| format!("{reason}\n{}", transcript.tail(30).trim_end()));
-        if !matches!(end, End::Broken(_)) {
+        if !matches!(end, End::Broken(_) | End::Zombie { .. }) {
             session = Some(open);
         }
         suite.report(&row.name(), since, result);
@@ -452,6 +452,7 @@ fn check(smoke: &Smoke, lines: &[String], end: &End) -> std::result::Result<(), 
         End::Shutdown(reason) => Some(*reason),
         End::TimedOut(_) => None,
         End::Broken(what) => return Err(what.clone()),
+        End::Zombie { domid, pages, .. } => return Err(kept(*domid, *pages)),
     };
     let outcome = judge(lines, end).into_result();
     let status = outcome.as_ref().map_or_else(Failure::status, |()| 0);
@@ -528,6 +529,26 @@ mod tests {
         let broken = End::Broken("Xen panicked".into());
         for expect in [PASS, FAIL, CRASH, HANG] {
             assert!(check(&smoke(expect), &lines("hello\n"), &broken).is_err());
+        }
+    }
+
+    #[test]
+    fn a_domain_that_is_not_gone_fails_every_row() {
+        for (expect, text, end) in [
+            (
+                PASS,
+                "hello\nverdict: pass\n",
+                End::Shutdown(Shutdown::Poweroff),
+            ),
+            (HANG, "hello\n", End::TimedOut(5)),
+        ] {
+            assert_eq!(check(&smoke(expect), &lines(text), &end), Ok(()));
+            let zombie = End::Zombie {
+                domid: 7,
+                pages: Some(1),
+                end: Box::new(end),
+            };
+            assert!(check(&smoke(expect), &lines(text), &zombie).is_err());
         }
     }
 

@@ -60,7 +60,7 @@ pub const WORDS: &[Word] = &[
     Word {
         name: "rules",
         form: "rules[=NAME[,NAME...]]",
-        help: "judge this Xen by the rule book, or by those rules; R78 or a part of a title names one",
+        help: "judge this Xen by the rule book, or by those rules; R9 or a part of a title names one",
     },
     Word {
         name: "fuzz",

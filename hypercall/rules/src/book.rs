@@ -7,7 +7,7 @@ use std::{
     vec::Vec,
 };
 
-use crate::{RULES, Verdict};
+use crate::{RULES, Rule, Verdict};
 
 /// The results of one target: by rule, a verdict and the words with it.
 pub type Results = BTreeMap<u16, (Verdict, String)>;
@@ -61,14 +61,20 @@ pub fn matrix(targets: &[(&str, Results)]) -> String {
     out
 }
 
-/// The whole book.
+/// The whole book, but for what is withheld.
 pub fn render(targets: &[(&str, Results)]) -> String {
     let mut out = String::from(
         "# The Xen PV memory ABI, rule by rule\n\nEach rule is a page and a test. The verdicts \
-         are those of the last run, by target.\n\n",
+         are those of the last run, by target. A rule that is withheld concerns a fault of Xen's \
+         that is not public.\n\n",
     );
+    let mut targets = targets.to_vec();
+    for (_, results) in &mut targets {
+        results.retain(|number, _| !Rule::find(*number).is_some_and(|rule| rule.withheld));
+    }
+    let targets = targets.as_slice();
     out.push_str(&matrix(targets));
-    for rule in RULES {
+    for rule in RULES.iter().filter(|rule| !rule.withheld) {
         let _ = write!(
             out,
             "\n## {rule:?}\n\n{}\n\n**Why.** {}\n\n**Source.** {}\n\n**Test.** `src/rules/{}`{}\n",
@@ -82,6 +88,9 @@ pub fn render(targets: &[(&str, Results)]) -> String {
                 ""
             },
         );
+        if !rule.costs.is_empty() {
+            let _ = write!(out, "\n**Costs.** {}\n", rule.costs);
+        }
         let told: Vec<_> = targets
             .iter()
             .filter_map(|(name, results)| {

@@ -154,3 +154,21 @@ fn a_seed_does_not_depend_on_frame_numbers() {
         assert!(done > 50 && refused > 50, "{digests:?}");
     }
 }
+
+#[test]
+fn what_is_withheld_stands_in_no_list() {
+    let withheld: Vec<_> = RULES.iter().filter(|rule| rule.withheld).collect();
+    assert!(!withheld.is_empty());
+    let verdicts =
+        book::Results::from([(withheld[0].number, (Verdict::Pass, "said by R78".into()))]);
+    let book = book::render(&[("dom0", verdicts)]);
+    for rule in withheld {
+        assert!(rule.kills, "{rule:?} runs by default");
+        for text in [rule.title, rule.statement, rule.why, rule.costs, rule.file] {
+            assert!(!book.contains(text), "the book has {text}");
+        }
+        assert!(book.contains(&format!("| R{:02}: withheld |  |", rule.number)));
+        assert!(!rule.is_called(rule.title) && rule.is_called(&rule.number.to_string()));
+    }
+    assert!(!book.contains("said by R78"));
+}
