@@ -9,7 +9,7 @@
 //!   for whoever pauses is about to rely on it. Sections entered and left while paused count, and
 //!   take effect after the last resume.
 //! - *Interrupts are never lazy.* A handler finds what the interrupted context queued, and its own
-//!   writes go to Xen at once. It may use functions that enter and leave sections, pause and
+//!   writes are in force when they return: what was queued goes first. It may use functions that enter and leave sections, pause and
 //!   resume; there is nothing to do, so that the state of the interrupted context stays as it was.
 //! - *A context that is switched out* either flushes or leaves its queue to the next one.
 //!

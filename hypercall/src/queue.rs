@@ -9,6 +9,15 @@
 //! An interrupt handler that reaches the same `Mmu` must not find it borrowed: whoever implements
 //! [`Access`] masks upcalls for the time of the borrow.
 //!
+//! # Whose error it is
+//!
+//! Handlers are never lazy, so what one finds queued is the interrupted section's, however deep
+//! interrupts nest. It goes to Xen before anything of the handler's, in a flush of its own: what is
+//! refused there is kept for the section and returned by its next flush, that of
+//! [`disable`](Mmu::disable) at the latest. What a handler is told is about its own requests, and
+//! none of them is skipped because of another's. Invariant: outside of interrupts, a refusal is
+//! kept only while the running context is lazy.
+//!
 //! ```
 //! use core::{cell::RefCell, panic::Location};
 //! use hypercall::{
@@ -57,9 +66,11 @@
 
 use core::panic::Location;
 
+use heapless::Vec;
+
 use crate::{
     Hypervisor, MachAddr, Mfn, Pfn, VirtAddr,
-    batch::{Batch, Completion, DEFAULT_CAPACITY, FlushError, FlushReason, Update},
+    batch::{Batch, Completion, DEFAULT_CAPACITY, EXT_CAPACITY, FlushError, FlushReason, Update},
     lazy::{Action, LazyError, LazyMmu, SwitchOut},
     mmu::{ExtOp, Scope},
 };
@@ -72,6 +83,9 @@ pub struct Mmu<H, C = (), const N: usize = DEFAULT_CAPACITY> {
     pub completion: C,
     batch: Batch<N>,
     lazy: LazyMmu,
+    /// What Xen refused of a lazy section's requests when handlers had them sent: the section has
+    /// not been told yet. A vector, as it is all zeros while empty.
+    kept: Vec<FlushError, 1>,
 }
 
 impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
@@ -82,6 +96,7 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
             completion,
             batch: Batch::new(),
             lazy: LazyMmu::new(),
+            kept: Vec::new(),
         }
     }
 
@@ -103,18 +118,13 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
     /// As [`Batch::queue`] and [`Batch::write_now`].
     #[inline(always)]
     pub unsafe fn set(&mut self, update: Update) -> Result<(), FlushError> {
-        let Self {
-            hv,
-            completion,
-            batch,
-            lazy,
-        } = self;
-        if lazy.is_lazy() {
+        if self.lazy.is_lazy() {
             // SAFETY: the caller's promise covers it.
-            return unsafe { batch.queue(hv, completion, update) };
+            return unsafe { self.batch.queue(&self.hv, &mut self.completion, update) };
         }
+        self.send_interrupted();
         // SAFETY: the caller's promise covers it.
-        unsafe { batch.write_now(hv, completion, update) }
+        unsafe { self.batch.write_now(&self.hv, &mut self.completion, update) }
     }
 
     /// Writes an entry that mapped `address` before, and flushes what is cached for it: both later
@@ -129,28 +139,16 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
         scope: Scope,
         address: VirtAddr,
     ) -> Result<(), FlushError> {
-        let Self {
-            hv,
-            completion,
-            batch,
-            lazy,
-        } = self;
-        if lazy.is_lazy() {
+        if self.lazy.is_lazy() {
             // SAFETY: the caller's promise covers it.
-            unsafe { batch.queue(hv, completion, update) }?;
-            batch.flush_tlb(scope, Some(address));
+            unsafe { self.batch.queue(&self.hv, &mut self.completion, update) }?;
+            self.batch.flush_tlb(scope, Some(address));
             return Ok(());
         }
-        if batch.is_empty() {
-            batch.flush_tlb(scope, Some(address));
-            // SAFETY: the caller's promise covers it.
-            return unsafe { batch.write_now(hv, completion, update) };
-        }
-        // An interrupt came between the writes of a lazy section: its own flush must not wait.
-        batch.flush_tlb(scope, Some(address));
+        self.send_interrupted();
+        self.batch.flush_tlb(scope, Some(address));
         // SAFETY: the caller's promise covers it.
-        unsafe { batch.queue(hv, completion, update) }?;
-        batch.flush(hv, FlushReason::Order, completion)
+        unsafe { self.batch.write_now(&self.hv, &mut self.completion, update) }
     }
 
     /// Writes entries that follow each other in one table; see [`Batch::queue_run`]. Outside of
@@ -164,6 +162,7 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
         first: Update,
         values: impl IntoIterator<Item = u64>,
     ) -> Result<(), FlushError> {
+        self.send_interrupted();
         // SAFETY: the caller's promise covers it.
         unsafe {
             self.batch
@@ -179,6 +178,7 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
     #[inline]
     #[track_caller]
     pub unsafe fn ext(&mut self, op: ExtOp, tag: u32) -> Result<(), FlushError> {
+        self.send_interrupted();
         // SAFETY: the caller's promise covers it.
         unsafe {
             self.batch
@@ -194,6 +194,7 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
     #[inline]
     #[track_caller]
     pub unsafe fn set_machphys(&mut self, frame: Mfn, pfn: Pfn) -> Result<(), FlushError> {
+        self.send_interrupted();
         // SAFETY: the caller's promise covers it.
         unsafe {
             self.batch
@@ -205,6 +206,7 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
     /// Flushes TLB entries, after all writes so far: later if lazy, else now.
     #[inline]
     pub fn flush_tlb(&mut self, scope: Scope, address: Option<VirtAddr>) -> Result<(), FlushError> {
+        self.send_interrupted();
         self.batch.flush_tlb(scope, address);
         self.settle()
     }
@@ -216,8 +218,14 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
     }
 
     /// Sends everything queued.
+    ///
+    /// In a handler this is the interrupted section's, which is told what was refused.
     #[inline]
     pub fn flush(&mut self) -> Result<(), FlushError> {
+        if self.lazy.irq_depth() != 0 {
+            self.keep_refusal(FlushReason::Explicit);
+            return Ok(());
+        }
         self.flush_for(FlushReason::Explicit)
     }
 
@@ -262,19 +270,26 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
     /// Exchanges contexts: `next` comes in, the running one's lazy mode is returned.
     ///
     /// With [`SwitchOut::Carry`], `tables` (the change of base pointers, if any) goes out together
-    /// with the queue.
+    /// with the queue, and updates that are refused do not keep it from being carried out. A
+    /// lazy context that comes in without new tables answers for the queue as it finds it, refusals
+    /// that were not told yet included.
+    ///
+    /// # Errors
+    /// [`SwitchError`] says what Xen did, whatever was refused.
     ///
     /// # Safety
     /// As [`Batch::queue_ext`] for each of `tables`.
     #[track_caller]
-    pub unsafe fn switch(
+    pub unsafe fn switch<const T: usize>(
         &mut self,
         next: LazyMmu,
         queue: SwitchOut,
-        tables: &[ExtOp],
+        tables: &[ExtOp; T],
     ) -> Result<LazyMmu, SwitchError> {
+        const { assert!(T <= EXT_CAPACITY, "one list has to hold them") };
         let stays = |error: MmuError| SwitchError {
             error,
+            carried_out: 0,
             previous: None,
         };
         let action = self
@@ -284,36 +299,75 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
         self.act(action, FlushReason::Switch).map_err(stays)?;
         // Addresses hold for the tables that are being left.
         self.batch.forget_addresses();
+        if !self.batch.has_room_for_ops(T) {
+            // All of them go out together, at the end of one list, so that what was carried out of
+            // them can be told.
+            self.keep_refusal(FlushReason::Full);
+        }
         for &op in tables {
             // SAFETY: the caller's promise covers it.
             unsafe { self.batch.queue_ext(&self.hv, &mut self.completion, op, 0) }
                 .map_err(|error| stays(error.into()))?;
         }
         // New tables must be in force before the new context runs.
-        let action = if tables.is_empty() {
-            next.switch_in()
-        } else {
-            Action::Flush
-        };
-        match self.act(action, FlushReason::Switch) {
+        if T == 0 && next.switch_in() == Action::None {
+            return Ok(core::mem::replace(&mut self.lazy, next));
+        }
+        let flushed = self
+            .batch
+            .flush(&self.hv, FlushReason::Switch, &mut self.completion);
+        let undone = flushed.map_or_else(|error| error.last_ops_undone as usize, |()| 0);
+        let carried_out = T.saturating_sub(undone);
+        match self.with_kept(flushed) {
             Ok(()) => Ok(core::mem::replace(&mut self.lazy, next)),
-            Err(MmuError::Flush(error)) if !error.ops_incomplete => {
-                let previous = Some(core::mem::replace(&mut self.lazy, next));
-                Err(SwitchError {
-                    error: error.into(),
-                    previous,
-                })
-            }
-            Err(error) => Err(stays(error)),
+            Err(error) => Err(SwitchError {
+                error: error.into(),
+                carried_out,
+                previous: (carried_out == T).then(|| core::mem::replace(&mut self.lazy, next)),
+            }),
         }
     }
 
+    /// Sends what an interrupted section has queued, before a handler's own request.
+    #[inline(always)]
+    fn send_interrupted(&mut self) {
+        // Where nothing may wait and something does, the section that queued it was interrupted.
+        if !self.lazy.is_lazy() && !self.batch.is_empty() {
+            self.keep_refusal(FlushReason::Order);
+        }
+    }
+
+    /// Sends what a lazy section has queued, and keeps for it what Xen refuses.
+    #[cold]
+    #[inline(never)]
+    fn keep_refusal(&mut self, reason: FlushReason) {
+        let flushed = self.batch.flush(&self.hv, reason, &mut self.completion);
+        if let Err(error) = self.with_kept(flushed) {
+            // There is room for one, and none is there now.
+            let _ = self.kept.push(error);
+        }
+    }
+
+    /// The result of a flush, joined with what was kept before it.
+    #[inline]
+    fn with_kept(&mut self, flushed: Result<(), FlushError>) -> Result<(), FlushError> {
+        match self.kept.pop() {
+            None => flushed,
+            Some(kept) => Err(match flushed {
+                Ok(()) => kept,
+                Err(later) => kept.and(&later),
+            }),
+        }
+    }
+
+    /// Sends a request that may not wait. What is refused is its own: nothing else is queued.
     #[inline]
     fn settle(&mut self) -> Result<(), FlushError> {
         if self.lazy.is_lazy() {
             Ok(())
         } else {
-            self.flush_for(FlushReason::Immediate)
+            self.batch
+                .flush(&self.hv, FlushReason::Immediate, &mut self.completion)
         }
     }
 
@@ -325,9 +379,11 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
         }
     }
 
+    /// Flushes for the running context, which is told as well what was kept for it.
     #[inline]
     fn flush_for(&mut self, reason: FlushReason) -> Result<(), FlushError> {
-        self.batch.flush(&self.hv, reason, &mut self.completion)
+        let flushed = self.batch.flush(&self.hv, reason, &mut self.completion);
+        self.with_kept(flushed)
     }
 }
 
@@ -368,8 +424,12 @@ impl core::error::Error for MmuError {}
 pub struct SwitchError {
     /// What.
     pub error: MmuError,
-    /// The lazy mode of the context that was left, if the switch was made nevertheless: writes
-    /// were refused, the new tables were not. Otherwise the context that ran still runs.
+    /// How many of the new tables' operations Xen carried out, the first ones. Whoever goes back
+    /// to the old tables undoes these.
+    pub carried_out: usize,
+    /// The lazy mode of the context that was left, if the switch was made nevertheless: updates
+    /// were refused, all operations of the new tables were carried out. Otherwise the context that
+    /// ran still runs.
     pub previous: Option<LazyMmu>,
 }
 

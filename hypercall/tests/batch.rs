@@ -344,7 +344,8 @@ fn a_refused_update_is_named_and_the_rest_counted() {
     assert_eq!((error.applied, error.refused, error.skipped), (3, 1, 1));
     assert_eq!(error.why(), Reason::WritableMapOfTable);
     assert_eq!(error.caller.unwrap().line(), line);
-    assert!(!error.ops_incomplete && !error.tlb_stale);
+    assert_eq!(error.last_ops_undone, 0);
+    assert!(!error.tlb_stale);
     assert_eq!(
         rig.log.0,
         [(1, true), (2, false), (3, false), (4, true), (5, true)]
@@ -383,7 +384,7 @@ fn several_refusals_are_counted_and_the_first_is_named() {
         "mmuext_op(PIN_L4_TABLE): EINVAL (invalid argument)"
     );
     assert_eq!((error.applied, error.refused, error.skipped), (1, 2, 2));
-    assert!(error.ops_incomplete);
+    assert_eq!(error.last_ops_undone, 0);
     assert_eq!(rig.batch.stats().refused, 2);
 }
 
@@ -475,24 +476,155 @@ fn an_immediate_write_does_not_overtake_a_queued_one() {
         // SAFETY: nothing here is a page table.
         unsafe { rig.batch.write_now(&rig.xen, &mut rig.log, update) }
     };
-    // Another slot: the queue stays.
-    now(&mut rig, update(7, 7).tag(7)).unwrap();
+    now(&mut rig, update(1, 2).tag(7)).unwrap();
     assert_eq!(
-        (rig.batch.len(), rig.requests()),
-        (2, vec![sent(slot(7), 7)])
-    );
-    assert_eq!(rig.log.0, [(7, true)]);
-    // The same slot: everything goes first.
-    now(&mut rig, update(1, 2)).unwrap();
-    assert_eq!(
-        rig.requests()[1..],
+        rig.requests(),
         [sent(slot(0), 1), sent(slot(1), 1), sent(slot(1), 2)]
     );
     assert!(rig.batch.is_empty());
+    assert_eq!(rig.log.0, [(7, true)]);
+    assert_eq!(rig.xen.take_traps(), [Op::MmuUpdate, Op::MmuUpdate]);
+    let stats = rig.batch.stats();
+    assert_eq!((stats.applied, stats.hypercalls), (3, 2));
+    // TLB flushes that wait alone ride with it, in this order.
+    rig.batch.flush_tlb(Scope::All, None);
+    now(&mut rig, update(1, 3)).unwrap();
+    assert_eq!(
+        rig.requests()[3..],
+        [sent(slot(1), 3), ext(MMUEXT_TLB_FLUSH_ALL, 0)]
+    );
     // And a refusal is explained as well.
     rig.queue(update(0, 1));
     rig.xen.refuse_slots.borrow_mut().insert(slot(8).as_u64());
-    let error = now(&mut rig, update(8, 0x3003)).unwrap_err();
+    let error = now(&mut rig, update(8, 0x3003).tag(8)).unwrap_err();
     assert_eq!((error.applied, error.refused, error.skipped), (0, 1, 0));
-    assert_eq!(rig.batch.len(), 1);
+    assert_eq!(error.why(), Reason::WritableMapOfTable);
+    assert_eq!(rig.log.0[1..], [(8, false)]);
+    assert_eq!(rig.batch.stats().refused, 1);
+    // What is queued is refused: the write is not made.
+    rig.queue(update(8, 1));
+    let error = now(&mut rig, update(9, 1)).unwrap_err();
+    assert_eq!(error.reason, FlushReason::Order);
+    assert_eq!(rig.xen.entry(slot(9).as_u64()), 0);
+}
+
+#[test]
+fn an_immediate_write_goes_the_cheapest_way() {
+    let va = VirtAddr::new(0x7000);
+    let slots = [(update(5, 0x61).va(va), Op::UpdateVaMapping)];
+    let lists = [
+        update(5, 0x61),
+        update(5, 0x61).va(va).preserve_ad(),
+        Update::new(Level::L2, slot(5), 0x61).va(va),
+    ];
+    for (update, op) in slots.into_iter().chain(lists.map(|u| (u, Op::MmuUpdate))) {
+        let mut rig = Rig::<512>::new();
+        rig.xen
+            .by_va
+            .borrow_mut()
+            .insert(va.as_u64(), slot(5).as_u64());
+        // SAFETY: nothing here is a page table.
+        unsafe { rig.batch.write_now(&rig.xen, &mut rig.log, update) }.unwrap();
+        assert_eq!(rig.xen.take_traps(), [op]);
+        assert_eq!(rig.xen.entry(slot(5).as_u64()), 0x61);
+    }
+}
+
+/// Three rounds, each with two updates and two operations; every request in turn is refused, and
+/// the blame is where it belongs.
+#[test]
+fn whoever_is_refused_in_whichever_round_is_named() {
+    for refused in 0..12 {
+        let mut rig = Rig::<512>::new();
+        let mut lines = Vec::new();
+        for round in 0..3u64 {
+            for n in 2 * round..2 * round + 2 {
+                lines.push(line!() + 1);
+                rig.queue(update(n, 0x1000 * n).old(n).tag(n as u32 + 1));
+            }
+            for n in 2 * round..2 * round + 2 {
+                rig.ext(ExtOp::Unpin(mfn(n)), 100 + n as u32);
+                lines.push(0);
+            }
+        }
+        rig.xen.refuse.borrow_mut().insert(refused, Errno::EINVAL);
+        let error = rig.flush().unwrap_err();
+        let n = (2 * (refused / 4) + refused % 2) as u16;
+        // The second of a list was skipped if the first was refused.
+        let skipped = (refused % 2 == 0) as u16;
+        assert_eq!(
+            (error.applied, error.refused, error.skipped),
+            (11 - skipped, 1, skipped),
+            "{refused}"
+        );
+        let stats = *rig.batch.stats();
+        let is_update = refused % 4 < 2;
+        match error.failed {
+            Failed::Update {
+                index,
+                slot: at,
+                old,
+                new,
+                ..
+            } if is_update => {
+                assert_eq!((index, at), (n, slot(n.into())), "{refused}");
+                assert_eq!((old, new), (n.into(), 0x1000 * u64::from(n)));
+                assert_eq!(error.caller.unwrap().line(), lines[refused]);
+                assert_eq!((stats.applied, stats.ext_ops), (5 - skipped as u64, 6));
+            }
+            Failed::Ext { index, op } if !is_update => {
+                assert_eq!((index, op), (n, ExtOp::Unpin(mfn(n.into()))), "{refused}");
+                assert_eq!((stats.applied, stats.ext_ops), (6, 5 - skipped as u64));
+            }
+            other => panic!("{refused}: {other:?}"),
+        }
+        let undone = if refused >= 10 { 1 + skipped } else { 0 };
+        assert_eq!(error.last_ops_undone, undone, "{refused}");
+        let dropped: Vec<_> = rig.log.0.iter().filter(|(_, ok)| !ok).collect();
+        let tag = |n: u16| u32::from(n) + if is_update { 1 } else { 100 };
+        let expected: Vec<_> = (n..=n + skipped).map(|n| (tag(n), false)).collect();
+        assert_eq!(dropped, expected.iter().collect::<Vec<_>>(), "{refused}");
+        assert_eq!(rig.log.0.len(), 12);
+    }
+}
+
+/// A refused update is explained by the rules of its own level, and the M2P by its own.
+#[test]
+fn a_refusal_is_explained_by_its_level() {
+    let xens = MachAddr::of_entry(mfn(5), 256);
+    for (level, reason) in [
+        (Level::L1, Reason::NotATable),
+        (Level::L2, Reason::TableOfOtherType),
+        (Level::L3, Reason::TableOfOtherType),
+        (Level::L4, Reason::XenSlot),
+    ] {
+        let mut rig = Rig::<512>::new();
+        rig.xen.refuse.borrow_mut().insert(0, Errno::EINVAL);
+        rig.queue(Update::new(level, xens, 0x1067));
+        let error = rig.flush().unwrap_err();
+        let Failed::Update { level: named, .. } = error.failed else {
+            panic!("{error}")
+        };
+        assert_eq!((named, error.why()), (level, reason));
+        assert!(error.to_string().contains(&format!("{level} entry 256")));
+    }
+    let mut rig = Rig::<512>::new();
+    rig.xen.refuse.borrow_mut().insert(0, Errno::EPERM);
+    // SAFETY: nothing here is a page table.
+    unsafe {
+        rig.batch
+            .queue_machphys(&rig.xen, &mut rig.log, mfn(5), Pfn::truncate(9))
+    }
+    .unwrap();
+    let error = rig.flush().unwrap_err();
+    assert!(
+        matches!(error.failed, Failed::Machphys { index: 0, frame, pfn: 9 } if frame == mfn(5).addr()),
+        "{error}"
+    );
+    assert_eq!(error.why(), Reason::FrameNotOwned);
+    assert!(
+        error
+            .to_string()
+            .contains("update 0: M2P of 0x5000 -> pfn 0x9")
+    );
 }

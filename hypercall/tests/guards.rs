@@ -150,22 +150,150 @@ fn a_carried_queue_rides_with_the_new_tables() {
     section.end().unwrap();
 }
 
+/// Whether Xen has made this frame's table the kernel's.
+fn base_is(xen: &Double, mfn: u64) -> bool {
+    let request = Request::Ext {
+        cmd: MMUEXT_NEW_BASEPTR,
+        arg1: mfn,
+    };
+    xen.requests.borrow().contains(&(request, true))
+}
+
+/// What is queued before a switch: `(updates, operations)` in the order of queueing.
+const QUEUES: &[&[(u64, u64)]] = &[
+    &[(0, 0)],
+    &[(1, 0)],
+    &[(0, 1)],
+    &[(2, 1)],
+    &[(0, 1), (1, 0)],
+    &[(1, 1), (1, 1)],
+    // The list of operations has room for both of the tables', for one, for none.
+    &[(1, 62)],
+    &[(1, 63)],
+    &[(0, 64)],
+    &[(1, 1), (1, 63)],
+];
+
+/// Every request in turn is refused: the answer is what Xen did.
 #[test]
-fn a_switch_says_whether_it_was_made() {
-    let tables = [ExtOp::NewBaseptr(Mfn::truncate(7))];
-    for (refused, made) in [(0, true), (1, false)] {
-        let xen = Double::default();
-        let cpu = Cpu::new(&xen);
-        let section = LazyGuard::begin(&cpu).unwrap();
-        cpu.write(0, 1);
-        xen.refuse.borrow_mut().insert(refused, Errno::EINVAL);
-        let mut mmu = cpu.mmu.borrow_mut();
-        // SAFETY: nothing here is a page table.
-        let error = unsafe { mmu.switch(LazyMmu::new(), SwitchOut::Carry, &tables) }.unwrap_err();
-        assert_eq!(error.previous.is_some(), made);
-        assert_eq!(mmu.lazy().is_lazy(), !made);
-        // The section belongs to whichever context it was begun in.
-        drop(mmu);
-        std::mem::forget(section);
+fn a_switch_says_what_xen_did() {
+    let tables = [
+        ExtOp::NewBaseptr(Mfn::truncate(7)),
+        ExtOp::NewUserBaseptr(Some(Mfn::truncate(8))),
+    ];
+    let mut answers = std::collections::HashSet::new();
+    for queue in QUEUES {
+        let total: u64 = queue.iter().map(|(updates, ops)| updates + ops).sum();
+        for refused in 0..total as usize + 2 {
+            let xen = Double::default();
+            let mut mmu: Mmu<&Double> = Mmu::new(&xen, ());
+            mmu.enable().unwrap();
+            let mut n = 0;
+            for &(updates, ops) in *queue {
+                for _ in 0..updates {
+                    let slot = MachAddr::truncate(0x1000 + 8 * n);
+                    // SAFETY: nothing here is a page table.
+                    unsafe { mmu.set(Update::new(Level::L1, slot, 1)) }.unwrap();
+                    n += 1;
+                }
+                for _ in 0..ops {
+                    // SAFETY: nothing here is a page table.
+                    unsafe { mmu.ext(ExtOp::Unpin(Mfn::truncate(100 + n)), 0) }.unwrap();
+                    n += 1;
+                }
+            }
+            xen.refuse.borrow_mut().insert(refused, Errno::EINVAL);
+            // SAFETY: nothing here is a page table.
+            let switched = unsafe { mmu.switch(LazyMmu::new(), SwitchOut::Carry, &tables) };
+            assert!(mmu.batch().is_empty());
+            let done = xen.requests.borrow();
+            let is_base = |r: &Request| {
+                matches!(r, Request::Ext { cmd, .. }
+                    if [MMUEXT_NEW_BASEPTR, MMUEXT_NEW_USER_BASEPTR].contains(cmd))
+            };
+            let carried_out = done.iter().filter(|(r, ok)| *ok && is_base(r)).count();
+            let error = match switched {
+                Ok(_) => panic!("{queue:?}, {refused}: a refusal was lost"),
+                Err(error) => error,
+            };
+            assert_eq!(error.carried_out, carried_out, "{queue:?}, {refused}");
+            assert_eq!(error.carried_out > 0, base_is(&xen, 7));
+            assert_eq!(error.previous.is_some(), carried_out == 2);
+            assert_eq!(mmu.lazy().is_lazy(), carried_out < 2);
+            let MmuError::Flush(flush) = error.error else {
+                panic!("{error}")
+            };
+            assert_eq!(flush.refused, 1, "{queue:?}, {refused}");
+            answers.insert(carried_out);
+        }
     }
+    assert_eq!(answers.len(), 3, "none, one and both of them were seen");
+}
+
+#[test]
+fn a_switch_without_tables_is_made_whatever_was_refused_of_the_queue() {
+    let xen = Double::default();
+    let mut mmu: Mmu<&Double> = Mmu::new(&xen, ());
+    mmu.enable().unwrap();
+    // SAFETY: nothing here is a page table.
+    unsafe { mmu.ext(ExtOp::Unpin(Mfn::truncate(1)), 0) }.unwrap();
+    xen.refuse.borrow_mut().insert(0, Errno::EINVAL);
+    // SAFETY: no tables are changed.
+    let error = unsafe { mmu.switch(LazyMmu::new(), SwitchOut::Carry, &[]) }.unwrap_err();
+    assert!(error.previous.is_some_and(|left| left.is_lazy()));
+    assert!(!mmu.lazy().is_lazy());
+    assert!(
+        error
+            .to_string()
+            .starts_with("mmuext_op(UNPIN_TABLE): EINVAL")
+    );
+}
+
+#[test]
+fn a_flush_before_a_switch_that_is_refused_leaves_the_context() {
+    let tables = [ExtOp::NewBaseptr(Mfn::truncate(7))];
+    let xen = Double::default();
+    let cpu = Cpu::new(&xen);
+    let section = LazyGuard::begin(&cpu).unwrap();
+    cpu.write(0, 1);
+    xen.refuse.borrow_mut().insert(0, Errno::EINVAL);
+    // SAFETY: nothing here is a page table.
+    let switched = cpu.with(|mmu| unsafe { mmu.switch(LazyMmu::new(), SwitchOut::Flush, &tables) });
+    let error = switched.unwrap_err();
+    assert_eq!((error.carried_out, error.previous), (0, None));
+    assert!(!base_is(&xen, 7));
+    section.end().unwrap();
+}
+
+/// Handlers had the queue sent before the switch: what was refused is told by it, or by whoever
+/// answers for the queue.
+#[test]
+fn a_switch_does_not_lose_what_was_refused_before() {
+    let tables = [ExtOp::NewBaseptr(Mfn::truncate(7))];
+    let begin = |xen| {
+        let mut mmu: Mmu<&Double> = Mmu::new(xen, ());
+        mmu.enable().unwrap();
+        // SAFETY: nothing here is a page table.
+        unsafe { mmu.set(Update::new(Level::L1, MachAddr::truncate(0x1000), 1)) }.unwrap();
+        mmu.enter_irq().unwrap();
+        xen.refuse.borrow_mut().insert(0, Errno::EINVAL);
+        mmu.flush().unwrap();
+        mmu.leave_irq().unwrap();
+        mmu
+    };
+    let xen = Double::default();
+    let mut mmu = begin(&xen);
+    // SAFETY: nothing here is a page table.
+    let error = unsafe { mmu.switch(LazyMmu::new(), SwitchOut::Carry, &tables) }.unwrap_err();
+    assert_eq!(error.carried_out, 1);
+    assert!(error.previous.is_some() && base_is(&xen, 7));
+    mmu.flush().unwrap();
+    let xen = Double::default();
+    let mut mmu = begin(&xen);
+    let next = *mmu.lazy();
+    // SAFETY: no tables are changed.
+    unsafe { mmu.switch(next, SwitchOut::Carry, &[]) }.unwrap();
+    assert!(matches!(mmu.disable(), Err(MmuError::Flush(_))));
+    mmu.enable().unwrap();
+    mmu.disable().unwrap();
 }

@@ -11,7 +11,6 @@
 use hypercall::Pfn;
 use hypercall::lazy::SwitchOut;
 use hypercall::mmu::{ExtOp, Level};
-use hypercall::queue::{MmuError, SwitchError};
 
 use super::entry::{Entry, L1, L2, L4, L5, TableLevel};
 use super::error::MmError;
@@ -217,42 +216,57 @@ impl<M: Machine> Tables<M> {
     /// Switches to a space. What is queued goes out with the switch.
     ///
     /// # Errors
-    /// What Xen refused; the space is then the one before.
+    /// What Xen refused, be it of the queue; the space is then the one before. Should Xen refuse the
+    /// way back as well, which is logged, the roots are those that the base registers refer to.
     ///
     /// # Safety
     /// Nothing in use lies in the user half of the space that is left.
     #[track_caller]
     pub unsafe fn switch_space(&mut self, to: Space) -> Result<(), MmError> {
-        let lazy = *self.mmu.lazy();
-        let bases = self.bases(to)?;
-        let back = self.bases(Space {
+        let before = Space {
             kernel: self.root(),
             user: self.user_root(),
-        })?;
+        };
         // SAFETY: the kernel half is the same in every space, the user half not in use.
+        let Err(error) = (unsafe { self.change_bases(to) }) else {
+            return Ok(());
+        };
+        if (self.root(), self.user_root()) != (before.kernel, before.user) {
+            // SAFETY: these are the tables that were in use.
+            if let Err(also) = unsafe { self.change_bases(before) } {
+                // Only one error can be returned; the later one is not lost either.
+                log::error!("the way back to the space before: {also}");
+            }
+        }
+        Err(error)
+    }
+
+    /// Has Xen change the base registers, and records what they refer to afterwards, whatever was
+    /// refused.
+    ///
+    /// # Safety
+    /// The space maps what is in use as before.
+    #[track_caller]
+    unsafe fn change_bases(&mut self, to: Space) -> Result<(), MmError> {
+        let lazy = *self.mmu.lazy();
+        let bases = self.bases(to)?;
+        // SAFETY: the caller's promise: what is in use stays mapped.
         let switched = unsafe { self.mmu.switch(lazy, SwitchOut::Carry, &bases) };
         self.settle();
-        if let Err(SwitchError {
-            error,
-            previous: None,
-        }) = switched
-        {
-            if let MmuError::Flush(_) = error {
-                // One of the two may have been changed: both go back to what they were.
-                // SAFETY: these are the tables in use.
-                unsafe { self.mmu.switch(lazy, SwitchOut::Flush, &back) }.map_err(|e| e.error)?;
-            }
-            return Err(error.into());
-        }
-        let before = [Some(self.root()), self.user_root()];
-        for root in before.into_iter().flatten() {
+        let carried_out = switched
+            .as_ref()
+            .map_or_else(|error| error.carried_out, |_| bases.len());
+        let before = (self.root(), self.user_root());
+        let kernel = if carried_out > 0 { to.kernel } else { before.0 };
+        let user = if carried_out > 1 { to.user } else { before.1 };
+        for root in core::iter::once(before.0).chain(before.1) {
             self.count_base(root, -1)?;
         }
-        for root in core::iter::once(to.kernel).chain(to.user) {
+        for root in core::iter::once(kernel).chain(user) {
             self.count_base(root, 1)?;
         }
-        self.set_roots(to.kernel, to.user);
-        switched.map_err(|e| e.error)?;
+        self.set_roots(kernel, user);
+        switched.map_err(|error| error.error)?;
         Ok(())
     }
 

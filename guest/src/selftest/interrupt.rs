@@ -376,12 +376,12 @@ fn intrude() {
 }
 
 /// What the handler must have seen: what was queued, unsent, and as if it were in force; its own
-/// write to another slot at once, the queue left alone; and at its write to the queued slot the
-/// queue sent first, so that the later write is the one that lasts.
+/// write to another slot at once, the queue sent before it; and its write to the slot that had been
+/// queued after that, so that the later write is the one that lasts.
 const EXPECTED: Seen = Seen {
     queued: 2,
     page0: (true, false),
-    queued_after_other: 2,
+    queued_after_other: 0,
     other_mapped: true,
     queued_after_same: 0,
     pages: (true, false),

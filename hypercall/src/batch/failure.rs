@@ -48,6 +48,9 @@ pub enum Failed {
 
 /// What a failed flush left behind. The queue is empty; each request counts once in
 /// `applied + refused + skipped`.
+///
+/// Where a section is told at its end what was refused earlier as well ([`queue`](crate::queue)),
+/// the flushes that failed are counted together, and the first refusal is named.
 #[derive(Clone, Copy, Debug)]
 pub struct FlushError {
     /// The first refusal.
@@ -64,13 +67,25 @@ pub struct FlushError {
     pub refused: u16,
     /// Requests that Xen did not come to, because one before them in the same call was refused.
     pub skipped: u16,
-    /// Operations were among those not carried out.
-    pub ops_incomplete: bool,
+    /// Operations not carried out among those queued after the last update: the last ones.
+    pub last_ops_undone: u16,
     /// TLB flushes did not happen either, and a second attempt failed: stale entries may remain.
     pub tlb_stale: bool,
 }
 
 impl FlushError {
+    /// Both, of two flushes of the same requester: the first refusal, and the counts together.
+    pub(crate) fn and(self, later: &Self) -> Self {
+        Self {
+            applied: self.applied.saturating_add(later.applied),
+            refused: self.refused.saturating_add(later.refused),
+            skipped: self.skipped.saturating_add(later.skipped),
+            last_ops_undone: later.last_ops_undone,
+            tlb_stale: self.tlb_stale || later.tlb_stale,
+            ..self
+        }
+    }
+
     /// Xen's likely reason.
     pub fn why(&self) -> explain::Reason {
         match self.failed {

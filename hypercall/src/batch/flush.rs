@@ -35,10 +35,9 @@ impl<const N: usize> Batch<N> {
         self.send(hv, reason, sink)
     }
 
-    /// Writes one entry at once, without disturbing what is queued: for contexts that must not
-    /// wait, such as interrupt handlers. A queued write to the same slot goes first, with all the
-    /// others; so does everything if the entry refers to a table, which may wait in the queue to
-    /// become one, and through which the addresses of queued writes may lead.
+    /// Writes one entry at once: for contexts that must not wait, such as interrupt handlers. What
+    /// is queued goes first: it may be a write to the same entry, or what makes the entry's table a
+    /// table and leads to it. TLB flushes that wait alone ride with the write.
     ///
     /// An error may be that of this earlier flush; `update` is then not written.
     ///
@@ -52,12 +51,10 @@ impl<const N: usize> Batch<N> {
         sink: &mut C,
         update: Update,
     ) -> Result<(), FlushError> {
-        if self.queued(update.slot).is_some() || update.level != Level::L1 {
+        if self.len | self.ext_len != 0 {
             self.flush(hv, FlushReason::Order, sink)?;
         }
-        let idle = self.len == 0 && self.ext_len == 0;
-        if idle && !self.pending.is_empty() {
-            // The TLB flushes that wait can ride with it.
+        if !self.pending.is_empty() {
             self.ready_for_update(hv, sink)?;
             self.push(update.request(), Info::new(&update));
             return self.flush(hv, FlushReason::Immediate, sink);
@@ -65,10 +62,9 @@ impl<const N: usize> Batch<N> {
         self.stats.hypercalls += 1;
         let result = match update.va {
             // SAFETY: the caller answers for the change and for the address.
-            Some(va) if idle && update.level == Level::L1 && !update.preserve_ad => unsafe {
+            Some(va) if update.level == Level::L1 && !update.preserve_ad => unsafe {
                 mmu::update_va_mapping(hv, va, update.value, VaFlush::None)
             },
-            // By machine address: tables on the way to the virtual one may wait in the queue.
             // SAFETY: the caller answers for the change.
             _ => unsafe { mmu::update(hv, &[update.request()], DOMID_SELF) }
                 .map_err(|stopped| stopped.error),

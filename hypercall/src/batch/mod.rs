@@ -304,6 +304,12 @@ impl<const N: usize> Batch<N> {
         Ok(())
     }
 
+    /// Whether so many operations can be queued without a flush.
+    #[inline]
+    pub(crate) const fn has_room_for_ops(&self, count: usize) -> bool {
+        self.ext_len as usize + count <= EXT_CAPACITY
+    }
+
     /// Asks for a TLB flush, of one address or of everything, to be carried out after what is
     /// queued. Requests merge: up to [`MAX_INVLPG`] addresses, then everything.
     #[inline]

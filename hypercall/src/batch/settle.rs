@@ -18,7 +18,7 @@ pub(super) struct Tally {
     pub(super) updates: u16,
     pub(super) refused: u16,
     pub(super) skipped: u16,
-    pub(super) ops_incomplete: bool,
+    pub(super) last_ops_undone: u16,
     pub(super) first: Option<First>,
 }
 
@@ -139,6 +139,7 @@ impl<const N: usize> Batch<N> {
             let to = self.rounds[round];
             let (first, last) = (from.updates as usize, to.updates as usize);
             if first != last {
+                tally.last_ops_undone = 0;
                 let outcome = self.outcome(call, last - first, list_error);
                 tally.updates += outcome.done as u16;
                 let refused = tally.count(last - first, &outcome).map(|at| first + at);
@@ -170,7 +171,7 @@ impl<const N: usize> Batch<N> {
                 for at in first..first + queued {
                     report(sink, self.ext[at].tag, at < first + outcome.done);
                 }
-                tally.ops_incomplete |= outcome.done < queued;
+                tally.last_ops_undone = queued.saturating_sub(outcome.done) as u16;
                 flushed &= last <= queued_ext || outcome.done == last - first;
                 if let (Some(errno), None) = (outcome.error, &tally.first) {
                     let stopped = first + outcome.done;
@@ -229,7 +230,7 @@ impl Tally {
             applied,
             refused,
             skipped,
-            ops_incomplete,
+            last_ops_undone,
             ..
         } = self;
         FlushError {
@@ -240,7 +241,7 @@ impl Tally {
             applied,
             refused,
             skipped,
-            ops_incomplete,
+            last_ops_undone,
             tlb_stale,
         }
     }
