@@ -6,7 +6,7 @@
 use core::fmt::Display;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::println;
+use crate::console::print_last;
 
 static GIVEN: AtomicBool = AtomicBool::new(false);
 
@@ -17,20 +17,20 @@ fn first() -> bool {
 /// All is well; `facts` are `key=value` pairs.
 pub fn pass(facts: impl Display) {
     if first() {
-        println!("verdict: pass {facts}");
+        print_last(format_args!("verdict: pass {facts}\n"));
     }
 }
 
 /// The kernel runs but did not do what it was asked to.
 pub fn fail(reason: impl Display) {
     if first() {
-        println!("verdict: fail reason=\"{reason}\"");
+        print_last(format_args!("verdict: fail reason=\"{reason}\"\n"));
     }
 }
 
 /// The kernel cannot go on.
 pub fn crash(reason: impl Display) {
     if first() {
-        println!("verdict: crash reason=\"{reason}\"");
+        print_last(format_args!("verdict: crash reason=\"{reason}\"\n"));
     }
 }

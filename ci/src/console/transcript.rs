@@ -111,7 +111,9 @@ impl Transcript {
     /// Bytes of a console that is the guest's alone.
     pub(crate) fn guest_bytes(&mut self, bytes: &[u8]) {
         self.live(bytes);
-        let _ = self.guest_log.write_all(bytes);
+        // The line ends of a terminal are not those of a file.
+        let plain: Vec<_> = bytes.iter().copied().filter(|&b| b != b'\r').collect();
+        let _ = self.guest_log.write_all(&plain);
         let lines = self.guest_lines.feed(bytes);
         self.guest.extend(lines);
     }
@@ -194,6 +196,16 @@ mod tests {
             found.extend(lines.finish());
             assert_eq!(found, ["one", "", "two", "three"], "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_console_of_its_own_is_logged_as_a_file() {
+        let (_dir, mut transcript) = transcript();
+        transcript.guest_bytes(b"one\r");
+        transcript.guest_bytes(b"\nverdict: pass\r\n");
+        assert_eq!(transcript.guest, ["one", "verdict: pass"]);
+        let log = std::fs::read_to_string(transcript.dir().join("guest.log")).unwrap();
+        assert_eq!(log, "one\nverdict: pass\n");
     }
 
     #[test]

@@ -17,6 +17,18 @@ const EXIT_BASE: i32 = 0x10;
 pub(crate) struct Bare {
     /// Whether the processor has five levels.
     pub(crate) la57: bool,
+    /// QEMU's machine, with its options, if not the usual one.
+    pub(crate) machine: Option<&'static str>,
+}
+
+impl Bare {
+    /// QEMU's usual machine.
+    pub(crate) fn new(la57: bool) -> Self {
+        Self {
+            la57,
+            machine: None,
+        }
+    }
 }
 
 impl Stack for Bare {
@@ -33,6 +45,7 @@ impl Stack for Bare {
             qemu: Qemu::choose(setting.provision)?,
             mode: setting.mode,
             la57: self.la57,
+            machine: self.machine,
         }))
     }
 }
@@ -41,12 +54,14 @@ struct Open {
     qemu: Qemu,
     mode: Mode,
     la57: bool,
+    machine: Option<&'static str>,
 }
 
-fn machine(job: &Job, mode: Mode, la57: bool) -> Machine {
+fn machine(job: &Job, mode: Mode, la57: bool, machine: Option<&'static str>) -> Machine {
     let accel = Accel::Bare {
         icount: mode.icount,
         la57,
+        machine,
     };
     Machine {
         modules: job.initrd.clone().map(Module::new).into_iter().collect(),
@@ -56,7 +71,7 @@ fn machine(job: &Job, mode: Mode, la57: bool) -> Machine {
 
 impl Session for Open {
     fn run(&mut self, job: &Job, transcript: &mut Transcript) -> Result<End> {
-        let machine = machine(job, self.mode, self.la57);
+        let machine = machine(job, self.mode, self.la57, self.machine);
         let mut alone = Alone::start(&machine, &self.qemu, self.mode, job, transcript)?;
         loop {
             match alone.listen(transcript)? {
@@ -93,7 +108,7 @@ mod tests {
             ..Job::plain(Via::Bare)
         };
         let text = |la57| {
-            let machine = machine(&job, Mode::default(), la57);
+            let machine = machine(&job, Mode::default(), la57, None);
             machine.arguments(Version(10, 0)).join(" ")
         };
         let parts = [

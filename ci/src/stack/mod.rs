@@ -6,7 +6,7 @@
 
 mod alone;
 mod archive;
-mod bare;
+pub(crate) mod bare;
 mod bzimage;
 mod dom0;
 mod domain;
@@ -133,8 +133,8 @@ impl Via {
             Self::Dom0 => Box::new(dom0::Dom0),
             Self::Xl | Self::Shim | Self::Pvh => Box::new(linux::Linux),
             Self::KvmShim => Box::new(kvm_shim::KvmShim),
-            Self::Bare => Box::new(bare::Bare { la57: true }),
-            Self::Bare4 => Box::new(bare::Bare { la57: false }),
+            Self::Bare => Box::new(bare::Bare::new(true)),
+            Self::Bare4 => Box::new(bare::Bare::new(false)),
         }
     }
 

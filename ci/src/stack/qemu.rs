@@ -41,6 +41,8 @@ pub(crate) enum Accel {
         icount: bool,
         /// Five levels of page tables.
         la57: bool,
+        /// QEMU's machine, with its options, if not the usual one.
+        machine: Option<&'static str>,
     },
     /// Hardware, with KVM in the part of Xen 4.17.
     KvmXen,
@@ -112,6 +114,13 @@ impl Machine {
                 add(&["-accel", "tcg"]);
                 if *icount {
                     add(&["-icount", "shift=0,sleep=off"]);
+                }
+                if let Accel::Bare {
+                    machine: Some(machine),
+                    ..
+                } = &self.accel
+                {
+                    add(&["-machine", machine]);
                 }
             }
             Accel::KvmXen => {

@@ -2,6 +2,7 @@
 
 mod build;
 mod checks;
+mod machines;
 mod miri;
 mod notes;
 mod regression;
@@ -219,6 +220,7 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
             Group::Dom0 | Group::Xl | Group::Shim | Group::Pvh | Group::Bare | Group::Bare4 => {
                 smoke::run(&mut suite, &vias)
                     .and_then(|()| typed::run(&mut suite, &arguments.provision, &vias))
+                    .and_then(|()| machines::run(&mut suite, &vias))
             }
         };
         match result {
@@ -250,6 +252,7 @@ fn list(groups: &[Group]) {
                 .iter()
                 .map(smoke::Row::name)
                 .chain(typed::name(via))
+                .chain(machines::names(via))
                 .for_each(|name| println!("{name}")),
         }
     }

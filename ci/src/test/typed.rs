@@ -92,8 +92,14 @@ pub(super) fn run(suite: &mut Suite, provision: &ProvisionArgs, vias: &[Via]) ->
     Ok(())
 }
 
-/// Looks for the answers.
+/// Looks for the answers, and for the line ends that a terminal in raw mode needs.
 fn check(said: &str) -> std::result::Result<(), String> {
+    let mut ends = said
+        .split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'));
+    if let Some(line) = ends.find(|line| !line.ends_with("\r\n")) {
+        return Err(format!("a line does not end in CR LF: {line:?}"));
+    }
     let mut lines = said.lines();
     match ANSWERS
         .iter()
@@ -112,11 +118,12 @@ mod tests {
 
     #[test]
     fn answers_must_come_in_order() {
-        let all = ANSWERS.join("\n");
+        let all = ANSWERS.join("\r\n");
         assert_eq!(check(&all), Ok(()));
         let mut swapped = ANSWERS.to_vec();
         swapped.swap(2, 3);
-        assert!(check(&swapped.join("\n")).is_err());
-        assert!(check(&ANSWERS[1..].join("\n")).is_err());
+        assert!(check(&swapped.join("\r\n")).is_err());
+        assert!(check(&ANSWERS[1..].join("\r\n")).is_err());
+        assert!(check(&all.replacen('\r', "", 1)).is_err());
     }
 }

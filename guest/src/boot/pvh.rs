@@ -25,7 +25,7 @@ use crate::mm::running::Running;
 use crate::mm::takeover::{Initial, Report, Start};
 use crate::mm::{self, MmError};
 use crate::native::cpu::Processor;
-use crate::native::{Cpu, clock, descriptors, devices};
+use crate::native::{Cpu, clock, descriptors, devices, interrupts, timer};
 use crate::subarch::{self, Subarch};
 use crate::xen::XEN;
 use crate::{power, println, trap, verdict};
@@ -47,6 +47,10 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
     unsafe { subarch::set(subarch) };
     descriptors::install();
     trap::install_native();
+    if subarch == Subarch::Bare {
+        timer::probe();
+        interrupts::probe();
+    }
     clock::init();
     let (console, refused) = open_console(subarch);
     common::greet(subarch);
@@ -74,7 +78,7 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
 fn open_console(subarch: Subarch) -> (ConsoleInfo, Option<XenError>) {
     if subarch == Subarch::Bare {
         devices::init();
-        console::init(ConsoleInfo::Hypervisor, None);
+        console::init_device(&devices::Serial);
         return (ConsoleInfo::Hypervisor, None);
     }
     let asked = parameter(&XEN, HVM_PARAM_CONSOLE_PFN)

@@ -48,19 +48,16 @@ impl fmt::Display for FilterError<'_> {
 
 impl Default for Filter {
     fn default() -> Self {
-        Filter {
-            default: LevelFilter::Info,
-            modules: Vec::new(),
-        }
+        Filter::new()
     }
 }
 
 impl Filter {
-    /// Nothing at all.
+    /// Info and worse from everywhere.
     #[must_use]
-    pub const fn off() -> Self {
+    pub const fn new() -> Self {
         Filter {
-            default: LevelFilter::Off,
+            default: LevelFilter::Info,
             modules: Vec::new(),
         }
     }

@@ -1,19 +1,21 @@
 //! The serial console and the `log` back end that writes to it.
 //!
-//! Two real ways out: the shared ring as domU and in the shim, CONSOLEIO_write as dom0; which one
-//! is decided by `start_info`, once. Nothing printed is lost: a full ring is waited for, and
-//! `drain` waits until the daemon has taken everything before the domain goes down. Waiting is
-//! bounded by time without progress, so that a dead daemon cannot hold the kernel.
+//! Three real ways out: the shared ring as domU and in the shim, CONSOLEIO_write as dom0, a device
+//! that is handed in where there is no Xen; which one is decided at boot, once. A full ring or device
+//! is waited for, and `drain` waits until the daemon has taken everything before the domain goes
+//! down. Waiting is bounded by time without progress, so that a dead daemon cannot hold the kernel;
+//! what is lost that way is said as soon as anybody listens again ([`stream`]).
 
 pub mod filter;
 #[cfg(target_os = "none")]
 mod out;
 pub mod ring;
+pub mod stream;
 
 #[cfg(target_os = "none")]
 pub(crate) use out::{
-    drain, first_byte, init, init_if_closed, move_ring, print_panicking, read, set_filter, steal,
-    write_bytes,
+    Device, drain, first_byte, init, init_device, init_if_closed, move_ring, print_last,
+    print_panicking, read, set_filter, steal,
 };
 
 /// Prints a line without the logger's prefix: verdicts, tables and reports.
@@ -24,8 +26,15 @@ macro_rules! println {
 
 /// Prints formatted text.
 #[cfg(target_os = "none")]
+#[track_caller]
 pub fn print(args: core::fmt::Arguments<'_>) {
     out::print(args);
+}
+
+/// Prints a line that must be known of a run, with more patience than for anything else.
+#[cfg(not(target_os = "none"))]
+pub(crate) fn print_last(args: core::fmt::Arguments<'_>) {
+    print(args);
 }
 
 /// Prints formatted text (on the host, where the kernel's modules are tested, to stdout).

@@ -14,15 +14,11 @@ use log::{LevelFilter, Log, Metadata, Record};
 
 use super::filter::Filter;
 use super::ring::{self, CorruptIndex};
+use super::stream::{Patience, Stream, Wire};
 use crate::boot::info::ConsoleInfo;
 use crate::lock::Lock;
-use crate::time;
+use crate::time::{self, tsc};
 use crate::xen::XEN;
-
-/// Give the daemon this long without any progress before bytes are dropped, in nanoseconds.
-const PATIENCE: u64 = 10_000_000_000;
-/// Without a clock: this many yields instead, each at least one round trip into Xen.
-const PATIENCE_YIELDS: u64 = 50_000;
 
 enum Out {
     /// Before the console is known.
@@ -34,19 +30,29 @@ enum Out {
         page: &'static ring::Page,
         port: u32,
     },
+    /// A device of the machine's own.
+    Device(&'static dyn Device),
+}
+
+/// A device that a console is made of.
+pub(crate) trait Device: Sync {
+    /// Hands over as many bytes as the device has room for, and says how many.
+    fn put(&self, bytes: &[u8]) -> usize;
+
+    /// Takes what came in, and says how many bytes.
+    fn take(&self, buffer: &mut [u8]) -> usize;
 }
 
 struct Console {
     out: Out,
-    /// Set when the daemon stopped taking output; later writes do not wait again.
-    stuck: bool,
+    stream: Stream,
 }
 
 static CONSOLE: Lock<Console> = Lock::new(Console {
     out: Out::Closed,
-    stuck: false,
+    stream: Stream::new(),
 });
-static FILTER: Lock<Filter> = Lock::new(Filter::off());
+static FILTER: Lock<Filter> = Lock::new(Filter::new());
 static FIRST_BYTE: AtomicU64 = AtomicU64::new(0);
 
 /// Opens the console that `info` names. `ring` is where the ring's page is mapped.
@@ -55,10 +61,19 @@ pub(crate) fn init(info: ConsoleInfo, ring: Option<&'static ring::Page>) {
         (ConsoleInfo::Ring { port, .. }, Some(page)) => Out::Ring { page, port },
         _ => Out::Hypervisor,
     };
+    open(out);
+}
+
+/// Opens a console of the machine's own.
+pub(crate) fn init_device(device: &'static dyn Device) {
+    open(Out::Device(device));
+}
+
+fn open(out: Out) {
     CONSOLE.lock().out = out;
     // A second call finds the logger already set, which is what it asks for.
     let _ = log::set_logger(&Logger);
-    set_filter(Filter::default());
+    log::set_max_level(LevelFilter::Info);
 }
 
 /// Opens Xen's own console if none is open.
@@ -87,14 +102,16 @@ pub(crate) fn set_filter(filter: Filter) {
 }
 
 /// Prints formatted text.
+#[track_caller]
 pub(super) fn print(args: fmt::Arguments<'_>) {
-    // The console counts what it could not write and says so itself.
-    let _ = CONSOLE.lock().write_fmt(args);
+    CONSOLE.lock().print(args, Patience::USUAL);
 }
 
-/// Writes bytes as they are.
-pub(crate) fn write_bytes(bytes: &[u8]) {
-    CONSOLE.lock().write(bytes);
+/// Prints a line that must be known of a run: the other side is waited for anew, and longer.
+pub(crate) fn print_last(args: fmt::Arguments<'_>) {
+    let mut console = CONSOLE.lock();
+    console.stream.insist();
+    console.print(args, Patience::LAST);
 }
 
 /// Reads what was typed; returns the number of bytes, 0 when nothing waits.
@@ -103,6 +120,7 @@ pub(crate) fn read(buffer: &mut [u8]) -> usize {
     match &console.out {
         Out::Closed => 0,
         Out::Hypervisor => hypercall::console::read(&XEN, buffer).map_or(0, |bytes| bytes.len()),
+        Out::Device(device) => device.take(buffer),
         Out::Ring { page, port } => {
             let taken = page.take(buffer).unwrap_or_else(|e| {
                 report(&e);
@@ -118,17 +136,23 @@ pub(crate) fn read(buffer: &mut [u8]) -> usize {
 
 /// Waits until everything printed has been taken by the other side, or it shows no sign of life.
 pub(crate) fn drain() {
-    let mut console = CONSOLE.lock();
-    if let Out::Ring { page, port } = console.out {
+    let Console { out, stream } = &mut *CONSOLE.lock();
+    stream.mark(out, Patience::USUAL);
+    if let Out::Ring { page, port } = *out {
         notify(port);
-        let mut patience = Patience::new();
-        while let Ok(waiting @ 1..) = page.pending_output() {
-            if console.stuck || !patience.wait(waiting) {
+        let mut waiting = Patience::USUAL.begin();
+        let mut last = usize::MAX;
+        while let Ok(left @ 1..) = page.pending_output() {
+            if left < last {
+                waiting = Patience::USUAL.begin();
+                last = left;
+            }
+            if stream.is_stuck() || !waiting.wait(out) {
                 break;
             }
         }
-        console.stuck = false;
     }
+    stream.insist();
 }
 
 /// Makes the console usable for the report that ends the domain, whoever holds its lock.
@@ -137,7 +161,7 @@ pub(crate) fn drain() {
 /// The caller must be the last code that runs: whoever held the lock must never run again.
 pub(crate) unsafe fn steal() {
     // SAFETY: the holder never runs again, by this function's contract; the console's state is an
-    // enum written once at boot and a flag, valid at every moment.
+    // enum written once at boot, counters and the rest of a mark: a torn mark is cut, no more.
     unsafe { CONSOLE.raw().take_over() };
 }
 
@@ -148,49 +172,58 @@ pub(crate) fn print_panicking(text: &str) {
 }
 
 impl Console {
-    fn write(&mut self, mut bytes: &[u8]) {
-        if FIRST_BYTE.load(Ordering::Relaxed) == 0 {
-            FIRST_BYTE.store(time::tsc(), Ordering::Relaxed);
-        }
-        match self.out {
-            Out::Closed => {}
-            Out::Hypervisor => print_panicking_bytes(bytes),
-            Out::Ring { page, port } => {
-                let mut patience = Patience::new();
-                while !bytes.is_empty() {
-                    match page.put(bytes) {
-                        Ok(0) if self.stuck => return,
-                        Ok(0) => {
-                            notify(port);
-                            if !patience.wait(ring::OUTPUT) {
-                                self.stuck = true;
-                                print_panicking("console: the daemon takes no output; dropping\n");
-                            }
-                        }
-                        Ok(n) => {
-                            self.stuck = false;
-                            bytes = &bytes[n..];
-                            patience = Patience::new();
-                        }
-                        Err(e) => report(&e),
-                    }
-                }
-                notify(port);
-            }
+    fn print(&mut self, args: fmt::Arguments<'_>, patience: Patience) {
+        // What was not taken is counted by the stream, which says so as soon as it can.
+        let _ = Writer(self, patience).write_fmt(args);
+        if let Out::Ring { port, .. } = self.out {
+            notify(port);
         }
     }
 }
 
-impl Write for Console {
-    fn write_str(&mut self, s: &str) -> fmt::Result {
-        self.write(s.as_bytes());
+/// Writes with patience.
+struct Writer<'a>(&'a mut Console, Patience);
+
+impl Write for Writer<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if FIRST_BYTE.load(Ordering::Relaxed) == 0 {
+            FIRST_BYTE.store(tsc(), Ordering::Relaxed);
+        }
+        let Writer(Console { out, stream }, patience) = self;
+        match out {
+            Out::Closed => {}
+            // Xen takes all of it, and ends lines as its own console needs it.
+            Out::Hypervisor => print_panicking(text),
+            Out::Ring { .. } | Out::Device(_) => stream.write(out, text.as_bytes(), *patience),
+        }
         Ok(())
     }
 }
 
-fn print_panicking_bytes(bytes: &[u8]) {
-    // Nothing is left to do about a refusal.
-    let _ = hypercall::console::write(&XEN, bytes);
+impl Wire for Out {
+    fn put(&mut self, bytes: &[u8]) -> usize {
+        match self {
+            Out::Closed | Out::Hypervisor => bytes.len(),
+            Out::Device(device) => device.put(bytes),
+            // After a report the indices are as if everything had been taken.
+            Out::Ring { page, .. } => page.put(bytes).unwrap_or_else(|e| {
+                report(&e);
+                page.put(bytes).unwrap_or(0)
+            }),
+        }
+    }
+
+    fn pause(&mut self) {
+        if let Out::Ring { port, .. } = self {
+            notify(*port);
+        }
+        // A yield that is refused is a shorter wait.
+        let _ = hypercall::sched::r#yield(&XEN);
+    }
+
+    fn now(&self) -> Option<u64> {
+        time::monotonic()
+    }
 }
 
 fn notify(port: u32) {
@@ -204,45 +237,6 @@ fn report(error: &CorruptIndex) {
     // A line that does not fit is cut.
     let _ = writeln!(line, "{error}");
     print_panicking(&line);
-}
-
-/// A bounded wait for the other side.
-struct Patience {
-    since: Option<u64>,
-    yields: u64,
-    last: usize,
-}
-
-impl Patience {
-    fn new() -> Self {
-        Patience {
-            since: None,
-            yields: 0,
-            last: usize::MAX,
-        }
-    }
-
-    /// Gives the processor away once. False when patience is over: `waiting` has not shrunk for
-    /// [`PATIENCE`].
-    fn wait(&mut self, waiting: usize) -> bool {
-        if waiting < self.last {
-            *self = Patience {
-                last: waiting,
-                ..Patience::new()
-            };
-        }
-        // A yield that is refused is a shorter wait.
-        let _ = hypercall::sched::r#yield(&XEN);
-        self.yields += 1;
-        match (time::monotonic(), self.since) {
-            (Some(now), Some(since)) => now.saturating_sub(since) < PATIENCE,
-            (Some(now), None) => {
-                self.since = Some(now);
-                true
-            }
-            (None, _) => self.yields < PATIENCE_YIELDS,
-        }
-    }
 }
 
 struct Logger;

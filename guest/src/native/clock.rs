@@ -1,15 +1,14 @@
 //! How fast the time-stamp counter runs, where no Xen says so in shared memory.
 //!
 //! Asked in order: Xen's CPUID leaf, KVM's (which QEMU provides too where it knows), the
-//! processor's own, and last the PC's interval timer, which is waited for.
+//! processor's own, and last the PC's interval timer, which is waited for if there is one.
 
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hypercall::hvm::xen_leaves;
-use x86_64::instructions::port::Port;
 
-use super::timer::HZ;
+use super::timer;
 use crate::passing::gate;
 use crate::time::tsc;
 
@@ -29,13 +28,18 @@ pub(crate) fn monotonic() -> Option<u64> {
 
 gate!("the processor's clock", needs OWN_TABLES, monotonic as fn() -> Option<u64> as *const ());
 
+/// Whether anybody knows how fast the counter runs: otherwise there is no clock.
+pub(crate) fn is_known() -> bool {
+    KHZ.load(Ordering::Relaxed) != 0
+}
+
 /// Finds out.
 pub(crate) fn init() {
     START.store(tsc(), Ordering::Relaxed);
     let khz = from_xen()
         .or_else(from_kvm)
         .or_else(from_processor)
-        .or_else(from_timer);
+        .or_else(timer::measure);
     KHZ.store(khz.unwrap_or(0), Ordering::Relaxed);
 }
 
@@ -62,31 +66,4 @@ fn from_processor() -> Option<u64> {
         return None;
     }
     Some(u64::from(id.ecx) * u64::from(id.ebx) / u64::from(id.eax) / 1000)
-}
-
-/// Counts ticks while channel 2 of the interval timer counts down 10 ms.
-fn from_timer() -> Option<u64> {
-    const COUNT: u64 = HZ / 100;
-    /// Far longer than 10 ms, whatever a port access takes.
-    const PATIENCE: u32 = 10_000_000;
-    let (mut gate, mut command, mut channel) = (
-        Port::<u8>::new(0x61),
-        Port::<u8>::new(0x43),
-        Port::<u8>::new(0x42),
-    );
-    // SAFETY: the timer and its gate, which nothing else uses. The loudspeaker stays off.
-    unsafe {
-        let was = gate.read();
-        gate.write(was & !2 | 1);
-        // Channel 2, both bytes, mode 0: the output rises at zero.
-        command.write(0xb0);
-        channel.write(COUNT as u8);
-        channel.write((COUNT >> 8) as u8);
-        let before = tsc();
-        let risen = (0..PATIENCE).any(|_| gate.read() & 0x20 != 0);
-        let ticks = tsc() - before;
-        gate.write(was);
-        // An output that is up at once belongs to no timer.
-        (risen && ticks > COUNT).then_some(ticks * HZ / COUNT / 1000)
-    }
 }

@@ -8,6 +8,7 @@
 //! machines. Writing to either where it does not exist does nothing.
 
 use core::hint::spin_loop;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use hypercall::abi::sched::{self, sched_shutdown};
 use hypercall::abi::xen;
@@ -16,6 +17,8 @@ use uart_16550::backend::PioBackend;
 use uart_16550::spec::registers::IER;
 use uart_16550::{Config, Uart16550};
 use x86_64::instructions::port::Port;
+
+use crate::console::Device;
 
 /// The first serial port of a PC.
 const COM1: u16 = 0x3f8;
@@ -30,17 +33,48 @@ const ACPI_S5: u16 = 0x2000;
 const RESET: u16 = 0xcf9;
 const RESET_FULL: u8 = 0x0e;
 
-/// The serial port. A handle is made for each use: it has no state, and a report must not wait
-/// for whoever holds one.
+/// How often a port that has no room is asked again by a report that ends the run: some seconds.
+const TRIES: u32 = 10_000_000;
+
+/// Whether a serial port answers there: a bus where nobody does reads as all ones, which would be
+/// room for everything and input without end.
+static PRESENT: AtomicBool = AtomicBool::new(false);
+
+/// The serial port as the console.
+pub(crate) struct Serial;
+
+/// The port, if there is one. A handle is made for each use: it has no state, and a report must not
+/// wait for whoever holds one.
 fn serial() -> Option<Uart16550<PioBackend>> {
+    if !PRESENT.load(Ordering::Relaxed) {
+        return None;
+    }
     // SAFETY: the port is where PCs have it, and nothing else in this kernel uses it.
     unsafe { Uart16550::new_port(COM1) }.ok()
 }
 
-/// Readies the serial port.
+/// Looks for the serial port and readies it.
 pub(crate) fn init() {
-    // Where there is none, nothing is printed: a kernel without a console still runs.
-    let _ = serial().map(|mut port| port.init(Config::default()));
+    // SAFETY: as in `serial`: its scratch register is written and read back before anything else.
+    let port = unsafe { Uart16550::new_port(COM1) };
+    let found = port.is_ok_and(|mut port| port.init(Config::default()).is_ok());
+    PRESENT.store(found, Ordering::Relaxed);
+}
+
+/// Whether there is a serial port.
+pub(super) fn has_serial() -> bool {
+    PRESENT.load(Ordering::Relaxed)
+}
+
+impl Device for Serial {
+    /// Where there is no port, nothing is printed: a kernel without a console still runs.
+    fn put(&self, bytes: &[u8]) -> usize {
+        serial().map_or(bytes.len(), |mut port| port.send_bytes(bytes))
+    }
+
+    fn take(&self, buffer: &mut [u8]) -> usize {
+        serial().map_or(0, |mut port| port.receive_bytes(buffer))
+    }
 }
 
 /// Has the port interrupt when something was typed, or not.
@@ -71,7 +105,7 @@ pub(crate) unsafe fn call(op: Op, args: [u64; 5]) -> Option<i64> {
             let buffer = core::ptr::with_exposed_provenance_mut(second as usize);
             // SAFETY: the caller names bytes that can be written.
             let buffer = unsafe { core::slice::from_raw_parts_mut(buffer, first as usize) };
-            Some(serial().map_or(0, |mut port| port.receive_bytes(buffer)) as i64)
+            Some(Serial.take(buffer) as i64)
         }
         // There is nobody else to run.
         (Op::SchedOp, sched::SCHEDOP_yield) => {
@@ -88,16 +122,24 @@ pub(crate) unsafe fn call(op: Op, args: [u64; 5]) -> Option<i64> {
     }
 }
 
-/// Writes to the serial port, with the line ends of a terminal.
+/// Writes to the serial port, with the line ends of a terminal, what it takes in a bounded time.
 fn write(text: &[u8]) {
-    let Some(mut port) = serial() else { return };
+    let mut tries = TRIES;
+    let mut put = |mut bytes: &[u8]| {
+        while !bytes.is_empty() && tries > 0 {
+            match Serial.put(bytes) {
+                0 => tries -= 1,
+                count => bytes = &bytes[count..],
+            }
+        }
+    };
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         match line.strip_suffix(b"\n") {
             Some(rest) => {
-                port.send_bytes_exact(rest);
-                port.send_bytes_exact(b"\r\n");
+                put(rest);
+                put(b"\r\n");
             }
-            None => port.send_bytes_exact(line),
+            None => put(line),
         }
     }
 }

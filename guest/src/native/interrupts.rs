@@ -7,14 +7,15 @@
 //! Under Xen there is one, by which events come. A PC has two 8259 controllers besides, whose lines
 //! become events ([`ports`]).
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use pic8259::ChainedPics;
 use x86_64::instructions::interrupts::{are_enabled, disable, enable, without_interrupts};
 use x86_64::instructions::port::Port;
 
 use super::{ports, timer};
-use crate::subarch::{self, Subarch};
+use crate::passing::gate;
+
 /// The first vector of an interrupt: those below are exceptions' (SDM volume 3, 6.2). The lines of
 /// the controllers begin here, eight for each.
 pub(crate) const FIRST: u8 = 0x20;
@@ -34,6 +35,12 @@ const READ_REQUESTED: u8 = 0x0a;
 const READ_IN_SERVICE: u8 = 0x0b;
 /// The command port of each controller.
 const COMMAND: [u16; 2] = [0x20, 0xa0];
+
+/// The mask register of each controller.
+const MASK: [u16; 2] = [0x21, 0xa1];
+
+/// Whether there are controllers.
+static PRESENT: AtomicBool = AtomicBool::new(false);
 
 /// Interrupts that no line was behind.
 static SPURIOUS: AtomicU32 = AtomicU32::new(0);
@@ -58,7 +65,7 @@ pub(crate) fn take(vector: u64) -> bool {
     let line = vector.checked_sub(FIRST.into());
     let known = match line {
         _ if vector == u64::from(EVENT) => true,
-        Some(line @ 0..16) if subarch::current() == Subarch::Bare => take_line(line as u8),
+        Some(line @ 0..16) if is_present() => take_line(line as u8),
         _ => false,
     };
     if known {
@@ -104,9 +111,12 @@ pub(crate) fn spurious() -> u32 {
 }
 
 /// Whether a line waits for interrupts to be on.
+#[inline(never)]
 pub(crate) fn is_requested() -> bool {
-    read(0, READ_REQUESTED) & !unused() != 0
+    is_present() && read(0, READ_REQUESTED) & !unused() != 0
 }
+
+gate!("interrupt controllers", needs PC, is_requested as fn() -> bool as *const ());
 
 /// The first controller's lines that nobody here takes: all but two.
 const fn unused() -> u8 {
@@ -135,8 +145,30 @@ fn read(controller: usize, register: u8) -> u8 {
     })
 }
 
+/// Looks for the controllers: they keep the masks that they are given. All lines stay masked.
+pub(crate) fn probe() {
+    let keeps = |port: u16, value: u8| {
+        let mut port = Port::<u8>::new(port);
+        // SAFETY: a controller's mask; interrupts are off, and no line is used yet.
+        unsafe {
+            port.write(value);
+            port.read() == value
+        }
+    };
+    let answers = |port| [0xfb, 0xff].into_iter().all(|value| keeps(port, value));
+    PRESENT.store(MASK.into_iter().all(answers), Ordering::Relaxed);
+}
+
+/// Whether there are controllers.
+pub(crate) fn is_present() -> bool {
+    PRESENT.load(Ordering::Relaxed)
+}
+
 /// Moves the lines away from the exceptions' vectors and opens those that are used.
 pub(super) fn init() {
+    if !is_present() {
+        return;
+    }
     let mut controllers = controllers();
     // SAFETY: interrupts are off, and every line has a gate by now.
     unsafe {

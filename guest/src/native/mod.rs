@@ -23,7 +23,7 @@ pub(crate) mod interrupts;
 #[cfg(target_os = "none")]
 pub(crate) mod ports;
 #[cfg(target_os = "none")]
-mod timer;
+pub(crate) mod timer;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

@@ -15,7 +15,7 @@ use hypercall::event::Port;
 use hypercall::{Errno, Op};
 use x86_64::instructions::interrupts::{are_enabled, disable, enable, enable_and_hlt};
 
-use super::{devices, interrupts, timer};
+use super::{clock, devices, interrupts, timer};
 use crate::boot::cmdline::Options;
 use crate::init::initcall;
 use crate::mm::machine::Machine;
@@ -55,7 +55,37 @@ fn install(_: &Options<'_>) -> Result<(), Refused> {
     }
     timer::init();
     interrupts::init();
+    if !clock::is_known() {
+        log::warn!(
+            target: "pc",
+            "nobody knows how fast the time-stamp counter runs: there is no clock"
+        );
+    }
+    if !timer::is_present() {
+        log::warn!(target: "pc", "no interval timer answers at port 0x40: no timer events");
+    }
+    if !interrupts::is_present() {
+        log::warn!(
+            target: "pc",
+            "no interrupt controllers answer at ports 0x20 and 0xa0: no events of devices"
+        );
+    }
     Ok(())
+}
+
+/// Whether a timer can raise events: it takes an interrupt controller as well.
+fn has_timer() -> bool {
+    timer::is_present() && interrupts::is_present()
+}
+
+/// Whether what is typed can raise events.
+fn has_input() -> bool {
+    devices::has_serial() && interrupts::is_present()
+}
+
+/// Refuses what this machine has no device for.
+fn need(is_there: bool) -> Result<(), Errno> {
+    is_there.then_some(()).ok_or(Errno::ENODEV)
 }
 initcall!("devices", Core, after [], needs PC, install);
 
@@ -70,10 +100,7 @@ pub(crate) unsafe fn call(op: Op, args: [u64; 5]) -> Option<i64> {
         (Op::EventChannelOp, command) => unsafe { channel(command, argument) },
         // SAFETY: the caller names the structure, and the ports in it.
         (Op::SchedOp, sched::SCHEDOP_poll) => unsafe { poll(argument_of(argument)) },
-        (Op::SetTimerOp, _) => {
-            timer::set_event(command);
-            Ok(())
-        }
+        (Op::SetTimerOp, _) => need(has_timer()).map(|()| timer::set_event(command)),
         // The timer was never periodic.
         (Op::VcpuOp, vcpu::VCPUOP_stop_periodic_timer) => Ok(()),
         _ => return None,
@@ -99,8 +126,12 @@ unsafe fn channel(command: u32, argument: u64) -> Result<(), Errno> {
             channels::EVTCHNOP_bind_virq => {
                 let asked: &mut channels::evtchn_bind_virq = argument_of(argument);
                 asked.port = match asked.virq {
-                    xen::VIRQ_TIMER => bind(TIMER..TIMER + 1, Errno::EEXIST)?,
+                    xen::VIRQ_TIMER => {
+                        need(has_timer())?;
+                        bind(TIMER..TIMER + 1, Errno::EEXIST)?
+                    }
                     xen::VIRQ_CONSOLE => {
+                        need(has_input())?;
                         let port = bind(INPUT..INPUT + 1, Errno::EEXIST)?;
                         devices::interrupt_on_input(true);
                         port
@@ -232,7 +263,13 @@ unsafe fn poll(asked: &sched_poll) -> Result<(), Errno> {
     HELD.store(!open, Ordering::Relaxed);
     timer::set_sleep(asked.timeout);
     while !raised() && !is_over() && BROUGHT.load(Ordering::Relaxed) == before {
-        enable_and_hlt();
+        // Without a timer nothing would end the sleep at its time.
+        if asked.timeout == 0 || has_timer() {
+            enable_and_hlt();
+        } else {
+            enable();
+            core::hint::spin_loop();
+        }
         disable();
     }
     timer::set_sleep(0);

@@ -28,7 +28,7 @@ fn enter(what: &str) {
             // SAFETY: as above; the outer report never runs again either.
             unsafe { console::steal() };
             console::print_panicking("\n");
-            console::write_bytes(b"\n");
+            console::print(format_args!("\n"));
             println!("double fault: {what} while reporting an earlier failure");
             verdict::crash("double fault");
             power::crash();
