@@ -11,14 +11,13 @@ use guest::mm::layout::{self, Fixed};
 use guest::mm::machine::{Machine, Words};
 use guest::mm::native::Memory;
 use guest::mm::tables::Fold;
-use guest::mm::takeover::{Initial, Start};
+use guest::mm::takeover::{Initial, Segments, Start};
 use guest::mm::walk::End;
 use guest::mm::{Flags, MmError, Tables, Value};
 use guest::native::{self, Cpu};
 use hypercall::abi::mmu::{MMUEXT_CLEAR_PAGE, MMUEXT_TLB_FLUSH_LOCAL, mmu_update};
 use hypercall::mmu::{ExtOp, pt_update};
 use hypercall::{Errno, Hypervisor, MachAddr, Mfn, Op, Pfn, multicall};
-use linker::Image;
 
 const PAGE: u64 = 4096;
 const FRAMES: u64 = 6144;
@@ -129,6 +128,7 @@ struct BareMachine {
 
 impl Machine for BareMachine {
     type Hv = Native;
+    type Layout = layout::Regions;
 
     fn mfn(&self, pfn: Pfn) -> Option<Mfn> {
         Mfn::new(self.cpu.memory.mfn_or_ones(pfn))
@@ -230,16 +230,13 @@ fn bare(fold: Fold) -> Rc<Bare> {
     cpu
 }
 
-fn image() -> Image {
+fn image() -> Segments {
     let at = |frame: u64| layout::IMAGE.start + frame * PAGE;
-    Image {
+    Segments {
         text: at(0x100)..at(0x120),
         rodata: at(0x120)..at(0x140),
         data: at(0x140)..at(TABLES),
-        stack_guard: at(0x150)..at(0x151),
-        stack: at(0x151)..at(0x160),
-        passing: heapless::Vec::new(),
-        hypercall_page: at(0x11f)..at(0x120),
+        guard: at(0x150)..at(0x151),
     }
 }
 
@@ -272,8 +269,9 @@ fn world(fold: Fold) -> World {
         .unwrap();
     // A frame that is no memory, as a device's.
     let device = Mfn::truncate(0xf_ee00);
+    let va = Fixed::Console.address();
     // SAFETY: nobody reads it.
-    let va = unsafe { early.map_fixed(Fixed::Console, device, Flags::DATA) }.unwrap();
+    unsafe { early.map_fixed(va, device, Flags::DATA) }.unwrap();
     assert_eq!(
         cpu.translate(va).unwrap() >> 12,
         device.as_u64(),
@@ -305,7 +303,7 @@ fn the_early_tables_are_taken_over() {
             let page = matches!(tables.walk(va).end, End::Page(PAGE, _));
             assert_eq!(page, expected.is_some(), "{fold:?} {frame:#x}");
         }
-        let guard = image().stack_guard.start;
+        let guard = image().guard.start;
         assert_eq!(cpu.translate(guard), None, "{fold:?}");
         // The window that the entry made is gone but for the image.
         assert_eq!(cpu.translate(layout::IMAGE.start + 0x10 * PAGE), None);

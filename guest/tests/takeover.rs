@@ -29,7 +29,7 @@ fn initial_window(world: &World) {
             "{leaf:x?} is not the image"
         );
         assert!(
-            !image.stack_guard.contains(&leaf.va),
+            !image.guard.contains(&leaf.va),
             "{leaf:x?} is the guard page"
         );
         assert_eq!((leaf.executable, leaf.writable), (text, data), "{leaf:x?}");
@@ -37,7 +37,7 @@ fn initial_window(world: &World) {
         assert_eq!(world.model.pfn(leaf.mfn), Some(pfn), "{leaf:x?}");
     }
     for va in image.range().step_by(PAGE as usize) {
-        let guard = image.stack_guard.contains(&va);
+        let guard = image.guard.contains(&va);
         assert_eq!(world.mapped(va).is_none(), guard, "{va:#x}");
     }
 }
@@ -140,7 +140,7 @@ fn parts_of_the_image_become_memory() {
             (image.text.start, 0x50),
             (image.text.start + 0x60 * PAGE, 1),
             (image.rodata.start + PAGE, 2),
-            (image.stack.end - 2 * PAGE, 2),
+            (image.data.end - 2 * PAGE, 2),
             (image.data.start, 3),
         ];
         for (va, pages) in parts {

@@ -23,11 +23,12 @@ static MARK: u64 = 0x6669_786d_6170_2121;
 pub(super) fn check(early: &mut Early<'_, Running>) -> Result<(), MmError> {
     let address = (&raw const MARK).addr() as u64;
     let mfn = early.image_frame(address)?;
+    let page = Fixed::Early.address();
     // SAFETY: a constant, only read.
-    let page = unsafe { early.map_fixed(Fixed::Early, mfn, Flags::CONST) }?;
+    unsafe { early.map_fixed(page, mfn, Flags::CONST) }?;
     let found = probe::read(page + address % 4096);
     // SAFETY: read for the last time.
-    unsafe { early.unmap_fixed(Fixed::Early) }?;
+    unsafe { early.unmap_fixed(page) }?;
     let after = probe::read(page);
     assert!(
         found == Ok(MARK) && after.is_err(),

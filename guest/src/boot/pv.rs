@@ -167,23 +167,23 @@ fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<Report, MmErro
             m.pfn.as_u64()..m.pfn.as_u64() + m.bytes.div_ceil(PAGE)
         }),
         boot_stack: frame(stack - 1),
-        image: Image::current(),
+        image: layout::segments(&Image::current()),
     };
     let report = mm::with(|tables| -> Result<Report, MmError> {
         *tables.machine_mut() = machine(info);
         let mut early = Initial::survey(tables, start)?.fixmap()?;
         fixmap::check(&mut early)?;
+        let page = Fixed::SharedInfo.address();
         // SAFETY: the frame is the one Xen shares with this domain, and this is its place.
-        let page = unsafe {
-            early.map_fixed(Fixed::SharedInfo, info.shared_info.frame(), mm::Flags::DATA)
-        }?;
+        unsafe { early.map_fixed(page, info.shared_info.frame(), mm::Flags::DATA) }?;
         if let Some(page) = NonNull::new(core::ptr::with_exposed_provenance_mut(page as usize)) {
             // SAFETY: mapped just now, for good.
             unsafe { shared::publish(page) };
         }
         if let Some((mfn, _)) = ring {
+            let page = Fixed::Console.address();
             // SAFETY: the frame is the console's; the ring is used through this mapping from now on.
-            let page = unsafe { early.map_fixed(Fixed::Console, mfn, mm::Flags::DATA) }?;
+            unsafe { early.map_fixed(page, mfn, mm::Flags::DATA) }?;
             // SAFETY: mapped just now, for good; the page is all atomics.
             let page = unsafe { &*core::ptr::with_exposed_provenance(page as usize) };
             console::move_ring(page);

@@ -206,7 +206,7 @@ fn memory(info: &HvmInfo) -> Result<Report, MmError> {
             m.pfn.as_u64()..m.pfn.as_u64() + m.bytes.div_ceil(PAGE)
         }),
         boot_stack: 0,
-        image: Image::current(),
+        image: layout::segments(&Image::current()),
     };
     let report = mm::with(|tables| -> Result<Report, MmError> {
         *tables.machine_mut() = Running::native(info.memory.clone());

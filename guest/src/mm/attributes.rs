@@ -20,9 +20,9 @@ use hypercall::Pfn;
 use super::entry::{Entry, Flags, L2, Pte};
 use super::error::MmError;
 use super::frames::{Frame, FrameError};
-use super::layout;
 use super::machine::Machine;
 use super::ops::Change;
+use super::regions::Layout;
 use super::state::{Illegal, Kind, Step};
 use super::tables::Tables;
 
@@ -40,7 +40,7 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub unsafe fn set_memory_ro(&mut self, va: u64, pages: u64) -> Result<Change, MmError> {
         self.lazily(|tables| {
-            if layout::IMAGE.contains(&va) {
+            if M::Layout::IMAGE.contains(&va) {
                 tables.freeze(va, pages, Kind::ImageData)?;
             }
             // SAFETY: nobody writes to the pages, which keep all other rights.
@@ -214,7 +214,7 @@ impl<M: Machine> Tables<M> {
         for (index, word) in live.iter().enumerate().take(slots) {
             let va = self.fold().canonical(base | (index as u64) << shift);
             let entry = Pte::from_table(word);
-            let passed_over = [layout::XEN, layout::DIRECT, layout::P2M];
+            let passed_over = [M::Layout::XEN, M::Layout::DIRECT, M::Layout::P2M];
             let is_large = level > 1 && Entry::<L2>::from_table(word).is_large();
             if level <= 4 && passed_over.iter().any(|region| region.contains(&va)) || is_large {
                 continue;

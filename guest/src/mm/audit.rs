@@ -16,8 +16,8 @@ use hypercall::Pfn;
 
 use super::entry::{Entry, Flags, L1, L2, XEN_BITS};
 use super::error::MmError;
-use super::layout;
 use super::machine::{Live, Machine};
+use super::regions::Layout;
 use super::spaces::Space;
 use super::state::{Kind, State};
 use super::tables::Tables;
@@ -244,7 +244,7 @@ impl<M: Machine> Audit<'_, M> {
             let shift = 12 + 9 * (level as u32 - 1);
             let va = self.tables.fold().canonical(base | (index as u64) << shift);
             // Xen's own slots, which every root has.
-            if level == 4 && layout::XEN.contains(&va) {
+            if level == 4 && M::Layout::XEN.contains(&va) {
                 continue;
             }
             if word == 0 {
@@ -270,7 +270,7 @@ impl<M: Machine> Audit<'_, M> {
         let own = entry.flags();
         let flags = (above & own) | ((above | own) & Flags::NO_EXECUTE);
         if level > 1 && Entry::<L2>::from_table(word).is_large() {
-            if !layout::P2M.contains(&va) || flags.contains(Flags::WRITABLE) {
+            if !M::Layout::P2M.contains(&va) || flags.contains(Flags::WRITABLE) {
                 self.report.add(va, What::Large, word);
             }
             return;
@@ -298,7 +298,7 @@ impl<M: Machine> Audit<'_, M> {
                 self.table(pfn, level - 1, va, flags);
             }
             // The tables that map the p2m list are Xen's: read-only, and not followed.
-            _ if layout::P2M.contains(&va) => {
+            _ if M::Layout::P2M.contains(&va) => {
                 if flags.contains(Flags::WRITABLE) {
                     self.report.add(va, What::WritableAlias(Kind::P2m), word);
                 }
@@ -315,7 +315,7 @@ impl<M: Machine> Audit<'_, M> {
             self.report.add(va, What::WriteAndExecute, word);
         }
         let Some(pfn) = pfn else {
-            if !layout::FIXMAP.contains(&va) {
+            if !M::Layout::FIXMAP.contains(&va) {
                 self.report.add(va, What::Foreign, word);
             }
             return;
@@ -333,7 +333,7 @@ impl<M: Machine> Audit<'_, M> {
         if direct && writable != state.may_be_writable() && state.kind != Kind::P2m {
             self.report.add(va, What::Window(state.kind), word);
         }
-        if state.kind == Kind::Free && !layout::DIRECT.contains(&va) {
+        if state.kind == Kind::Free && !M::Layout::DIRECT.contains(&va) {
             self.report.add(va, What::FreeFrame, word);
         }
     }
@@ -344,7 +344,7 @@ impl<M: Machine> Audit<'_, M> {
         let mut expected = 0_u64;
         for number in 0..self.tables.frames().counts().mapped {
             let pfn = Pfn::truncate(number);
-            let va = layout::DIRECT.start + number * 4096;
+            let va = M::Layout::DIRECT.start + number * 4096;
             let Ok((applied, planned)) = self.tables.frames().states(machine, pfn) else {
                 continue;
             };

@@ -11,9 +11,9 @@ use super::entry::{Flags, L1, L2, L3, Pte, UpperLevel, Value};
 use super::error::MmError;
 use super::frames::{Frame, FrameError, STEP};
 use super::fresh::Fresh;
-use super::layout;
 use super::machine::Machine;
 use super::ops::check_rights;
+use super::regions::Layout;
 use super::state::{Kind, State, Step};
 use super::tables::{Fold, Slot, Tables};
 
@@ -73,7 +73,7 @@ impl<M: Machine> Tables<M> {
     fn grow(&mut self) -> Result<(), MmError> {
         let step = self.frames().next_step().ok_or(FrameError::OutOfMemory)?;
         let first = step * STEP;
-        let va = layout::DIRECT.start + first * 4096;
+        let va = M::Layout::DIRECT.start + first * 4096;
         // From here on only the reserve is used: no growth within growth.
         let (frames, machine) = self.ledger();
         let frame = frames.alloc(machine)?;
@@ -162,7 +162,7 @@ impl<M: Machine> Tables<M> {
         }
         let p4d = self.p4d_offset(pgd, va).ok_or(none(5))?;
         // One entry decides for the whole direct map that nothing in it is code.
-        let flags = if layout::DIRECT.contains(&va) {
+        let flags = if M::Layout::DIRECT.contains(&va) {
             Flags::TABLE | Flags::NO_EXECUTE
         } else {
             Flags::TABLE

@@ -17,6 +17,10 @@
 use core::fmt;
 use core::ops::Range;
 
+use super::regions::Layout;
+use super::takeover::Segments;
+pub use super::walk::Size;
+
 /// A part of the address space with one purpose.
 #[derive(Clone, Debug)]
 pub struct Region {
@@ -141,6 +145,33 @@ impl Fixed {
     }
 }
 
+/// This address space, as the page tables ask for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Regions;
+
+impl Layout for Regions {
+    const XEN: Range<u64> = XEN;
+    const DIRECT: Range<u64> = DIRECT;
+    const P2M: Range<u64> = P2M;
+    const IMAGE: Range<u64> = IMAGE;
+    const FIXMAP: Range<u64> = FIXMAP;
+
+    fn name_of(address: u64) -> Option<&'static str> {
+        region_of(address).map(|region| region.name)
+    }
+}
+
+/// The parts of the image as the takeover asks for them.
+#[must_use]
+pub fn segments(image: &linker::Image) -> Segments {
+    Segments {
+        text: image.text.clone(),
+        rodata: image.rodata.clone(),
+        data: image.data.clone(),
+        guard: image.stack_guard.clone(),
+    }
+}
+
 /// The region an address lies in.
 #[must_use]
 pub fn region_of(address: u64) -> Option<&'static Region> {
@@ -168,19 +199,6 @@ impl fmt::Display for Line<'_> {
             self.rights,
             self.purpose
         )
-    }
-}
-
-/// A size in the largest unit that divides it, six columns wide.
-pub struct Size(pub u64);
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, shift) = [("T", 40), ("G", 30), ("M", 20), ("K", 10)]
-            .into_iter()
-            .find(|(_, shift)| self.0 != 0 && self.0.is_multiple_of(1 << shift))
-            .unwrap_or(("B", 0));
-        write!(f, "{:>5}{unit}", self.0 >> shift)
     }
 }
 

@@ -8,6 +8,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hypercall::{Hypervisor, Mfn, Pfn};
 
+use super::regions::Layout;
+
 /// A page of memory that its holder alone uses, as 512 words.
 pub type Words = [u64; 512];
 
@@ -62,6 +64,8 @@ impl<'a> Live<'a> {
 pub trait Machine {
     /// Who carries out updates.
     type Hv: Hypervisor;
+    /// Where the kernel has what.
+    type Layout: Layout;
 
     /// The machine frame behind a pfn (the p2m list), if there is memory there.
     fn mfn(&self, pfn: Pfn) -> Option<Mfn>;

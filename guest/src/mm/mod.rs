@@ -30,6 +30,7 @@ mod ops;
 #[cfg(target_os = "none")]
 pub mod pv;
 mod record;
+pub mod regions;
 mod release;
 #[cfg(target_os = "none")]
 pub mod running;

@@ -8,8 +8,8 @@ use hypercall::Pfn;
 
 use super::error::MmError;
 use super::frames::Frame;
-use super::layout;
 use super::machine::Machine;
+use super::regions::Layout;
 use super::state::Kind;
 use super::tables::Tables;
 
@@ -31,12 +31,12 @@ impl<M: Machine> Tables<M> {
         let end = pages
             .checked_mul(PAGE)
             .and_then(|bytes| va.checked_add(bytes));
-        if !end.is_some_and(|end| layout::IMAGE.contains(&va) && end <= layout::IMAGE.end) {
+        if !end.is_some_and(|end| M::Layout::IMAGE.contains(&va) && end <= M::Layout::IMAGE.end) {
             return Err(MmError::BadRange { va, pages });
         }
         // SAFETY: the caller's promise.
         unsafe { self.unmap(va, pages) }?.commit(self)?;
-        let first = (va - layout::IMAGE.start) / PAGE;
+        let first = (va - M::Layout::IMAGE.start) / PAGE;
         let end = first + pages;
         (first..end)
             .step_by(CHUNK as usize)

@@ -70,6 +70,7 @@ impl Running {
 
 impl Machine for Running {
     type Hv = Answering;
+    type Layout = layout::Regions;
 
     #[inline]
     fn mfn(&self, pfn: Pfn) -> Option<Mfn> {

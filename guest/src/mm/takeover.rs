@@ -26,15 +26,14 @@ use core::ops::Range;
 
 use heapless::Vec;
 use hypercall::{Mfn, Pfn};
-use linker::Image;
 
 use super::directmap::share;
 use super::entry::{Entry, Flags, L1, L3, L4, L5, Pmd, Pte, TableLevel, Value};
 use super::error::MmError;
 use super::frames::{Frames, STEP};
 use super::fresh::Fresh;
-use super::layout::{self, Fixed};
 use super::machine::{Live, Machine};
+use super::regions::Layout;
 use super::state::{Kind, State};
 use super::tables::{Fold, Tables};
 
@@ -66,7 +65,43 @@ pub struct Start {
     /// The stack that Xen provided; left already, its memory is free.
     pub boot_stack: u64,
     /// The image.
-    pub image: Image,
+    pub image: Segments,
+}
+
+/// The parts of the image: virtual addresses, whole pages, in this order and apart from each other.
+#[derive(Clone, Debug)]
+pub struct Segments {
+    /// Code.
+    pub text: Range<u64>,
+    /// Constants.
+    pub rodata: Range<u64>,
+    /// Variables.
+    pub data: Range<u64>,
+    /// Pages in the middle of the variables that must not be mapped.
+    pub guard: Range<u64>,
+}
+
+impl Segments {
+    /// All of it.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        self.text.start..self.data.end
+    }
+
+    /// Rights of a page; `None` outside of it and for the guard page.
+    fn rights(&self, va: u64) -> Option<Flags> {
+        if self.guard.contains(&va) {
+            None
+        } else if self.text.contains(&va) {
+            Some(Flags::CODE)
+        } else if self.rodata.contains(&va) {
+            Some(Flags::CONST)
+        } else if self.data.contains(&va) {
+            Some(Flags::DATA)
+        } else {
+            None
+        }
+    }
 }
 
 /// What the takeover found and did, for the boot log.
@@ -101,16 +136,16 @@ impl<'t, M: Machine> Initial<'t, M> {
         // Xen's tables lie in its mapping, whose end is what they are read for.
         tables.machine_mut().set_reach(start.nr_pages);
         let (frames, machine) = tables.ledger();
-        let root = Pfn::truncate((start.pt_base - layout::IMAGE.start) / PAGE);
+        let root = Pfn::truncate((start.pt_base - M::Layout::IMAGE.start) / PAGE);
         let mapped = initial_pages(machine, root, start.fold)?;
         let bad = |pages| MmError::BadRange {
-            va: layout::IMAGE.start,
+            va: M::Layout::IMAGE.start,
             pages,
         };
         if mapped > start.nr_pages || !mapped.is_multiple_of(STEP) {
             return Err(bad(mapped));
         }
-        let used = used_ranges(&start, mapped)?;
+        let used = used_ranges::<M>(&start, mapped)?;
         let mut spare = spare(machine, &used, &start, mapped).ok_or(bad(mapped))?;
         let records = spare.start;
         frames.init(machine, start.nr_pages, mapped, &mut spare)?;
@@ -171,29 +206,25 @@ impl<'t, M: Machine> Initial<'t, M> {
     /// Xen's refusal.
     pub fn fixmap(self) -> Result<Early<'t, M>, MmError> {
         self.tables
-            .lazily(|tables| tables.ensure_pte_table(layout::FIXMAP.start))?;
+            .lazily(|tables| tables.ensure_pte_table(M::Layout::FIXMAP.start))?;
         Ok(Early(self))
     }
 }
 
 impl<'t, M: Machine> Early<'t, M> {
-    /// Maps one machine frame at its fixed place: what other kernels call `early_ioremap`.
+    /// Maps one machine frame at a page of the fixmap: what other kernels call `early_ioremap`.
     ///
     /// # Errors
-    /// The place is taken, or Xen's refusal.
+    /// Not a page of the fixmap, or one that is taken; or Xen's refusal.
     ///
     /// # Safety
     /// The frame may be reached there with these rights.
-    pub unsafe fn map_fixed(
-        &mut self,
-        place: Fixed,
-        mfn: Mfn,
-        flags: Flags,
-    ) -> Result<u64, MmError> {
-        let va = place.address();
-        // SAFETY: the caller's promise.
-        unsafe { self.0.tables.map_machine(va, mfn, flags) }?;
-        Ok(va)
+    pub unsafe fn map_fixed(&mut self, va: u64, mfn: Mfn, flags: Flags) -> Result<(), MmError> {
+        if !M::Layout::FIXMAP.contains(&va) {
+            return Err(MmError::BadRange { va, pages: 1 });
+        }
+        // SAFETY: by the caller's contract the frame may be reached there.
+        unsafe { self.0.tables.map_machine(va, mfn, flags) }
     }
 
     /// The machine frame of a page of the image.
@@ -203,7 +234,7 @@ impl<'t, M: Machine> Early<'t, M> {
     pub fn image_frame(&self, va: u64) -> Result<Mfn, MmError> {
         let pages = 1;
         match self.0.start.image.range().contains(&va) {
-            true => (self.0.tables).mfn(Pfn::truncate((va - layout::IMAGE.start) / PAGE)),
+            true => (self.0.tables).mfn(Pfn::truncate((va - M::Layout::IMAGE.start) / PAGE)),
             false => Err(MmError::BadRange { va, pages }),
         }
     }
@@ -215,8 +246,7 @@ impl<'t, M: Machine> Early<'t, M> {
     ///
     /// # Safety
     /// Nobody uses the mapping any more.
-    pub unsafe fn unmap_fixed(&mut self, place: Fixed) -> Result<(), MmError> {
-        let va = place.address();
+    pub unsafe fn unmap_fixed(&mut self, va: u64) -> Result<(), MmError> {
         let slot = self.0.tables.pte_slot(va)?;
         // SAFETY: the caller's promise.
         unsafe { self.0.tables.set_pte(slot, va, Pte::NONE) }
@@ -242,8 +272,8 @@ impl<'t, M: Machine> Early<'t, M> {
                 let offset = step * STEP * PAGE;
                 share(
                     tables,
-                    layout::IMAGE.start + offset,
-                    layout::DIRECT.start + offset,
+                    M::Layout::IMAGE.start + offset,
+                    M::Layout::DIRECT.start + offset,
                 )
             })
         })?;
@@ -269,13 +299,13 @@ type Used = Vec<(Range<u64>, Kind), 8>;
 /// The ranges of the initial mapping that are in use, in order, with what they are. Page tables
 /// are found by walking; they are given as [`Kind::P2m`] here, which is read-only as well, so that
 /// a table that no walk finds stays untouched.
-fn used_ranges(start: &Start, mapped: u64) -> Result<Used, MmError> {
-    let pfn = |va: u64| (va - layout::IMAGE.start) / PAGE;
+fn used_ranges<M: Machine>(start: &Start, mapped: u64) -> Result<Used, MmError> {
+    let pfn = |va: u64| (va - M::Layout::IMAGE.start) / PAGE;
     let image = |range: &Range<u64>| pfn(range.start)..pfn(range.end);
     let page_tables = pfn(start.pt_base)..pfn(start.pt_base) + start.nr_pt_frames;
     let list_pages = (start.nr_pages * 8).div_ceil(PAGE);
     let p2m = match start.p2m_list {
-        Some(list) if layout::IMAGE.contains(&list) => pfn(list)..pfn(list) + list_pages,
+        Some(list) if M::Layout::IMAGE.contains(&list) => pfn(list)..pfn(list) + list_pages,
         _ => 0..0,
     };
     let consts = image(&start.image.text).start..image(&start.image.rodata).end;
@@ -303,7 +333,7 @@ fn used_ranges(start: &Start, mapped: u64) -> Result<Used, MmError> {
     let overlap = used.windows(2).find(|pair| pair[0].0.end > pair[1].0.start);
     match overlap {
         Some(pair) => Err(MmError::Occupied {
-            va: layout::IMAGE.start + pair[1].0.start * PAGE,
+            va: M::Layout::IMAGE.start + pair[1].0.start * PAGE,
         }),
         None => Ok(used),
     }
@@ -350,7 +380,7 @@ fn read<M: Machine>(machine: &M, table: Pfn) -> Result<Live<'_>, MmError> {
 
 /// How many pages the initial mapping has: it starts at VIRT_BASE and has no gap.
 fn initial_pages<M: Machine>(machine: &M, root: Pfn, fold: Fold) -> Result<u64, MmError> {
-    let base = layout::IMAGE.start;
+    let base = M::Layout::IMAGE.start;
     let below = |table: Pfn, index: usize, level| -> Result<Pfn, MmError> {
         let entry = Entry::<L4>::from_table(read(machine, table)?.get(index));
         let mfn = entry.mfn().ok_or(MmError::NoTable { va: base, level })?;
@@ -421,8 +451,8 @@ fn protect_p2m<M: Machine>(tables: &mut Tables<M>, start: &Start) -> Result<(), 
     let Some(list) = start.p2m_list else {
         return Ok(());
     };
-    if layout::P2M.contains(&list) {
-        let va = layout::P2M.start;
+    if M::Layout::P2M.contains(&list) {
+        let va = M::Layout::P2M.start;
         let pgd = tables.pgd_offset(va).ok_or(MmError::NotMapped { va })?;
         let p4d = tables
             .p4d_offset(pgd, va)
@@ -433,27 +463,27 @@ fn protect_p2m<M: Machine>(tables: &mut Tables<M>, start: &Start) -> Result<(), 
         return unsafe { tables.set_p4d(p4d, entry.with_flags(flags)) };
     }
     let pages = (start.nr_pages * 8).div_ceil(PAGE);
-    let offset = list - layout::IMAGE.start;
+    let offset = list - M::Layout::IMAGE.start;
     // SAFETY: the kernel only reads the list.
-    unsafe { tables.set_rights(layout::DIRECT.start + offset, pages, Flags::CONST) }
+    unsafe { tables.set_rights(M::Layout::DIRECT.start + offset, pages, Flags::CONST) }
 }
 
 /// Gives the image L1 tables with nothing but its own pages, takes the right to write its code and
 /// constants in the direct map as well, and ends the initial window.
 fn give_image_its_tables<M: Machine>(
     tables: &mut Tables<M>,
-    image: &Image,
+    image: &Segments,
     steps: u64,
 ) -> Result<(), MmError> {
     let consts = image.text.start..image.rodata.end;
-    let offset = consts.start - layout::IMAGE.start;
+    let offset = consts.start - M::Layout::IMAGE.start;
     let pages = (consts.end - consts.start) / PAGE;
     // Still shared with the window that this code runs in: executable it must remain. The direct
     // map is no-execute as a whole.
     // SAFETY: nobody writes code or constants.
-    unsafe { tables.set_rights(layout::DIRECT.start + offset, pages, Flags::CODE) }?;
+    unsafe { tables.set_rights(M::Layout::DIRECT.start + offset, pages, Flags::CODE) }?;
     for step in 0..steps {
-        let base = layout::IMAGE.start + step * STEP * PAGE;
+        let base = M::Layout::IMAGE.start + step * STEP * PAGE;
         let slot = tables.pmd_slot(base)?;
         let range = image.range();
         if range.start >= base + STEP * PAGE || range.end <= base {
@@ -466,9 +496,9 @@ fn give_image_its_tables<M: Machine>(
         let filled = Fresh::<L1>::filled(tables, frame, |tables, words| {
             for (word, index) in words.iter_mut().zip(0_u64..) {
                 let va = base + index * PAGE;
-                *word = match image_rights(image, va) {
+                *word = match image.rights(va) {
                     Some(flags) => {
-                        let pfn = Pfn::truncate((va - layout::IMAGE.start) / PAGE);
+                        let pfn = Pfn::truncate((va - M::Layout::IMAGE.start) / PAGE);
                         tables.make_pte(Value::new(pfn, flags))?.bits()
                     }
                     None => 0,
@@ -482,19 +512,4 @@ fn give_image_its_tables<M: Machine>(
         unsafe { tables.hook(slot, sealed, Flags::TABLE) }?;
     }
     Ok(())
-}
-
-/// Rights of a page of the image; `None` outside of it and for the guard page.
-fn image_rights(image: &Image, va: u64) -> Option<Flags> {
-    if image.stack_guard.contains(&va) {
-        None
-    } else if image.text.contains(&va) {
-        Some(Flags::CODE)
-    } else if image.rodata.contains(&va) {
-        Some(Flags::CONST)
-    } else if image.data.contains(&va) {
-        Some(Flags::DATA)
-    } else {
-        None
-    }
 }

@@ -7,8 +7,8 @@
 use core::fmt;
 
 use super::entry::{Entry, Flags, L1, L2, Rights};
-use super::layout;
 use super::machine::Machine;
+use super::regions::Layout;
 use super::state::State;
 use super::tables::Tables;
 use hypercall::Pfn;
@@ -50,6 +50,8 @@ pub enum End {
 pub struct Walk {
     /// The address.
     pub va: u64,
+    /// The region of the kernel's that it lies in.
+    pub region: Option<&'static str>,
     /// The entries on the way, topmost first.
     pub steps: heapless::Vec<Step, 5>,
     /// How it ends.
@@ -63,6 +65,7 @@ impl<M: Machine> Tables<M> {
         let top = usize::from(self.fold().top());
         let mut walk = Walk {
             va,
+            region: M::Layout::name_of(va),
             steps: heapless::Vec::new(),
             end: End::NotCanonical,
         };
@@ -119,7 +122,7 @@ impl<M: Machine> Tables<M> {
 
 impl fmt::Display for Walk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let region = layout::region_of(self.va).map_or("no region of the kernel's", |r| r.name);
+        let region = self.region.unwrap_or("no region of the kernel's");
         write!(f, "{:#018x} ({region})", self.va)?;
         for step in &self.steps {
             let Step {
@@ -154,12 +157,25 @@ impl fmt::Display for Walk {
         match self.end {
             End::Page(size, flags) => {
                 let rights = Rights(flags);
-                write!(f, "\n  = {rights}, page of {}", layout::Size(size))
+                write!(f, "\n  = {rights}, page of {}", Size(size))
             }
             End::NotPresent => write!(f, "\n  = not mapped"),
             End::OutOfReach => write!(f, "\n  = the next table is out of reach"),
             End::NotCanonical => write!(f, "\n  = not a canonical address"),
         }
+    }
+}
+
+/// A size in the largest unit that divides it, six columns wide.
+pub struct Size(pub u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (unit, shift) = [("T", 40), ("G", 30), ("M", 20), ("K", 10)]
+            .into_iter()
+            .find(|(_, shift)| self.0 != 0 && self.0.is_multiple_of(1 << shift))
+            .unwrap_or(("B", 0));
+        write!(f, "{:>5}{unit}", self.0 >> shift)
     }
 }
 

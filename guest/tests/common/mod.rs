@@ -13,10 +13,9 @@ use guest::mm::layout::{self, Fixed};
 use guest::mm::machine::{Machine, Words};
 use guest::mm::spaces::Space;
 use guest::mm::tables::Fold;
-use guest::mm::takeover::{Initial, Report, Start};
+use guest::mm::takeover::{Initial, Report, Segments, Start};
 use guest::mm::{Flags, MmError, Tables, Value};
 use hypercall::{Hypervisor, Mfn, Op, Pfn};
-use linker::Image;
 use model::{Access, Kind, Layout, Mode as Cpu, Model, Order};
 
 pub(crate) const PAGE: u64 = 4096;
@@ -67,6 +66,7 @@ impl ModelMachine {
 
 impl Machine for ModelMachine {
     type Hv = Xen;
+    type Layout = layout::Regions;
 
     fn mfn(&self, pfn: Pfn) -> Option<Mfn> {
         let is_hole = self.holes.iter().any(|hole| hole.contains(&pfn.as_u64()));
@@ -142,26 +142,23 @@ pub(crate) struct World {
     pub(crate) model: Rc<Model>,
     pub(crate) tables: Box<Tables<ModelMachine>>,
     pub(crate) report: Report,
-    pub(crate) image: Image,
+    pub(crate) image: Segments,
     /// A space that a test made, for those that pass the world around.
     pub(crate) space: Option<Space>,
 }
 
 pub(crate) const MIB: u64 = (1 << 20) / PAGE;
 
-pub(crate) fn image(layout: &Layout) -> Image {
+pub(crate) fn image(layout: &Layout) -> Segments {
     let (start, end) = layout.kernel;
     // Not on 2 MiB boundaries, so that segments share L1 tables.
     let (text, rodata) = (start..start + 0x7_9000, start + 0x7_9000..start + 0xd_1000);
     let guard = end - 0x1_1000;
-    Image {
-        hypercall_page: text.end - PAGE..text.end,
+    Segments {
         text,
         data: rodata.end..end,
         rodata,
-        stack_guard: guard..guard + PAGE,
-        stack: guard + PAGE..end,
-        passing: heapless::Vec::new(),
+        guard: guard..guard + PAGE,
     }
 }
 
@@ -248,9 +245,13 @@ impl World {
         let mut early = Initial::survey(&mut tables, start)?.fixmap()?;
         // SAFETY: shared pages have this one place; nothing of the host's is behind it.
         unsafe {
-            early.map_fixed(Fixed::SharedInfo, model.boot().shared_info, Flags::DATA)?;
+            early.map_fixed(
+                Fixed::SharedInfo.address(),
+                model.boot().shared_info,
+                Flags::DATA,
+            )?;
             if let Some(mfn) = console {
-                early.map_fixed(Fixed::Console, mfn, Flags::DATA)?;
+                early.map_fixed(Fixed::Console.address(), mfn, Flags::DATA)?;
             }
         }
         let report = early.direct_map()?;

@@ -11,8 +11,8 @@ use crate::mm::entry::{Entry, Flags, Keep, L1, L2, Pte};
 use crate::mm::error::MmError;
 use crate::mm::frames::FrameError;
 use crate::mm::fresh::Fresh;
-use crate::mm::layout;
 use crate::mm::machine::{Live, Machine};
+use crate::mm::regions::Layout;
 use crate::mm::tables::{Slot, Tables, slots};
 
 /// Tables that are rebuilt before the queue is flushed: reading them while they are copied is
@@ -226,7 +226,7 @@ impl<M: Machine> Tables<M> {
         if chunk.count as u64 >= cost.break_even()
             && let pmd = self.pmd_slot(chunk.va)?
             && let Some(table) = self.value(self.get(pmd))
-            && !layout::DIRECT.contains(&chunk.va)
+            && !M::Layout::DIRECT.contains(&chunk.va)
         {
             // SAFETY: a table that an entry refers to is nobody's own memory. Nothing is queued for
             // it, and A and D bits that are set meanwhile the operation may lose.

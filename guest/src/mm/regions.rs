@@ -1,0 +1,24 @@
+//! Where a kernel has what in its address space.
+//!
+//! The regions are the kernel's choice; what is demanded of them is what makes one entry of the root
+//! decide for a whole region: each but image and fixmap has root entries (512 GiB each) of its own.
+
+use core::ops::Range;
+
+/// The address space of a kernel: ranges of virtual addresses, whole L1 tables (2 MiB) each, apart
+/// from each other.
+pub trait Layout {
+    /// Xen's own slots of the root, which a guest may not write; not walked.
+    const XEN: Range<u64>;
+    /// All of the domain's memory by pfn: writable, never executable.
+    const DIRECT: Range<u64>;
+    /// The p2m list, if Xen was asked to put it here (`XEN_ELFNOTE_INIT_P2M`).
+    const P2M: Range<u64>;
+    /// Where the image is linked, and Xen's initial mapping begins: VIRT_BASE.
+    const IMAGE: Range<u64>;
+    /// Pages at fixed places, which may be other domains' or devices'.
+    const FIXMAP: Range<u64>;
+
+    /// The name of the region that an address lies in, for reports.
+    fn name_of(address: u64) -> Option<&'static str>;
+}
