@@ -10,11 +10,11 @@ const INIT: &[&str] = &[
     "guest::entry",
     "guest::boot",
     "guest::init",
-    "guest::mm::takeover",
+    "pagetable::takeover",
     "guest::rulebook",
     "rules",
     "guest::fuzz",
-    "guest::mm::fuzz",
+    "pagetable::fuzz",
     "guest::bench",
 ];
 

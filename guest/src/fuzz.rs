@@ -12,7 +12,8 @@ use core::fmt;
 
 use crate::boot::cmdline::Fuzz;
 use crate::lock::Lock;
-use crate::mm::fuzz::{Divergence, Eye, Fuzzer, WINDOW};
+use crate::mm::fuzz::{Divergence, Eye, Fuzzer, window};
+use crate::mm::layout;
 use crate::mm::{self, MmError, Tables};
 use crate::println;
 use crate::time;
@@ -81,7 +82,7 @@ impl Eye for Processor {
 pub(crate) fn run(fuzz: Fuzz) -> Result<u64, Trouble> {
     let Fuzz { seed, ops } = fuzz;
     let mut fuzzer = FUZZER.lock();
-    mm::with(|tables| fuzzer.begin(tables, WINDOW, seed))?;
+    mm::with(|tables| fuzzer.begin(tables, window::<layout::Regions>(), seed))?;
     let start = time::monotonic().unwrap_or(0);
     for step in 1..=ops {
         // One at a time: interrupts come in between.

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use guest::mm::entry::Entry;
-use guest::mm::fuzz::{Eye, Fuzzer, WINDOW};
+use guest::mm::fuzz::{Eye, Fuzzer, window};
 use guest::mm::layout::{self, Fixed};
 use guest::mm::machine::{Machine, Words};
 use guest::mm::native::Memory;
@@ -475,7 +475,9 @@ fn random_operations_do_as_the_reference() {
         let mut eye = Native(Rc::clone(cpu));
         tables.populate_all().unwrap();
         let mut fuzzer = Box::new(Fuzzer::<2048, 640>::EMPTY);
-        fuzzer.begin(tables, WINDOW, 7).unwrap();
+        fuzzer
+            .begin(tables, window::<layout::Regions>(), 7)
+            .unwrap();
         fuzzer.spare_image(image().text.start);
         for _ in 0..4000 {
             fuzzer

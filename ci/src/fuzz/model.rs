@@ -10,7 +10,7 @@ use crate::workspace::Workspace;
 /// Operations after which the test goes on in a new domain, with the next seed.
 pub(super) const EACH: u64 = 1_000_000;
 
-const TEST: &[&str] = &["test", "--quiet", "--release", "--package", "guest"];
+const TEST: &[&str] = &["test", "--quiet", "--release", "--package", "pagetable"];
 
 /// Builds, runs, reports.
 pub(super) fn run(workspace: &Workspace, run: Run) -> Result<()> {

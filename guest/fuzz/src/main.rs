@@ -1,15 +1,15 @@
 //! Coverage-guided fuzzing of the page tables on the model: bytes become a list of operations,
-//! which runs as the lists of `guest/tests/fuzz.rs` do.
+//! which runs as the lists of `pagetable/tests/fuzz.rs` do.
 //!
 //! The random run reaches what is likely; this one keeps whatever reached new code and goes on from
 //! there. `cargo xtask fuzz --coverage` builds and runs it.
 #![no_main]
 
-#[path = "../../tests/common/mod.rs"]
+#[path = "../../../hypercall/pagetable/tests/common/mod.rs"]
 mod common;
 
 use common::lists::{self, PAGES};
-use guest::mm::fuzz::Op;
+use pagetable::fuzz::Op;
 use libfuzzer_sys::fuzz_target;
 
 /// Longer lists find no more, and take longer.

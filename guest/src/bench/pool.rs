@@ -48,7 +48,8 @@ impl Pool {
     /// Gives everything back.
     pub(crate) fn free(self, tables: &mut Tables<Running>) -> Result<(), MmError> {
         for pfn in self.frames {
-            tables.free_frame(Frame::from_pfn(*pfn))?;
+            // SAFETY: the pool's since it was made, of which this is the end.
+            tables.free_frame(unsafe { Frame::from_pfn(*pfn) })?;
         }
         for page in 0..PAGES {
             let va = LIST + page * 4096;
@@ -56,7 +57,8 @@ impl Pool {
             let list = tables.pte_val(entry).ok_or(MmError::NotMapped { va })?.pfn;
             // SAFETY: the list was read for the last time.
             unsafe { tables.unmap(va, 1) }?.commit(tables)?;
-            tables.free_frame(Frame::from_pfn(list))?;
+            // SAFETY: the list's since it was made, and read and mapped no more.
+            tables.free_frame(unsafe { Frame::from_pfn(list) })?;
         }
         Ok(())
     }

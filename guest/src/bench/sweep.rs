@@ -101,7 +101,8 @@ fn free_list(tables: &mut Tables<Running>) -> Result<(), MmError> {
         let pfn = tables.pte_val(entry).ok_or(MmError::NotMapped { va })?.pfn;
         // SAFETY: the list is not used any more.
         unsafe { tables.unmap(va, 1) }?.commit(tables)?;
-        tables.free_frame(Frame::from_pfn(pfn))?;
+        // SAFETY: handed out by the function above, and mapped no more.
+        tables.free_frame(unsafe { Frame::from_pfn(pfn) })?;
     }
     Ok(())
 }

@@ -170,7 +170,7 @@ fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<Report, MmErro
         image: layout::segments(&Image::current()),
     };
     let report = mm::with(|tables| -> Result<Report, MmError> {
-        *tables.machine_mut() = machine(info);
+        tables.set_machine(machine(info));
         let mut early = Initial::survey(tables, start)?.fixmap()?;
         fixmap::check(&mut early)?;
         let page = Fixed::SharedInfo.address();

@@ -209,7 +209,7 @@ fn memory(info: &HvmInfo) -> Result<Report, MmError> {
         image: layout::segments(&Image::current()),
     };
     let report = mm::with(|tables| -> Result<Report, MmError> {
-        *tables.machine_mut() = Running::native(info.memory.clone());
+        tables.set_machine(Running::native(info.memory.clone()));
         let mut early = Initial::survey(tables, start)?.fixmap()?;
         fixmap::check(&mut early)?;
         early.direct_map()

@@ -3,13 +3,13 @@
 use core::fmt;
 
 use linker::Image;
+use pagetable::entry::Flags;
+use pagetable::machine::Machine;
+use pagetable::tables::Tables;
+use pagetable::walk::Run;
 
-use super::entry::Flags;
 use super::layout::{self, Fixed, Line, Region, Size};
 use super::levels::Levels;
-use super::machine::Machine;
-use super::tables::Tables;
-use super::walk::Run;
 
 /// Calls `line` for each line of the table.
 pub fn lines<M: Machine>(

@@ -6,11 +6,11 @@
 use core::panic::Location;
 
 use hypercall::queue::{Access, LazyGuard, Mmu, MmuError, PauseGuard};
+use pagetable::error::MmError;
+use pagetable::frames::Ledger;
+use pagetable::tables::Tables;
 
-use super::error::MmError;
-use super::frames::Ledger;
 use super::running::Running;
-use super::tables::Tables;
 use crate::lock::Lock;
 use crate::xen::{Answering, XEN};
 
@@ -51,7 +51,7 @@ impl Access for Current {
 
     #[track_caller]
     fn with<R>(&self, f: impl FnOnce(&mut Mmu<Answering, Ledger<Running>>) -> R) -> R {
-        with(|tables| f(&mut tables.mmu))
+        with(|tables| f(tables.mmu()))
     }
 
     fn failed(&self, error: MmuError, at: &'static Location<'static>) {

@@ -17,9 +17,9 @@
 use core::fmt;
 use core::ops::Range;
 
-use super::regions::Layout;
-use super::takeover::Segments;
-pub use super::walk::Size;
+use pagetable::layout::Layout;
+use pagetable::takeover::Segments;
+pub use pagetable::walk::Size;
 
 /// A part of the address space with one purpose.
 #[derive(Clone, Debug)]

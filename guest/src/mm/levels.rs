@@ -2,8 +2,9 @@
 
 use core::fmt;
 
+use pagetable::tables::Fold;
+
 use super::layout;
-use super::tables::Fold;
 use crate::subarch::Subarch;
 
 /// The choice with its reason.

@@ -1,54 +1,26 @@
-//! Memory: page tables, frames, and the operations on them.
+//! Memory: what binds the page tables ([`pagetable`]) to this kernel.
 //!
-//! ```text
-//! start_info ─▶ takeover ─▶ tables ── ops, directmap, attributes ──▶ Mmu (queue, lazy mode) ─▶ Xen
-//!                             │  entry, fresh      walk, audit
-//!                             └─ frames, state ◀── what Xen applied
-//! ```
-//!
-//! All of it is generic over the [`machine::Machine`] below, so that the host can run it against a
-//! model of Xen. What belongs to the running kernel alone is in `running`, `pv` and `native`.
+//! The machine that they live on (`running`, with the frame numbers of `pv` or `native`), the layout
+//! of the address space, and the one value that all of the kernel reaches (`kernel`).
 
-mod attributes;
-pub mod audit;
-pub mod cost;
-mod directmap;
-mod directory;
 pub mod dump;
-pub mod entry;
-pub mod error;
-pub mod frames;
-pub mod fresh;
-pub mod fuzz;
 #[cfg(target_os = "none")]
 mod kernel;
 pub mod layout;
 pub mod levels;
-pub mod machine;
 pub mod native;
-mod ops;
 #[cfg(target_os = "none")]
 pub mod pv;
-mod record;
-pub mod regions;
-mod release;
 #[cfg(target_os = "none")]
 pub mod running;
-mod space_list;
-pub mod spaces;
-mod spans;
-pub mod state;
-pub mod tables;
-pub mod takeover;
-pub mod walk;
 
-pub use entry::{Flags, Pte, Value};
-pub use error::MmError;
 #[cfg(target_os = "none")]
 pub(crate) use kernel::steal;
 #[cfg(target_os = "none")]
 pub use kernel::{Current, lazy, pause, try_with, with};
-pub use ops::Change;
+pub use pagetable::{
+    Change, Flags, MmError, Pte, Tables, Value, audit, cost, entry, error, frames, fresh, fuzz,
+    machine, spaces, state, tables, takeover, walk,
+};
 #[cfg(target_os = "none")]
 pub use running::Running;
-pub use tables::Tables;

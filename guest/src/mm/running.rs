@@ -2,9 +2,9 @@
 //! through one of two windows.
 
 use hypercall::{Mfn, Pfn};
+use pagetable::machine::{Machine, Words};
 
 use super::layout;
-use super::machine::{Machine, Words};
 use super::native::{Memory, Ranges};
 use super::pv::FrameLists;
 use crate::native::cpu;

@@ -69,7 +69,8 @@ impl<'a> Real<'a> {
             let pages = self.free.into_inner();
             pages
                 .iter()
-                .try_for_each(|page| tables.free_frame(Frame::from_pfn(page.pfn)))
+                // SAFETY: taken for the rules when they began, and theirs no more.
+                .try_for_each(|page| tables.free_frame(unsafe { Frame::from_pfn(page.pfn) }))
         })
     }
 }

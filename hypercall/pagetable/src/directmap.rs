@@ -1,0 +1,254 @@
+//! The direct map, frame by frame as it is needed, and the tables that lead anywhere at all.
+//!
+//! Memory beyond Xen's initial mapping has no address until the direct map gives it one. It grows
+//! in steps of 2 MiB, one L1 table each, when the allocator runs low; a few frames are kept back so
+//! that there is always room for the tables and records of the next step. Boot therefore costs the
+//! same whatever the size of the domain.
+
+use hypercall::{Mfn, Pfn};
+
+use crate::entry::{Flags, L1, L2, L3, Pte, UpperLevel, Value};
+use crate::error::MmError;
+use crate::frames::{Frame, FrameError, STEP};
+use crate::fresh::Fresh;
+use crate::layout::Layout;
+use crate::machine::Machine;
+use crate::ops::check_rights;
+use crate::state::{Kind, State, Step};
+use crate::tables::{Fold, Slot, Tables};
+
+/// Tables that may be missing on the way to a page.
+const TABLES: u64 = 4;
+
+impl<M: Machine> Tables<M> {
+    /// Hands out a frame of unspecified content, after growing the direct map if frames run low.
+    ///
+    /// # Errors
+    /// None is left, or the direct map could not grow.
+    #[inline]
+    pub fn alloc_frame(&mut self) -> Result<Frame, MmError> {
+        self.settle();
+        if self.frames().stranded() > 0 && self.mmu.batch().is_empty() {
+            self.reclaim_stranded();
+        }
+        // More than once where the next steps hold nothing to hand out.
+        while self.frames().counts().free <= self.frames().reserve() && self.may_grow() {
+            self.grow()?;
+        }
+        let (frames, machine) = self.ledger();
+        Ok(frames.alloc(machine)?)
+    }
+
+    /// Takes a frame back.
+    ///
+    /// # Errors
+    /// It is not a frame in use, or is code that is mapped still.
+    #[inline]
+    #[track_caller]
+    pub fn free_frame(&mut self, frame: Frame) -> Result<(), MmError> {
+        if self.frames().has_frozen() {
+            return self.thaw_and_free(frame);
+        }
+        let (frames, machine) = self.ledger();
+        Ok(frames.free(machine, frame)?)
+    }
+
+    /// Gives a frame to Xen or its tools for good: its record says so from now on.
+    ///
+    /// # Errors
+    /// It is not a writable frame that was handed out.
+    pub fn share_frame(&mut self, frame: Frame) -> Result<Pfn, MmError> {
+        let pfn = frame.pfn();
+        let (frames, machine) = self.ledger();
+        frames.step_now(machine, pfn, Step::Share)?;
+        Ok(pfn)
+    }
+
+    fn may_grow(&self) -> bool {
+        self.machine().direct_map_is_open() && self.frames().next_step().is_some()
+    }
+
+    /// Adds the next step to the direct map and its frames to the allocator.
+    #[cold]
+    fn grow(&mut self) -> Result<(), MmError> {
+        let step = self.frames().next_step().ok_or(FrameError::OutOfMemory)?;
+        let first = step * STEP;
+        let va = M::Layout::DIRECT.start + first * 4096;
+        // From here on only the reserve is used: no growth within growth.
+        let (frames, machine) = self.ledger();
+        let frame = frames.alloc(machine)?;
+        let filled = Fresh::<L1>::filled(self, frame, |tables, words| {
+            for (pfn, word) in (first..).zip(words.iter_mut()) {
+                *word = 0;
+                if pfn < tables.frames().counts().total
+                    && let Some(mfn) = tables.machine().mfn(Pfn::truncate(pfn))
+                {
+                    let flags = match tables.frames().declared(pfn) {
+                        Kind::P2m => Flags::CONST,
+                        _ => Flags::DATA,
+                    };
+                    *word = Pte::from_mfn(mfn, flags).bits();
+                }
+            }
+            Ok(())
+        });
+        let installed = filled.and_then(|fresh| self.install_step(va, fresh));
+        // The new frames are touched from here on.
+        installed.and_then(|()| self.flush())?;
+        let end = (first + STEP).min(self.frames().counts().total);
+        self.machine_mut().set_reach(end);
+        let (frames, machine) = self.ledger();
+        frames.add_step(machine)?;
+        for pfn in first..end {
+            if machine.mfn(Pfn::truncate(pfn)).is_none() {
+                frames.set(machine, Pfn::truncate(pfn), State::of(Kind::Hole))?;
+            }
+        }
+        frames.give_free(machine, first..end)?;
+        Ok(())
+    }
+
+    /// Hooks the table of a step.
+    fn install_step(&mut self, va: u64, fresh: Fresh<L1>) -> Result<(), MmError> {
+        self.lazily(|tables| match tables.ensure_pmd_from_reserve(va) {
+            // Only what followed failed, when this step was added before.
+            Ok(pmd) if tables.get(pmd).is_present() => fresh.discard(tables),
+            // SAFETY: nothing was mapped there: steps are added once, in order.
+            Ok(pmd) => unsafe { tables.install(pmd, fresh, Flags::TABLE) },
+            Err(e) => fresh.discard(tables).and(Err(e)),
+        })
+    }
+
+    /// Adds every step that is left.
+    ///
+    /// # Errors
+    /// As [`Tables::alloc_frame`].
+    pub fn populate_all(&mut self) -> Result<(), MmError> {
+        while self.may_grow() {
+            self.grow()?;
+        }
+        Ok(())
+    }
+
+    /// The slot of the L2 entry for an address; tables on the way are made.
+    ///
+    /// # Errors
+    /// No memory, a large page of Xen's in the way, or Xen's refusal.
+    pub fn ensure_pmd(&mut self, va: u64) -> Result<Slot<L2>, MmError> {
+        if let Ok(slot) = self.pmd_slot(va) {
+            return Ok(slot);
+        }
+        self.keep_reserve()?;
+        self.ensure_pmd_from_reserve(va)
+    }
+
+    /// Grows the direct map until it could grow again after tables of every level were made.
+    fn keep_reserve(&mut self) -> Result<(), MmError> {
+        while self.frames().counts().free < self.frames().reserve() + TABLES && self.may_grow() {
+            self.grow()?;
+        }
+        Ok(())
+    }
+
+    /// As [`Tables::ensure_pmd`], without growing the direct map: for its growth.
+    fn ensure_pmd_from_reserve(&mut self, va: u64) -> Result<Slot<L2>, MmError> {
+        if let Ok(slot) = self.pmd_slot(va) {
+            return Ok(slot);
+        }
+        let none = |level| MmError::NoTable { va, level };
+        let pgd = self.pgd_offset(va).ok_or(none(5))?;
+        if self.fold() == Fold::FiveLevels {
+            self.ensure_below(pgd, va, Flags::TABLE)?;
+        }
+        let p4d = self.p4d_offset(pgd, va).ok_or(none(5))?;
+        // One entry decides for the whole direct map that nothing in it is code.
+        let flags = if M::Layout::DIRECT.contains(&va) {
+            Flags::TABLE | Flags::NO_EXECUTE
+        } else {
+            Flags::TABLE
+        };
+        self.ensure_below(p4d, va, flags)?;
+        let pud: Slot<L3> = self.pud_offset(p4d, va).ok_or(none(4))?;
+        self.ensure_below(pud, va, Flags::TABLE)?;
+        self.pmd_offset(pud, va).ok_or(none(3))
+    }
+
+    /// Makes sure that an L1 table leads to an address.
+    ///
+    /// # Errors
+    /// As [`Tables::ensure_pmd`].
+    pub fn ensure_pte_table(&mut self, va: u64) -> Result<(), MmError> {
+        let pmd = self.ensure_pmd(va)?;
+        if !self.get(pmd).is_present() {
+            self.keep_reserve()?;
+        }
+        self.ensure_below(pmd, va, Flags::TABLE)
+    }
+
+    /// Makes sure that an entry refers to a table.
+    fn ensure_below<L: UpperLevel>(
+        &mut self,
+        slot: Slot<L>,
+        va: u64,
+        flags: Flags,
+    ) -> Result<(), MmError> {
+        let entry = self.get(slot);
+        if entry.is_large() {
+            return Err(MmError::Large {
+                va,
+                level: L::NUMBER,
+            });
+        }
+        if entry.is_present() {
+            return Ok(());
+        }
+        // Not `alloc_frame`: growth itself comes by here.
+        self.settle();
+        let (frames, machine) = self.ledger();
+        let frame = frames.alloc(machine)?;
+        let fresh = Fresh::<L::Below>::empty(self, frame);
+        // SAFETY: nothing was mapped below the entry.
+        unsafe { self.install(slot, fresh, flags) }
+    }
+
+    /// The step of the direct map that a pfn lies in has been added.
+    #[must_use]
+    pub fn is_populated(&self, pfn: Pfn) -> bool {
+        self.frames().states(self.machine(), pfn).is_ok()
+    }
+
+    /// Maps one page of machine memory that is no part of the domain's own, such as `shared_info`,
+    /// where nothing is mapped.
+    ///
+    /// # Errors
+    /// Rights that a page must not have, something is mapped there, no memory for tables, or Xen's
+    /// refusal.
+    ///
+    /// # Safety
+    /// The frame may be reached at this address with these rights.
+    #[track_caller]
+    pub unsafe fn map_machine(&mut self, va: u64, mfn: Mfn, flags: Flags) -> Result<(), MmError> {
+        check_rights(va, flags)?;
+        self.ensure_pte_table(va)?;
+        let slot = self.pte_slot(va)?;
+        if self.get(slot).is_present() {
+            return Err(MmError::Occupied { va });
+        }
+        // SAFETY: nothing was mapped there; the frame is the caller's to map.
+        unsafe { self.set_pte(slot, va, Pte::from_mfn(mfn, flags)) }
+    }
+}
+
+/// Refers at `to` to the L1 table that maps what is at `from`: one table, reached a second way.
+/// With it boot makes the direct map of the initial mapping's tables.
+pub(super) fn share<M: Machine>(tables: &mut Tables<M>, from: u64, to: u64) -> Result<(), MmError> {
+    let source = tables.pmd_slot(from)?;
+    let target = tables.ensure_pmd(to)?;
+    let table = tables
+        .value(tables.get(source))
+        .ok_or(MmError::NotMapped { va: from })?;
+    let entry = tables.make_pmd(Value::new(table.pfn, Flags::TABLE))?;
+    // SAFETY: nothing was mapped at `to`; the frames are memory of the domain, and this is the
+    // place where the kernel reaches them.
+    unsafe { tables.set_pmd(target, entry) }
+}

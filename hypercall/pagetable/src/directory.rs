@@ -1,0 +1,179 @@
+//! Where the record of each frame lies.
+//!
+//! A page of records serves one step of the direct map (2 MiB), a page of the directory the records
+//! of 1 GiB, a root the directory's pages of 512 GiB. Each is added when the direct map comes to
+//! what it serves, so that boot needs the same for every size of domain.
+//!
+//! The pages are named by where the window maps them: a record is found by four loads, without
+//! asking for a frame number on the way.
+
+use hypercall::Pfn;
+
+use crate::error::FrameError;
+use crate::frames::STEP;
+use crate::machine::{Machine, Words};
+
+/// Roots: as many as serve all that the direct map has room for.
+const ROOTS: usize = 32;
+/// Steps that a page of the directory serves.
+const STEPS: u64 = 512;
+/// Steps that a root serves.
+const ROOT_STEPS: u64 = STEPS * 512;
+
+/// The largest domain of which every page has a record, in pages.
+pub(super) const MOST: u64 = ROOTS as u64 * ROOT_STEPS * STEP;
+
+/// The directory.
+pub(super) struct Directory {
+    roots: [*mut u64; ROOTS],
+    /// Steps that have records.
+    steps: u64,
+    /// The pages that boot found, one behind the other: a root, a page of the directory, records.
+    first: Pfn,
+}
+
+impl Directory {
+    /// Of no frames.
+    pub(super) const EMPTY: Directory = Directory {
+        roots: [core::ptr::null_mut(); ROOTS],
+        steps: 0,
+        first: Pfn::truncate(0),
+    };
+
+    /// Pages that the first `steps` steps need.
+    pub(super) const fn pages(steps: u64) -> u64 {
+        steps + steps.div_ceil(STEPS) + steps.div_ceil(ROOT_STEPS)
+    }
+
+    /// Pages that step number `step` needs besides those before it.
+    pub(super) const fn pages_of(step: u64) -> u64 {
+        Self::pages(step + 1) - Self::pages(step)
+    }
+
+    /// Steps that have records.
+    #[inline]
+    pub(super) fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Makes records for the first steps, at most 512 of them, in consecutive pages from `first` on.
+    pub(super) fn begin<M: Machine>(
+        &mut self,
+        machine: &M,
+        first: Pfn,
+        steps: u64,
+    ) -> Result<(), FrameError> {
+        self.first = first;
+        let mut pages = (first.as_u64()..).map(Pfn::truncate);
+        (0..steps)
+            .try_for_each(|_| self.add(machine, || pages.next().ok_or(FrameError::OutOfMemory)))
+    }
+
+    /// Makes records for the next step, all zeros, in pages that `page` gives: [`Self::pages_of`]
+    /// says how many it takes.
+    pub(super) fn add<M: Machine>(
+        &mut self,
+        machine: &M,
+        mut page: impl FnMut() -> Result<Pfn, FrameError>,
+    ) -> Result<(), FrameError> {
+        let mut empty = || -> Result<*mut u64, FrameError> {
+            let pfn = page()?;
+            let memory = machine.memory(pfn);
+            if memory.is_null() {
+                return Err(FrameError::NoRecord(pfn));
+            }
+            // SAFETY: the page was given for the directory alone, and the window maps it for good.
+            unsafe { memory.write([0; 512]) };
+            Ok(memory.cast())
+        };
+        let step = self.steps;
+        let (root, at) = Self::places(step);
+        let root = self.roots.get_mut(root).ok_or(FrameError::OutOfMemory)?;
+        if root.is_null() {
+            *root = empty()?;
+        }
+        // SAFETY: a root is a page of this value's, mapped for good, of 512 words.
+        let entry = unsafe { root.add(at) };
+        // SAFETY: as the root, of which this is a word.
+        if unsafe { entry.read() } == 0 {
+            let page = empty()?;
+            // SAFETY: as above.
+            unsafe { entry.write(page.expose_provenance() as u64) };
+        }
+        let records = empty()?;
+        // SAFETY: an entry that is not zero is the address of a page of this value's, of 512 words.
+        unsafe {
+            let page = core::ptr::with_exposed_provenance_mut::<u64>(entry.read() as usize);
+            page.add((step % STEPS) as usize)
+                .write(records.expose_provenance() as u64);
+        }
+        self.steps += 1;
+        Ok(())
+    }
+
+    /// Finds the pages that boot gave in the window that is in use from now on.
+    pub(super) fn move_to_window<M: Machine>(&mut self, machine: &M) {
+        let mut pfn = self.first.as_u64();
+        let mut next = || {
+            let memory = machine.memory(Pfn::truncate(pfn));
+            pfn += 1;
+            memory.cast::<u64>()
+        };
+        let root = next();
+        self.roots[0] = root;
+        let mut page = core::ptr::null_mut::<u64>();
+        for step in 0..self.steps {
+            // SAFETY: these are the pages that `begin` filled, in the same order, where the window
+            // maps them now; their words are within them.
+            unsafe {
+                if step % STEPS == 0 {
+                    page = next();
+                    root.add(Self::places(step).1)
+                        .write(page.expose_provenance() as u64);
+                }
+                page.add((step % STEPS) as usize)
+                    .write(next().expose_provenance() as u64);
+            }
+        }
+    }
+
+    /// The record of a frame, if its step has records.
+    #[inline]
+    pub(super) fn record(&self, pfn: Pfn) -> Option<*mut u64> {
+        let step = pfn.as_u64() / STEP;
+        if step >= self.steps {
+            return None;
+        }
+        let (root, at) = Self::places(step);
+        let page = |address: u64| core::ptr::with_exposed_provenance_mut::<u64>(address as usize);
+        // SAFETY: for a step below `steps` the root and its entry were made by `add`, and lead to
+        // pages of this value's that the window maps for good; each index is within its page.
+        unsafe {
+            let entry = self.roots[root % ROOTS].add(at).read();
+            let records = page(entry).add((step % STEPS) as usize).read();
+            Some(page(records).add((pfn.as_u64() % STEP) as usize))
+        }
+    }
+
+    /// The number of the root for a step, and the entry in it.
+    #[inline]
+    const fn places(step: u64) -> (usize, usize) {
+        ((step / ROOT_STEPS) as usize, (step / STEPS % 512) as usize)
+    }
+}
+
+const _: () = assert!(size_of::<Words>() == 4096);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_costs_its_records_and_what_leads_to_them() {
+        assert_eq!(Directory::pages_of(0), 3);
+        assert_eq!(Directory::pages_of(1), 1);
+        assert_eq!(Directory::pages_of(512), 2);
+        assert_eq!(Directory::pages_of(512 * 512), 3);
+        assert_eq!(MOST * 4096, 16 << 40);
+    }
+}

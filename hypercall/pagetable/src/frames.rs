@@ -1,0 +1,485 @@
+//! The record of every frame, and the allocator that hands them out.
+//!
+//! A record has two states: what Xen has *applied* and what is *planned* once the queue is flushed.
+//! Steps are checked against the plan when they are queued; each is logged, and its place in the
+//! log is the tag of the queued request, so that a flush tells exactly which came true
+//! ([`Completion`]). After a flush that failed, the plan of every frame in the log falls back to
+//! what was applied: the record never claims something that Xen refused.
+//!
+//! Memory is handed out lazily. Records exist for memory that the window maps, one page of records
+//! for each 2 MiB; the direct map adds 2 MiB steps when the allocator runs low, so that boot costs
+//! the same whatever the size of the domain.
+
+mod plan;
+mod stranded;
+
+use core::ops::Range;
+
+use buddy_system_allocator::linked_list::LinkedList;
+use heapless::Vec;
+use hypercall::Pfn;
+use hypercall::batch::Completion;
+
+use crate::directory::{self, Directory};
+pub use crate::error::FrameError;
+use crate::machine::Machine;
+use crate::record::Record;
+use crate::spans::Spans;
+use crate::state::{Kind, State, Step};
+
+/// Pages in a step of the direct map: one L1 table.
+pub const STEP: u64 = 512;
+/// Frames kept back for the growth of the direct map itself by a step: a table of each level but the
+/// topmost, pages of records, directory and root, and one more.
+const RESERVE: u64 = 7;
+/// Steps that can be queued between two flushes.
+const LOG: usize = 512;
+/// Frames that wait for a flush before they are free, and stranded ones that are listed.
+const LIMBO: usize = 512;
+
+const _: () = assert!(
+    LOG > 256 + 240,
+    "a root can be pinned: all but Xen's slots, and itself"
+);
+
+/// Counts of frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// All pages of the domain that can have records.
+    pub total: u64,
+    /// Pages reachable through the window.
+    pub mapped: u64,
+    /// Of these, free.
+    pub free: u64,
+}
+
+/// A frame that was handed out: writable, and the holder's until it is freed or made a table.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a frame that is dropped is lost"]
+pub struct Frame(Pfn);
+
+impl Frame {
+    /// Its number.
+    #[must_use]
+    pub fn pfn(&self) -> Pfn {
+        self.0
+    }
+
+    /// Turns a number back into the frame it came from, for holders who keep the numbers of theirs.
+    ///
+    /// # Safety
+    /// The frame was handed out as a [`Frame`] and is still the caller's: that value is gone, and its
+    /// number is turned back only once.
+    pub unsafe fn from_pfn(pfn: Pfn) -> Frame {
+        Frame(pfn)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Logged {
+    pfn: Pfn,
+    step: Step,
+    /// It came true.
+    applied: bool,
+}
+
+/// All frames of the domain.
+pub struct Frames {
+    directory: Directory,
+    counts: Counts,
+    /// Freed frames, linked through themselves.
+    recycled: LinkedList,
+    /// Frames in the window that were never handed out.
+    spans: Spans,
+    /// Frames kept back besides [`RESERVE`], to add the steps up to the next one that gives more
+    /// than it takes.
+    barren: u64,
+    /// Frames that are something else than memory to hand out, wherever they lie.
+    special: Vec<(Range<u64>, Kind), 8>,
+    /// Requests that carried steps and did not come true.
+    refusals: u32,
+    /// Steps or frames wait in `log` or `limbo`.
+    unsettled: bool,
+    log: Vec<Logged, LOG>,
+    limbo: Vec<Pfn, LIMBO>,
+    /// Frames that nobody holds, as Xen refused what was to become of them: those that the list has
+    /// room for, and how many there are.
+    stranded: Vec<Pfn, LIMBO>,
+    strandings: usize,
+    /// Frames that are frozen, or will be.
+    frozen: u64,
+}
+
+// SAFETY: the list's raw pointers lead only to free frames, which belong to this value alone.
+unsafe impl Send for Frames {}
+
+impl Default for Frames {
+    fn default() -> Self {
+        Frames::new()
+    }
+}
+
+impl Frames {
+    /// No record of anything.
+    #[must_use]
+    pub const fn new() -> Frames {
+        Frames {
+            directory: Directory::EMPTY,
+            counts: Counts {
+                total: 0,
+                mapped: 0,
+                free: 0,
+            },
+            recycled: LinkedList::new(),
+            spans: Spans::EMPTY,
+            barren: 0,
+            special: Vec::new(),
+            refusals: 0,
+            unsettled: false,
+            log: Vec::new(),
+            limbo: Vec::new(),
+            stranded: Vec::new(),
+            strandings: 0,
+            frozen: 0,
+        }
+    }
+
+    /// Begins the record of `total` pages, `mapped` of which (a multiple of a step, 1 GiB at most)
+    /// the window maps now. `spare` are consecutive free frames in the window; the records are taken
+    /// from its start. Pages beyond what can have records stay unknown.
+    ///
+    /// # Errors
+    /// `spare` is too small for the records.
+    pub fn init<M: Machine>(
+        &mut self,
+        machine: &M,
+        total: u64,
+        mapped: u64,
+        spare: &mut Range<u64>,
+    ) -> Result<(), FrameError> {
+        let first = spare.start;
+        spare.start += Directory::pages(mapped / STEP);
+        if spare.start > spare.end {
+            return Err(FrameError::OutOfMemory);
+        }
+        self.counts.total = total.min(directory::MOST);
+        self.directory
+            .begin(machine, Pfn::truncate(first), mapped / STEP)?;
+        self.counts.mapped = mapped;
+        for pfn in first..spare.start {
+            self.set(machine, Pfn::truncate(pfn), State::of(Kind::Owned))?;
+        }
+        Ok(())
+    }
+
+    /// The records are reached by the window in use from now on.
+    pub(super) fn move_to_window<M: Machine>(&mut self, machine: &M) {
+        self.directory.move_to_window(machine);
+    }
+
+    /// Declares what frames are, whether their records exist already or not.
+    ///
+    /// # Errors
+    /// Too many ranges.
+    pub fn declare<M: Machine>(
+        &mut self,
+        machine: &M,
+        range: Range<u64>,
+        kind: Kind,
+    ) -> Result<(), FrameError> {
+        for pfn in range.start..range.end.min(self.directory.steps() * STEP) {
+            self.set(machine, Pfn::truncate(pfn), State::of(kind))?;
+        }
+        if range.end > self.directory.steps() * STEP {
+            self.special
+                .push((range, kind))
+                .map_err(|_| FrameError::Full)?;
+            self.barren = self.barren_steps_need();
+        }
+        Ok(())
+    }
+
+    /// Free frames that must be left for the direct map to grow until it gains some.
+    #[inline]
+    #[must_use]
+    pub fn reserve(&self) -> u64 {
+        RESERVE + self.barren
+    }
+
+    /// Frames that the next steps take before one gives any: the p2m list of a large domain, or a
+    /// module, fills whole steps.
+    fn barren_steps_need(&self) -> u64 {
+        let free_in = |step: u64| {
+            let (start, end) = (step * STEP, (step + 1) * STEP);
+            let special = |(range, _): &(Range<u64>, Kind)| {
+                range.end.min(end).saturating_sub(range.start.max(start))
+            };
+            STEP.saturating_sub(self.special.iter().map(special).sum())
+        };
+        let ahead = self.directory.steps()..self.counts.total / STEP;
+        ahead
+            .take_while(|&step| free_in(step) < RESERVE)
+            .map(Frames::frames_for_step)
+            .sum()
+    }
+
+    /// Frames that the direct map and the records take to grow by this step: its tables, its
+    /// records, and what leads to them.
+    #[must_use]
+    pub fn frames_for_step(step: u64) -> u64 {
+        let l2 = step.is_multiple_of(STEP);
+        let l3 = step.is_multiple_of(STEP * 512);
+        1 + u64::from(l2) + u64::from(l3) + Directory::pages_of(step)
+    }
+
+    /// Frames that can still be had: those that are free, and what the steps that are not mapped
+    /// yet will bring at least.
+    #[must_use]
+    pub fn obtainable(&self) -> u64 {
+        let ahead = self.directory.steps() * STEP..self.counts.total;
+        let special = |(range, _): &(Range<u64>, Kind)| {
+            range
+                .end
+                .min(ahead.end)
+                .saturating_sub(range.start.max(ahead.start))
+        };
+        let taken: u64 = self.special.iter().map(special).sum();
+        let steps = self.directory.steps()..self.counts.total.div_ceil(STEP);
+        let costs: u64 = steps.map(Frames::frames_for_step).sum();
+        let more = (ahead.end.saturating_sub(ahead.start)).saturating_sub(taken + costs);
+        self.counts.free + more
+    }
+
+    /// The step that the direct map must add next, if memory is left.
+    #[must_use]
+    pub fn next_step(&self) -> Option<u64> {
+        let step = self.directory.steps();
+        (step * STEP < self.counts.total).then_some(step)
+    }
+
+    /// What a frame of a step that has no records yet will be.
+    #[must_use]
+    pub fn declared(&self, pfn: u64) -> Kind {
+        self.special
+            .iter()
+            .find(|(range, _)| range.contains(&pfn))
+            .map_or(Kind::Free, |s| s.1)
+    }
+
+    /// Adds the records of the next step, in frames that it takes from those that are free.
+    ///
+    /// # Errors
+    /// There are too few.
+    pub fn add_step<M: Machine>(&mut self, machine: &M) -> Result<(), FrameError> {
+        let step = self.directory.steps();
+        let mut pages = Vec::<Frame, 3>::new();
+        for _ in 0..Directory::pages_of(step) {
+            let page = self.alloc(machine);
+            // There is room: a step takes three pages at most.
+            if page.map(|page| pages.push(page)).is_err() {
+                pages
+                    .into_iter()
+                    .try_for_each(|page| self.free(machine, page))?;
+                return Err(FrameError::OutOfMemory);
+            }
+        }
+        self.directory.add(machine, || {
+            let page = pages.pop().ok_or(FrameError::OutOfMemory)?;
+            Ok(page.0)
+        })?;
+        let range = step * STEP..((step + 1) * STEP).min(self.counts.total);
+        self.counts.mapped += range.end - range.start;
+        for i in 0..self.special.len() {
+            let (special, kind) = self.special[i].clone();
+            for pfn in special.start.max(range.start)..special.end.min(range.end) {
+                self.set(machine, Pfn::truncate(pfn), State::of(kind))?;
+            }
+        }
+        self.barren = self.barren_steps_need();
+        Ok(())
+    }
+
+    /// Gives those of the frames that are free, and were never handed out, to the allocator, and
+    /// says how many.
+    ///
+    /// # Errors
+    /// One has no record.
+    pub fn give_free<M: Machine>(
+        &mut self,
+        machine: &M,
+        range: Range<u64>,
+    ) -> Result<u64, FrameError> {
+        let before = self.counts.free;
+        let mut piece = range.start..range.start;
+        for pfn in range {
+            let (applied, _) = self.states(machine, Pfn::truncate(pfn))?;
+            if applied.kind == Kind::Free {
+                piece.end = pfn + 1;
+                continue;
+            }
+            self.give(machine, piece);
+            piece = pfn + 1..pfn + 1;
+        }
+        self.give(machine, piece);
+        Ok(self.counts.free - before)
+    }
+
+    /// Gives consecutive free frames that were never handed out to the allocator.
+    pub fn give<M: Machine>(&mut self, machine: &M, piece: Range<u64>) {
+        if !piece.is_empty() {
+            self.counts.free += piece.end - piece.start;
+            self.spans.give(machine, piece);
+        }
+    }
+
+    /// Hands out a frame of unspecified content.
+    ///
+    /// # Errors
+    /// None is free. (The caller grows the window before it comes to that.)
+    #[inline]
+    pub fn alloc<M: Machine>(&mut self, machine: &M) -> Result<Frame, FrameError> {
+        let pfn = if let Some(node) = self.recycled.pop() {
+            // SAFETY: the list holds only frames put there by `free`, which wrote the frame's
+            // number behind the link; a free frame is nobody else's.
+            Pfn::truncate(unsafe { node.add(1).read() } as u64)
+        } else {
+            self.spans.take(machine).ok_or(FrameError::OutOfMemory)?
+        };
+        self.counts.free -= 1;
+        if self.strandings > 0 {
+            // It may have found its way back by itself.
+            self.hold_again(pfn);
+        }
+        self.step_now(machine, pfn, Step::Alloc)?;
+        Ok(Frame(pfn))
+    }
+
+    /// Takes a frame back.
+    ///
+    /// # Errors
+    /// It is not a writable frame that was handed out; it is lost then, and its record says why.
+    #[inline]
+    pub fn free<M: Machine>(&mut self, machine: &M, frame: Frame) -> Result<(), FrameError> {
+        let pfn = frame.0;
+        self.step_now(machine, pfn, Step::Free)?;
+        let memory = machine.memory(pfn).cast::<usize>();
+        // SAFETY: the frame was handed out and comes back, so nobody else uses its memory; its
+        // record says that it is writable. The link goes in its first word, its number behind.
+        unsafe {
+            memory.add(1).write(pfn.as_u64() as usize);
+            self.recycled.push(memory);
+        }
+        self.counts.free += 1;
+        Ok(())
+    }
+
+    /// Takes a frame back as soon as everything queued so far has been carried out: at the next
+    /// [`Frames::settle`]. Its state does not tell whether anything is queued for it: one that was
+    /// sealed and unsealed again since the last flush looks as if nothing had happened.
+    ///
+    /// # Errors
+    /// Too many wait: flush first.
+    pub fn free_after_flush(&mut self, frame: Frame) -> Result<(), FrameError> {
+        self.unsettled = true;
+        self.limbo.push(frame.0).map_err(|_| FrameError::Full)
+    }
+
+    /// Takes a step that needs nobody's consent, or has it already.
+    ///
+    /// # Errors
+    /// The step is not allowed, in what was applied or in what is planned.
+    pub fn step_now<M: Machine>(
+        &mut self,
+        machine: &M,
+        pfn: Pfn,
+        step: Step,
+    ) -> Result<(), FrameError> {
+        let (applied, planned) = self.states(machine, pfn)?;
+        let after = |state: State| state.after(step).map_err(|e| FrameError::Illegal(pfn, e));
+        let (applied, planned) = (after(applied)?, after(planned)?);
+        self.put(pfn, applied, planned)
+    }
+
+    /// Whether the kernel may have a frame mapped writable, now and once the queue is flushed; also
+    /// if it has no record. The same as looking at both states, for loops over many frames.
+    #[inline]
+    #[must_use]
+    pub fn may_be_writable<M: Machine>(&self, _machine: &M, pfn: Pfn) -> bool {
+        let Ok(record) = self.record(pfn) else {
+            return true;
+        };
+        // SAFETY: `record` points into a page of records, which belongs to this value.
+        Record::from_bits(unsafe { record.read() }).may_be_writable()
+    }
+
+    /// What a frame is now: (applied by Xen, planned once the queue is flushed).
+    ///
+    /// # Errors
+    /// It has no record.
+    #[inline]
+    pub fn states<M: Machine>(&self, _machine: &M, pfn: Pfn) -> Result<(State, State), FrameError> {
+        let record = self.record(pfn)?;
+        // SAFETY: `record` points into a page of records, which belongs to this value.
+        Ok(Record::from_bits(unsafe { record.read() }).states())
+    }
+
+    /// Records what a frame is, without asking.
+    ///
+    /// # Errors
+    /// It has no record.
+    #[inline]
+    pub fn set<M: Machine>(
+        &mut self,
+        _machine: &M,
+        pfn: Pfn,
+        state: State,
+    ) -> Result<(), FrameError> {
+        self.put(pfn, state, state)
+    }
+
+    #[inline]
+    fn put(&mut self, pfn: Pfn, applied: State, planned: State) -> Result<(), FrameError> {
+        let record = self.record(pfn)?;
+        // SAFETY: as in `states`, and `self` is borrowed exclusively.
+        unsafe {
+            let stranded = Record::from_bits(record.read()).is_stranded();
+            record.write(Record::new(applied, planned).with_stranded(stranded).bits());
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn record(&self, pfn: Pfn) -> Result<*mut u64, FrameError> {
+        let record = self.directory.record(pfn);
+        record
+            .filter(|_| pfn.as_u64() < self.counts.total)
+            .ok_or(FrameError::NoRecord(pfn))
+    }
+
+    /// How many frames there are.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+}
+
+/// The machine and the record of its frames: what the queue's flushes report to.
+pub struct Ledger<M> {
+    /// The machine.
+    pub machine: M,
+    /// The record.
+    pub frames: Frames,
+}
+
+impl<M: Machine> Completion for Ledger<M> {
+    #[inline]
+    fn applied(&mut self, tag: u32) {
+        self.frames.applied(&self.machine, tag);
+    }
+
+    #[inline]
+    fn dropped(&mut self, _: u32) {
+        // Settling brings the plan back to what was applied.
+        self.frames.refusals = self.frames.refusals.wrapping_add(1);
+    }
+}

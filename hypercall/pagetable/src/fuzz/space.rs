@@ -1,0 +1,245 @@
+//! What concerns many pages at once: address spaces, the tables above, parts of the image.
+
+use super::page::{Divergence, Page, What};
+use super::{Eye, Fuzzer, Op, PAGE, Side, USER_PAGES, queued};
+use crate::entry::{Entry, Value};
+use crate::error::MmError;
+use crate::frames::FrameError;
+use crate::machine::Machine;
+use crate::tables::Tables;
+
+/// How far the table below an entry is moved: a place of the same table where nothing is.
+const FAR_L3: u64 = 100 << 30;
+const FAR_L4: u64 = 4 << 39;
+/// Pages of the image that a run may release.
+const SPARE: u64 = u64::BITS as u64;
+
+impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
+    /// Judges the result of an operation that only a lack of frames may stop.
+    fn only_without_frames(
+        &mut self,
+        op: Op,
+        result: Result<(), MmError>,
+    ) -> Result<(), Divergence> {
+        match result {
+            Err(MmError::Frame(FrameError::OutOfMemory)) if self.hogged.is_some() => {
+                self.counts.refused += 1;
+                Ok(())
+            }
+            result => result.map_err(|e| self.differs(op, 0, What::Error(e), 0, 0)),
+        }
+    }
+
+    pub(super) fn new_space<M: Machine>(
+        &mut self,
+        tables: &mut Tables<M>,
+        op: Op,
+    ) -> Result<(), Divergence> {
+        if self.spaces.is_full() {
+            return Ok(());
+        }
+        let made = tables.create_space().map(|space| {
+            let pages = [Page::NONE; USER_PAGES];
+            // There is room.
+            let _ = self.spaces.push(Side { space, pages });
+        });
+        self.only_without_frames(op, made)
+    }
+
+    /// The pages of the user half by the reference, as long as the space is not the current one.
+    fn aside(&mut self, space: Option<usize>) -> &mut [Page] {
+        match space.and_then(|which| self.spaces.get_mut(which)) {
+            Some(side) => &mut side.pages,
+            None => &mut self.boot,
+        }
+    }
+
+    pub(super) fn switch<M: Machine>(
+        &mut self,
+        tables: &mut Tables<M>,
+        eye: &mut impl Eye,
+        op: Op,
+        to: u8,
+    ) -> Result<(), Divergence> {
+        if self.interrupts > 0 {
+            return Ok(());
+        }
+        let to = (to as usize % (self.spaces.len() + 1)).checked_sub(1);
+        let space = to.map_or(tables.boot_space(), |which| self.spaces[which].space);
+        // SAFETY: the user half is the run's own.
+        let switched = unsafe { tables.switch_space(space) };
+        switched.map_err(|e| self.differs(op, 0, What::Error(e), 0, 0))?;
+        let first = PAGES - USER_PAGES;
+        let left = self.current;
+        for i in 0..USER_PAGES {
+            self.aside(left)[i] = self.pages[first + i];
+        }
+        for i in 0..USER_PAGES {
+            self.pages[first + i] = self.aside(to)[i];
+        }
+        self.current = to;
+        let (_, any) = queued(tables);
+        if any {
+            return Err(self.differs(op, 0, What::Queue, 0, 1));
+        }
+        // A sample: all of it takes as long as many other operations.
+        for turn in 0..4 {
+            let at = (self.step as usize).wrapping_mul(131) + turn * 97;
+            for at in [first + at % USER_PAGES, at % first] {
+                self.compare(tables, op, at, self.pages[at])?;
+                self.compare_table(tables, op, at)?;
+                self.touch(eye, op, at)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn drop_space<M: Machine>(
+        &mut self,
+        tables: &mut Tables<M>,
+        op: Op,
+        which: u8,
+    ) -> Result<(), Divergence> {
+        if self.spaces.is_empty() {
+            return Ok(());
+        }
+        let which = which as usize % self.spaces.len();
+        let dropped = tables.destroy_space(self.spaces[which].space);
+        if self.current == Some(which) {
+            return match dropped {
+                Err(MmError::Frame(FrameError::Illegal(..))) => Ok(()),
+                _ => Err(self.differs(op, 0, What::NoError, 0, 0)),
+            };
+        }
+        dropped.map_err(|e| self.differs(op, 0, What::Error(e), 0, 0))?;
+        self.spaces.swap_remove(which);
+        if self.current == Some(self.spaces.len()) {
+            // The last one took the place.
+            self.current = Some(which);
+        }
+        Ok(())
+    }
+
+    /// Moves the table below an L3 or L4 entry to another place, looks, and moves it back.
+    pub(super) fn shift<M: Machine>(
+        &mut self,
+        tables: &mut Tables<M>,
+        eye: &mut impl Eye,
+        op: Op,
+        (at, upper): (usize, bool),
+    ) -> Result<(), Divergence> {
+        let va = self.va(at);
+        let far = va ^ if upper { FAR_L4 } else { FAR_L3 };
+        macro_rules! swap {
+            ($slot:ident $value:ident $make:ident $set:ident) => {{
+                let slots = [va, far].map(|va| {
+                    let p4d = tables.p4d_offset(tables.pgd_offset(va)?, va)?;
+                    $slot!(tables, p4d, va)
+                });
+                let [Some(near), Some(away)] = slots else {
+                    // A space whose user half has no tables yet.
+                    return Ok(());
+                };
+                let Some(value) = tables.$value(tables.get(near)) else {
+                    return Ok(());
+                };
+                let entry = tables.$make(Value::new(value.pfn, value.flags));
+                let moved = entry.and_then(|entry| {
+                    // SAFETY: what is mapped below is the run's own, and comes back at once.
+                    unsafe {
+                        tables.$set(away, entry)?;
+                        tables.$set(near, Entry::NONE)
+                    }
+                });
+                moved.map_err(|e| self.differs(op, va, What::Error(e), 0, 0))?;
+                self.is_away(tables, eye, op, (at, far))?;
+                let back = entry.and_then(|entry| {
+                    // SAFETY: as it was.
+                    unsafe {
+                        tables.$set(near, entry)?;
+                        tables.$set(away, Entry::NONE)
+                    }
+                });
+                back.map_err(|e| self.differs(op, va, What::Error(e), 0, 0))?;
+            }};
+        }
+        macro_rules! p4d {
+            ($tables:ident, $p4d:expr, $va:expr) => {
+                Some($p4d)
+            };
+        }
+        macro_rules! pud {
+            ($tables:ident, $p4d:expr, $va:expr) => {
+                $tables.pud_offset($p4d, $va)
+            };
+        }
+        if upper {
+            swap!(p4d p4d_val make_p4d set_p4d);
+        } else {
+            swap!(pud pud_val make_pud set_pud);
+        }
+        self.compare(tables, op, at, self.pages[at])?;
+        self.look(tables, eye, op, at..at + 1)
+    }
+
+    /// A page is found at the other address and not at its own.
+    fn is_away<M: Machine>(
+        &mut self,
+        tables: &Tables<M>,
+        eye: &mut impl Eye,
+        op: Op,
+        (at, far): (usize, u64),
+    ) -> Result<(), Divergence> {
+        let va = self.va(at);
+        if let Ok(found) = tables.ptep_get(va) {
+            return Err(self.differs(op, va, What::Entry, 0, found.bits()));
+        }
+        let found = tables.ptep_get(far).unwrap_or(Entry::NONE);
+        self.agree(tables, (op, at, What::Entry), self.pages[at], found)?;
+        if queued(tables).1 {
+            return Ok(());
+        }
+        if let Some(found) = eye.load(va) {
+            return Err(self.differs(op, va, What::Load, 0, found));
+        }
+        let expected = self.pages[at].frame();
+        let expected = expected.map(|frame| super::NAME + self.pfn(frame).as_u64());
+        match eye.load(far) {
+            found if found == expected => Ok(()),
+            found => Err(self.differs(
+                op,
+                far,
+                What::Load,
+                expected.unwrap_or(0),
+                found.unwrap_or(0),
+            )),
+        }
+    }
+
+    /// Releases pages of the image, some of them again.
+    pub(super) fn release<M: Machine>(
+        &mut self,
+        tables: &mut Tables<M>,
+        op: Op,
+        (at, n): (u8, u8),
+    ) -> Result<(), Divergence> {
+        let (base, released) = self.spare;
+        if base == 0 {
+            return Ok(());
+        }
+        let at = u64::from(at) % SPARE;
+        let pages = u64::from(n.max(1)).min(SPARE - at);
+        let va = base + at * PAGE;
+        // SAFETY: whoever spared it does not use it.
+        let result = unsafe { tables.release(va, pages) };
+        result.map_err(|e| self.differs(op, va, What::Error(e), 0, 0))?;
+        self.spare.1 = released | (u64::MAX >> (SPARE - pages)) << at;
+        for va in (va..).step_by(PAGE as usize).take(pages as usize) {
+            let found = tables.ptep_get(va).unwrap_or(Entry::NONE);
+            if found.is_present() {
+                return Err(self.differs(op, va, What::Entry, 0, found.bits()));
+            }
+        }
+        Ok(())
+    }
+}

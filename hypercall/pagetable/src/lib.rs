@@ -1,0 +1,43 @@
+//! The page tables of a Xen PV kernel, from those that Xen hands it to those it ends with.
+//!
+//! ```text
+//! start of day ─▶ takeover ─▶ tables ── ops, directmap, attributes ──▶ Mmu (queue, lazy mode) ─▶ Xen
+//!                               │  entry, fresh      walk, audit
+//!                               └─ frames, state ◀── what Xen applied
+//! ```
+//!
+//! All of it is generic over the [`machine::Machine`] below, which knows frame numbers and memory,
+//! and over the [`layout::Layout`] that comes with it: so it serves any kernel, and the host runs it
+//! against a model of Xen.
+//!
+//! A kernel implements `Machine` and `Layout`, keeps one [`Tables`] where it finds it, and begins with
+//! [`takeover::Initial::survey`].
+#![cfg_attr(not(test), no_std)]
+
+mod attributes;
+pub mod audit;
+pub mod cost;
+mod directmap;
+mod directory;
+pub mod entry;
+pub mod error;
+pub mod frames;
+pub mod fresh;
+pub mod fuzz;
+pub mod layout;
+pub mod machine;
+mod ops;
+mod record;
+mod release;
+mod space_list;
+pub mod spaces;
+mod spans;
+pub mod state;
+pub mod tables;
+pub mod takeover;
+pub mod walk;
+
+pub use entry::{Flags, Pte, Value};
+pub use error::MmError;
+pub use ops::Change;
+pub use tables::Tables;

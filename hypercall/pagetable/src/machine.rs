@@ -1,0 +1,115 @@
+//! What lies under the page tables: a hypervisor, the two frame-number maps, and memory.
+//!
+//! Implemented by the running kernel (`running`) and on the host by the tests, over a model of Xen,
+//! so that all of `mm` runs in both. Everything above asks this trait and no one else for a frame's
+//! other number or for its memory.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hypercall::{Hypervisor, Mfn, Pfn};
+
+use crate::layout::Layout;
+
+/// A page of memory that its holder alone uses, as 512 words.
+pub type Words = [u64; 512];
+
+/// Entries of a page table, or of a part of one, while it is in use: the processor sets A and D in
+/// them at any time, so each is read at once and may differ the next time.
+#[derive(Clone, Copy)]
+pub struct Live<'a>(&'a [AtomicU64]);
+
+impl<'a> Live<'a> {
+    /// How many entries there are.
+    #[inline]
+    #[must_use]
+    pub fn len(self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The entry at a place: 0, which maps nothing, beyond the end.
+    #[inline]
+    #[must_use]
+    pub fn get(self, index: usize) -> u64 {
+        self.0
+            .get(index)
+            .map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    /// The entries, one by one.
+    #[inline(always)]
+    pub fn iter(self) -> impl DoubleEndedIterator<Item = u64> + ExactSizeIterator + Clone + 'a {
+        self.0.iter().map(|word| word.load(Ordering::Relaxed))
+    }
+
+    /// The entries before a place, and those from it on.
+    ///
+    /// # Panics
+    /// It lies beyond the end.
+    #[inline]
+    #[must_use]
+    pub fn split_at(self, index: usize) -> (Live<'a>, Live<'a>) {
+        let (before, after) = self.0.split_at(index);
+        (Live(before), Live(after))
+    }
+}
+
+/// The machine a kernel's page tables live on.
+pub trait Machine {
+    /// Who carries out updates.
+    type Hv: Hypervisor;
+    /// Where the kernel has what.
+    type Layout: Layout;
+
+    /// The machine frame behind a pfn (the p2m list), if there is memory there.
+    fn mfn(&self, pfn: Pfn) -> Option<Mfn>;
+
+    /// The number of the machine frame behind a pfn, or all ones where there is no memory: for
+    /// loops that look at the answers together.
+    #[inline]
+    fn mfn_or_ones(&self, pfn: Pfn) -> u64 {
+        self.mfn(pfn).map_or(u64::MAX, Mfn::as_u64)
+    }
+
+    /// The pfn of a machine frame of this domain (the M2P, checked against the p2m).
+    fn pfn(&self, mfn: Mfn) -> Option<Pfn>;
+
+    /// Where the frame's memory is mapped for the kernel to use: null if the window does not reach
+    /// it (yet).
+    ///
+    /// Only a frame that the caller owns may be written through it; a page table is read-only there
+    /// and may change at any time, as the processor sets A and D.
+    fn memory(&self, pfn: Pfn) -> *mut Words;
+
+    /// The entries of the table that lies in a frame, if the window reaches it.
+    ///
+    /// # Safety
+    /// For as long as they are looked at nobody has the frame's memory to himself, as the holder of
+    /// a [`Frame`](crate::frames::Frame) has: it is a table, whoever changes it does so atomically.
+    #[inline]
+    unsafe fn live(&self, table: Pfn) -> Option<Live<'_>> {
+        let words = self.memory(table).cast::<[AtomicU64; 512]>().cast_const();
+        // SAFETY: memory that the window reaches is there for as long as the machine is; by the
+        // caller's contract all accesses to it are atomic. `AtomicU64` is laid out as `u64`.
+        unsafe { words.as_ref() }.map(|words| Live(words))
+    }
+
+    /// The virtual address that the page tables map this frame's memory at, in the window in use.
+    fn window(&self, pfn: Pfn) -> u64;
+
+    /// The window reaches the first `pages` frames from now on.
+    fn set_reach(&mut self, pages: u64);
+
+    /// From now on memory is reached through the direct map and no longer through Xen's initial
+    /// mapping.
+    fn open_direct_map(&mut self);
+
+    /// Whether it was opened.
+    fn direct_map_is_open(&self) -> bool;
+}

@@ -1,0 +1,163 @@
+//! Mapping frames at consecutive pages.
+//!
+//! Where no table exists one is built before Xen sees it, in the loop that is most of what the
+//! kernel itself adds to Xen's work ([`Tables::make_run`]).
+
+use hypercall::{Mfn, Pfn};
+
+use super::{Change, Chunk, PAGE, check_range, check_rights, chunks, fill_around};
+use crate::entry::{Flags, L1, Pte, Value};
+use crate::error::MmError;
+use crate::fresh::Fresh;
+use crate::machine::Machine;
+use crate::tables::{Slot, Tables, slots};
+
+impl<M: Machine> Tables<M> {
+    /// Maps frames at consecutive pages from `va` on, where nothing is mapped.
+    ///
+    /// # Errors
+    /// A bad range, something mapped there, no memory for tables, or Xen's refusal. What was mapped
+    /// before the error stays mapped.
+    ///
+    /// # Safety
+    /// The frames' owner agrees to their being reached at these addresses with these rights.
+    #[track_caller]
+    pub unsafe fn map(
+        &mut self,
+        va: u64,
+        mut frames: impl ExactSizeIterator<Item = Pfn>,
+        flags: Flags,
+    ) -> Result<Change, MmError> {
+        let pages = frames.len() as u64;
+        check_range(va, pages)?;
+        check_rights(va, flags)?;
+        if let Some(slot) = self.single(va, pages)
+            && let Some(pfn) = frames.next()
+        {
+            if self.get(slot).is_present() {
+                return Err(MmError::Occupied { va });
+            }
+            let new = self.make_pte(Value::new(pfn, flags))?;
+            self.check_frozen(va, flags, [new])?;
+            // SAFETY: nothing was mapped there.
+            unsafe { self.set_pte_queued(slot, va, Pte::NONE, new) }?;
+            return Ok(Change(()));
+        }
+        self.lazily(|tables| {
+            for chunk in chunks(va, pages) {
+                tables.map_chunk(chunk, &mut frames, flags)?;
+            }
+            Ok(Change(()))
+        })
+    }
+
+    /// The slot of a range that is a single page in a table that exists: one request, which need
+    /// not be queued to be cheap.
+    #[inline]
+    pub(super) fn single(&self, va: u64, pages: u64) -> Option<Slot<L1>> {
+        if pages == 1 {
+            self.pte_slot(va).ok()
+        } else {
+            None
+        }
+    }
+
+    fn map_chunk(
+        &mut self,
+        chunk: Chunk,
+        frames: &mut impl Iterator<Item = Pfn>,
+        flags: Flags,
+    ) -> Result<(), MmError> {
+        let Ok(first) = self.pte_slot(chunk.va) else {
+            let pmd = self.ensure_pmd(chunk.va)?;
+            if self.get(pmd).is_large() {
+                return Err(MmError::Large {
+                    va: chunk.va,
+                    level: 2,
+                });
+            }
+            let frame = self.alloc_frame()?;
+            let fresh = Fresh::<L1>::filled(self, frame, |tables, words| {
+                fill_around(words, chunk);
+                let target = &mut words[chunk.first..chunk.first + chunk.count];
+                tables.make_run(chunk.va, target, frames, flags)?;
+                let made = target.iter().map(|word| Pte::from_table(*word));
+                tables.check_frozen(chunk.va, flags, made)
+            })?;
+            // SAFETY: nothing was mapped below the entry.
+            return unsafe { self.install(pmd, fresh, Flags::TABLE) };
+        };
+        for (i, slot) in slots(first, chunk.count).enumerate() {
+            if self.get(slot).is_present() {
+                return Err(MmError::Occupied {
+                    va: chunk.va + i as u64 * PAGE,
+                });
+            }
+        }
+        for (i, slot) in slots(first, chunk.count).enumerate() {
+            let Some(pfn) = frames.next() else { break };
+            let (va, new) = (
+                chunk.va + i as u64 * PAGE,
+                self.make_pte(Value::new(pfn, flags))?,
+            );
+            self.check_frozen(va, flags, [new])?;
+            // SAFETY: the entry was seen to be empty, so nothing in use is mapped by it.
+            unsafe { self.set_pte_queued(slot, va, Pte::NONE, new) }?;
+        }
+        Ok(())
+    }
+
+    /// Checks, where any frame is frozen, that none of consecutive pages would make one writable.
+    #[inline]
+    pub(super) fn check_frozen(
+        &self,
+        va: u64,
+        flags: Flags,
+        entries: impl IntoIterator<Item = Pte>,
+    ) -> Result<(), MmError> {
+        if !self.frames().has_frozen() || !flags.contains(Flags::WRITABLE) {
+            return Ok(());
+        }
+        let mut pages = (0..).map(|i| va + i * PAGE);
+        entries
+            .into_iter()
+            .zip(&mut pages)
+            .try_for_each(|(entry, page)| self.check_may_be_writable(page, entry))
+    }
+
+    /// Writes the machine entries for frames, to be mapped from `va` on, into words: as
+    /// [`Tables::make`] for each, but looking at what the p2m list held only once.
+    fn make_run(
+        &self,
+        va: u64,
+        words: &mut [u64],
+        frames: &mut impl Iterator<Item = Pfn>,
+        flags: Flags,
+    ) -> Result<(), MmError> {
+        let mut seen = 0;
+        let bits = Pte::from_mfn(Mfn::truncate(0), flags).bits();
+        let mut make = |word: &mut u64| {
+            // An iterator that ends early must not leave old words to be hooked.
+            let Some(pfn) = frames.next() else {
+                return *word = 0;
+            };
+            let number = self.machine().mfn_or_ones(pfn);
+            seen |= number;
+            *word = number << 12 | bits;
+        };
+        // Four at a time: this loop is a good part of what the kernel itself adds to Xen's work.
+        let (groups, rest) = words.as_chunks_mut::<4>();
+        groups
+            .iter_mut()
+            .for_each(|group| group.iter_mut().for_each(&mut make));
+        rest.iter_mut().for_each(make);
+        if seen > Mfn::MAX.as_u64() {
+            let ones = u64::MAX << 12 | bits;
+            let index = words.iter().position(|word| *word == ones).unwrap_or(0);
+            return Err(MmError::NoFrame {
+                va: va + index as u64 * PAGE,
+            });
+        }
+        Ok(())
+    }
+}

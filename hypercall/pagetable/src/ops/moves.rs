@@ -1,0 +1,147 @@
+//! Moving pages: whole tables change hands where both places lie alike, entries elsewhere.
+
+use hypercall::Pfn;
+
+use super::{Change, Chunk, PAGE, SPAN, check_present, check_range, chunks, copy, fill_around};
+use crate::entry::{Entry, Flags, L1, L2, Pte};
+use crate::error::MmError;
+use crate::fresh::Fresh;
+use crate::machine::Machine;
+use crate::tables::{Slot, Tables, slots};
+
+impl<M: Machine> Tables<M> {
+    /// Moves consecutive pages to where nothing is mapped; the ranges must not overlap.
+    ///
+    /// Where both ends lie equally in their 2 MiB, whole tables change hands, with the holes that
+    /// are in them.
+    ///
+    /// After an error some pages may be at the destination, some at the source and some at both;
+    /// unmapping both ranges leaves neither.
+    ///
+    /// # Errors
+    /// Bad or overlapping ranges, a page that is not mapped, something mapped at the destination,
+    /// no memory, or Xen's refusal.
+    ///
+    /// # Safety
+    /// Nothing in use may be mapped at the source.
+    #[track_caller]
+    pub unsafe fn move_pages(&mut self, from: u64, to: u64, pages: u64) -> Result<Change, MmError> {
+        check_range(from, pages)?;
+        check_range(to, pages)?;
+        if from.abs_diff(to) < pages * PAGE {
+            return Err(MmError::BadRange { va: to, pages });
+        }
+        if from.is_multiple_of(SPAN) && to.is_multiple_of(SPAN) && pages.is_multiple_of(512) {
+            return self.move_tables(from, to, pages / 512);
+        }
+        // The new places first: a frame that stays mapped somewhere is cheaper to map again.
+        self.flush()?;
+        self.lazily(|tables| {
+            for chunk in chunks(to, pages) {
+                let source = from + (chunk.va - to);
+                tables.copy_chunk(source, chunk)?;
+            }
+            Ok(())
+        })?;
+        // SAFETY: the caller's promise.
+        unsafe { self.unmap(from, pages) }
+    }
+
+    /// Maps at a chunk what is mapped from `source` on.
+    fn copy_chunk(&mut self, source: u64, chunk: Chunk) -> Result<(), MmError> {
+        let pmd = self.ensure_pmd(chunk.va)?;
+        if self.get(pmd).is_present() || chunk.count < 8 {
+            return self.copy_entries(source, chunk);
+        }
+        let frame = self.alloc_frame()?;
+        let fresh = Fresh::<L1>::filled(self, frame, |tables, words| {
+            fill_around(words, chunk);
+            let mut done = 0;
+            for piece in chunks(source, chunk.count as u64) {
+                // Not below a large page.
+                tables.pte_slot(piece.va)?;
+                let pmd = tables.pmd_slot(piece.va)?;
+                let table = tables.value(tables.get(pmd));
+                let table = table.ok_or(MmError::NotMapped { va: piece.va })?;
+                // SAFETY: the table is in use, so nobody's own memory. Nothing is queued for it:
+                // the operation began with a flush and has queued only for new tables since.
+                let old = unsafe { tables.machine().live(table.pfn) };
+                let old = old.ok_or(MmError::NotMapped { va: piece.va })?;
+                let old = old.split_at(piece.first).1.split_at(piece.count).0;
+                let target = &mut words[chunk.first + done..chunk.first + done + piece.count];
+                copy(target, old);
+                check_present(piece.va, old)?;
+                done += piece.count;
+            }
+            Ok(())
+        })?;
+        // SAFETY: nothing was mapped below the entry.
+        unsafe { self.install(pmd, fresh, Flags::TABLE) }
+    }
+
+    fn copy_entries(&mut self, source: u64, chunk: Chunk) -> Result<(), MmError> {
+        for i in 0..chunk.count as u64 {
+            let (from, to) = (source + i * PAGE, chunk.va + i * PAGE);
+            let old = self.ptep_get(from)?;
+            if !old.is_present() {
+                return Err(MmError::NotMapped { va: from });
+            }
+            self.ensure_pte_table(to)?;
+            let slot = self.pte_slot(to)?;
+            if self.get(slot).is_present() {
+                return Err(MmError::Occupied { va: to });
+            }
+            let new = old.with_flags(old.flags());
+            // SAFETY: nothing was mapped there.
+            unsafe { self.set_pte_queued(slot, to, Pte::NONE, new) }?;
+        }
+        Ok(())
+    }
+
+    fn move_tables(&mut self, from: u64, to: u64, count: u64) -> Result<Change, MmError> {
+        self.lazily(|tables| {
+            for i in 0..count {
+                let (from, to) = (from + i * SPAN, to + i * SPAN);
+                let source = tables.pmd_slot(from)?;
+                let entry = tables.get(source);
+                if entry.is_large() {
+                    return Err(MmError::Large { va: from, level: 2 });
+                }
+                if !entry.is_present() {
+                    return Err(MmError::NotMapped { va: from });
+                }
+                let target = tables.ensure_pmd(to)?;
+                let empty = tables.empty_table(target, to)?;
+                // Hooked before it is unhooked, so that Xen need not validate it again.
+                // SAFETY: nothing is mapped at the destination, nothing in use at the source.
+                let moved = unsafe { tables.set_pmd(target, entry.with_flags(Flags::TABLE)) }
+                    // SAFETY: as above.
+                    .and_then(|()| unsafe { tables.set_pmd(source, Entry::NONE) });
+                let Some(empty) = empty else {
+                    moved?;
+                    continue;
+                };
+                tables.or_strand(empty, moved)?;
+                if tables.unreferenced(empty)? {
+                    tables.release_table(empty)?;
+                }
+            }
+            Ok(Change(()))
+        })
+    }
+
+    /// The table that an entry refers to, if any, which must map nothing: one that was emptied
+    /// entry by entry stays.
+    fn empty_table(&self, pmd: Slot<L2>, va: u64) -> Result<Option<Pfn>, MmError> {
+        if !self.get(pmd).is_present() {
+            return Ok(None);
+        }
+        let mut entries = slots(self.pte_slot(va)?, 512);
+        match entries.position(|slot| self.get(slot).is_present()) {
+            Some(index) => Err(MmError::Occupied {
+                va: va + index as u64 * PAGE,
+            }),
+            None => Ok(self.value(self.get(pmd)).map(|table| table.pfn)),
+        }
+    }
+}

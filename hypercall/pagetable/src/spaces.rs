@@ -1,0 +1,381 @@
+//! Address spaces: a root for the kernel and one for user mode.
+//!
+//! Under PV both kernel and user mode run in ring 3, and every kernel page is reachable for user
+//! code if the tables lead there; what keeps them apart is that user mode runs on a root of its own
+//! that has only the user half (`MMUEXT_NEW_USER_BASEPTR`). Entries of the user half are written to
+//! both roots; entries of the kernel half to the kernel root of every space, so that the kernel is
+//! the same in all of them.
+//!
+//! Both roots are pinned: switching to them then costs Xen no validation.
+
+use hypercall::Pfn;
+use hypercall::lazy::SwitchOut;
+use hypercall::mmu::{ExtOp, Level};
+
+use crate::entry::{Entry, L1, L2, L4, L5, TableLevel};
+use crate::error::MmError;
+use crate::frames::{Frame, FrameError};
+use crate::fresh::Fresh;
+use crate::machine::Machine;
+use crate::state::{Illegal, Kind, State, Step};
+use crate::tables::{Fold, Tables};
+
+/// The first slot of a root that is not user mode's.
+const UPPER_HALF: usize = 256;
+
+/// The first slot of a root that is the kernel's. With four levels those just below are Xen's, or
+/// nobody's; with five, the whole upper half has one entry, and the table below it is in every
+/// space.
+const fn kernel_slots(fold: Fold) -> usize {
+    match fold {
+        Fold::FourLevels => 272,
+        Fold::FiveLevels => UPPER_HALF,
+    }
+}
+
+/// An address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Root of the kernel.
+    pub kernel: Pfn,
+    /// Root of user mode, if the space has a user half.
+    pub user: Option<Pfn>,
+}
+
+impl<M: Machine> Tables<M> {
+    /// Makes a space with the kernel's half and an empty user half.
+    ///
+    /// # Errors
+    /// No memory, or Xen's refusal.
+    #[track_caller]
+    pub fn create_space(&mut self) -> Result<Space, MmError> {
+        let listed = if self.spaces.needs_frame() {
+            Some(self.alloc_frame()?)
+        } else {
+            None
+        };
+        match self.make_space() {
+            Ok(space) => {
+                let machine = &self.mmu.completion.machine;
+                self.spaces.push(machine, space, listed);
+                Ok(space)
+            }
+            Err(e) => {
+                listed.map_or(Ok(()), |frame| self.free_frame(frame))?;
+                Err(e)
+            }
+        }
+    }
+
+    #[track_caller]
+    fn make_space(&mut self) -> Result<Space, MmError> {
+        let (kernel_frame, user_frame) = (self.alloc_frame()?, self.alloc_frame());
+        let user_frame = match user_frame.and_then(|frame| self.flush().map(|()| frame)) {
+            Ok(frame) => frame,
+            Err(e) => {
+                self.free_frame(kernel_frame)?;
+                return Err(e);
+            }
+        };
+        match self.fold() {
+            Fold::FourLevels => self.make_roots::<L4>(kernel_frame, user_frame),
+            Fold::FiveLevels => self.make_roots::<L5>(kernel_frame, user_frame),
+        }
+    }
+
+    /// Makes frames the roots of a space.
+    #[track_caller]
+    fn make_roots<L: TableLevel>(
+        &mut self,
+        kernel_frame: Frame,
+        user_frame: Frame,
+    ) -> Result<Space, MmError> {
+        let current = self.root();
+        let first = kernel_slots(self.fold());
+        let kernel = Fresh::<L>::filled(self, kernel_frame, |tables, words| {
+            // SAFETY: the root is a table, so nobody's own memory; nothing is queued for it.
+            let root = unsafe { tables.machine().live(current) };
+            let root = root.ok_or(MmError::NoMemory {
+                pfn: current.as_u64(),
+            })?;
+            words[..first].fill(0);
+            let kernels = root.iter().skip(first);
+            for (word, entry) in words[first..].iter_mut().zip(kernels) {
+                let entry = Entry::<L>::from_table(entry);
+                *word = if entry.is_present() {
+                    entry.with_flags(entry.flags()).bits()
+                } else {
+                    0
+                };
+            }
+            Ok(())
+        })?;
+        let user = Fresh::<L>::empty(self, user_frame);
+        let (kernel_pfn, user_pfn) = (kernel.pfn(), user.pfn());
+        let pinned = self.lazily(|tables| {
+            let kernel = kernel.seal(tables)?.pfn();
+            tables.pin(kernel)?;
+            let user = user.seal(tables)?.pfn();
+            tables.pin(user)
+        });
+        if let Err(e) = pinned.and_then(|()| self.flush()) {
+            for root in [kernel_pfn, user_pfn] {
+                self.give_back_root(root)?;
+            }
+            return Err(e);
+        }
+        Ok(Space {
+            kernel: kernel_pfn,
+            user: Some(user_pfn),
+        })
+    }
+
+    /// Gives back a root that could not become one, as far as it came.
+    fn give_back_root(&mut self, root: Pfn) -> Result<(), MmError> {
+        let (_, state) = self.frames().states(self.machine(), root)?;
+        if state.pinned {
+            self.unpin(root)?;
+            self.flush()?;
+        }
+        match state.kind {
+            Kind::Table => self.release_table(root),
+            // SAFETY: it was to be a root, its `Frame` was given up for that, and it is none.
+            _ => self.free_frame(unsafe { Frame::from_pfn(root) }),
+        }
+    }
+
+    /// Unpins a root; what its entries refer to loses a reference.
+    #[track_caller]
+    fn unpin(&mut self, root: Pfn) -> Result<(), MmError> {
+        let tag = self.plan_root(root, Step::Unpin, |_| Step::Unlink)?;
+        let op = ExtOp::Unpin(self.mfn(root)?);
+        // SAFETY: no base register refers to the root, so nothing in use is reached through it.
+        unsafe { self.mmu.ext(op, tag) }?;
+        Ok(())
+    }
+
+    /// Pins a root; what its entries refer to gains a reference.
+    #[track_caller]
+    fn pin(&mut self, root: Pfn) -> Result<(), MmError> {
+        let tag = self.plan_root(root, Step::Pin(self.fold().top()), Step::Link)?;
+        let op = ExtOp::Pin(Level::L4, self.mfn(root)?);
+        // SAFETY: pinning validates; it changes no mapping.
+        unsafe { self.mmu.ext(op, tag) }?;
+        Ok(())
+    }
+
+    /// Plans the steps of pinning or unpinning a root for which nothing is queued: its own, and one
+    /// for each table it refers to, however many those are.
+    #[track_caller]
+    fn plan_root(
+        &mut self,
+        root: Pfn,
+        own: Step,
+        each: impl Fn(u8) -> Step,
+    ) -> Result<u32, MmError> {
+        self.settle();
+        match self.try_plan_root(root, own, &each) {
+            Err(FrameError::Full) => {}
+            planned => return Ok(planned?),
+        }
+        self.flush()?;
+        Ok(self.try_plan_root(root, own, &each)?)
+    }
+
+    fn try_plan_root(
+        &mut self,
+        root: Pfn,
+        own: Step,
+        each: &impl Fn(u8) -> Step,
+    ) -> Result<u32, FrameError> {
+        let below = self.fold().top() - 1;
+        let xens = UPPER_HALF..kernel_slots(self.fold());
+        let (frames, machine) = self.ledger();
+        // SAFETY: a root is a table, or about to be one: nobody's own memory any more.
+        let live = unsafe { machine.live(root) }.ok_or(FrameError::NoRecord(root))?;
+        frames.plan_all(|frames| {
+            frames.plan_one(machine, root, own)?;
+            let kept = live.iter().enumerate().filter(|(i, _)| !xens.contains(i));
+            // Entries of any level are read alike.
+            let tables = kept.filter_map(|(_, word)| Entry::<L1>::from_table(word).mfn());
+            for pfn in tables.filter_map(|mfn| machine.pfn(mfn)) {
+                let (_, planned) = frames.states(machine, pfn).unwrap_or_default();
+                if planned.kind == Kind::Table {
+                    frames.plan_one(machine, pfn, each(below))?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The tables of the p2m list are Xen's and not counted.
+    pub(super) fn is_recorded_table(&self, pfn: Pfn) -> bool {
+        let states = self.frames().states(self.machine(), pfn);
+        states.is_ok_and(|(_, planned)| planned.kind == Kind::Table)
+    }
+
+    /// Switches to a space. What is queued goes out with the switch.
+    ///
+    /// # Errors
+    /// What Xen refused, be it of the queue; the space is then the one before. Should Xen refuse the
+    /// way back as well, which is logged, the roots are those that the base registers refer to.
+    ///
+    /// # Safety
+    /// Nothing in use lies in the user half of the space that is left.
+    #[track_caller]
+    pub unsafe fn switch_space(&mut self, to: Space) -> Result<(), MmError> {
+        let before = Space {
+            kernel: self.root(),
+            user: self.user_root(),
+        };
+        // SAFETY: the kernel half is the same in every space, the user half not in use.
+        let Err(error) = (unsafe { self.change_bases(to) }) else {
+            return Ok(());
+        };
+        if (self.root(), self.user_root()) != (before.kernel, before.user) {
+            // SAFETY: these are the tables that were in use.
+            if let Err(also) = unsafe { self.change_bases(before) } {
+                // Only one error can be returned; the later one is not lost either.
+                log::error!("the way back to the space before: {also}");
+            }
+        }
+        Err(error)
+    }
+
+    /// Has Xen change the base registers, and records what they refer to afterwards, whatever was
+    /// refused.
+    ///
+    /// # Safety
+    /// The space maps what is in use as before.
+    #[track_caller]
+    unsafe fn change_bases(&mut self, to: Space) -> Result<(), MmError> {
+        let lazy = *self.mmu.lazy();
+        let bases = self.bases(to)?;
+        // SAFETY: the caller's promise: what is in use stays mapped.
+        let switched = unsafe { self.mmu.switch(lazy, SwitchOut::Carry, &bases) };
+        self.settle();
+        let carried_out = switched
+            .as_ref()
+            .map_or_else(|error| error.carried_out, |_| bases.len());
+        let before = (self.root(), self.user_root());
+        let kernel = if carried_out > 0 { to.kernel } else { before.0 };
+        let user = if carried_out > 1 { to.user } else { before.1 };
+        for root in core::iter::once(before.0).chain(before.1) {
+            self.count_base(root, -1)?;
+        }
+        for root in core::iter::once(kernel).chain(user) {
+            self.count_base(root, 1)?;
+        }
+        self.set_roots(kernel, user);
+        switched.map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    /// The operations that make a space the current one.
+    fn bases(&self, space: Space) -> Result<[ExtOp; 2], MmError> {
+        let user = match space.user {
+            Some(user) => Some(self.mfn(user)?),
+            None => None,
+        };
+        Ok([
+            ExtOp::NewBaseptr(self.mfn(space.kernel)?),
+            ExtOp::NewUserBaseptr(user),
+        ])
+    }
+
+    /// Counts a base register that refers, or no longer refers, to a root.
+    fn count_base(&mut self, root: Pfn, change: i16) -> Result<(), MmError> {
+        let (frames, machine) = self.ledger();
+        let (state, _) = frames.states(machine, root)?;
+        let links = state.links.saturating_add_signed(change);
+        Ok(frames.set(machine, root, State { links, ..state })?)
+    }
+
+    /// Ends a space that is not the current one, with all tables of its user half. The pages that
+    /// were mapped there stay their owners'.
+    ///
+    /// # Errors
+    /// It is the current one, or Xen's refusal.
+    #[track_caller]
+    pub fn destroy_space(&mut self, space: Space) -> Result<(), MmError> {
+        let place = (0..self.spaces.len()).find(|at| self.space(*at) == Some(space));
+        let Some(place) = place.filter(|_| space.kernel != self.root()) else {
+            let step = Step::Unpin;
+            let (_, state) = self.frames().states(self.machine(), space.kernel)?;
+            let illegal = Illegal { state, step };
+            return Err(FrameError::Illegal(space.kernel, illegal).into());
+        };
+        // What is queued may be for its roots, whose entries are counted as they stand.
+        self.flush()?;
+        let roots = || space.user.into_iter().chain([space.kernel]);
+        self.lazily(|tables| {
+            for root in roots() {
+                // One may have been unpinned by an attempt that failed.
+                if tables.frames().states(tables.machine(), root)?.1.pinned {
+                    tables.unpin(root)?;
+                }
+            }
+            Ok(())
+        })?;
+        // From here on Xen knows the tables below no more, and records may follow.
+        self.flush()?;
+        let machine = &self.mmu.completion.machine;
+        if let Some(frame) = self.spaces.remove(machine, place) {
+            self.free_frame(frame)?;
+        }
+        self.lazily(|tables| {
+            roots().try_for_each(|root| tables.dissolve(root, tables.fold().top()))
+        })?;
+        self.flush()
+    }
+
+    /// Gives back a table that nothing refers to, and those that only it referred to: Xen lets go
+    /// of them with it.
+    fn dissolve(&mut self, table: Pfn, level: u8) -> Result<(), MmError> {
+        if !self.unreferenced(table)? {
+            return Ok(());
+        }
+        let top = self.fold().top();
+        let last = if level == top { UPPER_HALF } else { 512 };
+        for index in 0..if level > 1 { last } else { 0 } {
+            // SAFETY: a table that is not released yet is nobody's own memory.
+            let live = unsafe { self.machine().live(table) };
+            let entry = Entry::<L2>::from_table(live.map_or(0, |live| live.get(index)));
+            let Some(value) = self.value(entry).filter(|v| self.is_recorded_table(v.pfn)) else {
+                continue;
+            };
+            if level < top {
+                // Those below a root lost their reference with its pin, these with their parent.
+                let (frames, machine) = self.ledger();
+                frames.step_now(machine, value.pfn, Step::Unlink)?;
+            }
+            self.dissolve(value.pfn, level - 1)?;
+        }
+        self.release_table(table)
+    }
+
+    /// A space that was created and not destroyed, by its place in the list.
+    pub(super) fn space(&self, place: usize) -> Option<Space> {
+        self.spaces.get(self.machine(), place)
+    }
+
+    /// Every space: the first one and those created since.
+    pub(super) fn spaces(&self) -> impl Iterator<Item = Space> {
+        let created = (0..self.spaces.len()).filter_map(|place| self.space(place));
+        core::iter::once(self.boot_space()).chain(created)
+    }
+
+    /// The space that boot ran in: the kernel's own, without a user half.
+    #[must_use]
+    pub fn boot_space(&self) -> Space {
+        Space {
+            kernel: self.boot_root,
+            user: None,
+        }
+    }
+
+    /// The roots that base registers refer to.
+    pub(super) fn base_references(&self) -> impl Iterator<Item = Pfn> + use<M> {
+        core::iter::once(self.root()).chain(self.user_root())
+    }
+}

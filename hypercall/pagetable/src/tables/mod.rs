@@ -1,0 +1,237 @@
+//! The page tables of the kernel: the one path by which entries are read and written.
+//!
+//! An entry is named by a [`Slot`], typed by level, found by walking from the root
+//! (`pgd_offset` → `p4d_offset` → `pud_offset` → `pmd_offset` → `pte_offset`). It is written by
+//! `set_pgd … set_pte`, which queue or send a request to Xen, and read through the queue, so that
+//! software never sees an entry older than its last write.
+//!
+//! # Folding
+//!
+//! The fifth level exists only where the processor has it and Xen is absent ([`Fold`]). With four
+//! levels the pgd *is* the p4d: `p4d_offset` is the identity and `set_pgd` is `set_p4d`. Both
+//! foldings are arms of the same functions, and making an entry from a pfn is one function for
+//! every level ([`Tables::make`]), so that an operation that a folded level lacks cannot exist.
+
+mod lookup;
+mod slot;
+mod write;
+
+use core::cell::Cell;
+
+use hypercall::batch::Stats;
+use hypercall::mmu::Scope;
+use hypercall::queue::Mmu;
+use hypercall::{Mfn, Pfn};
+
+use super::entry::{Entry, L1, L2, L3, L4, L5, P4d, Pgd, Pmd, Pte, Pud, TableLevel, Value};
+use super::error::MmError;
+use super::frames::{Frame, Frames, Ledger};
+use super::machine::{Machine, Words};
+use super::space_list::SpaceList;
+
+pub(super) use slot::slots;
+pub use slot::{Fold, Slot};
+
+/// Whose translations are flushed: one vCPU runs, the others of the domain have never been started.
+pub(super) const TLB_SCOPE: Scope = Scope::Local;
+
+/// The page tables of one vCPU's kernel, the queue in front of them, and the record of frames.
+pub struct Tables<M: Machine> {
+    pub(super) mmu: Mmu<M::Hv, Ledger<M>>,
+    root: Pfn,
+    user_root: Option<Pfn>,
+    fold: Fold,
+    pub(super) boot_root: Pfn,
+    pub(super) spaces: SpaceList,
+    /// The L1 and L2 tables that were used last: the number of the span each covers, its first
+    /// slot, and the refusals until then. Most requests are near the one before, and a walk costs
+    /// as much as queueing. Forgotten whenever an entry that leads to them changes, or Xen refuses
+    /// to change one.
+    last: Cell<Option<(u64, Slot<L1>, u32)>>,
+    last_pmd: Cell<Option<(u64, Slot<L2>, u32)>>,
+}
+
+// SAFETY: what is not `Send` by itself are the pointers in `last` and `last_pmd`, which are only
+// read through, by whoever holds the tables, and point into memory that all vCPUs map alike.
+unsafe impl<M: Machine + Send> Send for Tables<M> where M::Hv: Send {}
+
+/// Names for the conversions of each level, in the field's terms. All are [`Tables::make`] and
+/// [`Tables::value`].
+macro_rules! by_level {
+    ($($level:ident $entry:ident $make:ident $val:ident;)*) => {
+        $(
+            #[doc = concat!("The machine entry for a value of level ", stringify!($level), ".")]
+            ///
+            /// # Errors
+            /// No memory behind the pfn.
+            #[inline]
+            pub fn $make(&self, value: Value<$level>) -> Result<$entry, MmError> {
+                self.make(value)
+            }
+
+            #[doc = concat!("The value of a machine entry of level ", stringify!($level), ".")]
+            #[inline]
+            #[must_use]
+            pub fn $val(&self, entry: $entry) -> Option<Value<$level>> {
+                self.value(entry)
+            }
+        )*
+    };
+}
+
+impl<M: Machine> Tables<M> {
+    /// No tables yet. Large, and all zeros but for the machine: for a static.
+    pub const fn new(hv: M::Hv, machine: M) -> Self {
+        let ledger = Ledger {
+            machine,
+            frames: Frames::new(),
+        };
+        let root = Pfn::truncate(0);
+        Tables {
+            mmu: Mmu::new(hv, ledger),
+            root,
+            user_root: None,
+            fold: Fold::FourLevels,
+            boot_root: root,
+            spaces: SpaceList::new(),
+            last: Cell::new(None),
+            last_pmd: Cell::new(None),
+        }
+    }
+
+    by_level! {
+        L1 Pte make_pte pte_val;
+        L2 Pmd make_pmd pmd_val;
+        L3 Pud make_pud pud_val;
+        L4 P4d make_p4d p4d_val;
+        L5 Pgd make_pgd pgd_val;
+    }
+
+    /// The machine.
+    #[inline]
+    pub fn machine(&self) -> &M {
+        &self.mmu.completion.machine
+    }
+
+    #[inline]
+    pub(crate) fn machine_mut(&mut self) -> &mut M {
+        &mut self.mmu.completion.machine
+    }
+
+    /// Says which machine the tables live on, once it is known and before they are taken over.
+    pub fn set_machine(&mut self, machine: M) {
+        *self.machine_mut() = machine;
+    }
+
+    /// The queue and the lazy mode of the running context.
+    #[inline]
+    pub fn mmu(&mut self) -> &mut Mmu<M::Hv, Ledger<M>> {
+        &mut self.mmu
+    }
+
+    /// The record of frames.
+    #[inline]
+    pub fn frames(&self) -> &Frames {
+        &self.mmu.completion.frames
+    }
+
+    /// The record and the machine it asks.
+    #[inline]
+    pub(super) fn ledger(&mut self) -> (&mut Frames, &M) {
+        let Ledger { machine, frames } = &mut self.mmu.completion;
+        (frames, machine)
+    }
+
+    /// The frame of the root table.
+    #[must_use]
+    pub fn root(&self) -> Pfn {
+        self.root
+    }
+
+    /// The tables that boot found.
+    pub(super) fn set_boot_root(&mut self, root: Pfn, fold: Fold) {
+        self.fold = fold;
+        self.boot_root = root;
+        self.set_roots(root, None);
+    }
+
+    pub(super) fn set_roots(&mut self, root: Pfn, user_root: Option<Pfn>) {
+        self.forget_last(L5::NUMBER);
+        (self.root, self.user_root) = (root, user_root);
+    }
+
+    /// The frame of the root table of user mode, if there is one.
+    #[must_use]
+    pub fn user_root(&self) -> Option<Pfn> {
+        self.user_root
+    }
+
+    /// How many levels there are.
+    #[must_use]
+    pub fn fold(&self) -> Fold {
+        self.fold
+    }
+
+    /// What the queue counted.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        self.mmu.batch().stats()
+    }
+
+    /// The machine entry for a value, on any level.
+    ///
+    /// # Errors
+    /// No memory behind the pfn.
+    #[inline]
+    pub fn make<L: TableLevel>(&self, value: Value<L>) -> Result<Entry<L>, MmError> {
+        Ok(Entry::from_mfn(self.mfn(value.pfn)?, value.flags))
+    }
+
+    /// The value of a machine entry, on any level: `None` if it is not present or its frame is not
+    /// memory of the domain.
+    #[inline]
+    pub fn value<L: TableLevel>(&self, entry: Entry<L>) -> Option<Value<L>> {
+        let pfn = self.machine().pfn(entry.mfn()?)?;
+        Some(Value::new(pfn, entry.flags()))
+    }
+
+    /// Sends everything queued.
+    ///
+    /// # Errors
+    /// What Xen refused.
+    #[inline]
+    pub fn flush(&mut self) -> Result<(), MmError> {
+        let result = self.mmu.flush();
+        self.settle();
+        Ok(result?)
+    }
+
+    /// Brings the record up to date after flushes that happened in between.
+    #[inline]
+    pub(super) fn settle(&mut self) {
+        if self.frames().unsettled() && self.mmu.batch().is_empty() {
+            let (frames, machine) = self.ledger();
+            frames.settle(machine);
+        }
+    }
+
+    /// The memory of a frame that the caller owns.
+    #[inline]
+    pub fn frame_memory(&mut self, frame: &mut Frame) -> &mut Words {
+        let memory = self.machine().memory(frame.pfn());
+        // SAFETY: a `Frame` is writable memory that belongs to its holder alone, mapped by the
+        // window since it was handed out.
+        unsafe { &mut *memory }
+    }
+
+    /// The machine frame of a frame.
+    ///
+    /// # Errors
+    /// No memory behind it.
+    #[inline]
+    pub fn mfn(&self, pfn: Pfn) -> Result<Mfn, MmError> {
+        self.machine()
+            .mfn(pfn)
+            .ok_or(MmError::NoMemory { pfn: pfn.as_u64() })
+    }
+}

@@ -1,0 +1,312 @@
+//! Writing entries: each through the queue, each change of a table's use through the record first.
+
+use hypercall::batch::{FlushError, Update};
+use hypercall::mmu::Level;
+use hypercall::{Pfn, VirtAddr};
+
+use super::{Fold, Slot, TLB_SCOPE, Tables};
+use crate::entry::{
+    Entry, Flags, L1, L2, L3, L4, L5, P4d, Pgd, Pmd, Pte, Pud, TableLevel, UpperLevel,
+};
+use crate::error::MmError;
+use crate::frames::{Frame, FrameError};
+use crate::machine::Machine;
+use crate::state::Step;
+
+impl<M: Machine> Tables<M> {
+    /// Writes an L1 entry. `va` must be the address that the current tables map through it.
+    ///
+    /// The translation that was cached for `va` is flushed with it where one can have been.
+    ///
+    /// # Errors
+    /// Xen's refusal.
+    ///
+    /// # Safety
+    /// Nothing in use may be mapped there, unless `entry` maps the same frame with rights that the
+    /// users need.
+    #[inline]
+    #[track_caller]
+    pub unsafe fn set_pte(&mut self, slot: Slot<L1>, va: u64, entry: Pte) -> Result<(), MmError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.write_pte(slot, va, self.get(slot), entry, false) }
+    }
+
+    /// As [`Tables::set_pte`], but A and D bits that the processor sets meanwhile are kept.
+    ///
+    /// # Errors
+    /// Xen's refusal.
+    ///
+    /// # Safety
+    /// As [`Tables::set_pte`].
+    #[inline]
+    #[track_caller]
+    pub unsafe fn set_pte_preserving(
+        &mut self,
+        slot: Slot<L1>,
+        va: u64,
+        entry: Pte,
+    ) -> Result<(), MmError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.write_pte(slot, va, self.get(slot), entry, true) }
+    }
+
+    /// As [`Tables::set_pte`], by a caller who has just read the entry.
+    #[inline]
+    #[track_caller]
+    pub(crate) unsafe fn set_pte_queued(
+        &mut self,
+        slot: Slot<L1>,
+        va: u64,
+        old: Pte,
+        entry: Pte,
+    ) -> Result<(), MmError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.write_pte(slot, va, old, entry, false) }
+    }
+
+    #[inline]
+    #[track_caller]
+    unsafe fn write_pte(
+        &mut self,
+        slot: Slot<L1>,
+        va: u64,
+        old: Pte,
+        entry: Pte,
+        preserve_ad: bool,
+    ) -> Result<(), MmError> {
+        let page = VirtAddr::new_truncate(va);
+        let update = Update {
+            preserve_ad,
+            ..Update::new(Level::L1, slot.machine, entry.bits())
+                .old(old.bits())
+                .va(page)
+        };
+        if old.is_present() {
+            // SAFETY: the caller's promise.
+            let result = unsafe { self.mmu.set_and_flush(update, TLB_SCOPE, page) };
+            self.settle_if_refused(result)
+        } else {
+            // SAFETY: the caller's promise.
+            let result = unsafe { self.mmu.set(update) };
+            self.settle_if_refused(result)
+        }
+    }
+
+    /// Brings the record up to date after a refusal.
+    #[inline(always)]
+    fn settle_if_refused(&mut self, result: Result<(), FlushError>) -> Result<(), MmError> {
+        if result.is_err() {
+            self.settle();
+        }
+        Ok(result?)
+    }
+
+    /// Writes an L2 entry.
+    ///
+    /// # Errors
+    /// A frame in the wrong state, or Xen's refusal.
+    ///
+    /// # Safety
+    /// What is in use below the entry must be mapped as before.
+    #[track_caller]
+    pub unsafe fn set_pmd(&mut self, slot: Slot<L2>, entry: Pmd) -> Result<(), MmError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.set_upper(slot, entry) }
+    }
+
+    /// Writes an L3 entry.
+    ///
+    /// # Errors
+    /// A frame in the wrong state, or Xen's refusal.
+    ///
+    /// # Safety
+    /// As [`Tables::set_pmd`].
+    #[track_caller]
+    pub unsafe fn set_pud(&mut self, slot: Slot<L3>, entry: Pud) -> Result<(), MmError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.set_upper(slot, entry) }
+    }
+
+    /// Writes an L4 entry: in a root, one of the user half also in the tables of user mode, where
+    /// those exist, one of the kernel half in every space.
+    ///
+    /// # Errors
+    /// A frame in the wrong state, or Xen's refusal.
+    ///
+    /// # Safety
+    /// As [`Tables::set_pmd`].
+    #[track_caller]
+    pub unsafe fn set_p4d(&mut self, slot: Slot<L4>, entry: P4d) -> Result<(), MmError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.set_upper(slot, entry) }
+    }
+
+    /// Writes the topmost entry: where the fifth level is folded, the L4 entry it stands for.
+    ///
+    /// # Errors
+    /// A frame in the wrong state, or Xen's refusal.
+    ///
+    /// # Safety
+    /// As [`Tables::set_pmd`].
+    #[track_caller]
+    pub unsafe fn set_pgd(&mut self, slot: Slot<L5>, entry: Pgd) -> Result<(), MmError> {
+        match self.fold {
+            // SAFETY: the caller's promise.
+            Fold::FourLevels => unsafe {
+                self.set_p4d(slot.retyped(), P4d::from_table(entry.bits()))
+            },
+            // SAFETY: the caller's promise.
+            Fold::FiveLevels => unsafe { self.set_upper(slot, entry) },
+        }
+    }
+
+    /// Writes an entry that refers to a table: one of the root also where it is mirrored.
+    #[inline]
+    #[track_caller]
+    pub(crate) unsafe fn set_upper<L: UpperLevel>(
+        &mut self,
+        slot: Slot<L>,
+        entry: Entry<L>,
+    ) -> Result<(), MmError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.set_one(slot, entry) }?;
+        if L::NUMBER == usize::from(self.fold.top()) {
+            return self.mirror(slot, entry);
+        }
+        Ok(())
+    }
+
+    /// Writes to other roots what was written to the root in use: an entry of the user half to user
+    /// mode's, one of the kernel half to every space's.
+    #[track_caller]
+    fn mirror<L: UpperLevel>(&mut self, slot: Slot<L>, entry: Entry<L>) -> Result<(), MmError> {
+        let index = slot.machine.entry_index();
+        let in_root = self.machine().mfn(self.root) == Some(slot.machine.frame());
+        let va = (index as u64) << L::SHIFT;
+        if in_root && index < 256 {
+            if let Some(mirror) = self.user_root.and_then(|user| self.slot::<L>(user, va)) {
+                // SAFETY: user mode sees what the kernel sees there.
+                unsafe { self.set_one(mirror, entry) }?;
+            }
+        } else if in_root {
+            let (current, boot) = (self.root, self.boot_root);
+            for place in 0..=self.spaces.len() {
+                let created = place.checked_sub(1).and_then(|place| self.space(place));
+                let root = created.map_or(boot, |space| space.kernel);
+                if root != current
+                    && let Some(mirror) = self.slot::<L>(root, va)
+                {
+                    // SAFETY: the kernel is the same in every space.
+                    unsafe { self.set_one(mirror, entry) }?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a single entry that refers to a table: plans what becomes of the old table and the new
+    /// one, then queues.
+    #[track_caller]
+    unsafe fn set_one<L: UpperLevel>(
+        &mut self,
+        slot: Slot<L>,
+        entry: Entry<L>,
+    ) -> Result<(), MmError> {
+        self.forget_last(L::NUMBER);
+        let old = self.get(slot);
+        if old.is_large() {
+            return Err(MmError::Large {
+                va: 0,
+                level: L::NUMBER,
+            });
+        }
+        let mut steps = heapless::Vec::<(Pfn, Step), 2>::new();
+        if old.mfn() != entry.mfn() {
+            // Linked before the old one is unlinked, should both be the same table.
+            if let Some(value) = self.value(entry) {
+                let step = Step::Link(L::Below::NUMBER as u8);
+                steps
+                    .push((value.pfn, step))
+                    .map_err(|_| FrameError::Full)?;
+            }
+            if let Some(value) = self.value(old) {
+                steps
+                    .push((value.pfn, Step::Unlink))
+                    .map_err(|_| FrameError::Full)?;
+            }
+        }
+        let tag = self.plan(&steps)?;
+        let level = L::XEN.unwrap_or(Level::L4);
+        let update = Update::new(level, slot.machine, entry.bits())
+            .old(old.bits())
+            .tag(tag);
+        // SAFETY: the caller's promise.
+        let result = unsafe { self.mmu.set(update) };
+        self.settle_if_refused(result)
+    }
+
+    /// Plans steps, flushing first if the log has no room.
+    #[track_caller]
+    pub(crate) fn plan(&mut self, steps: &[(Pfn, Step)]) -> Result<u32, MmError> {
+        self.settle();
+        let (frames, machine) = self.ledger();
+        match frames.plan(machine, steps) {
+            Err(FrameError::Full) => {}
+            planned => return Ok(planned?),
+        }
+        self.flush()?;
+        let (frames, machine) = self.ledger();
+        Ok(frames.plan(machine, steps)?)
+    }
+
+    /// Queues the change of a frame's own mapping in the window, with a step.
+    #[track_caller]
+    pub(crate) fn set_window(&mut self, pfn: Pfn, flags: Flags, step: Step) -> Result<(), MmError> {
+        let va = self.machine().window(pfn);
+        let slot = self.pte_slot(va)?;
+        let old = self.get(slot);
+        let tag = self.plan(&[(pfn, step)])?;
+        let page = VirtAddr::new_truncate(va);
+        let update = Update::new(Level::L1, slot.machine, old.with_flags(flags).bits())
+            .old(old.bits())
+            .va(page)
+            .tag(tag);
+        if !matches!(step, Step::Seal(_)) {
+            // A translation cached as read-only would make the next owner's first write fault, one
+            // cached as writable let code be written.
+            // SAFETY: rights grow for a frame that nothing refers to, or shrink for one that is
+            // not to be written any more.
+            let result = unsafe { self.mmu.set_and_flush(update, TLB_SCOPE, page) };
+            self.settle_if_refused(result)
+        } else {
+            // Xen itself flushes what is cached of a frame that becomes a table.
+            // SAFETY: whoever holds the `Frame` gave it up to be a table and writes no more.
+            let result = unsafe { self.mmu.set(update) };
+            self.settle_if_refused(result)
+        }
+    }
+
+    /// Makes a frame read-only, to be a table.
+    #[track_caller]
+    pub(crate) fn seal(&mut self, frame: Frame, level: u8) -> Result<Pfn, MmError> {
+        let pfn = frame.pfn();
+        self.set_window(pfn, Flags::CONST, Step::Seal(level))?;
+        Ok(pfn)
+    }
+
+    /// Makes a table that nothing refers to writable again. It may be reused after the flush.
+    #[track_caller]
+    pub(crate) fn unseal(&mut self, pfn: Pfn) -> Result<Frame, MmError> {
+        self.set_window(pfn, Flags::DATA, Step::Unseal)?;
+        // SAFETY: the record agreed that it is a table that nothing refers to; its `Frame` was given
+        // up when it became one, or Xen's builder made it.
+        Ok(unsafe { Frame::from_pfn(pfn) })
+    }
+
+    /// Makes a page of the image writable in the window, where nothing else maps it any more. It may
+    /// be freed after the flush.
+    #[track_caller]
+    pub(crate) fn take_from_image(&mut self, pfn: Pfn) -> Result<(), MmError> {
+        self.set_window(pfn, Flags::DATA, Step::Release)
+    }
+}

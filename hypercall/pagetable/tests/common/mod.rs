@@ -1,0 +1,368 @@
+//! The kernel's page tables on the host: [`ModelMachine`] puts them on the model of Xen, [`World`]
+//! is a domain whose tables were taken over, and `expect` says what must hold of it at any time.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+pub(crate) mod expect;
+pub(crate) mod layout;
+pub(crate) mod lists;
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use hypercall::{Hypervisor, Mfn, Op, Pfn};
+use layout::Fixed;
+use model::{Access, Kind, Layout, Mode as Cpu, Model, Order};
+use pagetable::fuzz::{Eye, Mode, mode, window};
+use pagetable::machine::{Machine, Words};
+use pagetable::spaces::Space;
+use pagetable::tables::Fold;
+use pagetable::takeover::{Initial, Report, Segments, Start};
+use pagetable::{Flags, MmError, Tables, Value};
+
+pub(crate) const PAGE: u64 = 4096;
+/// Where the fuzzer maps things.
+pub(crate) const WINDOW: u64 = window::<layout::Regions>();
+/// Where the tests map things: in the middle of nowhere, aligned to everything.
+pub(crate) const BASE: u64 = layout::DYNAMIC.start + (3 << 30);
+
+/// A handle on the model that answers hypercalls.
+#[derive(Clone)]
+pub(crate) struct Xen(pub(crate) Rc<Model>);
+
+impl Hypervisor for Xen {
+    unsafe fn call(&self, op: Op, args: [u64; 5]) -> i64 {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.call(op, args) }
+    }
+
+    fn mask_upcalls(&self) -> bool {
+        self.0.mask_upcalls()
+    }
+
+    fn restore_upcalls(&self, was: bool) {
+        self.0.restore_upcalls(was);
+    }
+}
+
+/// The machine that the model is: memory is reached by frame number, for a virtual address of the
+/// guest means nothing to the host. What the window does not map is not reached.
+pub(crate) struct ModelMachine {
+    pub(crate) model: Rc<Model>,
+    reach: u64,
+    direct: bool,
+    /// Look the window up at each use, rather than believe that it reaches what it says.
+    strict: bool,
+    /// Frames that are said to have no memory.
+    holes: Vec<Range<u64>>,
+}
+
+impl ModelMachine {
+    fn sees(&self, pfn: Pfn, mfn: Mfn) -> bool {
+        if !self.strict {
+            return true;
+        }
+        let l4 = self.model.boot().l4;
+        let page = self.model.walk(l4, self.window(pfn)).page;
+        page.is_some_and(|(found, _)| found == mfn)
+    }
+}
+
+impl Machine for ModelMachine {
+    type Hv = Xen;
+    type Layout = layout::Regions;
+
+    fn mfn(&self, pfn: Pfn) -> Option<Mfn> {
+        let is_hole = self.holes.iter().any(|hole| hole.contains(&pfn.as_u64()));
+        self.model.mfn(pfn).filter(|_| !is_hole)
+    }
+
+    fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
+        let pfn = self.model.pfn(mfn)?;
+        (self.mfn(pfn)? == mfn).then_some(pfn)
+    }
+
+    fn memory(&self, pfn: Pfn) -> *mut Words {
+        match self.mfn(pfn) {
+            Some(mfn) if pfn.as_u64() < self.reach && self.sees(pfn, mfn) => {
+                self.model.frame_ptr(mfn)
+            }
+            _ => std::ptr::null_mut(),
+        }
+    }
+
+    fn window(&self, pfn: Pfn) -> u64 {
+        let base = if self.direct {
+            layout::DIRECT.start
+        } else {
+            layout::IMAGE.start
+        };
+        base + pfn.as_u64() * PAGE
+    }
+
+    fn set_reach(&mut self, pages: u64) {
+        self.reach = pages;
+    }
+
+    fn open_direct_map(&mut self) {
+        self.direct = true;
+    }
+
+    fn direct_map_is_open(&self) -> bool {
+        self.direct
+    }
+}
+
+/// Accesses through the model's TLB.
+pub(crate) struct ModelEye(pub(crate) Rc<Model>);
+
+impl Eye for ModelEye {
+    fn load(&mut self, va: u64) -> Option<u64> {
+        self.0.load(va).ok()
+    }
+
+    fn store(&mut self, va: u64, value: u64) -> bool {
+        // Not `Model::store`: dom0's stores to tables are emulated, and would hide a fault.
+        let Ok((mfn, offset)) = self.0.access(va, Access::Write, Cpu::Kernel) else {
+            return false;
+        };
+        let words = self.0.frame_ptr(mfn);
+        // SAFETY: the model's memory, which this thread alone uses, and an offset within a frame.
+        unsafe { words.cast::<u64>().add(offset as usize / 8).write(value) };
+        true
+    }
+
+    fn executes(&mut self, va: u64) -> Option<bool> {
+        Some(self.0.access(va, Access::Execute, Cpu::Kernel).is_ok())
+    }
+
+    fn user_reads(&mut self, va: u64) -> Option<bool> {
+        Some(self.0.access(va, Access::Read, Cpu::User).is_ok())
+    }
+}
+
+/// A domain and its page tables.
+pub(crate) struct World {
+    pub(crate) model: Rc<Model>,
+    pub(crate) tables: Box<Tables<ModelMachine>>,
+    pub(crate) report: Report,
+    pub(crate) image: Segments,
+    /// A space that a test made, for those that pass the world around.
+    pub(crate) space: Option<Space>,
+}
+
+pub(crate) const MIB: u64 = (1 << 20) / PAGE;
+
+pub(crate) fn image(layout: &Layout) -> Segments {
+    let (start, end) = layout.kernel;
+    // Not on 2 MiB boundaries, so that segments share L1 tables.
+    let (text, rodata) = (start..start + 0x7_9000, start + 0x7_9000..start + 0xd_1000);
+    let guard = end - 0x1_1000;
+    Segments {
+        text,
+        data: rodata.end..end,
+        rodata,
+        guard: guard..guard + PAGE,
+    }
+}
+
+/// The machine on a model, before anything was taken over.
+pub(crate) fn machine(model: &Rc<Model>, strict: bool) -> ModelMachine {
+    ModelMachine {
+        model: Rc::clone(model),
+        reach: 0,
+        direct: false,
+        strict,
+        holes: Vec::new(),
+    }
+}
+
+/// What the kernel would read from `start_info`.
+pub(crate) fn start(model: &Model, layout: &Layout) -> Start {
+    let boot = model.boot();
+    let known = |mfn: Mfn| model.pfn(mfn).map(|pfn| pfn.as_u64());
+    let shared = |mfn: Mfn| (mfn.as_u64() != 0).then(|| known(mfn)).flatten();
+    let pages = boot.mod_len.div_ceil(PAGE);
+    let module = match (boot.mod_len, layout.unmapped_initrd) {
+        (0, _) => 0..0,
+        (_, true) => boot.mod_start..boot.mod_start + pages,
+        (_, false) => {
+            let first = (boot.mod_start - boot.virt_base) / PAGE;
+            first..first + pages
+        }
+    };
+    Start {
+        nr_pages: boot.nr_pages,
+        pt_base: boot.pt_base,
+        nr_pt_frames: boot.nr_pt_frames,
+        p2m_list: Some(boot.mfn_list),
+        fold: Fold::FourLevels,
+
+        p2m_frames: boot.first_p2m_pfn..boot.first_p2m_pfn + boot.nr_p2m_frames,
+        start_info: boot.start_info_pfn.as_u64(),
+        shared: [shared(boot.console_mfn), shared(boot.store_mfn)],
+        module,
+        boot_stack: (boot.stack_top - 1 - boot.virt_base) / PAGE,
+        image: image(layout),
+    }
+}
+
+impl World {
+    /// A domain with its tables taken over.
+    pub(crate) fn new(layout: &Layout) -> World {
+        Self::build(layout).unwrap_or_else(|e| panic!("takeover of {layout:?}: {e}"))
+    }
+
+    /// An ordinary guest of 16 MiB that meets every trap laid out: scattered memory, a debug Xen,
+    /// a processor with L1TF.
+    pub(crate) fn small() -> World {
+        Self::new(&small(Kind::DomU, 16 * MIB))
+    }
+
+    pub(crate) fn build(layout: &Layout) -> Result<World, MmError> {
+        Self::build_with(layout, true, Vec::new())
+    }
+
+    /// As [`World::new`], but without looking the window up at each use.
+    pub(crate) fn fast(layout: &Layout) -> World {
+        Self::with_holes(layout, Vec::new())
+    }
+
+    /// As [`World::fast`], with frames that have no memory.
+    pub(crate) fn with_holes(layout: &Layout, holes: Vec<Range<u64>>) -> World {
+        Self::build_with(layout, false, holes)
+            .unwrap_or_else(|e| panic!("takeover of {layout:?}: {e}"))
+    }
+
+    fn build_with(layout: &Layout, strict: bool, holes: Vec<Range<u64>>) -> Result<World, MmError> {
+        let model = Rc::new(Model::build(layout));
+        // Rights that grow must be flushed as well.
+        model.fault_from_tlb(true);
+        let machine = ModelMachine {
+            holes,
+            ..machine(&model, strict)
+        };
+        let mut tables = Box::new(Tables::new(Xen(Rc::clone(&model)), machine));
+        let start = start(&model, layout);
+        let image = start.image.clone();
+        let console = start.shared[0].and_then(|pfn| model.mfn(Pfn::truncate(pfn)));
+        let mut early = Initial::survey(&mut tables, start)?.fixmap()?;
+        // SAFETY: shared pages have this one place; nothing of the host's is behind it.
+        unsafe {
+            early.map_fixed(
+                Fixed::SharedInfo.address(),
+                model.boot().shared_info,
+                Flags::DATA,
+            )?;
+            if let Some(mfn) = console {
+                early.map_fixed(Fixed::Console.address(), mfn, Flags::DATA)?;
+            }
+        }
+        let report = early.direct_map()?;
+        Ok(World {
+            model,
+            tables,
+            report,
+            image,
+            space: None,
+        })
+    }
+
+    /// Every frame that the domain can have is in the direct map.
+    pub(crate) fn populated(mut self) -> World {
+        self.tables.populate_all().unwrap();
+        self
+    }
+
+    /// So many frames.
+    pub(crate) fn frames(&mut self, count: usize) -> Vec<Pfn> {
+        (0..count)
+            .map(|_| self.tables.alloc_frame().unwrap().pfn())
+            .collect()
+    }
+
+    /// So many frames, each full of its own number.
+    pub(crate) fn named_frames(&mut self, count: usize) -> Vec<Pfn> {
+        let mut frames = Vec::new();
+        for _ in 0..count {
+            let mut frame = self.tables.alloc_frame().unwrap();
+            let pfn = frame.pfn();
+            self.tables.frame_memory(&mut frame).fill(pfn.as_u64());
+            frames.push(pfn);
+        }
+        frames
+    }
+
+    pub(crate) fn map(&mut self, va: u64, frames: &[Pfn], flags: Flags) -> Result<(), MmError> {
+        // SAFETY: the model's frames, which the tests alone use.
+        unsafe { self.tables.map(va, frames.iter().copied(), flags) }?.commit(&mut self.tables)
+    }
+
+    pub(crate) fn unmap(&mut self, va: u64, pages: u64) -> Result<(), MmError> {
+        // SAFETY: as in `map`.
+        unsafe { self.tables.unmap(va, pages) }?.commit(&mut self.tables)
+    }
+
+    pub(crate) fn protect(
+        &mut self,
+        va: u64,
+        pages: u64,
+        add: Flags,
+        remove: Flags,
+    ) -> Result<(), MmError> {
+        // SAFETY: as in `map`.
+        unsafe { self.tables.protect(va, pages, add, remove) }?.commit(&mut self.tables)
+    }
+
+    pub(crate) fn move_pages(&mut self, from: u64, to: u64, pages: u64) -> Result<(), MmError> {
+        // SAFETY: as in `map`.
+        unsafe { self.tables.move_pages(from, to, pages) }?.commit(&mut self.tables)
+    }
+
+    pub(crate) fn release(&mut self, va: u64, pages: u64) -> Result<(), MmError> {
+        // SAFETY: nobody runs the model's image.
+        unsafe { self.tables.release(va, pages) }
+    }
+
+    /// Makes a space the current one, and expects no trouble.
+    pub(crate) fn switch(&mut self, to: Space) {
+        // SAFETY: nobody uses the user half of the model.
+        unsafe { self.tables.switch_space(to) }.unwrap();
+    }
+
+    pub(crate) fn set_ptes(
+        &mut self,
+        va: u64,
+        first: Pfn,
+        pages: u64,
+        flags: Flags,
+    ) -> Result<(), MmError> {
+        // SAFETY: as in `map`.
+        unsafe { self.tables.set_ptes(va, Value::new(first, flags), pages) }?
+            .commit(&mut self.tables)
+    }
+
+    /// Changes the mode of the context, and expects no trouble.
+    pub(crate) fn mode(&mut self, to: Mode) {
+        mode(&mut self.tables, to).unwrap_or_else(|e| panic!("{to:?}: {e}"));
+    }
+
+    pub(crate) fn eye(&self) -> ModelEye {
+        ModelEye(Rc::clone(&self.model))
+    }
+
+    /// What the tables map at an address: the frame and the rights that remain of all levels.
+    pub(crate) fn mapped(&self, va: u64) -> Option<(Pfn, u64)> {
+        let l4 = self.model.l4(Cpu::Kernel)?;
+        let (mfn, rights) = self.model.walk(l4, va).page?;
+        Some((self.model.pfn(mfn)?, rights))
+    }
+}
+
+pub(crate) fn small(kind: Kind, pages: u64) -> Layout {
+    Layout {
+        order: Order::Scattered,
+        debug: true,
+        l1tf: true,
+        ..Layout::new(kind, pages)
+    }
+}

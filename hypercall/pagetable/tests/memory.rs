@@ -1,0 +1,129 @@
+//! Memory to its end: growth of the direct map, running out, and what is not the kernel's to change.
+
+mod common;
+
+use crate::common::layout;
+use common::{BASE, MIB, PAGE, World, expect, small};
+use hypercall::Pfn;
+use model::{Kind, entry};
+use pagetable::frames::FrameError;
+use pagetable::{Flags, MmError};
+
+#[test]
+fn all_memory_can_be_had_and_its_end_is_an_error() {
+    for (kind, pages) in [
+        (Kind::DomU, 16 * MIB + 77),
+        (Kind::Dom0, 70 * MIB),
+        (Kind::Shim, 40 * MIB),
+    ] {
+        let mut world = World::new(&small(kind, pages));
+        let mut frames = Vec::new();
+        let error = loop {
+            match world.tables.alloc_frame() {
+                Ok(frame) => frames.push(frame),
+                Err(e) => break e,
+            }
+        };
+        assert!(
+            matches!(error, MmError::Frame(FrameError::OutOfMemory)),
+            "{error}"
+        );
+        let counts = world.tables.frames().counts();
+        assert_eq!(
+            (counts.free, counts.mapped, counts.total),
+            (0, pages, pages)
+        );
+        expect::clean(&world);
+        let mut seen: Vec<_> = frames.iter().map(|frame| frame.pfn()).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), frames.len(), "each frame is handed out once");
+        // Mapping fails as a value, and works when there is a frame for the table again.
+        let page = frames.pop().unwrap().pfn();
+        let full = world.map(BASE, &[page], Flags::DATA);
+        assert!(
+            matches!(full, Err(MmError::Frame(FrameError::OutOfMemory))),
+            "{full:?}"
+        );
+        expect::sound(&world);
+        for frame in frames.drain(..6) {
+            world.tables.free_frame(frame).unwrap();
+        }
+        world.map(BASE, &[page], Flags::DATA).unwrap();
+        expect::sound(&world);
+        assert!(frames.len() as u64 > pages / 4 * 3, "most of memory");
+    }
+}
+
+#[test]
+fn tables_alone_make_the_direct_map_grow() {
+    let mut world = World::new(&small(Kind::DomU, 64 * MIB));
+    for i in 0..3000 {
+        let va = layout::DYNAMIC.start + i * (2 << 20);
+        world
+            .tables
+            .ensure_pte_table(va)
+            .unwrap_or_else(|e| panic!("table {i}: {e}"));
+    }
+    expect::clean(&world);
+}
+
+#[test]
+fn unmapping_works_when_memory_is_out() {
+    let mut world = World::new(&small(Kind::DomU, 16 * MIB)).populated();
+    let frames = world.frames(512);
+    world.map(BASE, &frames, Flags::DATA).unwrap();
+    while world.tables.alloc_frame().is_ok() {}
+    world
+        .protect(BASE + PAGE, 300, Flags::empty(), Flags::WRITABLE)
+        .unwrap();
+    world.unmap(BASE + PAGE, 400).unwrap();
+    assert!(world.mapped(BASE).is_some() && world.mapped(BASE + PAGE).is_none());
+    world.unmap(BASE, 512).unwrap();
+    assert_eq!(world.tables.frames().counts().free, 1, "the table is back");
+    expect::sound(&world);
+}
+
+#[test]
+fn the_direct_map_is_protected_in_place() {
+    let mut world = World::small().populated();
+    let mut frames = world.frames(1500);
+    frames.sort_unstable();
+    let mut windows = frames.windows(300);
+    let run = windows.find(|run| run[299].as_u64() - run[0].as_u64() == 299);
+    let first = run.expect("consecutive frames")[0].as_u64();
+    let va = layout::DIRECT.start + first * PAGE;
+    world
+        .protect(va, 300, Flags::empty(), Flags::WRITABLE)
+        .unwrap();
+    assert!((0..300).all(|i| world.mapped(va + i * PAGE).unwrap().1 & entry::RW == 0));
+    world
+        .protect(va, 300, Flags::WRITABLE, Flags::empty())
+        .unwrap();
+    expect::clean(&world);
+}
+
+#[test]
+fn large_pages_of_xens_are_left_alone() {
+    let layout = model::Layout {
+        large_p2m: true,
+        ..small(Kind::Dom0, 1024 * MIB + 100)
+    };
+    // The tables of the list lie where only the direct map reaches them.
+    let mut world = World::new(&layout).populated();
+    expect::clean(&world);
+    let list = world.model.boot().mfn_list;
+    let none = Flags::empty();
+    let errors = [
+        world.unmap(list, 1),
+        world.unmap(list, 512),
+        world.move_pages(list, BASE, 512),
+        world.move_pages(list + PAGE, BASE, 20),
+        world.protect(list, 600, none, none),
+        world.map(list, &[Pfn::truncate(0)], Flags::DATA),
+    ];
+    for (n, e) in errors.into_iter().enumerate() {
+        assert!(matches!(e, Err(MmError::Large { .. })), "{n}: {e:?}");
+    }
+    expect::clean(&world);
+}

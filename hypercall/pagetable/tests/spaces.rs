@@ -1,0 +1,278 @@
+//! Address spaces on the model: what each base register refers to, what is the same in all of them
+//! and what is not, and the way back from whatever Xen refuses.
+
+mod common;
+
+use common::{MIB, PAGE, World, expect, small};
+use pagetable::fuzz::{Eye, Mode};
+use crate::common::layout;
+use pagetable::spaces::Space;
+use pagetable::{Flags, MmError};
+use hypercall::{Errno, Op};
+use model::{Access, Injection, Kind, Mode as Cpu};
+
+/// Addresses of the user half below L4 entries of their own.
+const USER: [u64; 2] = [0x40_0000, 0x7fff_ffe0_0000];
+const PAGE_OF_USERS: Flags = Flags::DATA.union(Flags::USER);
+
+/// [`expect::sound`], and the base registers.
+fn sound(world: &World) {
+    expect::bases(world);
+    expect::sound(world);
+}
+
+fn is_user_page(world: &World, va: u64) -> bool {
+    world.model.access(va, Access::Read, Cpu::User).is_ok()
+}
+
+/// Frames that are free, once those that refusals left over are back.
+fn free(world: &mut World) -> u64 {
+    let frame = world.tables.alloc_frame().unwrap();
+    world.tables.free_frame(frame).unwrap();
+    world.tables.frames().counts().free
+}
+
+#[test]
+fn base_registers_are_counted_with_each_switch() {
+    let mut world = World::small().populated();
+    let before = free(&mut world);
+    let boot = world.tables.boot_space();
+    let spaces = [(); 2].map(|()| world.tables.create_space().unwrap());
+    sound(&world);
+    for to in [spaces[0], spaces[1], spaces[1], boot, spaces[0], boot] {
+        world.switch(to);
+        assert_eq!(world.tables.root(), to.kernel);
+        sound(&world);
+    }
+    for space in spaces {
+        world.tables.destroy_space(space).unwrap();
+        sound(&world);
+    }
+    assert_eq!(free(&mut world), before);
+    expect::clean(&world);
+}
+
+#[test]
+fn the_user_half_is_each_spaces_own() {
+    let mut world = World::small().populated();
+    let frames = world.named_frames(4);
+    let boot = world.tables.boot_space();
+    let before = free(&mut world);
+    let spaces = [(); 2].map(|()| world.tables.create_space().unwrap());
+    for (number, space) in spaces.into_iter().enumerate() {
+        world.switch(space);
+        for (place, va) in USER.into_iter().enumerate() {
+            let frame = frames[2 * number + place];
+            world.map(va, &[frame], PAGE_OF_USERS).unwrap();
+            assert_eq!(world.eye().load(va), Some(frame.as_u64()));
+            assert!(is_user_page(&world, va), "{va:#x}");
+        }
+        assert!(!is_user_page(&world, world.image.text.start));
+        sound(&world);
+    }
+    // Back and forth: neither the walk nor a cached place of it may be the other space's.
+    for (number, space) in [0, 1, 0].map(|number| (number, spaces[number])) {
+        world.switch(space);
+        for (place, va) in USER.into_iter().enumerate() {
+            let frame = frames[2 * number + place];
+            let found = world.tables.ptep_get(va).unwrap();
+            assert_eq!(world.tables.pte_val(found).unwrap().pfn, frame, "{va:#x}");
+            assert_eq!(world.eye().load(va), Some(frame.as_u64()), "{va:#x}");
+        }
+    }
+    world.switch(boot);
+    for va in USER {
+        let found = world.tables.ptep_get(va);
+        assert!(matches!(found, Err(MmError::NoTable { .. })), "{found:?}");
+    }
+    for space in spaces {
+        world.tables.destroy_space(space).unwrap();
+        sound(&world);
+    }
+    assert_eq!(free(&mut world), before);
+}
+
+#[test]
+fn the_kernel_half_is_the_same_in_all() {
+    let mut world = World::small().populated();
+    let frames = world.named_frames(2);
+    let boot = world.tables.boot_space();
+    let spaces = [(); 2].map(|()| world.tables.create_space().unwrap());
+    // Slots of the root that no space had when it was made: in one that exists already, from the
+    // boot space and from another.
+    let new = [layout::HEAP.end - PAGE, layout::P2M.end + (1 << 39)];
+    for (n, (space, va)) in [(boot, new[0]), (spaces[1], new[1])]
+        .into_iter()
+        .enumerate()
+    {
+        world.switch(space);
+        world.map(va, &frames[n..=n], Flags::DATA).unwrap();
+        sound(&world);
+        for seen in [spaces[0], boot, spaces[1]] {
+            world.switch(seen);
+            assert_eq!(world.eye().load(va), Some(frames[n].as_u64()), "{va:#x}");
+        }
+        assert!(!is_user_page(&world, va));
+    }
+    world.switch(boot);
+    for va in new {
+        world.unmap(va, 1).unwrap();
+    }
+    for space in spaces {
+        world.tables.destroy_space(space).unwrap();
+    }
+    sound(&world);
+}
+
+#[test]
+fn a_switch_takes_the_queue_along() {
+    let mut world = World::small().populated();
+    let frames = world.named_frames(2);
+    let space = world.tables.create_space().unwrap();
+    let boot = world.tables.boot_space();
+    world.switch(space);
+    world.mode(Mode::Enter);
+    // SAFETY: the model's frames.
+    let map = unsafe {
+        let frames = frames[..1].iter().copied();
+        world.tables.map(USER[0], frames, PAGE_OF_USERS)
+    };
+    map.unwrap().defer();
+    world.switch(boot);
+    world.mode(Mode::Leave);
+    sound(&world);
+    world.switch(space);
+    assert_eq!(world.eye().load(USER[0]), Some(frames[0].as_u64()));
+    world.switch(boot);
+    world.tables.destroy_space(space).unwrap();
+    sound(&world);
+}
+
+/// The second of the two operations of a switch is refused: the first is undone.
+#[test]
+fn a_switch_that_fails_halfway_goes_back() {
+    for from_space in [false, true] {
+        let mut world = World::small().populated();
+        let frames = world.named_frames(1);
+        let spaces = [(); 2].map(|()| world.tables.create_space().unwrap());
+        if from_space {
+            world.switch(spaces[0]);
+            world.map(USER[0], &frames, PAGE_OF_USERS).unwrap();
+        }
+        let before = (world.tables.root(), world.tables.user_root());
+        for index in [0, 1] {
+            world
+                .model
+                .inject(Injection::request(Op::MmuextOp, index, Errno::ENOMEM));
+            // SAFETY: nobody uses the user half.
+            let switched = unsafe { world.tables.switch_space(spaces[1]) };
+            assert!(matches!(switched, Err(MmError::Flush(_))), "{switched:?}");
+            assert_eq!(world.model.clear_injections(), 0);
+            assert_eq!((world.tables.root(), world.tables.user_root()), before);
+            sound(&world);
+            if from_space {
+                assert_eq!(world.eye().load(USER[0]), Some(frames[0].as_u64()));
+            }
+        }
+        world.switch(spaces[1]);
+        sound(&world);
+    }
+}
+
+#[test]
+fn only_a_space_that_is_left_can_be_destroyed_and_once() {
+    let mut world = World::small().populated();
+    let (boot, space) = (
+        world.tables.boot_space(),
+        world.tables.create_space().unwrap(),
+    );
+    let illegal = |result: Result<(), MmError>| {
+        assert!(matches!(result, Err(MmError::Frame(_))), "{result:?}");
+    };
+    illegal(world.tables.destroy_space(boot));
+    world.switch(space);
+    illegal(world.tables.destroy_space(space));
+    illegal(world.tables.destroy_space(boot));
+    sound(&world);
+    world.switch(boot);
+    world.tables.destroy_space(space).unwrap();
+    illegal(world.tables.destroy_space(space));
+    sound(&world);
+}
+
+#[test]
+fn spaces_are_made_until_memory_ends() {
+    let mut world = World::small().populated();
+    let before = free(&mut world);
+    let mut spaces = Vec::<Space>::new();
+    let refused = loop {
+        match world.tables.create_space() {
+            Ok(space) => spaces.push(space),
+            Err(e) => break e,
+        }
+    };
+    assert!(matches!(refused, MmError::Frame(_)), "{refused:?}");
+    // Two roots each, and little besides.
+    assert!(
+        spaces.len() as u64 > before / 2 - before / 64 - 16,
+        "{}",
+        spaces.len()
+    );
+    sound(&world);
+    for space in spaces {
+        world.tables.destroy_space(space).unwrap();
+    }
+    sound(&world);
+    assert_eq!(free(&mut world), before);
+}
+
+#[test]
+fn a_space_that_cannot_be_made_costs_nothing() {
+    let mut world = World::small().populated();
+    let mut frames = Vec::new();
+    while let Ok(frame) = world.tables.alloc_frame() {
+        frames.push(frame);
+    }
+    for left in 0..2 {
+        let made = world.tables.create_space();
+        assert!(matches!(made, Err(MmError::Frame(_))), "{made:?}");
+        assert_eq!(world.tables.frames().counts().free, left);
+        sound(&world);
+        world.tables.free_frame(frames.pop().unwrap()).unwrap();
+    }
+    let space = world.tables.create_space().unwrap();
+    world.tables.destroy_space(space).unwrap();
+    assert_eq!(world.tables.frames().counts().free, 2);
+    sound(&world);
+}
+
+/// User tables by the dozen, shared between no two spaces: all come back, whatever shape they have.
+#[test]
+fn the_tables_of_a_user_half_come_back() {
+    let mut world = World::new(&small(Kind::DomU, 32 * MIB)).populated();
+    let frames = world.frames(1);
+    let boot = world.tables.boot_space();
+    let before = free(&mut world);
+    let space = world.tables.create_space().unwrap();
+    world.switch(space);
+    let places = [
+        1 << 12,
+        1 << 21,
+        3 << 21,
+        1 << 30,
+        5 << 30,
+        1 << 39,
+        7 << 39,
+    ];
+    for va in places {
+        world.map(va, &frames, Flags::DATA).unwrap();
+    }
+    world
+        .map(600 << 21, &[frames[0]; 1200], Flags::CONST)
+        .unwrap();
+    world.switch(boot);
+    sound(&world);
+    world.tables.destroy_space(space).unwrap();
+    sound(&world);
+    assert_eq!(free(&mut world), before);
+}

@@ -1,0 +1,334 @@
+//! What the tables keep besides their entries: the places that were used last, what the processor
+//! may have cached, and the record of frames. Each must follow the entries at once.
+
+mod common;
+
+use common::{BASE, MIB, ModelMachine, PAGE, World, expect, small};
+use hypercall::{Errno, Op, Pfn};
+use model::{Injection, Kind};
+use pagetable::entry::{L3, TableLevel};
+use pagetable::frames::{FrameError, Frames};
+use pagetable::fuzz::{Eye, Mode, in_table, queued};
+use pagetable::machine::Machine;
+use pagetable::state::{Kind as Frame, State, Step};
+use pagetable::{Flags, MmError, Value};
+
+const SPAN: u64 = 512 * PAGE;
+
+fn no_table(world: &World, va: u64) {
+    let slot = world.tables.pte_slot(va).map(|slot| slot.machine());
+    assert!(matches!(slot, Err(MmError::NoTable { .. })), "{slot:?}");
+}
+
+/// The slot that is found is the one that a walk from the root finds.
+fn found(world: &World, va: u64) {
+    let slot = world.tables.pte_slot(va).unwrap();
+    let [entry, walked] = [Some(world.tables.get(slot)), in_table(&world.tables, va)];
+    assert_eq!(entry, walked, "{va:#x}");
+    let (l4, level) = (world.model.boot().l4, hypercall::mmu::Level::L1);
+    let (place, _) = world.model.walk(l4, va).entry(level).unwrap();
+    assert_eq!(slot.machine(), place, "{va:#x}");
+}
+
+/// The place that was used last is looked for anew after each change that leads elsewhere.
+#[test]
+fn a_table_that_was_used_last_is_forgotten_with_its_place() {
+    let mut world = World::small().populated();
+    let frames = world.named_frames(512);
+    let far = BASE + 5 * SPAN;
+    // Unmapped with its table.
+    world.map(BASE, &frames, Flags::DATA).unwrap();
+    found(&world, BASE);
+    world.unmap(BASE, 512).unwrap();
+    no_table(&world, BASE);
+    // Another table in its place.
+    world.map(BASE, &frames, Flags::DATA).unwrap();
+    found(&world, BASE);
+    found(&world, BASE + 7 * PAGE);
+    world
+        .protect(BASE, 400, Flags::empty(), Flags::WRITABLE)
+        .unwrap();
+    found(&world, BASE);
+    found(&world, BASE + 401 * PAGE);
+    // Moved with its table.
+    world.move_pages(BASE, far, 512).unwrap();
+    found(&world, far);
+    world.tables.ensure_pte_table(BASE).unwrap();
+    found(&world, BASE);
+    world.unmap(BASE, 512).unwrap();
+    world.move_pages(far, BASE, 512).unwrap();
+    no_table(&world, far);
+    found(&world, BASE);
+    // Looked up while the change is queued.
+    world.mode(Mode::Enter);
+    found(&world, BASE);
+    // SAFETY: nobody uses the pages.
+    unsafe { world.tables.unmap(BASE, 512) }.unwrap().defer();
+    assert!(queued(&world.tables).1);
+    no_table(&world, BASE);
+    world.mode(Mode::Leave);
+    no_table(&world, BASE);
+    expect::clean(&world);
+}
+
+/// The same for the L2 tables, which an L3 entry leads to.
+#[test]
+fn an_l2_table_that_was_used_last_is_forgotten_with_its_place() {
+    let mut world = World::small().populated();
+    let frames = world.named_frames(1);
+    let (one, two) = (BASE, BASE + L3::SPAN);
+    world.map(one, &frames, Flags::DATA).unwrap();
+    let slot = |world: &World, va| {
+        let pgd = world.tables.pgd_offset(va).unwrap();
+        let p4d = world.tables.p4d_offset(pgd, va).unwrap();
+        world.tables.pud_offset(p4d, va).unwrap()
+    };
+    let [from, to] = [one, two].map(|va| slot(&world, va));
+    found(&world, one);
+    let entry = world.tables.get(from);
+    let value = world.tables.pud_val(entry).unwrap();
+    let entry = world.tables.make_pud(value).unwrap();
+    // SAFETY: nothing is mapped at the second place, nothing in use at the first.
+    unsafe {
+        world.tables.set_pud(to, entry).unwrap();
+        world
+            .tables
+            .set_pud(from, pagetable::entry::Pud::NONE)
+            .unwrap();
+    }
+    let gone = world.tables.pmd_slot(one).map(|slot| slot.machine());
+    assert!(matches!(gone, Err(MmError::NoTable { .. })), "{gone:?}");
+    no_table(&world, one);
+    found(&world, two);
+    assert_eq!(world.eye().load(two), Some(frames[0].as_u64()));
+    // Something else in the first place is found there.
+    world.tables.ensure_pte_table(one).unwrap();
+    found(&world, one);
+    world.unmap(two, 1).unwrap();
+    expect::clean(&world);
+}
+
+/// A table that was found through the queue is not there if Xen refuses to link it.
+#[test]
+fn a_table_that_was_refused_is_forgotten() {
+    for (op, index) in [
+        (Op::MmuUpdate, Some(0)),
+        (Op::MmuUpdate, Some(1)),
+        (Op::MmuUpdate, None),
+    ] {
+        let mut world = World::small().populated();
+        let frames = world.named_frames(1);
+        world.mode(Mode::Enter);
+        // SAFETY: the model's frames.
+        let map = unsafe { world.tables.map(BASE, frames.iter().copied(), Flags::DATA) };
+        map.unwrap().defer();
+        let slot = world.tables.pte_slot(BASE).unwrap();
+        assert!(world.tables.get(slot).is_present());
+        world.model.inject(Injection {
+            index,
+            ..Injection::call(op, Errno::ENOMEM)
+        });
+        let left = pagetable::fuzz::mode(&mut world.tables, Mode::Leave);
+        assert!(matches!(left, Err(MmError::Flush(_))), "{left:?}");
+        assert_eq!(in_table(&world.tables, BASE), None);
+        no_table(&world, BASE);
+        expect::sound(&world);
+        world.map(BASE, &frames, Flags::DATA).unwrap();
+        found(&world, BASE);
+    }
+}
+
+/// A frame that was a table is ordinary memory for its next owner, whatever was cached of it while
+/// it was read-only.
+#[test]
+fn a_frame_that_was_a_table_can_be_written() {
+    let mut world = World::small().populated();
+    let frames = world.named_frames(1);
+    for lazy in [false, true] {
+        world.map(BASE, &frames, Flags::DATA).unwrap();
+        let entry = world.tables.get(world.tables.pmd_slot(BASE).unwrap());
+        let table = world.tables.pmd_val(entry).unwrap().pfn;
+        let window = world.tables.machine().window(table);
+        assert!(world.eye().load(window).is_some());
+        assert!(!world.eye().store(window, 0), "a table");
+        assert!(world.eye().load(window).is_some());
+        if lazy {
+            world.mode(Mode::Enter);
+        }
+        // Entry by entry, so that no entry above changes: Xen would flush everything with that.
+        let slot = world.tables.pmd_slot(BASE).unwrap();
+        // SAFETY: nobody uses the page.
+        let sealed = unsafe { world.tables.unhook(slot) }.unwrap().unwrap();
+        world.tables.flush().unwrap();
+        assert!(world.eye().load(window).is_some());
+        sealed.release(&mut world.tables).unwrap();
+        world.tables.flush().unwrap();
+        assert_eq!(states(&world, table).0, State::of(Frame::Free));
+        if lazy {
+            world.mode(Mode::Leave);
+        }
+        assert!(world.eye().store(window, 0), "free memory");
+        expect::clean(&world);
+    }
+}
+
+/// The same for a part of the image.
+#[test]
+fn a_frame_that_was_the_images_can_be_written() {
+    let mut world = World::small().populated();
+    let start = world.image.text.start;
+    let window = |page| {
+        let pfn = (start - common::layout::IMAGE.start) / PAGE + page;
+        world.tables.machine().window(Pfn::truncate(pfn))
+    };
+    let windows: Vec<_> = (0..80).map(window).collect();
+    for &va in &windows {
+        assert!(world.eye().load(va).is_some() && !world.eye().store(va, 0));
+        assert!(world.eye().load(va).is_some());
+    }
+    // Few at a time: with more, a table is replaced, and Xen flushes everything for that.
+    for page in (0..80).step_by(2) {
+        world.release(start + page * PAGE, 2).unwrap();
+    }
+    for &va in &windows {
+        assert!(world.eye().store(va, 0), "{va:#x}");
+    }
+    expect::sound(&world);
+}
+
+/// What an interrupt handler changes is in force when it returns, cached or not, whatever the
+/// section that it interrupted has queued.
+#[test]
+fn a_right_that_a_handler_takes_is_gone_when_it_returns() {
+    for fill in [0, 1, 300, 511] {
+        let mut world = World::small().populated();
+        let frames = world.named_frames(1);
+        let other = BASE + 8 * SPAN;
+        world.map(BASE, &frames, Flags::DATA).unwrap();
+        for at in [other, other + SPAN] {
+            world.tables.ensure_pte_table(at).unwrap();
+        }
+        assert!(world.eye().store(BASE, 1), "cached as writable");
+        world.mode(Mode::Enter);
+        for page in 0..fill {
+            let va = other + page * PAGE;
+            let slot = world.tables.pte_slot(va).unwrap();
+            let value = Value::new(frames[0], Flags::CONST);
+            let entry = world.tables.make_pte(value).unwrap();
+            // SAFETY: nothing is mapped there.
+            unsafe { world.tables.set_pte(slot, va, entry) }.unwrap();
+        }
+        assert_eq!(queued(&world.tables).0 as u64, fill);
+        world.mode(Mode::EnterInterrupt);
+        // SAFETY: nobody writes to the page.
+        unsafe { world.tables.ptep_set_wrprotect(BASE) }.unwrap();
+        assert_eq!(queued(&world.tables), (0, false));
+        assert!(!world.eye().store(BASE, 2), "{fill} queued before");
+        // SAFETY: nobody uses it.
+        unsafe { world.tables.ptep_get_and_clear(BASE) }.unwrap();
+        assert_eq!(world.eye().load(BASE), None);
+        world.mode(Mode::LeaveInterrupt);
+        world.mode(Mode::Leave);
+        expect::clean(&world);
+    }
+}
+
+/// The record of a frame.
+fn states(world: &World, pfn: Pfn) -> (State, State) {
+    let frames = world.tables.frames();
+    frames.states(world.tables.machine(), pfn).unwrap()
+}
+
+/// An error that is returned leaves no plan behind: neither of a request that went out alone, nor
+/// of a section's.
+#[test]
+fn a_refusal_leaves_no_plan() {
+    for lazy in [false, true] {
+        let mut world = World::small().populated();
+        let frames = world.named_frames(1);
+        world.map(BASE, &frames, Flags::DATA).unwrap();
+        let slot = world.tables.pmd_slot(BASE).unwrap();
+        let entry = world.tables.get(slot);
+        let table = world.tables.pmd_val(entry).unwrap().pfn;
+        let before = states(&world, table);
+        assert_eq!(before.0, State::table(1, 1, false));
+        if lazy {
+            world.mode(Mode::Enter);
+        }
+        world
+            .model
+            .inject(Injection::request(Op::MmuUpdate, 0, Errno::ENOMEM));
+        // SAFETY: nobody uses what is mapped below.
+        let mut result = unsafe { world.tables.set_pmd(slot, pagetable::entry::Pmd::NONE) };
+        if lazy {
+            assert_eq!(states(&world, table).1.links, 0, "planned");
+            result = result.and(world.tables.flush());
+        }
+        assert!(matches!(result, Err(MmError::Flush(_))), "{result:?}");
+        assert_eq!(states(&world, table), before);
+        if lazy {
+            world.mode(Mode::Leave);
+        }
+        expect::sound(&world);
+    }
+}
+
+/// Steps that one request would make are planned together or not at all.
+#[test]
+fn a_plan_that_cannot_be_made_whole_is_not_made() {
+    let mut world = World::fast(&small(Kind::DomU, 16 * MIB)).populated();
+    let mut spare: Vec<u64> = world.frames(1500).iter().map(|pfn| pfn.as_u64()).collect();
+    spare.sort_unstable();
+    let first = spare
+        .windows(40)
+        .find(|run| run[39] - run[0] == 39)
+        .unwrap()[0];
+    let machine: &ModelMachine = world.tables.machine();
+    let mut frames = Frames::new();
+    frames
+        .init(machine, 16 * MIB, 16 * MIB, &mut (first..first + 40))
+        .unwrap();
+    let [a, b] = [700, 701].map(Pfn::truncate);
+    let table = State::table(1, 3, false);
+    frames.set(machine, a, table).unwrap();
+    frames.set(machine, b, State::of(Frame::Owned)).unwrap();
+    for steps in [
+        &[(a, Step::Link(1)), (b, Step::Link(1))][..],
+        &[
+            (a, Step::Unlink),
+            (a, Step::Unlink),
+            (a, Step::Unlink),
+            (a, Step::Unlink),
+        ],
+        &[(a, Step::Link(1)), (a, Step::Pin(1)), (a, Step::Pin(1))],
+        &[(b, Step::Seal(1)), (b, Step::Link(1)), (a, Step::Unseal)],
+    ] {
+        let planned = frames.plan(machine, steps);
+        assert!(
+            matches!(planned, Err(FrameError::Illegal(..))),
+            "{planned:?}"
+        );
+        assert_eq!(frames.states(machine, a).unwrap(), (table, table));
+        let owned = State::of(Frame::Owned);
+        assert_eq!(frames.states(machine, b).unwrap(), (owned, owned));
+        assert!(!frames.unsettled());
+    }
+    // Two requests, one of which comes true.
+    let one = frames
+        .plan(machine, &[(a, Step::Link(1)), (b, Step::Seal(2))])
+        .unwrap();
+    let two = frames.plan(machine, &[(a, Step::Pin(1))]).unwrap();
+    assert_ne!(one, two);
+    frames.applied(machine, two);
+    assert_eq!(
+        frames.states(machine, a).unwrap().0,
+        State::table(1, 3, true)
+    );
+    frames.settle(machine);
+    let pinned = State::table(1, 3, true);
+    assert_eq!(frames.states(machine, a).unwrap(), (pinned, pinned));
+    assert_eq!(
+        frames.states(machine, b).unwrap().1,
+        State::of(Frame::Owned)
+    );
+}

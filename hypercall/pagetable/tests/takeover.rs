@@ -1,0 +1,169 @@
+//! The takeover on the host, for every kind of domain, order of machine frames and size.
+
+mod common;
+
+use crate::common::layout::{self, Fixed};
+use common::{MIB, PAGE, World, expect, image, small};
+use hypercall::Pfn;
+use model::{Kind, Layout, Order};
+use pagetable::state::Kind as Frame;
+
+const KINDS: [Kind; 3] = [Kind::DomU, Kind::Dom0, Kind::Shim];
+
+/// What is left in the part of the address space where Xen put the kernel.
+fn initial_window(world: &World) {
+    let image = &world.image;
+    let fixed = [Fixed::SharedInfo, Fixed::Console].map(Fixed::address);
+    for leaf in expect::all_leaves(world) {
+        if layout::FIXMAP.contains(&leaf.va) {
+            assert!(fixed.contains(&leaf.va), "{leaf:x?}");
+            continue;
+        }
+        if !layout::IMAGE.contains(&leaf.va) {
+            assert!(!leaf.executable, "{leaf:x?}");
+            continue;
+        }
+        let (text, data) = (image.text.contains(&leaf.va), image.data.contains(&leaf.va));
+        assert!(
+            image.range().contains(&leaf.va),
+            "{leaf:x?} is not the image"
+        );
+        assert!(
+            !image.guard.contains(&leaf.va),
+            "{leaf:x?} is the guard page"
+        );
+        assert_eq!((leaf.executable, leaf.writable), (text, data), "{leaf:x?}");
+        let pfn = Pfn::truncate((leaf.va - layout::IMAGE.start) / PAGE);
+        assert_eq!(world.model.pfn(leaf.mfn), Some(pfn), "{leaf:x?}");
+    }
+    for va in image.range().step_by(PAGE as usize) {
+        let guard = image.guard.contains(&va);
+        assert_eq!(world.mapped(va).is_none(), guard, "{va:#x}");
+    }
+}
+
+fn taken_over(layout: &Layout) -> World {
+    let world = World::new(layout);
+    expect::clean(&world);
+    initial_window(&world);
+    let counts = world.tables.frames().counts();
+    assert_eq!(counts.mapped, world.report.initial_pages, "{layout:?}");
+    // L2 and L1 of the fixmap, L3 and L2 of the direct map, whose L1 tables are Xen's, and the
+    // image's own.
+    let tables = 4 + image_tables(layout);
+    assert_eq!(counts.free, world.report.reclaimed - tables, "{layout:?}");
+    assert_eq!(world.model.counters().emulated_stores, 0, "{layout:?}");
+    world
+}
+
+/// L1 tables of the image's own.
+fn image_tables(layout: &Layout) -> u64 {
+    let range = image(layout).range();
+    (range.end - 1 - layout::IMAGE.start) / (512 * PAGE)
+        - (range.start - layout::IMAGE.start) / (512 * PAGE)
+        + 1
+}
+
+#[test]
+fn every_domain_is_taken_over() {
+    for kind in KINDS {
+        for order in [Order::Linear, Order::Reversed, Order::Scattered] {
+            for pages in [16 * MIB, 16 * MIB + 77, 64 * MIB] {
+                taken_over(&Layout {
+                    order,
+                    ..small(kind, pages)
+                });
+            }
+        }
+        taken_over(&small(kind, 1024 * MIB));
+    }
+}
+
+#[test]
+fn wherever_the_p2m_list_and_the_module_are() {
+    for kind in KINDS {
+        for init_p2m in [None, Some(layout::P2M.start)] {
+            for (initrd_len, unmapped_initrd) in [(0, true), (3 << 20, true), (300_000, false)] {
+                let layout = Layout {
+                    init_p2m,
+                    initrd_len,
+                    unmapped_initrd,
+                    ..small(kind, 40 * MIB + 3)
+                };
+                let world = taken_over(&layout).populated();
+                expect::clean(&world);
+                let frames = world.tables.frames();
+                let module = (0..frames.counts().mapped)
+                    .map(Pfn::truncate)
+                    .filter(|&pfn| {
+                        let state = frames.states(world.tables.machine(), pfn).unwrap().0;
+                        state.kind == Frame::Module
+                    });
+                assert_eq!(module.count() as u64, layout.initrd_len.div_ceil(PAGE));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_release_xen_and_large_pages_of_its_own() {
+    for kind in KINDS {
+        taken_over(&Layout::new(kind, 32 * MIB));
+    }
+    let layout = Layout {
+        large_p2m: true,
+        ..small(Kind::Dom0, 1024 * MIB + 100)
+    };
+    expect::clean(&taken_over(&layout).populated());
+}
+
+#[test]
+fn the_cost_does_not_depend_on_the_size() {
+    let cost = |pages| {
+        let world = World::new(&small(Kind::DomU, pages));
+        let counters = world.model.counters();
+        (counters.traps, counters.updates)
+    };
+    let (small, large) = (cost(64 * MIB), cost(1024 * MIB));
+    assert!(
+        large.0 <= small.0 + 2 && large.1 <= small.1 + 16,
+        "{small:?} {large:?}"
+    );
+}
+
+#[test]
+fn parts_of_the_image_become_memory() {
+    for kind in KINDS {
+        let mut world = World::new(&small(kind, 16 * MIB));
+        let image = world.image.clone();
+        let parts = [
+            (image.text.start, 0x50),
+            (image.text.start + 0x60 * PAGE, 1),
+            (image.rodata.start + PAGE, 2),
+            (image.data.end - 2 * PAGE, 2),
+            (image.data.start, 3),
+        ];
+        for (va, pages) in parts {
+            let before = world.tables.frames().counts().free;
+            world.release(va, pages).unwrap();
+            assert_eq!(world.tables.frames().counts().free, before + pages);
+            for page in 0..pages {
+                assert_eq!(world.mapped(va + page * PAGE), None, "{va:#x}");
+            }
+            expect::clean(&world);
+            // A second time there is nothing to do.
+            world.release(va, pages).unwrap();
+            assert_eq!(world.tables.frames().counts().free, before + pages);
+        }
+        // What lies between is as it was.
+        assert!(world.mapped(image.text.start + 0x50 * PAGE).is_some());
+        assert!(world.mapped(image.rodata.start).is_some());
+        // All of it can be used like any memory.
+        let free = world.tables.frames().counts().free as usize;
+        let frames = world.named_frames(free - 8);
+        assert_eq!(frames.len(), free - 8);
+        expect::sound(&world);
+        let outside = world.release(layout::DIRECT.start, 1);
+        assert!(outside.is_err(), "only the image can be released");
+    }
+}
