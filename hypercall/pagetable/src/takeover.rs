@@ -151,7 +151,8 @@ impl<'t, M: Machine> Initial<'t, M> {
         frames.init(machine, start.nr_pages, mapped, &mut spare)?;
         // Where there is a p2m list, what its builder mapped is memory.
         let has_holes = start.p2m_list.is_none();
-        for pfn in (0..mapped).map(Pfn::truncate).filter(|_| has_holes) {
+        let asked = if has_holes { mapped } else { 0 };
+        for pfn in (0..asked).map(Pfn::truncate) {
             if machine.mfn(pfn).is_none() {
                 frames.set(machine, pfn, State::of(Kind::Hole))?;
             }

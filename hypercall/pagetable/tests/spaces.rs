@@ -3,13 +3,13 @@
 
 mod common;
 
-use common::{MIB, PAGE, World, expect, small};
-use pagetable::fuzz::{Eye, Mode};
 use crate::common::layout;
-use pagetable::spaces::Space;
-use pagetable::{Flags, MmError};
+use common::{MIB, PAGE, World, expect, small};
 use hypercall::{Errno, Op};
 use model::{Access, Injection, Kind, Mode as Cpu};
+use pagetable::fuzz::{Eye, Mode};
+use pagetable::spaces::Space;
+use pagetable::{Flags, MmError};
 
 /// Addresses of the user half below L4 entries of their own.
 const USER: [u64; 2] = [0x40_0000, 0x7fff_ffe0_0000];
