@@ -1,5 +1,8 @@
 //! `cargo xtask boot`: one kernel, one stack, one verdict.
 
+mod flags;
+mod kernel;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,10 +23,15 @@ const TAIL_LINES: usize = 30;
 
 /// Builds, boots and judges.
 pub(crate) fn boot(arguments: &BootArgs) -> Result<()> {
+    flags::check(arguments)?;
     let workspace = Workspace::find()?;
     let provision = arguments.provision.open()?;
     let kernel = match &arguments.kernel {
-        Some(path) => path.clone(),
+        Some(path) => {
+            let path = existing(path)?;
+            kernel::check(&path, arguments.via)?;
+            path
+        }
         None => workspace.build_kernel()?,
     };
     let job = job(arguments, kernel)?;
@@ -91,7 +99,7 @@ fn job(arguments: &BootArgs, kernel: PathBuf) -> Result<Job> {
     Ok(Job {
         name: "guest".into(),
         via: arguments.via,
-        kernel: existing(&kernel)?,
+        kernel,
         cmdline,
         mem_mib: arguments.mem,
         vcpus: arguments.vcpus,
@@ -101,8 +109,13 @@ fn job(arguments: &BootArgs, kernel: PathBuf) -> Result<Job> {
 }
 
 fn existing(path: &Path) -> Result<PathBuf> {
-    path.canonicalize()
-        .map_err(|error| Failure::Usage(format!("cannot open {}: {error}", path.display())))
+    let found = path
+        .canonicalize()
+        .map_err(|error| Failure::Usage(format!("cannot open {}: {error}", path.display())))?;
+    match found.is_file() {
+        true => Ok(found),
+        false => Err(Failure::Usage(format!("{} is no file", path.display()))),
+    }
 }
 
 /// `cargo xtask setup`: everything that boots and tests need, without running any of them.

@@ -75,8 +75,9 @@ Examples:
   cargo xtask bench --vs linux              count instructions, beside the floor and Linux
   cargo xtask setup                         fetch all that is needed, to work offline later
 
-Exit status of boot, rules, fuzz and test: 0 pass, 1 the guest failed or crashed, 2 wrong usage,
-3 the host lacks something, 4 time-out. Xen, QEMU and a Linux dom0 are fetched from Debian's archive into the user's cache
+Exit status of every command: 0 pass, 1 the guest failed or crashed, 2 wrong usage (memory too small
+for the domain included), 3 the host lacks something, 4 time-out, 130 interrupted (Ctrl-C, SIGHUP),
+143 terminated (SIGTERM). Xen, QEMU and a Linux dom0 are fetched from Debian's archive into the user's cache
 directory when first needed; nothing is installed and root is not required.";
 
 /// Build, boot and test the kernel on real Xen.
@@ -144,7 +145,7 @@ pub(crate) struct BootArgs {
     /// A file to hand to the kernel as its initial RAM disk
     #[arg(long, value_name = "FILE")]
     pub(crate) initrd: Option<PathBuf>,
-    /// Boot this image instead of building one
+    /// Boot this image instead of building one; it must be a kernel of the kind that --via enters
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
     /// Give up after so many seconds [default: 60; none with --interactive or --gdb]

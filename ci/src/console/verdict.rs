@@ -139,8 +139,15 @@ impl fmt::Display for Shutdown {
 pub(crate) enum End {
     /// The domain stopped, and Xen gave this reason.
     Shutdown(Shutdown),
-    /// Something below the kernel went wrong: Xen's panic, a domain that cannot be built.
+    /// Something below the kernel went wrong: Xen's panic, a dom0 that does not answer.
     Broken(String),
+    /// The domain was never built.
+    Unbuilt {
+        /// What whoever was to build it says.
+        why: String,
+        /// The least memory in MiB that it would take, if that is why.
+        least_mib: Option<u32>,
+    },
     /// Nothing ended in the seconds given.
     TimedOut(u64),
     /// The domain was destroyed, and Xen did not let go of it.
@@ -163,6 +170,10 @@ pub(crate) enum Outcome {
     Fail(String),
     /// What did not end.
     TimedOut(String),
+    /// What cannot run as it was asked for.
+    Usage(String),
+    /// What this host cannot run.
+    Host(String),
 }
 
 impl Outcome {
@@ -172,6 +183,8 @@ impl Outcome {
             Self::Pass => Ok(()),
             Self::Fail(reason) => Err(Failure::Guest(reason)),
             Self::TimedOut(reason) => Err(Failure::TimedOut(reason)),
+            Self::Usage(reason) => Err(Failure::Usage(reason)),
+            Self::Host(reason) => Err(Failure::host(reason, "see the log for what came before")),
         }
     }
 }
@@ -186,6 +199,7 @@ pub(crate) fn judge(lines: &[String], end: &End) -> Outcome {
         Outcome::Pass => Outcome::Pass,
         Outcome::Fail(reason) => Outcome::Fail(reason + &place),
         Outcome::TimedOut(reason) => Outcome::TimedOut(reason + &place),
+        never_ran => never_ran,
     }
 }
 
@@ -223,12 +237,22 @@ fn how_it_ended(lines: &[String], end: &End) -> Outcome {
             return Outcome::TimedOut(format!("time-out: {said} within {seconds} s"));
         }
         End::Broken(what) => return Outcome::Fail(what.clone()),
+        End::Unbuilt { why, least_mib } => {
+            return match least_mib {
+                Some(least) => Outcome::Usage(format!(
+                    "the domain cannot be built with so little memory: it takes --mem {least} at \
+                     the least ({why})"
+                )),
+                None => Outcome::Host(format!("the domain cannot be built: {why}")),
+            };
+        }
         End::Zombie { domid, pages, end } => {
             let kept = kept(*domid, *pages);
             return match how_it_ended(lines, end) {
                 Outcome::Pass => Outcome::Fail(kept),
                 Outcome::Fail(reason) => Outcome::Fail(format!("{reason}; {kept}")),
                 Outcome::TimedOut(reason) => Outcome::TimedOut(format!("{reason}; {kept}")),
+                never_ran => never_ran,
             };
         }
         End::Shutdown(reason) => *reason,
@@ -366,6 +390,19 @@ mod tests {
                 judge(&lines(text), &End::TimedOut(3)),
                 Outcome::TimedOut(_)
             ));
+        }
+    }
+
+    #[test]
+    fn what_never_ran_is_not_the_kernel_s_fault() {
+        for (least_mib, status) in [(Some(5), 2), (None, 3)] {
+            let end = End::Unbuilt {
+                why: "no room".into(),
+                least_mib,
+            };
+            let failure = judge(&[], &end).into_result().unwrap_err();
+            assert_eq!(failure.status(), status, "{failure}");
+            assert!(failure.to_string().contains("no room"), "{failure}");
         }
     }
 

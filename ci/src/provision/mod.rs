@@ -78,6 +78,12 @@ impl Provision {
         };
         let bytes = std::fs::read(&packed).map_err(Failure::file("read", &packed))?;
         if bytes.starts_with(b"\x7fELF") {
+            if !is_multiboot(&bytes) {
+                return Err(Failure::Usage(format!(
+                    "--xen {}: an ELF file, but no hypervisor: it has no multiboot header",
+                    packed.display()
+                )));
+            }
             return packed
                 .canonicalize()
                 .map_err(Failure::file("find", &packed));
@@ -107,6 +113,14 @@ impl Provision {
     }
 }
 
+/// Whether a boot loader of Xen's kind takes this file: it looks for an aligned word in the first
+/// 8 KiB.
+fn is_multiboot(bytes: &[u8]) -> bool {
+    const MAGIC: [u8; 4] = 0x1bad_b002_u32.to_le_bytes();
+    let (words, _) = bytes[..bytes.len().min(8192)].as_chunks::<4>();
+    words.contains(&MAGIC)
+}
+
 fn gunzip(packed: &Path, bytes: &[u8], draft: &Path) -> Result<()> {
     let mut output = std::fs::File::create(draft).map_err(Failure::file("create", draft))?;
     match std::io::copy(&mut flate2::read::MultiGzDecoder::new(bytes), &mut output) {
@@ -121,6 +135,31 @@ fn gunzip(packed: &Path, bytes: &[u8], draft: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_elf_file_that_is_no_hypervisor_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = std::env::current_exe().unwrap();
+        let provision = |xen: PathBuf| Provision {
+            cache: Cache::at(dir.path().join("cache")).unwrap(),
+            qemu: None,
+            xen: Xen::File(xen),
+            dom0_root: None,
+            update: false,
+        };
+        let failure = provision(own).hypervisor().unwrap_err();
+        assert_eq!(failure.status(), 2);
+        assert!(
+            failure.to_string().contains("no multiboot header"),
+            "{failure}"
+        );
+        let mut xen = b"\x7fELF".to_vec();
+        xen.extend([0; 4092]);
+        xen.extend(0x1bad_b002_u32.to_le_bytes());
+        let file = dir.path().join("xen");
+        std::fs::write(&file, xen).unwrap();
+        assert!(provision(file).hypervisor().is_ok());
+    }
 
     #[test]
     fn xen_is_a_version_or_a_file() {

@@ -15,11 +15,16 @@ use crate::provision::qemu::Qemu;
 /// Memory of a domain that does not say.
 const DEFAULT_MEM_MIB: u32 = 128;
 
+/// Memory of the job's domain in MiB.
+pub(super) fn mem_mib(job: &Job) -> u32 {
+    job.mem_mib.unwrap_or(DEFAULT_MEM_MIB)
+}
+
 /// The machine whose kernel is the job's own.
 pub(super) fn machine(job: &Job, mode: Mode, accel: Accel) -> Machine {
     Machine {
         accel,
-        mem_mib: job.mem_mib.unwrap_or(DEFAULT_MEM_MIB),
+        mem_mib: mem_mib(job),
         cpus: job.vcpus.unwrap_or(1),
         kernel: job.kernel.clone(),
         append: job.cmdline.clone(),

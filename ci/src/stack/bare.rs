@@ -78,7 +78,7 @@ impl Session for Open {
                 Heard::Bytes(bytes) => transcript.guest_bytes(&bytes),
                 Heard::Closed => {
                     let end = end_of(alone.running.exit_code());
-                    return Ok(end.unwrap_or_else(|| End::Broken(alone.running.epitaph())));
+                    return Ok(end.unwrap_or_else(|| alone.running.end()));
                 }
                 Heard::TimedOut(end) => return Ok(end),
             }

@@ -80,15 +80,37 @@ impl Session for Open {
         loop {
             match alone.listen(transcript)? {
                 Heard::Bytes(bytes) => transcript.shared_bytes(&bytes),
-                Heard::Closed => return Ok(End::Broken(alone.running.epitaph())),
+                Heard::Closed => return Ok(alone.running.end()),
                 Heard::TimedOut(end) => return Ok(end),
             }
             let end = transcript.host[seen..].iter().find_map(|line| end_of(line));
             seen = transcript.host.len();
-            if let Some(end) = end {
-                return Ok(end);
+            match end {
+                Some(End::Broken(_)) => return Ok(panicked(&transcript.host, alone::mem_mib(job))),
+                Some(end) => return Ok(end),
+                None => {}
             }
         }
+    }
+}
+
+/// The end of a Xen that panicked. Where it found the dom0's memory too small, nothing is wrong with
+/// Xen: there is no dom0 of that size.
+fn panicked(lines: &[String], mem_mib: u32) -> End {
+    let title = lines
+        .iter()
+        .rposition(|line| line.contains("Panic on CPU "));
+    let said = title.and_then(|at| lines.get(at + 1));
+    let said = said.and_then(|line| line.strip_prefix("(XEN)"));
+    let Some(why) = said.map(|why| why.trim()) else {
+        return End::Broken("Xen panicked; its log says why".into());
+    };
+    match why.contains("too small") || why.contains("Not enough RAM") {
+        true => End::Unbuilt {
+            why: format!("Xen: {why}"),
+            least_mib: Some(mem_mib + 1),
+        },
+        false => End::Broken(format!("Xen panicked: {why}")),
     }
 }
 
@@ -159,6 +181,23 @@ mod tests {
         assert_eq!((machine.mem_mib, machine.cpus), (1280, 4));
         assert_eq!(machine.modules.len(), 2);
         assert_eq!(machine.accel, Accel::Tcg { icount: true });
+    }
+
+    #[test]
+    fn a_panic_is_told_from_a_dom0_that_is_too_small() {
+        let lines = |why: &str| {
+            let text = format!("(XEN) ****\n(XEN) Panic on CPU 0:\n(XEN) {why}\n(XEN) ****");
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let small = "Dom0 allocation too small for initial P->M table";
+        let end = End::Unbuilt {
+            why: format!("Xen: {small}"),
+            least_mib: Some(5),
+        };
+        assert_eq!(panicked(&lines(small), 4), end);
+        let bug = End::Broken("Xen panicked: FATAL TRAP: vector = 6".into());
+        assert_eq!(panicked(&lines("FATAL TRAP: vector = 6"), 4), bug);
+        assert!(matches!(panicked(&[], 4), End::Broken(_)));
     }
 
     #[test]

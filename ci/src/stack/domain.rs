@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Job;
-use crate::console::verdict::Shutdown;
+use crate::console::verdict::{End, Shutdown};
 
 /// Where the image is expected, in the repository and in the dom0 alike.
 const KERNEL: &str = "target/x86_64-unknown-none/release/guest";
@@ -128,6 +128,31 @@ pub(super) fn xl_event(line: &str) -> Option<XlEvent> {
     number(rest).map(|code| XlEvent::Shutdown(Shutdown::from_code(code)))
 }
 
+/// The end of a domain that xl could not build, from what it said.
+pub(super) fn unbuilt(said: &[String]) -> End {
+    End::Unbuilt {
+        why: said.join("; "),
+        least_mib: said.iter().find_map(|line| least_mib(line)),
+    }
+}
+
+/// The memory in MiB that a domain lacks, by the complaint of xl's library: pages that are needed,
+/// then those that there are, less those in use: `(0x800 > 0x400 - 0x200 pages)`.
+fn least_mib(line: &str) -> Option<u32> {
+    if !line.contains("Out of memory") {
+        return None;
+    }
+    let number = |text: &str| {
+        let digits = text.trim().strip_prefix("0x")?;
+        let digits = digits.split(|c: char| !c.is_ascii_hexdigit()).next()?;
+        u32::from_str_radix(digits, 16).ok()
+    };
+    let (needed, there) = line.split_once('(')?.1.split_once(" > ")?;
+    let used = there.split_once(" - ").and_then(|(_, used)| number(used));
+    let pages = number(needed)?.checked_add(used.unwrap_or(0))?;
+    Some(pages.div_ceil(256))
+}
+
 /// Domains that `xl list` shows beside dom0, by number.
 pub(super) fn listed(lines: &[String]) -> Vec<u32> {
     let number = |line: &String| {
@@ -226,6 +251,24 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn too_little_memory_is_told_from_other_faults() {
+        let small = |line: &str| match unbuilt(&["Parsing".into(), line.into()]) {
+            End::Unbuilt { least_mib, .. } => least_mib,
+            other => panic!("{other:?}"),
+        };
+        let mapping = "xc: error: panic: xg_dom_x86.c:159: count_pgtables: not enough memory for \
+                       initial mapping (0x401 > 0x400): Out of memory";
+        assert_eq!(small(mapping), Some(5));
+        let shim = "xc: error: panic: xg_dom_core.c:536: xc_dom_chk_alloc_pages: segment kernel too \
+                    large (0x800 > 0x400 - 0x200 pages): Out of memory";
+        assert_eq!(small(shim), Some(10));
+        assert_eq!(
+            small("libxl: error: Domain 1:cannot (re-)build domain: -3"),
+            None
+        );
     }
 
     #[test]

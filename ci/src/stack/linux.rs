@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::archive::Archive;
-use super::domain::{XlEvent, create_command, listed, pages_held, payload, xl_event};
+use super::domain::{XlEvent, create_command, listed, pages_held, payload, unbuilt, xl_event};
 use super::qemu::{Accel, Machine, Module, Running};
 use super::{Job, Mode, Session, Setting, Stack, gdb_hint, rootfs};
 use crate::console::serial::Input;
@@ -330,6 +330,7 @@ impl Open<'_> {
                         self.remove(domid, transcript)?;
                         return Ok(End::Shutdown(reason));
                     }
+                    Some(XlEvent::Exit) if domid.is_none() => return Ok(unbuilt(&said)),
                     Some(XlEvent::Exit) => {
                         return Ok(End::Broken(format!("xl ended: {}", said.join("; "))));
                     }

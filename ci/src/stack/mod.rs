@@ -151,6 +151,14 @@ impl Via {
         }
     }
 
+    /// Whether Xen enters the kernel as a PV guest.
+    pub(crate) fn is_pv(self) -> bool {
+        match self {
+            Self::Dom0 | Self::Xl | Self::Shim | Self::KvmShim => true,
+            Self::Pvh | Self::Bare | Self::Bare4 => false,
+        }
+    }
+
     /// Whether one session can run jobs of both.
     pub(crate) fn shares_host_with(self, other: Self) -> bool {
         self == other || (self.domain().is_some() && other.domain().is_some())

@@ -11,6 +11,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::console::serial::Ports;
+use crate::console::verdict::End;
 use crate::exit::{Failure, Result};
 use crate::provision::qemu::{Qemu, Version};
 
@@ -274,6 +275,20 @@ impl Running {
     /// Waits for the end of a QEMU whose ports are closed; none if a signal ended it.
     pub(crate) fn exit_code(&mut self) -> Option<i32> {
         self.child.wait().ok()?.code()
+    }
+
+    /// Waits for the end of a QEMU whose ports are closed and that no guest ended. With status 1 it
+    /// refused to start: no memory, a file it cannot open.
+    pub(crate) fn end(&mut self) -> End {
+        let refused = self.exit_code() == Some(1);
+        let epitaph = self.epitaph();
+        match refused {
+            true => End::Unbuilt {
+                why: epitaph,
+                least_mib: None,
+            },
+            false => End::Broken(epitaph),
+        }
     }
 
     /// Waits for the end of a QEMU whose ports are closed, and says how it ended.

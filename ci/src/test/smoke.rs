@@ -451,7 +451,7 @@ fn check(smoke: &Smoke, lines: &[String], end: &End) -> std::result::Result<(), 
     let shutdown = match end {
         End::Shutdown(reason) => Some(*reason),
         End::TimedOut(_) => None,
-        End::Broken(what) => return Err(what.clone()),
+        End::Broken(what) | End::Unbuilt { why: what, .. } => return Err(what.clone()),
         End::Zombie { domid, pages, .. } => return Err(kept(*domid, *pages)),
     };
     let outcome = judge(lines, end).into_result();
