@@ -52,7 +52,7 @@ impl Bytes<'_> {
 
     /// The next operation; none if the input ends within it.
     fn op(&mut self) -> Option<Op> {
-        Some(match self.byte()? % 31 {
+        Some(match self.byte()? % 32 {
             0 | 1 => Op::Map {
                 at: self.page()?,
                 n: self.length()?,
@@ -123,7 +123,8 @@ impl Bytes<'_> {
                 at: self.page()?,
                 upper: self.byte()? & 1 == 1,
             },
-            29 => Op::Release {
+            29 => Op::Code { way: self.byte()? },
+            30 => Op::Release {
                 at: self.byte()?,
                 n: self.byte()? % 16,
             },

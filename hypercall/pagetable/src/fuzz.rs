@@ -19,6 +19,7 @@
     reason = "a divergence ends the run, and there is no heap to put it on"
 )]
 
+mod code;
 mod op;
 mod page;
 mod run;
@@ -257,6 +258,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         for at in (0..PAGES as u64).step_by(512) {
             tables.ensure_pmd(self.va(at as usize))?;
         }
+        tables.ensure_pte_table(base ^ code::CODE)?;
         tables.flush()?;
         let counts = tables.frames().counts();
         self.out = counts.mapped - counts.free;

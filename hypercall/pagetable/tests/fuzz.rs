@@ -199,6 +199,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..3_u8).prop_map(|which| Op::DropSpace { which }),
         1 => (at(), any::<bool>()).prop_map(|(at, upper)| Op::Shift { at, upper }),
         1 => (0..64_u8, 1..9_u8).prop_map(|(at, n)| Op::Release { at, n }),
+        1 => (0..2_u8).prop_map(|way| Op::Code { way }),
     ]
 }
 

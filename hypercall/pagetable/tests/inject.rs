@@ -79,6 +79,13 @@ fn switch(world: &mut World, to: Space) -> Result<(), MmError> {
     switched
 }
 
+fn constants(world: &mut World, frames: &Frames) {
+    for i in 0..2 {
+        let va = BASE + i * 512 * PAGE;
+        world.map(va, &frames[..200], Flags::CONST).unwrap();
+    }
+}
+
 fn many(world: &mut World, frames: &Frames) {
     for i in 0..3 {
         let va = BASE + i * 512 * PAGE;
@@ -266,6 +273,54 @@ const CASES: &[Case] = &[
         act: |world, frames| world.map(layout::P2M.end, &frames[..1], Flags::DATA),
     },
     Case {
+        name: "set_memory_x",
+        prepare: constants,
+        act: |world, _| {
+            // SAFETY: as above.
+            unsafe { world.tables.set_memory_x(BASE, 100) }?.commit(&mut world.tables)
+        },
+    },
+    Case {
+        name: "set_memory_ro of variables",
+        prepare: nothing,
+        act: |world, _| {
+            let va = world.image.data.start;
+            // SAFETY: as above.
+            unsafe { world.tables.set_memory_ro(va, 3) }?.commit(&mut world.tables)
+        },
+    },
+    Case {
+        name: "set_memory_rw of variables",
+        prepare: |world, _| {
+            let va = world.image.data.start;
+            // SAFETY: as above.
+            unsafe { world.tables.set_memory_ro(va, 3) }
+                .unwrap()
+                .commit(&mut world.tables)
+                .unwrap();
+        },
+        act: |world, _| {
+            let va = world.image.data.start;
+            // SAFETY: as above.
+            unsafe { world.tables.set_memory_rw(va, 3) }?.commit(&mut world.tables)
+        },
+    },
+    Case {
+        name: "set_memory_nx",
+        prepare: |world, frames| {
+            constants(world, frames);
+            // SAFETY: as above.
+            unsafe { world.tables.set_memory_x(BASE, 100) }
+                .unwrap()
+                .commit(&mut world.tables)
+                .unwrap();
+        },
+        act: |world, _| {
+            // SAFETY: as above.
+            unsafe { world.tables.set_memory_nx(BASE, 100) }?.commit(&mut world.tables)
+        },
+    },
+    Case {
         name: "growth of the direct map",
         prepare: nothing,
         act: |world, _| world.tables.populate_all(),
@@ -286,7 +341,7 @@ fn held(world: &World) -> HashSet<u64> {
     let frames = world.tables.frames();
     let states = (0..frames.counts().mapped).filter(|&pfn| {
         let states = frames.states(world.tables.machine(), Pfn::truncate(pfn));
-        states.is_ok_and(|(state, _)| state.kind == Frame::Owned)
+        states.is_ok_and(|(state, _)| matches!(state.kind, Frame::Owned | Frame::Code))
     });
     states.collect()
 }

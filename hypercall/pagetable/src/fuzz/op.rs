@@ -145,6 +145,11 @@ pub enum Op {
         /// Whether it is the L4 entry.
         upper: bool,
     },
+    /// Makes a page code, and takes it back.
+    Code {
+        /// Whether it is data in between.
+        way: u8,
+    },
     /// Releases pages of the image.
     Release {
         /// First page.
@@ -221,6 +226,7 @@ impl Op {
                 | Op::DropSpace { .. }
                 | Op::Shift { .. }
                 | Op::Release { .. }
+                | Op::Code { .. }
         )
     }
 }
@@ -228,7 +234,7 @@ impl Op {
 /// What is rarer than all else, as it concerns many pages at once.
 fn generate_rare(rng: &mut Rng, at: u16) -> Op {
     let which = rng.next() as u8;
-    match rng.below(16) {
+    match rng.below(17) {
         0..3 => Op::EnterInterrupt,
         3..8 => Op::LeaveInterrupt,
         8 => Op::NewSpace,
@@ -238,6 +244,7 @@ fn generate_rare(rng: &mut Rng, at: u16) -> Op {
             at: which,
             n: rng.below(9) as u8,
         },
+        14 => Op::Code { way: which },
         _ => Op::Shift {
             at,
             upper: which & 1 == 1,
@@ -275,6 +282,8 @@ pub fn generate(rng: &mut Rng, pages: u16) -> Op {
         18..32 => Op::Unmap { at, n },
         32..46 => {
             let change = rng.below(CHANGES.len() as u64) as u8;
+            // At the start of a table many pages that are all mapped are likeliest.
+            let at = if rng.below(2) == 0 { at & !511 } else { at };
             Op::Protect { at, n, change }
         }
         46..54 => {

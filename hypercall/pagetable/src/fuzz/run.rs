@@ -188,6 +188,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
                 let at = self.range(at, 1).start;
                 self.shift(tables, eye, op, (at, upper))
             }
+            Op::Code { way } => self.code(tables, eye, op, way),
             Op::Release { at, n } => self.release(tables, op, (at, n)),
             _ => self.mode_op(tables, op),
         }

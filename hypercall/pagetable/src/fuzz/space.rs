@@ -2,7 +2,7 @@
 
 use super::page::{Divergence, Page, What};
 use super::{Eye, Fuzzer, Op, PAGE, Side, USER_PAGES, queued};
-use crate::entry::{Entry, Value};
+use crate::entry::Entry;
 use crate::error::MmError;
 use crate::frames::FrameError;
 use crate::machine::Machine;
@@ -64,6 +64,27 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         if self.interrupts > 0 {
             return Ok(());
         }
+        self.enter(tables, op, to)?;
+        let first = PAGES - USER_PAGES;
+        // A sample: all of it takes as long as many other operations.
+        for turn in 0..4 {
+            let at = (self.step as usize).wrapping_mul(131) + turn * 97;
+            for at in [first + at % USER_PAGES, at % first] {
+                self.compare(tables, op, at, self.pages[at])?;
+                self.compare_table(tables, op, at)?;
+                self.touch(eye, op, at)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a space the current one, and its pages those of the window.
+    fn enter<M: Machine>(
+        &mut self,
+        tables: &mut Tables<M>,
+        op: Op,
+        to: u8,
+    ) -> Result<(), Divergence> {
         let to = (to as usize % (self.spaces.len() + 1)).checked_sub(1);
         let space = to.map_or(tables.boot_space(), |which| self.spaces[which].space);
         // SAFETY: the user half is the run's own.
@@ -81,15 +102,6 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         let (_, any) = queued(tables);
         if any {
             return Err(self.differs(op, 0, What::Queue, 0, 1));
-        }
-        // A sample: all of it takes as long as many other operations.
-        for turn in 0..4 {
-            let at = (self.step as usize).wrapping_mul(131) + turn * 97;
-            for at in [first + at % USER_PAGES, at % first] {
-                self.compare(tables, op, at, self.pages[at])?;
-                self.compare_table(tables, op, at)?;
-                self.touch(eye, op, at)?;
-            }
         }
         Ok(())
     }
@@ -120,7 +132,8 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         Ok(())
     }
 
-    /// Moves the table below an L3 or L4 entry to another place, looks, and moves it back.
+    /// Moves the table below an L3 or L4 entry to another place, looks, and moves it back. One of
+    /// the kernel's half comes back in another space: it must have gone in all of them.
     pub(super) fn shift<M: Machine>(
         &mut self,
         tables: &mut Tables<M>,
@@ -130,53 +143,18 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     ) -> Result<(), Divergence> {
         let va = self.va(at);
         let far = va ^ if upper { FAR_L4 } else { FAR_L3 };
-        macro_rules! swap {
-            ($slot:ident $value:ident $make:ident $set:ident) => {{
-                let slots = [va, far].map(|va| {
-                    let p4d = tables.p4d_offset(tables.pgd_offset(va)?, va)?;
-                    $slot!(tables, p4d, va)
-                });
-                let [Some(near), Some(away)] = slots else {
-                    // A space whose user half has no tables yet.
-                    return Ok(());
-                };
-                let Some(value) = tables.$value(tables.get(near)) else {
-                    return Ok(());
-                };
-                let entry = tables.$make(Value::new(value.pfn, value.flags));
-                let moved = entry.and_then(|entry| {
-                    // SAFETY: what is mapped below is the run's own, and comes back at once.
-                    unsafe {
-                        tables.$set(away, entry)?;
-                        tables.$set(near, Entry::NONE)
-                    }
-                });
-                moved.map_err(|e| self.differs(op, va, What::Error(e), 0, 0))?;
-                self.is_away(tables, eye, op, (at, far))?;
-                let back = entry.and_then(|entry| {
-                    // SAFETY: as it was.
-                    unsafe {
-                        tables.$set(near, entry)?;
-                        tables.$set(away, Entry::NONE)
-                    }
-                });
-                back.map_err(|e| self.differs(op, va, What::Error(e), 0, 0))?;
-            }};
+        let moved = relink(tables, upper, va, far);
+        if !moved.map_err(|e| self.differs(op, va, What::Error(e), 0, 0))? {
+            return Ok(());
         }
-        macro_rules! p4d {
-            ($tables:ident, $p4d:expr, $va:expr) => {
-                Some($p4d)
-            };
+        self.is_away(tables, eye, op, (at, far))?;
+        if at < PAGES - USER_PAGES && self.interrupts == 0 && !self.spaces.is_empty() {
+            self.enter(tables, op, self.step as u8)?;
+            self.is_away(tables, eye, op, (at, far))?;
         }
-        macro_rules! pud {
-            ($tables:ident, $p4d:expr, $va:expr) => {
-                $tables.pud_offset($p4d, $va)
-            };
-        }
-        if upper {
-            swap!(p4d p4d_val make_p4d set_p4d);
-        } else {
-            swap!(pud pud_val make_pud set_pud);
+        let back = relink(tables, upper, far, va);
+        if !back.map_err(|e| self.differs(op, far, What::Error(e), 0, 0))? {
+            return Err(self.differs(op, far, What::Table, 1, 0));
         }
         self.compare(tables, op, at, self.pages[at])?;
         self.look(tables, eye, op, at..at + 1)
@@ -242,4 +220,47 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         }
         Ok(())
     }
+}
+
+/// Refers at one address to the table that an L3 or L4 entry refers to at another, and there no
+/// more. False if there is none: a space whose user half has no tables yet.
+fn relink<M: Machine>(
+    tables: &mut Tables<M>,
+    upper: bool,
+    from: u64,
+    to: u64,
+) -> Result<bool, MmError> {
+    let p4d = |tables: &Tables<M>, va| {
+        let pgd = tables.pgd_offset(va)?;
+        tables.p4d_offset(pgd, va)
+    };
+    let [Some(source), Some(target)] = [from, to].map(|va| p4d(tables, va)) else {
+        return Ok(false);
+    };
+    if upper {
+        let Some(value) = tables.p4d_val(tables.get(source)) else {
+            return Ok(false);
+        };
+        let entry = tables.make_p4d(value)?;
+        // SAFETY: what is mapped below is the run's own, and comes back at once.
+        unsafe {
+            tables.set_p4d(target, entry)?;
+            tables.set_p4d(source, Entry::NONE)?;
+        }
+        return Ok(true);
+    }
+    let slots = [(source, from), (target, to)].map(|(p4d, va)| tables.pud_offset(p4d, va));
+    let [Some(source), Some(target)] = slots else {
+        return Ok(false);
+    };
+    let Some(value) = tables.pud_val(tables.get(source)) else {
+        return Ok(false);
+    };
+    let entry = tables.make_pud(value)?;
+    // SAFETY: as above.
+    unsafe {
+        tables.set_pud(target, entry)?;
+        tables.set_pud(source, Entry::NONE)?;
+    }
+    Ok(true)
 }

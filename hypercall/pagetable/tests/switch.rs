@@ -4,10 +4,10 @@
 mod common;
 
 use common::{BASE, MIB, World, expect, small};
-use guest::mm::Flags;
-use guest::mm::fuzz::Mode;
 use hypercall::{Errno, Op};
 use model::{Injection, Kind, Mode as Cpu};
+use pagetable::Flags;
+use pagetable::fuzz::Mode;
 
 /// The base registers are what the tables' roots say, and the records count them.
 fn agree(world: &World) {
@@ -19,7 +19,7 @@ fn agree(world: &World) {
 }
 
 /// A space to switch to, and an update that waits, in a lazy section.
-fn prepared() -> (World, guest::mm::spaces::Space) {
+fn prepared() -> (World, pagetable::spaces::Space) {
     let mut world = World::fast(&small(Kind::DomU, 24 * MIB)).populated();
     let frames = world.frames(1);
     world.map(BASE, &frames, Flags::DATA).unwrap();
