@@ -11,6 +11,7 @@ use crate::console::transcript::{Show, Transcript};
 use crate::console::verdict::{Outcome, Verdict, judge};
 use crate::exit::{Failure, Result};
 use crate::interrupt;
+use crate::process;
 use crate::stack::{Job, Mode, Setting, Via};
 use crate::ui;
 use crate::workspace::Workspace;
@@ -131,7 +132,7 @@ pub(crate) fn setup(arguments: &crate::cli::SetupArgs) -> Result<()> {
     let mut fetch = workspace.cargo();
     fetch.arg("fetch");
     for mut command in [fetch, workspace.fuzzer_cargo("fetch")] {
-        let status = command.status().map_err(Failure::file("run", "cargo"))?;
+        let status = process::status(&mut command, Failure::file("run", "cargo"))?;
         if !status.success() {
             return Err(Failure::host("cargo fetch failed", "see its message above"));
         }

@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::interrupt;
+
 /// Why a command did not succeed. Every message says what, where, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -34,7 +36,7 @@ pub(crate) enum Failure {
     /// Nothing ended within the time given.
     #[error("{0}")]
     TimedOut(String),
-    /// The person at the keyboard ended it.
+    /// A signal, or the person at the keyboard, ended it.
     #[error("interrupted")]
     Interrupted,
 }
@@ -71,8 +73,7 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::Host { .. } | Self::File { .. } => 3,
             Self::TimedOut(_) => 4,
-            // What a shell reports for a command that SIGINT ended.
-            Self::Interrupted => 130,
+            Self::Interrupted => interrupt::status(),
         }
     }
 
@@ -94,6 +95,7 @@ mod tests {
         assert_eq!(Failure::host("qemu", "pass --qemu").status(), 3);
         assert_eq!(Failure::file("read", "/x")(io).status(), 3);
         assert_eq!(Failure::TimedOut(String::new()).status(), 4);
+        assert_eq!(Failure::Interrupted.status(), 130);
     }
 
     #[test]

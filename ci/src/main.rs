@@ -13,6 +13,7 @@ mod exit;
 mod fuzz;
 mod image;
 mod interrupt;
+mod process;
 mod provision;
 mod rules;
 mod stack;

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use crate::compile;
 use crate::exit::{Failure, Result};
 use crate::image;
+use crate::process;
 use crate::provision::rust;
 use crate::ui;
 
@@ -84,12 +85,11 @@ impl Workspace {
                 "the kernel is compiled by its own flags, not by {names}"
             ));
         }
-        let status = cargo
+        cargo
             .args(["build", "--release", "--package", package, "--bin", package])
             .args(["--target", rust::TARGET, "--target-dir"])
-            .arg(&self.target)
-            .status()
-            .map_err(Failure::file("run", "cargo"))?;
+            .arg(&self.target);
+        let status = process::status(&mut cargo, Failure::file("run", "cargo"))?;
         if !status.success() {
             return Err(Failure::Guest(format!(
                 "{package} does not build; see cargo's message"

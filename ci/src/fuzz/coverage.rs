@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::exit::{Failure, Result};
-use crate::interrupt;
+use crate::process;
 use crate::ui;
 use crate::workspace::{FUZZER, Workspace};
 
@@ -42,14 +42,15 @@ pub(super) fn run(workspace: &Workspace, seconds: u64) -> Result<()> {
         std::fs::create_dir_all(dir).map_err(Failure::file("create", dir))?;
     }
     let step = ui::spinner(format!("lists of operations on the model for {seconds} s"));
-    let output = command(&program)
+    let mut fuzzer = command(&program);
+    fuzzer
         .args([MAX_LEN, HANG, "-len_control=0", "-print_final_stats=1"])
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-artifact_prefix={}/", findings.display()))
-        .arg(&corpus)
-        .output();
+        .arg(&corpus);
+    let output = process::output(&mut fuzzer, Failure::file("run", &program));
     step.clear();
-    let text = judge(&program, output)?;
+    let text = judge(output?)?;
     println!("coverage: {}", summary(&text));
     Ok(())
 }
@@ -60,8 +61,12 @@ pub(super) fn replay(workspace: &Workspace, list: &Path) -> Result<()> {
         .canonicalize()
         .map_err(|error| Failure::Usage(format!("cannot open {}: {error}", list.display())))?;
     let program = build(workspace)?;
-    let output = command(&program).arg(HANG).arg(&list).output();
-    judge(&program, output)?;
+    let mut fuzzer = command(&program);
+    fuzzer.arg(HANG).arg(&list);
+    judge(process::output(
+        &mut fuzzer,
+        Failure::file("run", &program),
+    )?)?;
     println!("coverage: {} runs clean", list.display());
     Ok(())
 }
@@ -83,16 +88,15 @@ fn build(workspace: &Workspace) -> Result<PathBuf> {
     }
     let host = host(workspace)?;
     let target = workspace.fuzzer_target();
-    let status = workspace
-        .fuzzer_cargo("build")
+    let mut cargo = workspace.fuzzer_cargo("build");
+    cargo
         .args(["--quiet", "--release"])
         // Named, so that build scripts go without instrumentation.
         .args(["--target", &host, "--target-dir"])
         .arg(&target)
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env("RUSTFLAGS", RUSTFLAGS)
-        .status()
-        .map_err(Failure::file("run", "cargo"))?;
+        .env("RUSTFLAGS", RUSTFLAGS);
+    let status = process::status(&mut cargo, Failure::file("run", "cargo"))?;
     if !status.success() {
         return Err(Failure::Guest(format!(
             "{FUZZER} does not build; see cargo's message"
@@ -116,11 +120,7 @@ fn host(workspace: &Workspace) -> Result<String> {
 }
 
 /// What the program said, if it found nothing.
-fn judge(program: &Path, output: std::io::Result<Output>) -> Result<String> {
-    let output = output.map_err(Failure::file("run", program))?;
-    if interrupt::requested() {
-        return Err(Failure::Interrupted);
-    }
+fn judge(output: Output) -> Result<String> {
     let [list, text] =
         [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     if output.status.success() {

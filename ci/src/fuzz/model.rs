@@ -3,7 +3,7 @@
 
 use super::Run;
 use crate::exit::{Failure, Result};
-use crate::interrupt;
+use crate::process;
 use crate::ui;
 use crate::workspace::Workspace;
 
@@ -14,31 +14,24 @@ const TEST: &[&str] = &["test", "--quiet", "--release", "--package", "pagetable"
 
 /// Builds, runs, reports.
 pub(super) fn run(workspace: &Workspace, run: Run) -> Result<()> {
-    let status = workspace
-        .cargo()
-        .args(TEST)
-        .args(["--test", "fuzz", "--no-run"])
-        .status()
-        .map_err(Failure::file("run", "cargo"))?;
+    let mut build = workspace.cargo();
+    build.args(TEST).args(["--test", "fuzz", "--no-run"]);
+    let status = process::status(&mut build, Failure::file("run", "cargo"))?;
     if !status.success() {
         return Err(Failure::Guest(
             "the fuzzer does not build; see cargo's message".into(),
         ));
     }
     let step = ui::spinner("random operations on the model");
-    let output = workspace
-        .cargo()
-        .args(TEST)
+    let mut fuzz = workspace.cargo();
+    fuzz.args(TEST)
         .args(["--test", "fuzz", "--"])
         .args(["--exact", "seeds_run_clean", "--nocapture"])
         .env("FUZZ_SEED", run.seed.to_string())
-        .env("FUZZ_OPS", run.ops.to_string())
-        .output();
+        .env("FUZZ_OPS", run.ops.to_string());
+    let output = process::output(&mut fuzz, Failure::file("run", "cargo"));
     step.clear();
-    let output = output.map_err(Failure::file("run", "cargo"))?;
-    if interrupt::requested() {
-        return Err(Failure::Interrupted);
-    }
+    let output = output?;
     let text = [output.stdout, output.stderr].map(|b| String::from_utf8_lossy(&b).into_owned());
     let text = text.concat();
     let rate = text.lines().find(|line| line.contains(" operations, "));

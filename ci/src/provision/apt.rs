@@ -5,12 +5,13 @@
 //! The state pretends that nothing is installed, so apt answers with the whole dependency closure,
 //! the C library included: what is unpacked from it runs on any host.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::sources;
+use super::space::{self, Space};
 use crate::exit::{Failure, Result};
+use crate::process;
 use crate::ui;
 
 /// One package file as apt announces it.
@@ -110,12 +111,16 @@ impl Apt {
         self.write("sources/release.sources", &archives.release)?;
         self.write("sources/backports.sources", &archives.backports)?;
 
-        let step = ui::spinner(format!("package lists of {}", self.release));
+        let title = format!("package lists of {}", self.release);
+        Space::of(&self.root).check(&title, space::LISTS)?;
+        let step = ui::spinner(title);
+        let updated = self.run(&["update", "-qq", "-o", "APT::Update::Error-Mode=any"]);
+        if let Err(Failure::Interrupted) = updated {
+            step.clear();
+            return Err(Failure::Interrupted);
+        }
         // A mirror without backports makes the whole update fail; the release alone will do.
-        if self
-            .run(&["update", "-qq", "-o", "APT::Update::Error-Mode=any"])
-            .is_err()
-        {
+        if updated.is_err() {
             self.write("sources/backports.sources", "")?;
             self.run(&["update", "-qq", "-o", "APT::Update::Error-Mode=any"])?;
         }
@@ -174,16 +179,18 @@ impl Apt {
     }
 
     fn run(&self, arguments: &[&str]) -> Result<String> {
-        let output = self
-            .command("apt-get")
-            .args(arguments)
-            .output()
-            .map_err(|error| {
+        let space = Space::of(&self.root);
+        let output = process::output_while(
+            self.command("apt-get").args(arguments),
+            |error| {
                 Failure::host(
                     format!("apt-get cannot be run: {error}"),
                     "install the package `apt`, or pass paths by --qemu, --xen and --dom0-root",
                 )
-            })?;
+            },
+            &mut |_| {},
+            &mut || space.still("package lists"),
+        )?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
@@ -245,29 +252,21 @@ impl Apt {
         let step = ui::progress(title, total, true);
         let archives = format!("Dir::Cache::archives={}", into.display());
         std::fs::create_dir_all(into.join("partial")).map_err(Failure::file("create", into))?;
-        let mut child = self
-            .command("apt-get")
-            .current_dir(into)
-            .args(["-qq", "-o", "APT::Status-Fd=1", "-o", &archives])
-            .args(self.arguments(packages, depth, backports))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(Failure::file("run", "apt-get"))?;
-        if let Some(stdout) = child.stdout.take() {
-            for line in BufReader::new(stdout)
-                .lines()
-                .map_while(std::result::Result::ok)
-            {
-                if let Some(percent) = download_percent(&line) {
+        let space = Space::of(into);
+        let output = process::output_while(
+            self.command("apt-get")
+                .current_dir(into)
+                .args(["-qq", "-o", "APT::Status-Fd=1", "-o", &archives])
+                .args(self.arguments(packages, depth, backports)),
+            Failure::file("run", "apt-get"),
+            &mut |line| {
+                if let Some(percent) = download_percent(line) {
                     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
                     step.set((percent / 100.0 * total as f64) as u64);
                 }
-            }
-        }
-        let output = child
-            .wait_with_output()
-            .map_err(Failure::file("run", "apt-get"))?;
+            },
+            &mut || space.still("packages"),
+        )?;
         if !output.status.success() {
             step.clear();
             return Err(Failure::host(
@@ -285,11 +284,11 @@ impl Apt {
 
     /// The newest kernel that the meta package `linux-image-amd64` stands for.
     pub(crate) fn linux_image(&self) -> Result<String> {
-        let output = self
-            .command("apt-cache")
-            .args(["depends", "linux-image-amd64"])
-            .output()
-            .map_err(Failure::file("run", "apt-cache"))?;
+        let output = process::output(
+            self.command("apt-cache")
+                .args(["depends", "linux-image-amd64"]),
+            Failure::file("run", "apt-cache"),
+        )?;
         parse_linux_image(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| {
             Failure::host(
                 format!("Debian's {} has no linux-image-amd64", self.release),

@@ -5,14 +5,19 @@
 //! renamed when complete, so an interrupted run leaves nothing half done; a lock keeps two runs
 //! from fetching the same thing.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::exit::{Failure, Result};
+use crate::interrupt;
 use crate::ui;
 
 /// The name under which everything is kept below the user's cache directory.
 const NAME: &str = "xen-pv-guest";
+
+/// How often a run that waits for another looks.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The cache directory and the right ways to use it.
 pub(crate) struct Cache {
@@ -52,7 +57,15 @@ impl Cache {
         let file = File::create(&path).map_err(Failure::file("create", &path))?;
         if file.try_lock().is_err() {
             ui::say("waiting for another run that is filling the cache ...");
-            file.lock().map_err(Failure::file("lock", &path))?;
+            while let Err(error) = file.try_lock() {
+                match error {
+                    TryLockError::WouldBlock if interrupt::requested() => {
+                        return Err(Failure::Interrupted);
+                    }
+                    TryLockError::WouldBlock => std::thread::sleep(LOOK),
+                    TryLockError::Error(error) => return Err(Failure::file("lock", &path)(error)),
+                }
+            }
         }
         Ok(Guard(file))
     }

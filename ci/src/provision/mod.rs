@@ -7,6 +7,7 @@ pub(crate) mod packages;
 pub(crate) mod qemu;
 pub(crate) mod rust;
 mod sources;
+mod space;
 
 use std::path::{Path, PathBuf};
 

@@ -6,7 +6,9 @@ use std::process::Command;
 use super::apt::{self, Apt, Depth, Package};
 use super::cache::Cache;
 use super::qemu;
+use super::space::{Space, unpacked};
 use crate::exit::{Failure, Result};
+use crate::process;
 use crate::ui;
 
 /// A Xen release that Debian packages.
@@ -118,6 +120,8 @@ impl Bundle {
         let found: Vec<_> = parts.iter().flat_map(|part| part.found.clone()).collect();
         let key = key(&name, &main, &found);
         cache.install(&name, &key, |tree| {
+            let size = found.iter().map(|package| package.size).sum();
+            Space::of(cache.root()).check(&name, unpacked(size))?;
             let downloads = cache.temporary()?;
             for part in &parts {
                 part.download(&apt, &name, downloads.path())?;
@@ -209,17 +213,14 @@ fn unpack(name: &str, downloads: &Path, tree: &Path) -> Result<()> {
     let step = ui::progress(format!("unpack {name}"), files.len() as u64, false);
     for (index, file) in files.iter().enumerate() {
         step.set(index as u64);
-        let output = Command::new("dpkg-deb")
-            .arg("-x")
-            .arg(file)
-            .arg(tree)
-            .output()
-            .map_err(|error| {
-                Failure::host(
-                    format!("dpkg-deb cannot be run: {error}"),
-                    "install the package `dpkg`, or pass paths by --qemu, --xen, --dom0-root",
-                )
-            })?;
+        let mut dpkg = Command::new("dpkg-deb");
+        dpkg.arg("-x").arg(file).arg(tree);
+        let output = process::output(&mut dpkg, |error| {
+            Failure::host(
+                format!("dpkg-deb cannot be run: {error}"),
+                "install the package `dpkg`, or pass paths by --qemu, --xen, --dom0-root",
+            )
+        })?;
         if !output.status.success() {
             return Err(Failure::host(
                 format!(

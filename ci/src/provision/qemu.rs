@@ -55,6 +55,7 @@ impl Qemu {
             host,
         ) {
             (Ok(tree), _) => Self::unpacked(&tree),
+            (Err(Failure::Interrupted), _) => Err(Failure::Interrupted),
             // Too old to judge every rule, but good enough to boot.
             (Err(_), Some(host)) => Ok(host),
             (Err(failure), None) => Err(failure),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::exit::{Failure, Result};
+use crate::process;
 use crate::ui;
 
 /// What the kernel is compiled for.
@@ -84,16 +85,14 @@ fn sysroot(mut rustc: Command) -> std::result::Result<PathBuf, String> {
 /// Has rustup add what is missing, after saying so.
 fn add(workspace: &Path, what: &str, arguments: &[&str]) -> Result<()> {
     ui::say(format!("{what} is missing; adding it with rustup"));
-    let status = Command::new("rustup")
-        .current_dir(workspace)
-        .args(arguments)
-        .status()
-        .map_err(|error| {
-            Failure::host(
-                format!("{what} is missing and rustup cannot be run: {error}"),
-                "install it the way your Rust was installed",
-            )
-        })?;
+    let mut rustup = Command::new("rustup");
+    rustup.current_dir(workspace).args(arguments);
+    let status = process::status(&mut rustup, |error| {
+        Failure::host(
+            format!("{what} is missing and rustup cannot be run: {error}"),
+            "install it the way your Rust was installed",
+        )
+    })?;
     if status.success() {
         Ok(())
     } else {

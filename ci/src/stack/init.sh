@@ -44,10 +44,13 @@ attach() {
     cat /dev/ttyS1 > "$tty" & in=$!
 }
 
-# detach: parts them again.
+# detach: parts them again, if they were joined: without numbers, `wait` would wait for everything.
 detach() {
-    kill $in $out
-    wait $in $out
+    if [ "$in" ]; then
+        kill $in $out
+        wait $in $out
+    fi
+    in= out=
 } 2>/dev/null
 
 # console_size: how many bytes the domain has written to its console.

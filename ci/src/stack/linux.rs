@@ -345,11 +345,30 @@ impl Open<'_> {
                 Err(stop) => return Err(stop),
             }
         };
-        if domid.is_some() {
-            self.collect(transcript)?;
+        match domid {
+            Some(_) => self.collect(transcript)?,
+            None => domid = self.created(transcript)?,
         }
         self.remove(domid, transcript)?;
         Ok(end)
+    }
+
+    /// Waits until xl says whether it has created the domain after all.
+    fn created(
+        &mut self,
+        transcript: &mut Option<&mut Transcript>,
+    ) -> std::result::Result<Option<u32>, Stop> {
+        let deadline = self.within(ANSWER_TIMEOUT);
+        loop {
+            while let Some(line) = self.reports.pop_front() {
+                match xl_event(&line) {
+                    Some(XlEvent::Created(domid)) => return Ok(Some(domid)),
+                    Some(XlEvent::Exit) => return Ok(None),
+                    _ => {}
+                }
+            }
+            self.step(deadline, transcript)?;
+        }
     }
 
     /// Waits for the rest of the console: the daemon's own log says how long it is.

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::{Suite, quietly};
 use crate::exit::{Failure, Result};
+use crate::process;
 use crate::provision::rust;
 use crate::workspace::FUZZER;
 
@@ -152,7 +153,9 @@ pub(super) fn counted(suite: &mut Suite, name: &str, command: Command) -> Result
 
 /// Runs a command; whether it succeeded, and all it said.
 pub(super) fn run(name: &str, mut command: Command) -> Result<(bool, String)> {
-    let output = quietly(name, || command.output()).map_err(Failure::file("run", "cargo"))?;
+    let output = quietly(name, || {
+        process::output(&mut command, Failure::file("run", "cargo"))
+    })?;
     let text =
         [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     Ok((output.status.success(), text.concat().trim_end().to_owned()))

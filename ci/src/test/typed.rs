@@ -1,13 +1,15 @@
 //! Typing to the kernel: `boot --interactive` as a script uses it, with the keys on its standard
 //! input and the console on its output.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::process::Command;
 use std::time::Instant;
 
 use super::Suite;
 use crate::cli::ProvisionArgs;
 use crate::exit::{Failure, Result};
+use crate::process;
 use crate::stack::Via;
 
 /// What is typed. A typing error is taken back on the way.
@@ -62,20 +64,8 @@ pub(super) fn run(suite: &mut Suite, provision: &ProvisionArgs, vias: &[Via]) ->
                 command.arg(flag).arg(path);
             }
         }
-        let mut child = command
-            .current_dir(&suite.workspace.root)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(Failure::file("run", "cargo xtask boot"))?;
-        if let Some(keys) = &mut child.stdin {
-            // A boot that ends before it reads them says why itself.
-            let _ = keys.write_all(KEYS.as_bytes());
-        }
-        let output = child
-            .wait_with_output()
-            .map_err(Failure::file("run", "cargo xtask boot"))?;
+        command.current_dir(&suite.workspace.root).stdin(keys()?);
+        let output = process::output(&mut command, Failure::file("run", "cargo xtask boot"))?;
         let said = String::from_utf8_lossy(&output.stdout);
         let result = check(&said).and_then(|()| match output.status.code() {
             Some(0) => Ok(()),
@@ -90,6 +80,15 @@ pub(super) fn run(suite: &mut Suite, provision: &ProvisionArgs, vias: &[Via]) ->
         suite.report(&name, since, result);
     }
     Ok(())
+}
+
+/// The keys, as a standard input.
+fn keys() -> Result<File> {
+    let failed = || Failure::file("write", "a temporary file");
+    let mut file = tempfile::tempfile().map_err(failed())?;
+    file.write_all(KEYS.as_bytes()).map_err(failed())?;
+    file.rewind().map_err(failed())?;
+    Ok(file)
 }
 
 /// Looks for the answers, and for the line ends that a terminal in raw mode needs.
