@@ -36,6 +36,7 @@ Examples:
   cargo xtask bench sweep                   batches of 1 to 2048 requests
   cargo xtask bench --vs linux              and Debian's Linux as dom0 on the same Xen
   cargo xtask bench --renew                 take today's counts over as the baseline of `test bench`
+  cargo xtask bench --renew --readme        and write them into README.md
 
 Results are kept as target/bench/bench.json, with plots beside it.";
 

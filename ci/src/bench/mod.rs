@@ -23,6 +23,7 @@ use crate::ui;
 use crate::workspace::Workspace;
 
 pub(crate) use baseline::{Baseline, Change, Judgement, TOLERANCE_PERCENT};
+pub(crate) use readme::{Compared, compare};
 pub(crate) use report::Report;
 
 /// Where results go, below cargo's output directory.
@@ -40,7 +41,7 @@ pub(crate) fn bench(arguments: &BenchArgs) -> Result<()> {
     let image = workspace.build_kernel()?;
     let mut report = run::kernel(&workspace, &provision, &image, &arguments.names)?;
     if wants_sizes(arguments) {
-        report.memory = run::memory_sizes(&workspace, &provision, &image)?;
+        report.memory = run::memory_sizes(&workspace, &provision, &image, run::SIZES)?;
     }
     if arguments.vs == Some(Versus::Linux) || arguments.readme {
         report.linux = linux::measure(&workspace, &provision, &arguments.names)?;
@@ -89,13 +90,15 @@ fn renew(workspace: &Workspace, report: &Report) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The run that the regression gate judges.
+/// The run that the regression gate judges, with the boots that the README tells of.
 pub(crate) fn for_gate(
     workspace: &Workspace,
     provision: &Provision,
     image: &Path,
 ) -> Result<Report> {
-    run::kernel(workspace, provision, image, &[])
+    let mut report = run::kernel(workspace, provision, image, &[])?;
+    report.memory = run::memory_sizes(workspace, provision, image, run::ENDS)?;
+    Ok(report)
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

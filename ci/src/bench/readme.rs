@@ -42,15 +42,106 @@ fn replaced(text: &str, block: &str) -> String {
     }
 }
 
+/// How the README's block compares to a run.
+pub(crate) enum Compared {
+    /// Every figure is the run's.
+    Same,
+    /// These are not.
+    Differs(Vec<String>),
+    /// The block is of another Xen or another compiler.
+    Elsewhere,
+}
+
+/// Compares the block in the README with a run, figure by figure; of Linux only if it was measured.
+pub(crate) fn compare(root: &Path, report: &Report) -> Result<Compared> {
+    let readme = root.join("README.md");
+    let text = std::fs::read_to_string(&readme).map_err(Failure::file("read", &readme))?;
+    let old = text.find(BEGIN).and_then(|begin| {
+        let end = text[begin..].find(END)?;
+        Some(&text[begin..begin + end])
+    });
+    let Some(old) = old else {
+        return Ok(Compared::Differs(vec!["it has no such block".into()]));
+    };
+    Ok(differences(old, report))
+}
+
+fn differences(old: &str, report: &Report) -> Compared {
+    if !old.contains(&origin(report)) {
+        return Compared::Elsewhere;
+    }
+    let block = block(report);
+    let new: Vec<_> = block.lines().filter_map(figures).collect();
+    let old: Vec<_> = old.lines().filter_map(figures).collect();
+    let mut found = Vec::new();
+    for (name, figures) in &new {
+        let Some((_, written)) = old.iter().find(|(other, _)| other == name) else {
+            found.push(format!("{name} is missing"));
+            continue;
+        };
+        let pairs = figures
+            .iter()
+            .zip(written)
+            .filter(|(new, _)| !new.is_empty());
+        let mut wrong = pairs.filter(|(new, old)| !is_near(new, old));
+        if figures.len() != written.len() {
+            found.push(format!("{name} has other columns"));
+        } else if let Some((new, old)) = wrong.next() {
+            found.push(format!("{name}: {old} is written, {new} was counted"));
+        }
+    }
+    let gone = old
+        .iter()
+        .filter(|(name, _)| !new.iter().any(|(other, _)| other == name));
+    found.extend(gone.map(|(name, _)| format!("{name} is not measured any more")));
+    match found.is_empty() {
+        true => Compared::Same,
+        false => Compared::Differs(found),
+    }
+}
+
+/// What a line says it is of, and its figures: a row of the table, or the sentence about the boot.
+fn figures(line: &str) -> Option<(String, Vec<String>)> {
+    if let Some(row) = line.strip_prefix("| `") {
+        let mut cells = row.trim_end_matches(" |").split(" | ").map(str::trim);
+        let name = cells.next()?.trim_end_matches('`').to_owned();
+        return Some((name, cells.map(str::to_owned).collect()));
+    }
+    let boot = line.strip_prefix("From the entry")?;
+    let numbers = boot.split(|c: char| !c.is_ascii_digit());
+    let numbers = numbers.filter(|number| !number.is_empty());
+    Some(("boot".into(), numbers.map(str::to_owned).collect()))
+}
+
+/// Whether two figures are the same but for rounding: a unit of the last digit, or a hundredth.
+fn is_near(new: &str, old: &str) -> bool {
+    let (Ok(a), Ok(b)) = (new.parse::<f64>(), old.parse::<f64>()) else {
+        return new == old;
+    };
+    let digits = new
+        .split_once('.')
+        .map_or(0, |(_, fraction)| fraction.len());
+    let unit = 10_f64.powi(-i32::try_from(digits).unwrap_or_default());
+    (a - b).abs() <= f64::max(unit * 1.001, a.abs() / 100.0)
+}
+
+/// Which Xen and which compiler.
+fn origin(report: &Report) -> String {
+    format!(
+        "on Xen {} (kernel built by {})",
+        report.xen,
+        report.rustc.split(" (").next().unwrap_or_default()
+    )
+}
+
 fn block(report: &Report) -> String {
     let mut lines = vec![
         BEGIN.to_owned(),
         format!(
-            "Instructions per page of kernel and Xen together, counted by QEMU on Xen {} (kernel \
-             built by {}). *Floor* is the cheapest sequence of raw hypercalls for the same, \
-             measured in the same boot; *Linux* is Debian's kernel as dom0 on the same Xen.",
-            report.xen,
-            report.rustc.split(" (").next().unwrap_or_default()
+            "Instructions per page of kernel and Xen together, counted by QEMU {}. *Floor* is the cheapest sequence of raw hypercalls for the same, \
+             measured in the same boot; *Linux* is Debian's kernel as dom0 on the same Xen, and \
+             counts whole system calls: entry, checks and accounting of memory included.",
+            origin(report)
         ),
         String::new(),
         "| operation | 1 page | ÷ floor | ÷ Linux | 4096 pages, each | ÷ floor | ÷ Linux | hypercalls |"
@@ -113,6 +204,52 @@ mod tests {
     fn a_file_with_half_a_block_is_added_to() {
         let text = format!("# Title\n{BEGIN}\n");
         assert!(replaced(&text, &block(&report())).ends_with(&format!("{END}\n")));
+    }
+
+    fn wrong(old: &str, report: &Report) -> Vec<String> {
+        match differences(old, report) {
+            Compared::Same => Vec::new(),
+            Compared::Differs(found) => found,
+            Compared::Elsewhere => vec!["elsewhere".into()],
+        }
+    }
+
+    #[test]
+    fn a_figure_that_is_not_the_run_s_is_named() {
+        let mut run = report();
+        let old = block(&run);
+        assert_eq!(wrong(&old, &run), [""; 0]);
+        // The gate does not measure Linux.
+        run.linux.clear();
+        assert_eq!(wrong(&old, &run), [""; 0]);
+        // Three of 300 is within rounding, and four are not.
+        run.kernel[0].instructions = 303;
+        assert_eq!(wrong(&old, &run), [""; 0]);
+        run.kernel[0].instructions = 304;
+        assert_eq!(wrong(&old, &run), ["map: 300 is written, 304 was counted"]);
+        let mut run = report();
+        run.memory[0].entry_to_first_byte = 5070;
+        assert_eq!(
+            wrong(&old, &run),
+            ["boot: 5000 is written, 5070 was counted"]
+        );
+        let none = old.replace("| `map` |", "| `move` |");
+        let found = ["map is missing", "move is not measured any more"];
+        assert_eq!(wrong(&none, &report()), found);
+        run.xen = "4.20".into();
+        assert_eq!(wrong(&old, &run), ["elsewhere"]);
+    }
+
+    #[test]
+    fn the_floor_s_ratio_is_compared_too() {
+        let mut run = report();
+        let old = block(&run);
+        let floor = run.kernel.iter_mut().find(|m| m.name == "floor.map");
+        floor.unwrap().instructions = 190;
+        assert_eq!(
+            wrong(&old, &run),
+            ["map: 1.50 is written, 1.58 was counted"]
+        );
     }
 
     #[test]

@@ -15,7 +15,10 @@ use crate::ui;
 use crate::workspace::Workspace;
 
 /// Memory sizes in MiB that boots are measured at.
-const SIZES: &[u32] = &[64, 128, 256, 512, 1024, 2048, 4096, 8192];
+pub(super) const SIZES: &[u32] = &[64, 128, 256, 512, 1024, 2048, 4096, 8192];
+
+/// The least and the most of them, of which the README tells.
+pub(super) const ENDS: &[u32] = &[64, 8192];
 
 /// Memory of the domain that operations are measured in.
 const MEM_MIB: u32 = 128;
@@ -85,15 +88,16 @@ pub(crate) fn kernel(
     })
 }
 
-/// Measures the boot with little memory and with much.
+/// Measures the boot with each of these sizes of memory.
 pub(super) fn memory_sizes(
     workspace: &Workspace,
     provision: &Provision,
     image: &Path,
+    sizes: &[u32],
 ) -> Result<Vec<Boot>> {
-    let step = ui::progress("count boots by memory size", SIZES.len() as u64, false);
+    let step = ui::progress("count boots by memory size", sizes.len() as u64, false);
     let mut boots = Vec::new();
-    for (done, &mib) in SIZES.iter().enumerate() {
+    for (done, &mib) in sizes.iter().enumerate() {
         step.set(done as u64);
         let said = boot(
             workspace,

@@ -3,8 +3,19 @@
 use std::time::Instant;
 
 use super::Suite;
-use crate::bench::{self, Baseline, Change, Judgement, TOLERANCE_PERCENT};
+use crate::bench::{self, Baseline, Change, Compared, Judgement, TOLERANCE_PERCENT};
 use crate::exit::{Failure, Result};
+
+/// What the comparison with the README is called.
+const README: &str = "bench: README.md has the figures that were counted";
+
+/// Why it fails.
+fn stale(found: &[String]) -> String {
+    format!(
+        "{}\n`cargo xtask bench --renew --readme` writes the baseline and README.md anew",
+        found.join("\n")
+    )
+}
 
 /// Measures once and judges every operation.
 pub(super) fn run(suite: &mut Suite) -> Result<()> {
@@ -20,6 +31,15 @@ pub(super) fn run(suite: &mut Suite) -> Result<()> {
         Err(failure) => return Err(failure),
     };
     suite.report("bench: measures", since, Ok(()));
+    match bench::compare(&suite.workspace.root, &report)? {
+        Compared::Same => suite.report(README, Instant::now(), Ok(())),
+        Compared::Differs(found) => suite.report(README, Instant::now(), Err(stale(&found))),
+        Compared::Elsewhere => println!(
+            "      README.md tells of another Xen or compiler than {} and {}, so its figures are not \
+             compared",
+            report.xen, report.rustc
+        ),
+    }
     let Some(judgements) = baseline.judge(&report) else {
         println!(
             "      no baseline for Xen {}, so nothing is compared (there is one for {}); \
