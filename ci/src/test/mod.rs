@@ -4,6 +4,7 @@ mod build;
 mod checks;
 mod machines;
 mod miri;
+mod mutants;
 mod notes;
 mod regression;
 mod rules;
@@ -56,6 +57,8 @@ pub(crate) enum Group {
     Bare4,
     /// Optional, for nightly Rust: unit tests under Miri, which sees undefined behaviour
     Miri,
+    /// Optional, for cargo-mutants: broken code that the unit tests must notice, a sample
+    Mutants,
 }
 
 /// What runs unless groups are named, in the order of running: what is quick and says most comes
@@ -78,7 +81,7 @@ const ALL: &[Group] = &[
 ];
 
 /// What runs only by name, after the others.
-const OPTIONAL: &[Group] = &[Group::Miri];
+const OPTIONAL: &[Group] = &[Group::Miri, Group::Mutants];
 
 impl Group {
     fn name(self) -> &'static str {
@@ -98,6 +101,7 @@ impl Group {
             Self::Bare => "bare",
             Self::Bare4 => "bare4",
             Self::Miri => "miri",
+            Self::Mutants => "mutants",
         }
     }
 
@@ -217,6 +221,7 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
             Group::Bench => regression::run(&mut suite),
             Group::Rules => rules::run(&mut suite),
             Group::Miri => miri::run(&mut suite),
+            Group::Mutants => mutants::run(&mut suite),
             Group::Dom0 | Group::Xl | Group::Shim | Group::Pvh | Group::Bare | Group::Bare4 => {
                 smoke::run(&mut suite, &vias)
                     .and_then(|()| typed::run(&mut suite, &arguments.provision, &vias))

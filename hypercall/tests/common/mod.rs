@@ -42,6 +42,8 @@ pub(crate) struct Double {
     pub(crate) refuse: RefCell<HashMap<usize, Errno>>,
     /// Machine addresses to which writes are refused.
     pub(crate) refuse_slots: RefCell<HashSet<u64>>,
+    /// Operations with this command are refused.
+    pub(crate) refuse_cmd: Cell<Option<u32>>,
     /// Multicall entries after which the list becomes unreadable.
     pub(crate) unreadable_after: Cell<Option<usize>>,
     /// Fails whole calls before their list is looked at.
@@ -74,6 +76,11 @@ impl Double {
         let mut refused = self.refuse.borrow().get(&number).copied();
         if slot.is_some_and(|slot| self.refuse_slots.borrow().contains(&slot)) {
             refused = refused.or(Some(Errno::EBUSY));
+        }
+        if let Request::Ext { cmd, .. } = request
+            && self.refuse_cmd.get() == Some(cmd)
+        {
+            refused = refused.or(Some(Errno::EINVAL));
         }
         self.requests
             .borrow_mut()
