@@ -7,6 +7,7 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
+use hypercall::Mfn;
 use hypercall::abi::shared_info::{shared_info, vcpu_info};
 
 static PAGE: AtomicPtr<shared_info> = AtomicPtr::new(core::ptr::null_mut());
@@ -23,6 +24,30 @@ pub(crate) unsafe fn publish(page: NonNull<shared_info>) {
 /// The page.
 pub(crate) fn page() -> Option<NonNull<shared_info>> {
     NonNull::new(PAGE.load(Ordering::Acquire))
+}
+
+/// Says how many pages the domain has and where its p2m list is mapped, by which table: what tools
+/// outside of the domain read to find its memory (`arch_shared_info`, `arch-x86/xen.h`).
+///
+/// The generation stays even, which means that no change is under way: the list's mapping does not
+/// change any more, and the table stays for as long as the domain. Whoever changes either makes the
+/// generation odd before and even again after that.
+pub(crate) fn publish_p2m(pages: u64, list: u64, root: Mfn) {
+    /// The tools are to go by the list's mapping, not by a tree of its frames.
+    const NO_TREE: u64 = !0;
+    let Some(page) = page() else { return };
+    let root = root.as_u64();
+    // SAFETY: the page stays mapped; the fields are aligned words that only the domain writes. The
+    // table comes last: a reader who finds none takes nothing else for true.
+    unsafe {
+        let arch = &raw mut (*page.as_ptr()).arch;
+        (&raw mut (*arch).max_pfn).write_volatile(pages);
+        (&raw mut (*arch).pfn_to_mfn_frame_list_list).write_volatile(NO_TREE);
+        (&raw mut (*arch).p2m_vaddr).write_volatile(list);
+        (&raw mut (*arch).p2m_generation).write_volatile(0);
+        // As CR3 has it for Xen: frame numbers beyond 52 bits wrap round into the low bits.
+        (&raw mut (*arch).p2m_cr3).write_volatile(root << 12 | root >> 52);
+    }
 }
 
 /// The boot vCPU's part of the page.

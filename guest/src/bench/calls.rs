@@ -6,7 +6,7 @@ use hypercall::mmu::{self as raw, ExtOp, Scope};
 use hypercall::{Hypervisor, Op, VirtAddr, multicall};
 
 use super::BASE;
-use super::tally::{ROUNDS, Tally};
+use super::tally::{self, ROUNDS, Tally};
 use crate::mm;
 use crate::refused::Refused;
 use crate::selection::Selection;
@@ -16,6 +16,25 @@ use crate::xen::PV;
 const CALLS: usize = 32;
 /// Flushes in one hypercall.
 const FLUSHES: usize = 64;
+
+/// What is measured here, without the prefix of a floor.
+const NAMES: [&str; 8] = [
+    "hypercall_null",
+    "mmu_update_empty",
+    "multicall_null",
+    "tlb_flush_local",
+    "tlb_flush_all",
+    "invlpg_local",
+    "invlpg_all",
+    "new_baseptr",
+];
+
+/// Whether any hypercall is to be measured.
+pub(super) fn is_selected(selection: &Selection<'_>) -> bool {
+    NAMES
+        .iter()
+        .any(|name| tally::selects_floor(selection, name))
+}
 
 /// Measures the hypercalls and prints a line for each that is selected.
 // Its stack frame is large, and not to be part of the caller's.

@@ -61,6 +61,18 @@ impl Bench<'_> {
     }
 }
 
+/// Whether a name of something that can be measured begins so.
+pub(crate) fn exists(name: &str) -> bool {
+    let selection = Selection::Named(name);
+    let measured = ops::OPS
+        .iter()
+        .any(|op| tally::selects_floor(&selection, op.name));
+    let whole = ["entry_to_first_byte", "entry_to_ready"];
+    let raw =
+        subarch::is_pv() && (calls::is_selected(&selection) || sweep::is_selected(&selection));
+    measured || raw || whole.iter().any(|other| other.starts_with(name))
+}
+
 /// Measures the selected operations and prints a line for each.
 ///
 /// # Errors

@@ -3,11 +3,23 @@
 //! A mistyped word that is silently ignored makes a CI run test something else than it says, so an
 //! unknown word, a bad value or a word given twice is an error that names the word and its place.
 //! The words stand in one table, [`WORDS`], from which the error text and the help are made.
+//!
+//! The grammar is the same for every way in. A line is bytes; words are parted by blanks and control
+//! characters; a word of the kernel's is printable ASCII. Words that loaders add by themselves stand
+//! in [`foreign`] and are passed over, whatever bytes they have; so is all that follows a word `--`,
+//! which is how a loader's user says that the rest is for programs. Xen's builders cut a line off at
+//! [`LONGEST`] + 1 bytes without a word, so a line of that length is refused: what is left of its
+//! last word may be another word.
 
 use core::fmt;
 
+use super::foreign;
 use crate::console::filter::{Filter, FilterError};
 use crate::selection::Selection;
+
+/// The longest line that is taken, in bytes: one less than Xen's builders leave of any line that is
+/// too long for `start_info.cmd_line` (`MAX_GUEST_CMDLINE`, of which one is for the NUL).
+pub const LONGEST: usize = 1022;
 
 /// A word of the command line: its form and what it does.
 pub struct Word {
@@ -165,41 +177,51 @@ pub struct Options<'a> {
 /// Why a command line is refused; `index` counts words from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CmdlineError<'a> {
-    /// The offending word, whole.
-    pub word: &'a str,
-    /// Its place among the words, from 1.
+    /// The offending word, whole, or the line if `index` is 0.
+    pub word: &'a [u8],
+    /// Its place among the words, from 1; 0 if it is about the line.
     pub index: usize,
     /// What is wrong with it.
     pub reason: Reason<'a>,
 }
 
 impl CmdlineError<'_> {
+    /// Where and what, as far as it is about a word.
+    fn place(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (index, word) = (self.index, self.word.escape_ascii());
+        match index {
+            0 => f.write_str("command line: "),
+            _ => write!(f, "command line, word {index}: '{word}': "),
+        }
+    }
+
     /// One line, short enough for a verdict.
     #[must_use]
     pub fn summary(&self) -> impl fmt::Display + '_ {
         fmt::from_fn(move |f| {
-            let reason = match self.reason {
-                Reason::Unknown => "unknown word",
-                Reason::NeedsValue => "value missing",
-                Reason::TakesNoValue => "value not allowed",
-                Reason::BadValue | Reason::BadFilter(_) => "bad value",
-                Reason::Twice => "given twice",
-            };
-            write!(
-                f,
-                "command line, word {}: '{}': {reason}",
-                self.index, self.word
-            )
+            self.place(f)?;
+            match self.reason {
+                Reason::Unknown => f.write_str("unknown word"),
+                Reason::NotText => f.write_str("not text"),
+                Reason::NeedsValue => f.write_str("value missing"),
+                Reason::TakesNoValue => f.write_str("value not allowed"),
+                Reason::BadValue | Reason::BadFilter(_) => f.write_str("bad value"),
+                Reason::NoSuch(name) => write!(f, "no '{name}'"),
+                Reason::Twice => f.write_str("given twice"),
+                Reason::TooLong => write!(f, "longer than {LONGEST} bytes, perhaps cut off"),
+            }
         })
     }
 }
 
-/// What is wrong with a word.
+/// What is wrong with a word, or with the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason<'a> {
     /// No such word.
     Unknown,
-    /// The word needs a value and has none.
+    /// Bytes that are not printable ASCII.
+    NotText,
+    /// The word needs a value and has none, or an empty one in a list.
     NeedsValue,
     /// The word takes no value.
     TakesNoValue,
@@ -207,28 +229,38 @@ pub enum Reason<'a> {
     BadValue,
     /// The log filter does not parse.
     BadFilter(FilterError<'a>),
+    /// A name in the value that nothing has.
+    NoSuch(&'a str),
     /// The same word came before.
     Twice,
+    /// The line has as many bytes as loaders leave of one that is too long for them.
+    TooLong,
 }
 
 impl fmt::Display for CmdlineError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "command line, word {}: '{}': ", self.index, self.word)?;
-        let name = self.word.split('=').next().unwrap_or(self.word);
-        let form = WORDS.iter().find(|w| w.name == name).map_or("", |w| w.form);
+        self.place(f)?;
+        let name = self.word.split(|byte| *byte == b'=').next();
+        let word = WORDS.iter().find(|w| Some(w.name.as_bytes()) == name);
+        let (form, help) = word.map_or(("", ""), |w| (w.form, w.help));
         match &self.reason {
             Reason::Unknown => {
                 f.write_str("unknown word; known are:")?;
-                WORDS.iter().try_for_each(|w| write!(f, " {}", w.form))
+                WORDS.iter().try_for_each(|w| write!(f, " {}", w.form))?;
+                f.write_str("; what follows a word -- is for others")
             }
+            Reason::NotText => f.write_str("not printable ASCII"),
             Reason::NeedsValue => write!(f, "needs a value: {form}"),
             Reason::TakesNoValue => write!(f, "takes no value: {form}"),
-            Reason::BadValue => {
-                let help = WORDS.iter().find(|w| w.name == name).map_or("", |w| w.help);
-                write!(f, "not a value it knows: {form} ({help})")
-            }
+            Reason::BadValue => write!(f, "not a value it knows: {form} ({help})"),
             Reason::BadFilter(e) => write!(f, "{e}"),
+            Reason::NoSuch(name) => write!(f, "there is no '{name}'"),
             Reason::Twice => f.write_str("given twice"),
+            Reason::TooLong => write!(
+                f,
+                "{} bytes or more; loaders cut a line off there, so that at most {LONGEST} are taken",
+                self.word.len()
+            ),
         }
     }
 }
@@ -245,22 +277,90 @@ fn two_numbers(text: &str) -> Option<(u64, Option<u64>)> {
     }
 }
 
+/// Like [`two_numbers`], where the numbers are of things to do: none of them is not to be taken for
+/// a run that passed.
+fn counts(text: &str) -> Option<(u64, Option<u64>)> {
+    two_numbers(text).filter(|(first, second)| *first > 0 && *second != Some(0))
+}
+
+/// A word of a line, with its place from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed<'a> {
+    /// The word; after `--` the rest of the line.
+    pub word: &'a [u8],
+    /// Whose it is.
+    pub whose: &'static str,
+}
+
+/// What of a line is not the kernel's: words that loaders add, and what follows `--`.
+pub fn passed_over(line: &[u8]) -> impl Iterator<Item = Passed<'_>> {
+    let (own, rest) = split(line);
+    let known = words(own).filter_map(|word| {
+        let whose = foreign::owner(word)?;
+        Some(Passed { word, whose })
+    });
+    let whose = "programs, of which there are none";
+    known.chain(rest.map(|word| Passed { word, whose }))
+}
+
+/// The line up to a word `--`, and what follows that.
+fn split(line: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let start = line.as_ptr().addr();
+    match words(line).find(|word| *word == b"--") {
+        Some(word) => {
+            let at = word.as_ptr().addr() - start;
+            (&line[..at], Some(line[at + word.len()..].trim_ascii()))
+        }
+        None => (line, None),
+    }
+}
+
+/// The words of a line. What parts them is what the entry takes for it (`entry::pvh`): blanks and
+/// control characters other than DEL.
+fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|byte| *byte <= b' ')
+        .filter(|word| !word.is_empty())
+}
+
+/// A list of names, none of them empty: an empty one would be the beginning of every name.
+fn selection(value: Option<&str>) -> Result<Selection<'_>, Reason<'static>> {
+    match value {
+        None => Ok(Selection::All),
+        Some(list) if list.split(',').any(str::is_empty) => Err(Reason::NeedsValue),
+        Some(list) => Ok(Selection::Named(list)),
+    }
+}
+
 /// Parses a whole command line.
 ///
 /// # Errors
-/// The first word that is not understood.
-pub fn parse(line: &str) -> Result<Options<'_>, CmdlineError<'_>> {
+/// The first word that is not understood, or a line that may not be whole.
+pub fn parse(line: &[u8]) -> Result<Options<'_>, CmdlineError<'_>> {
     let mut options = Options::default();
     let mut seen = 0_u32;
-    for (i, word) in line.split_ascii_whitespace().enumerate() {
+    if line.len() > LONGEST {
+        return Err(CmdlineError {
+            word: line,
+            index: 0,
+            reason: Reason::TooLong,
+        });
+    }
+    for (i, word) in words(split(line).0).enumerate() {
         let error = |reason| CmdlineError {
             word,
             index: i + 1,
             reason,
         };
-        let (name, value) = match word.split_once('=') {
+        if foreign::owner(word).is_some() {
+            continue;
+        }
+        let text = str::from_utf8(word)
+            .ok()
+            .filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()))
+            .ok_or_else(|| error(Reason::NotText))?;
+        let (name, value) = match text.split_once('=') {
             Some((name, value)) => (name, Some(value)),
-            None => (word, None),
+            None => (text, None),
         };
         let place = WORDS
             .iter()
@@ -275,25 +375,22 @@ pub fn parse(line: &str) -> Result<Options<'_>, CmdlineError<'_>> {
                 .filter(|v| !v.is_empty())
                 .ok_or_else(|| error(Reason::NeedsValue))
         };
-        let selection = || match value {
-            None => Ok(Selection::All),
-            Some("") => Err(error(Reason::NeedsValue)),
-            Some(list) => Ok(Selection::Named(list)),
-        };
         match name {
             "log" => {
                 options.log = Filter::parse(needed()?).map_err(|e| error(Reason::BadFilter(e)))?;
             }
-            "selftest" => options.selftest = selection()?,
-            "bench" => options.bench = selection()?,
-            "rules" => options.rules = selection()?,
+            "selftest" => options.selftest = selection(value).map_err(error)?,
+            "bench" => options.bench = selection(value).map_err(error)?,
+            "rules" => options.rules = selection(value).map_err(error)?,
             "fuzz" => {
-                let (seed, ops) = two_numbers(needed()?).ok_or_else(|| error(Reason::BadValue))?;
+                let (seed, ops) = two_numbers(needed()?)
+                    .filter(|(_, ops)| *ops != Some(0))
+                    .ok_or_else(|| error(Reason::BadValue))?;
                 let ops = ops.unwrap_or(10_000);
                 options.fuzz = Some(Fuzz { seed, ops });
             }
             "twin" => {
-                let (seeds, steps) = two_numbers(needed()?)
+                let (seeds, steps) = counts(needed()?)
                     .and_then(|(seeds, steps)| Some((seeds, steps.unwrap_or(500).try_into().ok()?)))
                     .ok_or_else(|| error(Reason::BadValue))?;
                 options.twin = Some(Twins { seeds, steps });
@@ -322,13 +419,41 @@ pub fn parse(line: &str) -> Result<Options<'_>, CmdlineError<'_>> {
     Ok(options)
 }
 
+/// The first name in the lists of a command line that names nothing, where `exists` says whether a
+/// word's value can name it.
+///
+/// # Errors
+/// That name, with the word that it stands in.
+pub fn check_names<'a>(
+    line: &'a [u8],
+    exists: impl Fn(&str, &str) -> bool,
+) -> Result<(), CmdlineError<'a>> {
+    for (i, word) in words(split(line).0).enumerate() {
+        let Some((name, list)) = str::from_utf8(word).ok().and_then(|w| w.split_once('=')) else {
+            continue;
+        };
+        let lists = ["selftest", "bench", "rules"];
+        if !lists.contains(&name) {
+            continue;
+        }
+        if let Some(stranger) = list.split(',').find(|item| !exists(name, item)) {
+            return Err(CmdlineError {
+                word,
+                index: i + 1,
+                reason: Reason::NoSuch(stranger),
+            });
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn an_empty_line_asks_for_nothing() {
-        let o = parse("").unwrap();
+        let o = parse(b"").unwrap();
         assert_eq!(
             (o.selftest, o.provoke, o.monitor),
             (Selection::None, None, false)
@@ -346,16 +471,16 @@ mod tests {
                 "twin" => "twin=7",
                 other => other,
             };
-            parse(example).unwrap_or_else(|e| panic!("{e}"));
+            parse(example.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
         }
     }
 
     #[test]
     fn an_unknown_word_is_named_with_its_place() {
-        let e = parse("selftest  slef-test").unwrap_err();
+        let e = parse(b"selftest  slef-test").unwrap_err();
         assert_eq!(
             (e.word, e.index, e.reason),
-            ("slef-test", 2, Reason::Unknown)
+            (&b"slef-test"[..], 2, Reason::Unknown)
         );
         assert!(
             e.to_string()
@@ -376,16 +501,114 @@ mod tests {
             ("fuzz=1:", Reason::BadValue),
             ("fuzz=-1", Reason::BadValue),
             ("twin=1:0x100000000", Reason::BadValue),
+            ("twin=0", Reason::BadValue),
+            ("twin=1:0", Reason::BadValue),
+            ("fuzz=1:0", Reason::BadValue),
+            ("selftest=mm.map,", Reason::NeedsValue),
+            ("bench=,", Reason::NeedsValue),
+            ("rules=R1,,R2", Reason::NeedsValue),
         ] {
-            assert_eq!(parse(line).unwrap_err().reason, reason, "{line}");
+            let reason_found = parse(line.as_bytes()).unwrap_err().reason;
+            assert_eq!(reason_found, reason, "{line}");
         }
-        assert_eq!(parse("monitor monitor").unwrap_err().reason, Reason::Twice);
+        let twice = parse(b"monitor monitor").unwrap_err();
+        assert_eq!(twice.reason, Reason::Twice);
+        let unknown = parse(b"log=warn,foo=trace").unwrap_err();
+        assert!(unknown.to_string().contains("no module 'foo'"), "{unknown}");
+    }
+
+    #[test]
+    fn a_line_that_may_have_been_cut_is_refused() {
+        let line = |bytes: usize| [b"selftest=mm.".as_slice(), &vec![b'a'; bytes - 12]].concat();
+        assert!(parse(&line(LONGEST)).is_ok());
+        for bytes in [LONGEST + 1, LONGEST + 2] {
+            let line = line(bytes);
+            let e = parse(&line).unwrap_err();
+            assert_eq!((e.index, e.reason), (0, Reason::TooLong));
+            assert!(e.to_string().contains(&format!("{bytes} bytes")), "{e}");
+        }
+    }
+
+    #[test]
+    fn words_of_loaders_are_passed_over_and_said() {
+        let line = b"placeholder root=/dev/m\xc3\xbcll ro\tlog=warn acpi=off noapic -- log=loud ";
+        let options = parse(line).unwrap();
+        assert_eq!(options.log.level_for("mm"), log::LevelFilter::Warn);
+        let passed: Vec<_> = passed_over(line).map(|passed| passed.word).collect();
+        let root = &b"root=/dev/m\xc3\xbcll"[..];
+        assert_eq!(
+            passed,
+            [
+                b"placeholder",
+                root,
+                b"ro",
+                b"acpi=off",
+                b"noapic",
+                b"log=loud"
+            ]
+        );
+        // A name that only begins like one of them is nobody's.
+        for line in ["rootfs=1", "acpi_=1", "ROOT=1", "---", "--log"] {
+            let reason = parse(line.as_bytes()).unwrap_err().reason;
+            assert_eq!(reason, Reason::Unknown, "{line}");
+        }
+    }
+
+    #[test]
+    fn no_word_of_the_kernels_is_foreign() {
+        for word in WORDS {
+            assert_eq!(foreign::owner(word.name.as_bytes()), None, "{}", word.name);
+        }
+    }
+
+    #[test]
+    fn whatever_is_not_text_is_refused_and_shown() {
+        for (line, shown) in [
+            (&b"self\xc3\xa4test"[..], "'self\\xc3\\xa4test'"),
+            (b"log=warn\x7f", "'log=warn\\x7f'"),
+            (b"\xff", "'\\xff'"),
+        ] {
+            let e = parse(line).unwrap_err();
+            assert_eq!(e.reason, Reason::NotText);
+            assert!(e.to_string().contains(shown), "{e}");
+        }
+    }
+
+    #[test]
+    fn a_name_in_a_list_must_name_something() {
+        let exists = |word: &str, name: &str| word == "selftest" && "mm.map".starts_with(name);
+        assert!(check_names(b"selftest=mm log=mm=info", exists).is_ok());
+        let e = check_names(b"monitor selftest=mm,nosuch", exists).unwrap_err();
+        assert_eq!((e.index, e.reason), (2, Reason::NoSuch("nosuch")));
+        assert!(check_names(b"bench=mm -- rules=x", exists).is_err());
+        assert!(check_names(b"-- rules=x", exists).is_ok());
     }
 
     proptest::proptest! {
         #[test]
-        fn no_line_panics(line in ".{0,200}") {
-            let _ = parse(&line);
+        fn no_line_panics(line in proptest::collection::vec(proptest::num::u8::ANY, 0..1100)) {
+            let _ = parse(&line).map_err(|e| (e.to_string(), e.summary().to_string()));
+            let _ = passed_over(&line).count();
+        }
+
+        #[test]
+        fn what_parts_words_makes_no_difference(
+            given in proptest::collection::vec(0_usize..6, 0..5),
+            gaps in proptest::collection::vec("[\x01-\x20]{1,3}", 6)
+        ) {
+            let known = ["log=warn", "monitor", "fuzz=3:4", "acpi=off", "nonsense", "--"];
+            let words: Vec<_> = given.iter().map(|index| known[*index]).collect();
+            let plain = words.join(" ");
+            let mut odd = gaps[5].clone();
+            for (word, gap) in words.iter().zip(&gaps) {
+                odd.push_str(word);
+                odd.push_str(gap);
+            }
+            let said = |line: &str| {
+                let parsed = parse(line.as_bytes()).map_err(|e| e.to_string());
+                parsed.map(|o| (o.monitor, o.fuzz, o.log.max()))
+            };
+            proptest::prop_assert_eq!(said(&plain), said(&odd));
         }
     }
 }

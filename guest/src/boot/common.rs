@@ -17,7 +17,7 @@ use crate::refused::Refused;
 use crate::rulebook::{self, Before};
 use crate::selection::Selection;
 use crate::subarch::{self, Subarch};
-use crate::{bench, capability, console, fuzz, mm, power, println, time, verdict};
+use crate::{bench, capability, console, fuzz, mm, power, println, selftest, time, verdict};
 
 /// What a way in found out about where the kernel is.
 pub(super) struct Entered<'a> {
@@ -26,7 +26,7 @@ pub(super) struct Entered<'a> {
     /// What told the way in so.
     pub(super) by: &'a str,
     /// The command line.
-    pub(super) cmdline: &'a str,
+    pub(super) cmdline: &'a [u8],
     /// Whether Xen allows it more than others.
     pub(super) privileged: bool,
     /// Its console.
@@ -104,6 +104,15 @@ fn judge(entered: &Entered<'_>, options: &Options<'_>) -> Option<rulebook::Summa
     judged
 }
 
+/// Whether something has the name that the list of a word of the command line gives it.
+fn exists(word: &str, name: &str) -> bool {
+    match word {
+        "selftest" => selftest::exists(name),
+        "bench" => bench::exists(name),
+        _ => rulebook::exists(name),
+    }
+}
+
 /// Makes the init calls of a level.
 fn make(calls: &Calls, level: Level, options: &Options<'_>) {
     if let Err((name, e)) = calls.make(level, options) {
@@ -125,13 +134,20 @@ pub(super) fn start_kernel_common(
         "the way in says how it runs, and then it is so"
     );
     let Entered { via, by, .. } = entered;
-    let options = cmdline::parse(entered.cmdline).unwrap_or_else(|e| {
-        println!("{e}");
-        verdict::fail(e.summary());
-        power::off()
-    });
+    let line = entered.cmdline;
+    let options = cmdline::parse(line)
+        .and_then(|options| cmdline::check_names(line, exists).map(|()| options))
+        .unwrap_or_else(|e| {
+            println!("{e}");
+            verdict::fail(e.summary());
+            power::off()
+        });
     console::set_filter(options.log.clone());
-    log::info!(target: "boot", "{via}, {by}, command line '{}'", entered.cmdline);
+    log::info!(target: "boot", "{via}, {by}, command line '{}'", line.escape_ascii());
+    for passed in cmdline::passed_over(line) {
+        let (word, whose) = (passed.word.escape_ascii(), passed.whose);
+        log::info!(target: "boot", "passed over '{word}': for {whose}");
+    }
     log::info!(target: "mmu", "{}", Levels::current());
     let report = take_over().unwrap_or_else(|e| panic!("memory: {e}"));
     log::info!(

@@ -4,11 +4,16 @@
 //! copies from physical memory, one page in view at a time; nothing is assumed to be mapped. The
 //! memory map becomes ordered ranges of whole frames, apart from each other, in which what is
 //! claimed twice as anything but memory is none.
+//!
+//! Version 0 of the structure has no memory map, and a loader of version 1 may leave it out; Xen can
+//! be asked for one then. What a map shows is what the domain may have one day. Where it has less
+//! (`maxmem` above `memory`: Xen populates on demand, and ends a domain that demands more than it
+//! has), the kernel takes the lowest frames, as many as there are pages.
 
 use core::mem::size_of;
 use core::ops::Range;
 
-use heapless::{String, Vec};
+use heapless::Vec;
 use hypercall::Pfn;
 use pvh::start_info::{MemmapTableEntry, MemmapType, ModlistEntry, START_MAGIC_VALUE, StartInfo};
 
@@ -18,16 +23,19 @@ use crate::mm::native::{MAX_RANGES, Memory, Ranges};
 const PAGE: u64 = 4096;
 /// The frames that the entry has mapped and the kernel starts in, from the image on.
 const NEEDED: Range<u64> = 0x100..0x400;
+/// Pages that a domain has beside those of its memory map: the rings and what else its builder put
+/// at the end of the address space (`X86_HVM_NR_SPECIAL_PAGES` are 8), and tables of ACPI.
+const BESIDE: u64 = 64;
 /// Entries of a memory map that are looked at.
-const MAX_ENTRIES: u32 = 128;
+pub const MAX_ENTRIES: u32 = 128;
 /// The largest memory: what the direct map has room for.
 const MAX_FRAMES: u64 = 1 << 32;
 
 /// What the loader told the kernel, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HvmInfo {
-    /// The command line.
-    pub cmdline: String<CMDLINE>,
+    /// The command line, up to as much as [`cmdline`](super::cmdline) can refuse for its length.
+    pub cmdline: Vec<u8, CMDLINE>,
     /// Where memory is.
     pub memory: Memory,
     /// The module, if one was loaded.
@@ -64,60 +72,121 @@ fn error(field: &'static str, value: u64, expected: &'static str) -> BootError {
     }
 }
 
+/// Who else can be asked about memory: Xen, where there is one.
+pub trait Ask {
+    /// The domain's memory map, into `to`; how many entries it has, if somebody knows.
+    fn map(&mut self, to: &mut [MemmapTableEntry]) -> Option<usize>;
+
+    /// How many pages the domain has now, if that may be less than its map shows.
+    fn pages(&mut self) -> Option<u64>;
+}
+
+/// Nobody can be asked: the loader's word is all there is.
+#[derive(Clone, Copy, Debug)]
+pub struct Nobody;
+
+impl Ask for Nobody {
+    fn map(&mut self, _: &mut [MemmapTableEntry]) -> Option<usize> {
+        None
+    }
+
+    fn pages(&mut self) -> Option<u64> {
+        None
+    }
+}
+
 impl HvmInfo {
-    /// Reads what lies at physical address `start`. `read` copies bytes from physical memory.
+    /// Reads what lies at physical address `start`. `read` copies bytes from physical memory, `ask`
+    /// knows what the loader does not say.
     ///
     /// # Errors
     /// The first field that cannot be right.
-    pub fn parse(start: u64, read: &mut impl FnMut(u64, &mut [u8])) -> Result<HvmInfo, BootError> {
+    pub fn parse(
+        start: u64,
+        read: &mut impl FnMut(u64, &mut [u8]),
+        ask: &mut impl Ask,
+    ) -> Result<HvmInfo, BootError> {
         let info: StartInfo = load(read, start);
         if info.magic != START_MAGIC_VALUE {
             return Err(error("magic", info.magic.into(), "0x336ec578"));
         }
-        if info.version < 1 || info.memmap_entries == 0 {
-            let version = info.version.into();
-            return Err(error("version", version, "1 or more, with a memory map"));
-        }
-        let memory = memory(read, info.memmap_paddr, info.memmap_entries)?;
+        // Fields that later versions append are of no concern: none is taken away.
+        let entries = if info.version == 0 {
+            0
+        } else {
+            info.memmap_entries
+        };
+        let memory = if entries > 0 {
+            memory(entries, |index| {
+                let size = size_of::<MemmapTableEntry>() as u64;
+                load(read, info.memmap_paddr + u64::from(index) * size)
+            })?
+        } else {
+            let mut map = [MemmapTableEntry::default(); MAX_ENTRIES as usize];
+            let known = ask.map(&mut map).filter(|known| *known > 0).ok_or(error(
+                "memmap_entries",
+                0,
+                "a memory map, here or from Xen",
+            ))?;
+            memory(known as u32, |index| map[index as usize])?
+        };
+        let memory = match ask.pages() {
+            Some(pages) => what_there_is(memory, pages)?,
+            None => memory,
+        };
         Ok(HvmInfo {
-            cmdline: cmdline(read, info.cmdline_paddr)?,
+            cmdline: cmdline(read, info.cmdline_paddr),
             module: module(read, &info, &memory)?,
             memory,
         })
     }
 }
 
-fn cmdline(
-    read: &mut impl FnMut(u64, &mut [u8]),
-    address: u64,
-) -> Result<String<CMDLINE>, BootError> {
-    let mut text = String::new();
-    if address == 0 {
-        return Ok(text);
+/// Of the memory that a map shows, what a domain of so many pages has.
+fn what_there_is(memory: Memory, pages: u64) -> Result<Memory, BootError> {
+    let shown: u64 = memory
+        .ranges()
+        .iter()
+        .map(|range| range.end - range.start)
+        .sum();
+    if shown <= pages {
+        return Ok(memory);
     }
-    for offset in 0.. {
+    let mut left = pages.saturating_sub(BESIDE);
+    let mut ranges = Ranges::new();
+    for range in memory.ranges() {
+        let end = range.end.min(range.start + left);
+        left -= end - range.start;
+        if range.start < end {
+            // No more ranges than there were.
+            let _ = ranges.push(range.start..end);
+        }
+    }
+    bootable(Memory::new(ranges), "current_reservation")
+}
+
+/// The memory, if what the kernel starts in is part of it.
+fn bootable(memory: Memory, field: &'static str) -> Result<Memory, BootError> {
+    match NEEDED.clone().find(|frame| !memory.contains(*frame)) {
+        None => Ok(memory),
+        Some(hole) => Err(error(field, hole * PAGE, "memory from 1 to 4 MiB")),
+    }
+}
+
+fn cmdline(read: &mut impl FnMut(u64, &mut [u8]), address: u64) -> Vec<u8, CMDLINE> {
+    let byte = |offset: u64| {
         let mut byte = [0];
-        read(address + offset, &mut byte);
-        if byte == [0] {
-            break;
-        }
-        let printable = byte.is_ascii() && !byte[0].is_ascii_control();
-        if !printable || text.push(char::from(byte[0])).is_err() {
-            return Err(error(
-                "cmdline",
-                offset,
-                "printable text of up to 1024 bytes",
-            ));
-        }
-    }
-    Ok(text)
+        read(address.saturating_add(offset), &mut byte);
+        byte[0]
+    };
+    let there = if address == 0 { 0 } else { CMDLINE as u64 };
+    (0..there).map(byte).take_while(|byte| *byte != 0).collect()
 }
 
 /// The frames of the memory map that are memory and nothing else.
 fn memory(
-    read: &mut impl FnMut(u64, &mut [u8]),
-    table: u64,
     entries: u32,
+    mut load: impl FnMut(u32) -> MemmapTableEntry,
 ) -> Result<Memory, BootError> {
     const EXPECTED: &str = "at most 128 entries that describe 32 ranges of memory";
     let full = || error("memmap", entries.into(), EXPECTED);
@@ -125,8 +194,7 @@ fn memory(
         return Err(full());
     }
     let mut entry = |index: u32| -> (Range<u64>, bool) {
-        let size = size_of::<MemmapTableEntry>() as u64;
-        let entry: MemmapTableEntry = load(read, table + u64::from(index) * size);
+        let entry = load(index);
         let end = entry.addr.saturating_add(entry.size);
         if entry.ty() == MemmapType::Ram {
             (
@@ -148,11 +216,7 @@ fn memory(
             remove(&mut ranges, range).ok_or_else(full)?;
         }
     }
-    let memory = Memory::new(ranges);
-    match NEEDED.clone().find(|frame| !memory.contains(*frame)) {
-        None => Ok(memory),
-        Some(hole) => Err(error("memmap", hole * PAGE, "memory from 1 to 4 MiB")),
-    }
+    bootable(Memory::new(ranges), "memmap")
 }
 
 /// Adds a range; `None` if there are too many.
@@ -277,11 +341,16 @@ mod tests {
         }
 
         fn parse(&self) -> Result<HvmInfo, BootError> {
-            HvmInfo::parse(START, &mut |address, to| {
+            self.parse_asking(&mut Nobody)
+        }
+
+        fn parse_asking(&self, ask: &mut impl Ask) -> Result<HvmInfo, BootError> {
+            let mut read = |address: u64, to: &mut [u8]| {
                 for (to, address) in to.iter_mut().zip(address..) {
                     *to = self.0.get(address as usize).copied().unwrap_or(0);
                 }
-            })
+            };
+            HvmInfo::parse(START, &mut read, ask)
         }
     }
 
@@ -299,7 +368,7 @@ mod tests {
         let info = Loader::new(PC, &[(0x20_0000, 5)], "log=warn no5lvl")
             .parse()
             .unwrap();
-        assert_eq!(info.cmdline, "log=warn no5lvl");
+        assert_eq!(info.cmdline, b"log=warn no5lvl");
         let hole = 0x9f..0x100;
         assert!(info.memory.holes(0x3fe0).eq([hole]));
         assert_eq!(info.memory.end(), 0x3fe0);
@@ -323,7 +392,7 @@ mod tests {
     fn what_cannot_be_right_is_named() {
         let field = |loader: Loader| loader.parse().unwrap_err().field;
         assert_eq!(field(Loader(vec![0; 0x6000])), "magic");
-        assert_eq!(field(Loader::new(&[], &[], "")), "version");
+        assert_eq!(field(Loader::new(&[], &[], "")), "memmap_entries");
         assert_eq!(field(Loader::new(&PC[..3], &[], "")), "memmap");
         assert_eq!(field(Loader::new(&[(0, 0x20_0000, 1)], &[], "")), "memmap");
         assert_eq!(field(Loader::new(PC, &[(0x20_0800, 5)], "")), "modlist");
@@ -335,8 +404,61 @@ mod tests {
             field(Loader::new(PC, &[(0x20_0000, u64::MAX)], "")),
             "modlist"
         );
-        assert_eq!(field(Loader::new(PC, &[], "a\u{1}b")), "cmdline");
-        assert_eq!(field(Loader::new(PC, &[], &"x".repeat(1025))), "cmdline");
+    }
+
+    #[test]
+    fn a_command_line_is_taken_as_it_is() {
+        let line = |text: &str| Loader::new(PC, &[], text).parse().unwrap().cmdline;
+        assert_eq!(line("a\u{1}b\u{fc}"), "a\u{1}b\u{fc}".as_bytes());
+        // Long enough to be refused for it.
+        assert_eq!(line(&"x".repeat(3000)).len(), CMDLINE);
+    }
+
+    /// A Xen that knows this map and this number of pages.
+    struct Knows<'a>(&'a [(u64, u64, u32)], u64);
+
+    impl Ask for Knows<'_> {
+        fn map(&mut self, to: &mut [MemmapTableEntry]) -> Option<usize> {
+            for (to, &(addr, size, ty)) in to.iter_mut().zip(self.0) {
+                *to = MemmapTableEntry {
+                    addr,
+                    size,
+                    ty,
+                    reserved: 0,
+                };
+            }
+            Some(self.0.len())
+        }
+
+        fn pages(&mut self) -> Option<u64> {
+            Some(self.1)
+        }
+    }
+
+    #[test]
+    fn a_map_that_the_loader_does_not_give_is_asked_for() {
+        let mut old = Loader::new(&[], &[], "log=warn");
+        let mut xen = Knows(PC, u64::MAX);
+        let version_1 = old.parse_asking(&mut xen).unwrap();
+        assert_eq!(version_1.memory.end(), 0x3fe0);
+        // In version 0 nothing stands where later ones have the map.
+        old.put(START + 4, &[0; 4]);
+        old.put(START + 40, &[0xff; 16]);
+        assert_eq!(old.parse_asking(&mut xen).unwrap(), version_1);
+        assert_eq!(old.parse().unwrap_err().field, "memmap_entries");
+        assert!(old.parse_asking(&mut Knows(&[], 0)).is_err());
+    }
+
+    #[test]
+    fn no_more_is_taken_than_the_domain_has() {
+        let map = &[(0, 0x1000_0000, 1), (0xfc00_0000, 0x9000, 3)];
+        let loader = Loader::new(map, &[], "");
+        let memory = |pages| loader.parse_asking(&mut Knows(&[], pages)).unwrap().memory;
+        // All of it, and what lies beside the map.
+        assert_eq!(memory(0x1_0000 + 20).end(), 0x1_0000);
+        assert_eq!(memory(0x8000).end(), 0x8000 - BESIDE);
+        let little = loader.parse_asking(&mut Knows(&[], 0x300)).unwrap_err();
+        assert_eq!(little.field, "current_reservation");
     }
 
     proptest! {

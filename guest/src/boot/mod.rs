@@ -5,8 +5,10 @@ pub mod cmdline;
 pub(crate) mod common;
 #[cfg(target_os = "none")]
 mod fixmap;
+pub mod foreign;
 pub mod hvm;
 pub mod info;
+pub mod processor;
 #[cfg(target_os = "none")]
 mod provoke;
 #[cfg(target_os = "none")]

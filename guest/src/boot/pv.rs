@@ -9,6 +9,7 @@ use linker::{Image, VIRT_BASE};
 use super::common::{self, Entered, start_kernel_common};
 use super::fixmap;
 use super::info::{self, BootError, BootInfo, ConsoleInfo, Expect, Flags};
+use super::processor;
 use crate::console::{self, ring};
 use crate::mm::layout::{self, Fixed};
 use crate::mm::machine::Machine;
@@ -46,6 +47,9 @@ pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
     });
     if let Err(e) = traps {
         panic!("trap table: {e}");
+    }
+    if let Some(feature) = processor::lacking(processor::cpuid_by_xen) {
+        processor::refuse(feature);
     }
     // Later the pages that tell are used for something else.
     let before = read_start_info(address).map(|si| look(si, &info, stack));
@@ -190,9 +194,29 @@ fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<Report, MmErro
         }
         early.direct_map()
     })?;
+    tell_tools(info)?;
     if let Some(vcpu) = shared::vcpu() {
         // SAFETY: this vCPU's part of the page that was mapped for good.
         unsafe { Xen::set_vcpu_info(vcpu.as_ptr()) };
     }
     Ok(report)
+}
+
+/// Tells Xen's tools where the p2m list is, without which they can neither dump nor save a domain.
+/// Those too old for a list that is mapped in one piece would need a tree of its frames, and are told
+/// nothing.
+fn tell_tools(info: &BootInfo) -> Result<(), MmError> {
+    if !info.flags.contains(Flags::VIRT_P2M_4TOOLS) {
+        log::info!(target: "boot", "the tools are too old for this p2m list: they cannot dump the domain");
+        return Ok(());
+    }
+    // In the initial mapping it was left for the direct map, with the rest of memory.
+    let list = if layout::P2M.contains(&info.p2m_list) {
+        info.p2m_list
+    } else {
+        layout::DIRECT.start + (info.p2m_list - VIRT_BASE)
+    };
+    let root = mm::with(|tables| tables.mfn(tables.root()))?;
+    shared::publish_p2m(info.nr_pages, list, root);
+    Ok(())
 }

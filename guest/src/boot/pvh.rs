@@ -8,16 +8,21 @@ use core::arch::x86_64::__cpuid_count;
 use core::ops::Range;
 
 use hypercall::abi::hvm::{HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN};
+use hypercall::abi::memory::e820entry;
 use hypercall::hvm::{parameter, xen_leaves};
-use hypercall::{Mfn, XenError};
+use hypercall::{Mfn, XenError, memory};
 use linker::{Image, early_tables};
+use pvh::start_info::MemmapTableEntry;
+use x86_64::VirtAddr;
 use x86_64::instructions::tlb;
-use x86_64::{VirtAddr, registers::control::Cr3};
+use x86_64::registers::control::Cr3;
+use x86_64::registers::model_specific::{Efer, EferFlags};
 
 use super::common::{self, Entered, start_kernel_common};
 use super::fixmap;
-use super::hvm::HvmInfo;
+use super::hvm::{self, Ask, HvmInfo};
 use super::info::ConsoleInfo;
+use super::processor;
 use crate::console;
 use crate::mm::entry::{Entry, L1};
 use crate::mm::layout::{self, Fixed};
@@ -38,7 +43,7 @@ const WRITABLE: u64 = 1 << 1;
 
 /// First Rust code: everything later is reached from here. `start_info` is a physical address.
 pub(crate) extern "C" fn start(start_info: u64) -> ! {
-    common::entered();
+    let lacking = processor::lacking(processor::cpuid);
     let subarch = match xen_leaves() {
         Some(_) => Subarch::XenPvh,
         None => Subarch::Bare,
@@ -47,6 +52,12 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
     unsafe { subarch::set(subarch) };
     descriptors::install();
     trap::install_native();
+    if let Some(feature) = lacking {
+        open_console(subarch);
+        common::greet(subarch);
+        processor::refuse(feature);
+    }
+    common::entered();
     if subarch == Subarch::Bare {
         timer::probe();
         interrupts::probe();
@@ -57,11 +68,12 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
     if let Some(e) = refused {
         println!("console: {e}");
     }
-    let info = HvmInfo::parse(start_info, &mut read_physical).unwrap_or_else(|e| {
-        println!("hvm_{e}");
-        verdict::crash(e);
-        power::crash()
-    });
+    let info = HvmInfo::parse(start_info, &mut read_physical, &mut Loaders { subarch })
+        .unwrap_or_else(|e| {
+            println!("hvm_{e}");
+            verdict::crash(e);
+            power::crash()
+        });
     let entered = Entered {
         via: subarch.name(),
         by: "hvm_start_info",
@@ -70,7 +82,7 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
         console,
         before: None,
     };
-    start_kernel_common(subarch, &entered, &|| memory(&info))
+    start_kernel_common(subarch, &entered, &|| take_over(&info))
 }
 
 /// Opens the console: the ring that Xen's tools have set up, or what the native back end has. Says
@@ -117,8 +129,43 @@ mod place {
     pub(super) const FIXMAP_L1: u64 = 7;
 }
 
-/// Maps a page at a fixed place, before there is anybody else to ask.
-fn set_fixed(fixed: Fixed, address: u64, flags: mm::Flags) {
+/// Who can be asked about memory beside the loader.
+struct Loaders {
+    subarch: Subarch,
+}
+
+impl Ask for Loaders {
+    fn map(&mut self, to: &mut [MemmapTableEntry]) -> Option<usize> {
+        if self.subarch != Subarch::XenPvh {
+            return None;
+        }
+        let mut map = [e820entry::default(); hvm::MAX_ENTRIES as usize];
+        let known = memory::memory_map(&XEN, &mut map).ok()?;
+        for (to, from) in to.iter_mut().zip(known) {
+            *to = MemmapTableEntry {
+                addr: from.addr,
+                size: from.size,
+                ty: from.r#type,
+                reserved: 0,
+            };
+        }
+        Some(known.len())
+    }
+
+    fn pages(&mut self) -> Option<u64> {
+        if self.subarch != Subarch::XenPvh {
+            return None;
+        }
+        memory::current_reservation(&XEN).ok()
+    }
+}
+
+/// Maps a page at a fixed place, before there is anybody else to ask. Where the processor has no NX,
+/// which ends the boot once there is a console, entries are without.
+fn set_fixed(fixed: Fixed, address: u64, mut flags: mm::Flags) {
+    if !Efer::read().contains(EferFlags::NO_EXECUTE_ENABLE) {
+        flags -= mm::Flags::NO_EXECUTE;
+    }
     let entry = Entry::<L1>::from_mfn(Mfn::truncate(address / PAGE), flags);
     let index = (fixed.address() - layout::FIXMAP.start) / PAGE;
     // SAFETY: the fixmap's table is the kernel's and mapped; the place is used for nothing else,
@@ -134,7 +181,13 @@ fn set_fixed(fixed: Fixed, address: u64, flags: mm::Flags) {
 /// Copies bytes from physical memory, wherever it is, page by page. What lies beyond the
 /// processor's addresses reads as zeros.
 fn read_physical(address: u64, to: &mut [u8]) {
-    let width = __cpuid_count(0x8000_0008, 0).eax & 0xff;
+    // Without the leaf that says it, as many bits as there were when there was none.
+    let known = __cpuid_count(0x8000_0000, 0).eax >= 0x8000_0008;
+    let width = if known {
+        __cpuid_count(0x8000_0008, 0).eax & 0xff
+    } else {
+        36
+    };
     let end = 1_u64 << width.clamp(32, 52);
     let mut at = address;
     for byte in to {
@@ -180,7 +233,7 @@ fn fit_early_tables(info: &HvmInfo, used: Range<u64>) {
 }
 
 /// Takes over the page tables.
-fn memory(info: &HvmInfo) -> Result<Report, MmError> {
+fn take_over(info: &HvmInfo) -> Result<Report, MmError> {
     // The last page that was looked at is in nobody's use.
     // SAFETY: as in `set_fixed`.
     unsafe {

@@ -50,6 +50,32 @@ global_asm!(
     "    cld",
     "    cli",
     "    movl %ebx, %ebp",
+    // Without long mode there is nothing to go on to.
+    "    movl $0x80000000, %eax",
+    "    cpuid",
+    "    cmpl $0x80000001, %eax",
+    "    jb .Lshort",
+    "    movl $0x80000001, %eax",
+    "    cpuid",
+    "    btl $29, %edx",
+    "    jc .Llong",
+    // Said where somebody may hear it: a PC's first serial port, and the port whose lines Xen logs.
+    ".Lshort:",
+    "    movl $(pvh_short - base), %esi",
+    ".Lsay:",
+    "    lodsb",
+    "    testb %al, %al",
+    "    jz .Lsaid",
+    "    outb %al, $0xe9",
+    "    movw $0x3f8, %dx",
+    "    outb %al, %dx",
+    "    jmp .Lsay",
+    // A crash, for QEMU's debug-exit device; elsewhere a fault that nobody takes.
+    ".Lsaid:",
+    "    movb $0x13, %al",
+    "    outb %al, $0xf4",
+    "    ud2",
+    ".Llong:",
     // Both L1 tables: page n of memory at place n.
     "    movl $l1, %edi",
     "    movl $flags, %eax",
@@ -95,6 +121,12 @@ global_asm!(
     "    jmp .Lblanks",
     ".Lword:",
     // "no5l" and "vl", little-endian, and then a blank or the end.
+    // Behind a word "--" nothing is for the kernel.
+    "    cmpw $0x2d2d, (%esi)",
+    "    jne .Lown",
+    "    cmpb $32, 2(%esi)",
+    "    jbe .Lfive",
+    ".Lown:",
     "    cmpl $0x6c356f6e, (%esi)",
     "    jne .Lskip",
     "    cmpw $0x6c76, 4(%esi)",
@@ -118,10 +150,16 @@ global_asm!(
     ".Lpaging:",
     "    movl %eax, %cr4",
     "    movl %edx, %cr3",
-    // EFER: long mode and no-execute.
+    // EFER: long mode, and no-execute if the processor has it. Without, the kernel says so itself.
+    "    movl $0x80000001, %eax",
+    "    cpuid",
+    "    movl %edx, %esi",
+    "    shrl $9, %esi",
+    "    andl $0x800, %esi",
     "    movl $0xc0000080, %ecx",
     "    rdmsr",
-    "    orl $0x900, %eax",
+    "    orl $0x100, %eax",
+    "    orl %esi, %eax",
     "    wrmsr",
     // CR0: paging, write protection for the kernel too, and x87 errors as exceptions.
     "    movl %cr0, %eax",
@@ -146,6 +184,8 @@ global_asm!(
     "    xorl %ebp, %ebp",
     "    call {start}",
     "    ud2",
+    "pvh_short:",
+    "    .asciz \"the processor has no long mode: the kernel has 64 bits\\nverdict: crash reason=\\\"no long mode\\\"\\n\"",
     // Flat segments, until the kernel loads its own: code of 64 bits, data.
     ".balign 8",
     "pvh_gdt:",

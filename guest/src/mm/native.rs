@@ -31,6 +31,12 @@ impl Memory {
         self.ranges.last().map_or(0, |range| range.end)
     }
 
+    /// The ranges that are memory, in order.
+    #[must_use]
+    pub fn ranges(&self) -> &[Range<u64>] {
+        &self.ranges
+    }
+
     /// Whether a frame is memory.
     #[inline]
     #[must_use]

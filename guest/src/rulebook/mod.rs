@@ -149,6 +149,11 @@ pub(crate) fn twins(twins: Twins, before: &Before) -> Result<bool, MmError> {
     Ok(counts.error == 0 && clean)
 }
 
+/// Whether a rule is called so.
+pub(crate) fn exists(name: &str) -> bool {
+    RULES.iter().any(|rule| rule.is_called(name))
+}
+
 fn selects(selection: Selection<'_>, rule: &Rule) -> bool {
     match selection {
         Selection::None => false,

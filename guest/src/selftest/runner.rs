@@ -80,6 +80,11 @@ impl fmt::Display for Summary {
 /// What tests may allocate on the heap, in bytes: it grows before frames are counted.
 const HEAP: usize = 128 * 1024;
 
+/// Whether the name of a test begins so.
+pub(crate) fn exists(name: &str) -> bool {
+    (SELFTESTS.iter()).any(|test| test.item.name.starts_with(name))
+}
+
 /// Runs the selected tests, group by group.
 // Tests need the stack: what ran before them is not to be part of the same frame.
 #[inline(never)]
