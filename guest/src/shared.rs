@@ -50,6 +50,33 @@ pub(crate) fn publish_p2m(pages: u64, list: u64, root: Mfn) {
     }
 }
 
+/// What the tools are told of the p2m list.
+pub(crate) struct P2m {
+    /// Pages of the domain.
+    pub(crate) pages: u64,
+    /// Where the list is mapped.
+    pub(crate) list: u64,
+    /// By which top table, as CR3 has it.
+    pub(crate) root: u64,
+    /// Odd while that changes.
+    pub(crate) generation: u64,
+}
+
+/// What the tools find of the p2m list.
+pub(crate) fn p2m() -> Option<P2m> {
+    let page = page()?;
+    // SAFETY: the page stays mapped; the fields are aligned words that only the domain writes.
+    unsafe {
+        let arch = &raw const (*page.as_ptr()).arch;
+        Some(P2m {
+            pages: (&raw const (*arch).max_pfn).read_volatile(),
+            list: (&raw const (*arch).p2m_vaddr).read_volatile(),
+            root: (&raw const (*arch).p2m_cr3).read_volatile(),
+            generation: (&raw const (*arch).p2m_generation).read_volatile(),
+        })
+    }
+}
+
 /// The boot vCPU's part of the page.
 pub(crate) fn vcpu() -> Option<NonNull<vcpu_info>> {
     let page = page()?;

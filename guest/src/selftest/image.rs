@@ -8,6 +8,7 @@ use super::{Outcome, Trouble, expect_eq, expect_matches, selftest};
 use crate::mm::state::Kind;
 use crate::mm::{self, Flags, MmError, Value, layout};
 use crate::passing;
+use crate::shared;
 use crate::trap::probe::{self, Fault};
 
 /// An x86 `ret`.
@@ -129,6 +130,30 @@ fn p2m(_: &mut Context) -> Outcome {
     Ok(())
 }
 selftest!("image.p2m", p2m, needs XEN_TABLES);
+
+/// What Xen's tools go by when they dump the domain leads to the p2m list: as many entries as there
+/// are pages, at the address that is said, mapped by the table that is said, in the list itself.
+fn p2m_for_tools(_: &mut Context) -> Outcome {
+    let told = shared::p2m().ok_or(Trouble::error("no shared_info"))?;
+    let (total, root) = mm::with(|tables| (tables.frames().counts().total, tables.root()));
+    expect_eq!(told.pages, total, "max_pfn");
+    expect_eq!(
+        told.generation % 2,
+        0,
+        "p2m_generation, odd during a change,"
+    );
+    let listed = probe::read(told.list + root.as_u64() * 8);
+    let known = mm::with(|tables| tables.mfn(root))?.as_u64();
+    expect_eq!(listed, Ok(known), "the root's entry in the list");
+    expect_eq!(told.root, known << 12, "p2m_cr3");
+    let slot = layout::DIRECT.start + root.as_u64() * PAGE + (told.list >> 39 & 511) * 8;
+    let present = probe::read(slot).map(|entry| entry & 1);
+    expect_eq!(present, Ok(1), "the list's entry in that table");
+    let last = probe::read(told.list + (total - 1) * 8);
+    expect_eq!(last.is_ok(), true, "the list has its last entry");
+    Ok(())
+}
+selftest!("image.p2m_for_tools", p2m_for_tools, needs XEN_TABLES);
 
 /// What the running kernel does not need of the image is not there any more: nothing is mapped where
 /// it was linked, and its frames are memory like other memory.
