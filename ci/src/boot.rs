@@ -105,6 +105,8 @@ fn job(arguments: &BootArgs, kernel: PathBuf) -> Result<Job> {
         mem_mib: arguments.mem,
         vcpus: arguments.vcpus,
         initrd: arguments.initrd.as_deref().map(existing).transpose()?,
+        cpu: arguments.cpu.clone(),
+        config: arguments.config.clone(),
         timeout,
     })
 }

@@ -146,6 +146,12 @@ pub(crate) struct BootArgs {
     /// A file to hand to the kernel as its initial RAM disk
     #[arg(long, value_name = "FILE")]
     pub(crate) initrd: Option<PathBuf>,
+    /// A feature that the emulated processor is to have or to lack, in QEMU's words: -nx
+    #[arg(long, value_name = "FEATURE", allow_hyphen_values = true)]
+    pub(crate) cpu: Vec<String>,
+    /// A setting of the domain that xl creates, in its words: maxmem=256
+    #[arg(long, value_name = "SETTING")]
+    pub(crate) config: Vec<String>,
     /// Boot this image instead of building one; it must be a kernel of the kind that --via enters
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,

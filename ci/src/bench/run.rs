@@ -142,6 +142,8 @@ pub(super) fn boot(
         mem_mib: Some(what.mem_mib),
         vcpus: None,
         initrd: what.initrd,
+        cpu: Vec::new(),
+        config: Vec::new(),
         timeout: Some(TIMEOUT),
     };
     let dir = workspace.run_dir("bench")?;

@@ -34,6 +34,8 @@ pub(super) fn run(workspace: &Workspace, provision: &Provision, run: Run) -> Res
         mem_mib: Some(MEM_MIB),
         vcpus: None,
         initrd: None,
+        cpu: Vec::new(),
+        config: Vec::new(),
         timeout: Some(timeout(run.ops)),
     }];
     let dir = workspace.run_dir("fuzz")?;

@@ -105,6 +105,8 @@ fn jobs(via: Via, kernel: &Path, plan: &Plan) -> Vec<Job> {
         mem_mib: None,
         vcpus: None,
         initrd: None,
+        cpu: Vec::new(),
+        config: Vec::new(),
         timeout: Some(timeout),
     };
     let list = |numbers: &[u16]| {

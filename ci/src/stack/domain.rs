@@ -89,6 +89,7 @@ fn settings(jobs: &[Job], index: usize, domain: &Domain) -> Vec<String> {
             .as_ref()
             .map(|_| format!("ramdisk=\"/jobs/initrd{index}\"")),
     );
+    words.extend(job.config.iter().cloned());
     if !job.cmdline.is_empty() {
         let escaped = job.cmdline.replace('\\', "\\\\").replace('"', "\\\"");
         words.push(format!("extra=\"{escaped}\""));

@@ -122,6 +122,7 @@ fn machine(xen: &Path, linux: &Path, initramfs: &Path, jobs: &[Job], mode: Mode)
         accel: Accel::Tcg {
             icount: mode.icount,
         },
+        features: jobs.iter().flat_map(|job| job.cpu.clone()).collect(),
         mem_mib: dom0 + XEN_MEM_MIB + domain + domain / 16,
         cpus,
         kernel: xen.to_path_buf(),

@@ -63,6 +63,10 @@ pub(crate) struct Job {
     pub(crate) vcpus: Option<u32>,
     /// A file handed to the kernel.
     pub(crate) initrd: Option<PathBuf>,
+    /// Features that the processor is to have or to lack, as `+NAME` or `-NAME` in QEMU's words.
+    pub(crate) cpu: Vec<String>,
+    /// Settings of the domain's configuration, for what xl creates.
+    pub(crate) config: Vec<String>,
     /// When to give up.
     pub(crate) timeout: Option<Duration>,
 }
@@ -79,6 +83,8 @@ impl Job {
             mem_mib: None,
             vcpus: None,
             initrd: None,
+            cpu: Vec::new(),
+            config: Vec::new(),
             timeout: None,
         }
     }

@@ -77,6 +77,8 @@ pub(crate) struct Machine {
     pub(crate) mem_mib: u32,
     /// Processors.
     pub(crate) cpus: u32,
+    /// What they have or lack beside what their model says: `-NAME`, `+NAME`.
+    pub(crate) features: Vec<String>,
     /// The multiboot kernel: Xen.
     pub(crate) kernel: PathBuf,
     /// Its command line.
@@ -129,7 +131,11 @@ impl Machine {
                 add(&["-action", "panic=exit-failure"]);
             }
         }
-        add(&["-cpu", self.cpu(version)]);
+        let words = [self.cpu(version)].into_iter();
+        let cpu: Vec<_> = words
+            .chain(self.features.iter().map(String::as_str))
+            .collect();
+        add(&["-cpu", &cpu.join(",")]);
         add(&[
             "-m",
             &self.mem_mib.to_string(),
@@ -325,6 +331,7 @@ mod tests {
             accel: Accel::Tcg { icount: false },
             mem_mib: 512,
             cpus: 2,
+            features: Vec::new(),
             kernel: "/cache/xen".into(),
             append: "console=com1".into(),
             modules: vec![Module {

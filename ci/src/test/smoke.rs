@@ -332,7 +332,34 @@ const TABLE: &[Smoke] = &[
         mem_mib: None,
         cmdline: "selftest=mm.nothing",
         expect: FAIL,
-        says: &["no self-test of this name"],
+        says: &["there is no 'mm.nothing'"],
+    },
+    Smoke {
+        name: "a list with a name that nothing has is refused",
+        vias: EVERYWHERE,
+        mem_mib: None,
+        cmdline: "selftest=mm.map,nosuch",
+        expect: FAIL,
+        says: &["there is no 'nosuch'"],
+    },
+    Smoke {
+        name: "words of loaders are passed over and said",
+        vias: EVERYWHERE,
+        mem_mib: None,
+        cmdline: "placeholder\troot=/dev/x acpi=off -- no5lvl nonsense",
+        expect: PASS,
+        says: &[
+            "passed over 'placeholder': for GRUB",
+            "passed over 'no5lvl nonsense': for programs",
+        ],
+    },
+    Smoke {
+        name: "bytes that are no text are refused",
+        vias: &[Via::Dom0, Via::Xl, Via::Pvh, Via::Bare],
+        mem_mib: None,
+        cmdline: "log=w\u{e4}rn",
+        expect: FAIL,
+        says: &["not printable ASCII"],
     },
     Smoke {
         // A divergence is printed with the seed and the step that replay it.
@@ -353,6 +380,91 @@ const TABLE: &[Smoke] = &[
     },
 ];
 
+/// A boot on a machine or as a domain that is not the usual one.
+#[derive(Debug, Clone, Copy)]
+struct Odd {
+    smoke: Smoke,
+    /// See [`Job::cpu`].
+    cpu: &'static [&'static str],
+    /// See [`Job::config`].
+    config: &'static [&'static str],
+}
+
+const fn odd(
+    name: &'static str,
+    vias: &'static [Via],
+    cmdline: &'static str,
+    expect: Expect,
+    says: &'static [&'static str],
+) -> Smoke {
+    Smoke {
+        name,
+        vias,
+        mem_mib: None,
+        cmdline,
+        expect,
+        says,
+    }
+}
+
+/// What the kernel says where there is no NX.
+const NO_NX: &[&str] = &["the processor has no NX: all data is mapped no-execute"];
+
+/// Tests of such boots.
+const ODD: &[Odd] = &[
+    Odd {
+        smoke: odd(
+            "a processor without NX is refused",
+            &[Via::Dom0, Via::Bare, Via::Bare4],
+            "",
+            FAIL,
+            NO_NX,
+        ),
+        cpu: &["-nx"],
+        config: &[],
+    },
+    Odd {
+        smoke: odd(
+            "a domain without NX is refused",
+            &[Via::Pvh],
+            "",
+            FAIL,
+            NO_NX,
+        ),
+        cpu: &[],
+        config: &["cpuid=\"host,nx=0\""],
+    },
+    Odd {
+        smoke: odd(
+            "a processor without long mode is refused",
+            &[Via::Bare],
+            "",
+            ends(&[Kind::Crash], Shutdown::Crash, 1),
+            &["the processor has no long mode"],
+        ),
+        cpu: &["-lm"],
+        config: &[],
+    },
+    Odd {
+        // All that it has can be used, and no more: Xen ends a domain that touches what it has not.
+        smoke: odd(
+            "a domain that may grow knows what it has",
+            &[Via::Pvh],
+            "directmap=full selftest",
+            PASS,
+            &[" pages=32704 ", " failed=0 "],
+        ),
+        cpu: &[],
+        config: &["memory=128", "maxmem=256"],
+    },
+];
+
+/// Every row, with what is odd about it.
+fn table() -> impl Iterator<Item = (&'static Smoke, Option<&'static Odd>)> {
+    let odd = ODD.iter().map(|odd| (&odd.smoke, Some(odd)));
+    TABLE.iter().map(|smoke| (smoke, None)).chain(odd)
+}
+
 /// When a boot is given up. Most take about a second, all self-tests in the shim on a busy machine
 /// half a minute.
 const TIMEOUT: Duration = Duration::from_secs(90);
@@ -364,15 +476,15 @@ const HANG_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Row {
     smoke: &'static Smoke,
+    odd: Option<&'static Odd>,
     via: Via,
 }
 
 /// The tests of a stack.
 pub(super) fn rows(via: Via) -> Vec<Row> {
-    TABLE
-        .iter()
-        .filter(|smoke| smoke.vias.contains(&via))
-        .map(|smoke| Row { smoke, via })
+    table()
+        .filter(|(smoke, _)| smoke.vias.contains(&via))
+        .map(|(smoke, odd)| Row { smoke, odd, via })
         .collect()
 }
 
@@ -383,6 +495,7 @@ impl Row {
     }
 
     fn job(&self, kernel: std::path::PathBuf) -> Job {
+        let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
         let hangs = self.smoke.expect.shutdown.is_none();
         Job {
             name: self.smoke.name.replace(' ', "-"),
@@ -392,6 +505,8 @@ impl Row {
             mem_mib: self.smoke.mem_mib,
             vcpus: None,
             initrd: None,
+            cpu: self.odd.map(|odd| owned(odd.cpu)).unwrap_or_default(),
+            config: self.odd.map(|odd| owned(odd.config)).unwrap_or_default(),
             timeout: Some(if hangs { HANG_TIMEOUT } else { TIMEOUT }),
         }
     }
