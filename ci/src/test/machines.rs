@@ -89,6 +89,8 @@ pub(super) fn run(suite: &mut Suite, vias: &[Via]) -> Result<()> {
             mem_mib: None,
             vcpus: None,
             initrd: None,
+            cpu: Vec::new(),
+            config: Vec::new(),
             timeout: Some(TIMEOUT),
         }];
         let dir = run_dir.join(format!("machine-{}", jobs[0].name));
