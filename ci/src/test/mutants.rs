@@ -26,12 +26,16 @@ const SAMPLE: &[(&str, &str, &[&str])] = &[
         "Tally::count|Outcome",
         &["hypercall"],
     ),
-    ("hypercall/src/batch/flush.rs", "write_now", &["hypercall"]),
+    (
+        "hypercall/src/batch/flush.rs",
+        "lone|conclude|flush_again",
+        &["hypercall"],
+    ),
     ("hypercall/src/lazy.rs", "LazyMmu::", &["hypercall"]),
     (
-        "guest/src/mm/spaces.rs",
+        "hypercall/pagetable/src/spaces.rs",
         "count_base|base_references|is_recorded_table|unpin",
-        &["guest"],
+        &["pagetable"],
     ),
 ];
 

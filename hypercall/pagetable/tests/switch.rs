@@ -4,6 +4,7 @@
 mod common;
 
 use common::{BASE, MIB, World, expect, small};
+use hypercall::abi::mmu::{MMUEXT_NEW_BASEPTR, MMUEXT_NEW_USER_BASEPTR};
 use hypercall::{Errno, Op};
 use model::{Injection, Kind, Mode as Cpu};
 use pagetable::Flags;
@@ -61,17 +62,15 @@ fn an_error_leaves_the_space_as_it_was() {
 fn the_root_is_what_xen_has_even_if_there_is_no_way_back() {
     let (mut world, space) = prepared();
     let boot = world.tables.boot_space();
-    let bases = |index, times| Injection {
+    let refused = |cmd, index, nth| Injection {
+        cmd: Some(cmd),
         index: Some(index),
-        times,
+        nth,
         ..Injection::call(Op::MmuextOp, Errno::ENOMEM)
     };
     // The base of user mode is refused, then that of the kernel on the way back.
-    world.model.inject(bases(1, 1));
-    world.model.inject(Injection {
-        nth: 2,
-        ..bases(0, 1)
-    });
+    world.model.inject(refused(MMUEXT_NEW_USER_BASEPTR, 1, 1));
+    world.model.inject(refused(MMUEXT_NEW_BASEPTR, 0, 2));
     // SAFETY: nothing in use lies in the user half.
     unsafe { world.tables.switch_space(space) }.unwrap_err();
     assert_eq!(world.tables.root(), space.kernel);
