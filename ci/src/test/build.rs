@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::{Suite, checks, quietly};
 use crate::exit::{Failure, Result};
+use crate::process;
 use crate::provision::rust;
 
 /// What must not change the image. The image that is there already was built without.
@@ -37,8 +38,9 @@ pub(super) fn run(suite: &mut Suite) -> Result<()> {
         .envs(ENVIRONMENT.iter().copied());
     let since = Instant::now();
     let name = "build: the environment does not change the image";
-    let output = quietly(name, || command.output());
-    let output = output.map_err(Failure::file("run", "cargo xtask build"))?;
+    let output = quietly(name, || {
+        process::output(&mut command, Failure::file("run", "cargo xtask build"))
+    })?;
     let said = String::from_utf8_lossy(&output.stderr);
     let result = match (output.status.success(), before == read()?) {
         (true, true) => Ok(()),
