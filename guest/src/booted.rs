@@ -8,9 +8,9 @@ use core::fmt;
 use heapless::String;
 
 use crate::boot::info::ConsoleInfo;
+use crate::init_memory::{self, Given};
 use crate::mm::levels::Levels;
 use crate::monitor::{Leave, Monitor};
-use crate::passing::{self, Given, root};
 use crate::selection::Selection;
 use crate::{mm, power, selftest, verdict};
 
@@ -34,7 +34,7 @@ pub(crate) struct Booted<'a> {
 #[inline(never)]
 pub(crate) fn run(booted: &Booted<'_>) -> ! {
     // SAFETY: the boot ended by calling this, which does not return.
-    match unsafe { passing::give_back() } {
+    match unsafe { init_memory::give_back() } {
         Ok(Given { init, others }) => log::info!(
             target: "mm",
             "gave back {}K of the image that only booted, {}K for other ways of running",
@@ -71,8 +71,3 @@ pub(crate) fn run(booted: &Booted<'_>) -> ! {
         Leave::Reboot => power::reboot(),
     }
 }
-root!(
-    "booted",
-    needs EVERYWHERE,
-    run as for<'a> fn(&Booted<'a>) -> ! as *const ()
-);

@@ -15,6 +15,7 @@ use heapless::Vec;
 use linker::order::{MOST, OrderError, order};
 use linker::tables::{InitCall, Level};
 use linkme::distributed_slice;
+use marks::init;
 
 use crate::boot::cmdline::Options;
 use crate::capability::admits;
@@ -50,6 +51,7 @@ pub(crate) use initcall;
 /// The calls of the running subarch, in order.
 pub(crate) struct Calls(Vec<&'static InitCall<Call>, MOST>);
 
+#[init]
 impl Calls {
     /// Sorts them.
     ///

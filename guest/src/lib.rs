@@ -33,12 +33,12 @@ mod fuzz;
 mod heap;
 #[cfg(target_os = "none")]
 mod init;
+#[cfg(target_os = "none")]
+mod init_memory;
 pub mod lock;
 pub mod mm;
 pub mod monitor;
 pub mod native;
-#[cfg(target_os = "none")]
-mod passing;
 #[cfg(target_os = "none")]
 pub mod power;
 #[cfg(target_os = "none")]

@@ -8,9 +8,11 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     guest::trap::report::panic(info)
 }
 
-// The linker keeps what is reachable from here.
+// The linker keeps what is reachable from here. It lies apart from other constants, as it refers to
+// code that is given back after boot.
 #[cfg(target_os = "none")]
 #[used]
+#[unsafe(link_section = ".entry.rodata")]
 static ENTRY: unsafe extern "C" fn() -> ! = guest::entry::pv::xen_start_kernel;
 
 #[cfg(not(target_os = "none"))]

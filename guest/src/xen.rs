@@ -6,10 +6,10 @@
 //! instructions.
 
 use hypercall::{Errno, Hypervisor, Op, Xen};
+use marks::asks_first;
 
 use crate::native::cpu::Processor;
 use crate::native::{self, devices, interrupts, ports};
-use crate::passing::gate;
 use crate::subarch::{self, Subarch};
 
 /// Who answers, chosen by the way of running.
@@ -73,7 +73,7 @@ extern "C" fn unmask_without_pv() {
 /// # Safety
 /// As [`Hypervisor::call`].
 #[cold]
-#[inline(never)]
+#[asks_first]
 unsafe extern "C" fn without_pv(op: Op, a: u64, b: u64, c: u64, d: u64, e: u64) -> i64 {
     let args = [a, b, c, d, e];
     // SAFETY: the caller's promise.
@@ -92,8 +92,3 @@ unsafe extern "C" fn without_pv(op: Op, a: u64, b: u64, c: u64, d: u64, e: u64) 
         _ => unsafe { hypercall::hvm::XenHvm::detect().call(op, args) },
     }
 }
-gate!(
-    "calls without PV",
-    needs OWN_TABLES,
-    without_pv as unsafe extern "C" fn(Op, u64, u64, u64, u64, u64) -> i64 as *const ()
-);

@@ -11,8 +11,6 @@ pub mod flags;
 pub mod order;
 #[cfg(not(target_os = "none"))]
 pub mod read;
-#[cfg(not(target_os = "none"))]
-pub mod script;
 pub mod subarch;
 pub mod symbols;
 pub mod tables;
@@ -22,6 +20,10 @@ use core::ops::Range;
 use heapless::Vec;
 
 use subarch::Subarches;
+
+/// The linker script of the kernel's image.
+#[cfg(not(target_os = "none"))]
+pub const SCRIPT: &str = include_str!("../image.ld");
 
 /// Virtual address that pseudo-physical address 0 is linked at (`VIRT_BASE` in the ELF notes).
 pub const VIRT_BASE: u64 = 0xffff_ffff_8000_0000;
@@ -41,8 +43,8 @@ pub struct Image {
     pub stack: Range<u64>,
     /// The page that Xen filled with hypercall stubs, inside `text`.
     pub hypercall_page: Range<u64>,
-    /// Of text, rodata and data, what is not needed for good.
-    pub passing: Vec<Passing, 8>,
+    /// Of text and data, what is not needed for good.
+    pub init_memory: Vec<InitMemory, 4>,
 }
 
 /// Why a part of the image is not needed for good.
@@ -50,8 +52,6 @@ pub struct Image {
 pub enum Group {
     /// Only the boot needs it.
     Init,
-    /// Only a PV guest needs it.
-    Pv,
     /// Only a kernel with page tables of its own needs it.
     Native,
 }
@@ -62,7 +62,6 @@ impl Group {
     pub const fn needed_on(self) -> Subarches {
         match self {
             Group::Init => Subarches::empty(),
-            Group::Pv => Subarches::XEN_PV,
             Group::Native => Subarches::XEN_PVH.union(Subarches::BARE),
         }
     }
@@ -70,7 +69,7 @@ impl Group {
 
 /// A part of the image that is not needed for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Passing {
+pub struct InitMemory {
     /// Why.
     pub group: Group,
     /// Where; page-aligned, possibly empty.
@@ -89,17 +88,13 @@ impl Image {
 mod image {
     use heapless::Vec;
 
-    use super::{Group, Image, Passing};
+    use super::{Group, Image, InitMemory};
 
     unsafe extern "C" {
         static __init_text_start: u8;
         static __init_text_end: u8;
-        static __init_rodata_start: u8;
-        static __init_rodata_end: u8;
         static __init_data_start: u8;
         static __init_data_end: u8;
-        static __pv_text_start: u8;
-        static __pv_text_end: u8;
         static __native_text_start: u8;
         static __native_text_end: u8;
         static __native_data_start: u8;
@@ -139,12 +134,12 @@ mod image {
                 stack_guard: address!(__stack_guard)..address!(__stack_bottom),
                 stack: address!(__stack_bottom)..address!(__stack_top),
                 hypercall_page: address!(__hypercall_page)..address!(__text_end),
-                passing: passing(),
+                init_memory: init_memory(),
             }
         }
     }
 
-    fn passing() -> Vec<Passing, 8> {
+    fn init_memory() -> Vec<InitMemory, 4> {
         let parts = [
             (
                 Group::Init,
@@ -152,15 +147,7 @@ mod image {
             ),
             (
                 Group::Init,
-                address!(__init_rodata_start)..address!(__init_rodata_end),
-            ),
-            (
-                Group::Init,
                 address!(__init_data_start)..address!(__init_data_end),
-            ),
-            (
-                Group::Pv,
-                address!(__pv_text_start)..address!(__pv_text_end),
             ),
             (
                 Group::Native,
@@ -171,8 +158,8 @@ mod image {
                 address!(__native_data_start)..address!(__native_data_end),
             ),
         ];
-        let passing = |(group, range)| Passing { group, range };
-        parts.into_iter().map(passing).collect()
+        let part = |(group, range)| InitMemory { group, range };
+        parts.into_iter().map(part).collect()
     }
 
     /// The tables behind the image that the PVH entry builds, in this order: L5, L4, L3, the L2 and

@@ -9,7 +9,7 @@ use core::mem::{offset_of, size_of};
 
 use crate::order::Call;
 use crate::subarch::Subarches;
-use crate::tables::{Capability, Command, InitCall, Item, Level, Place, SelfTest};
+use crate::tables::{Capability, Command, InitCall, Item, Level, SelfTest};
 
 /// Memory by address.
 pub trait Memory {
@@ -56,7 +56,7 @@ pub struct ItemRead {
     pub name: String,
     /// What it needs.
     pub needs: CapabilityRead,
-    /// Address of its function, or of the place.
+    /// Address of its function.
     pub run: u64,
 }
 
@@ -160,16 +160,6 @@ impl<'m, M: Memory> Reader<'m, M> {
     pub fn commands(&self) -> Result<Vec<ItemRead>, Broken> {
         self.each(size_of::<Command<Run>>(), |at| {
             self.item(at, offset_of!(Command<Run>, run))
-        })
-    }
-
-    /// Reads it as a table of places.
-    ///
-    /// # Errors
-    /// As above.
-    pub fn places(&self) -> Result<Vec<ItemRead>, Broken> {
-        self.each(size_of::<Place>(), |at| {
-            self.item(at, offset_of!(Place, at))
         })
     }
 
@@ -340,15 +330,10 @@ mod tests {
             help: "",
             run: nothing as Run,
         }];
-        let places = [Place {
-            item: item(),
-            at: nothing as *const (),
-        }];
         let own = Own(0);
-        let places = Reader::new(&own, at(&places)).places().unwrap();
         let tests = Reader::new(&own, at(&tests)).self_tests().unwrap();
         let commands = Reader::new(&own, at(&commands)).commands().unwrap();
-        for read in [&tests[0], &commands[0], &places[0]] {
+        for read in [&tests[0], &commands[0]] {
             assert_eq!(
                 (read.name.as_str(), read.needs.name.as_str()),
                 ("a.b", "pv")

@@ -191,19 +191,6 @@ pub struct Command<F: 'static> {
     pub run: F,
 }
 
-/// A place in the code that the build must know of to follow what is used after boot.
-#[derive(Debug)]
-#[repr(C)]
-pub struct Place {
-    /// Its name, and where it is run.
-    pub item: Item,
-    /// Its address.
-    pub at: *const (),
-}
-
-// SAFETY: the address is only compared, never followed.
-unsafe impl Sync for Place {}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,11 +1,10 @@
 //! The kernel image between the linker and the loader: checked, then completed.
 //!
 //! The checks are those that only the whole image allows: its linker tables must boot on every
-//! subarch ([`tables`]), and nothing that is used after boot may lead to what is given back then
+//! subarch ([`tables`]), and nothing that stays may refer to what is given back after boot
 //! ([`references`]). What is wrong fails the build and is named. Then function names are filled in
 //! for backtraces ([`symbols`]).
 
-mod map;
 mod references;
 mod report;
 mod symbols;
@@ -20,7 +19,7 @@ use object::{Object, ObjectSection, ObjectSegment, elf};
 use crate::exit::{Failure, Result};
 use tables::Tables;
 
-/// Checks and completes the image at `path`, which the linker wrote together with a map.
+/// Checks and completes the image at `path`, as the linker wrote it.
 pub(crate) fn finish(path: &Path) -> Result<()> {
     let bytes = std::fs::read(path).map_err(Failure::file("read", path))?;
     let wrong = |what: String| Failure::Guest(format!("{}: {what}", path.display()));
@@ -31,9 +30,7 @@ pub(crate) fn finish(path: &Path) -> Result<()> {
     }
     let tables = Tables::read(&file, &bytes).map_err(wrong)?;
     tables.check().map_err(wrong)?;
-    let map = path.with_extension("map");
-    let text = std::fs::read_to_string(&map).map_err(Failure::file("read", &map))?;
-    references::check(&file, &map::parse(&text), &tables).map_err(wrong)?;
+    references::check(&file).map_err(wrong)?;
     let mut finished = bytes.clone();
     symbols::fill(&mut finished, &file);
     let finished = without_relocations(&finished)

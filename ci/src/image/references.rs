@@ -1,122 +1,71 @@
-//! Whether anything that is used after boot leads to what is given back then.
+//! Whether what stays of the image refers to what is given back, as Linux' modpost asks it.
 //!
-//! The pieces of the image and the relocations between them are a graph. For each subarch it is
-//! followed from the roots that the kernel declares, its self-tests and its commands; what needs a
-//! capability that the subarch lacks is not followed, nor are the gates that do. If a piece that is
-//! given back on that subarch is met, the way to it is told. A piece is followed whole: what it
-//! refers to is taken to be used.
+//! The linker has left the relocations in the image: each says where it stands and, by its symbol,
+//! which section it refers to. What is marked lies in sections of its own ([`Part`]), so that the
+//! sections of both ends say whether a reference may be.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use linker::Group;
-use linker::subarch::Subarch;
-use object::{Object, ObjectSection, ObjectSymbol, RelocationFlags, RelocationTarget, elf};
+use object::{
+    Object, ObjectSection, ObjectSymbol, RelocationKind, RelocationTarget, SectionIndex,
+    SectionKind, SymbolKind,
+};
 
-use super::map::Piece;
-use super::tables::Tables;
+/// What a section is, as far as references go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// It stays.
+    Kept,
+    /// It goes where its group is not needed.
+    Marked(Group),
+    /// It stays, and refers to native code only where that stayed as well.
+    AsksFirst,
+    /// It stays, and nobody follows what goes: what loaders read, the table of init calls when they
+    /// were made, addresses of instructions that are not executed any more.
+    NotFollowed,
+}
 
-/// What lies in a section is given back where its group is not needed.
-pub(super) fn group(section: &str) -> Option<Group> {
-    let group = section
-        .strip_prefix('.')
-        .and_then(|name| name.split_once('.'));
-    match (group, section) {
-        (Some(("init", _)), _) | (_, "linkme_INIT_CALLS" | "linkme_ROOTS" | "linkme_GATES") => {
-            Some(Group::Init)
-        }
-        (Some(("pv", _)), _) => Some(Group::Pv),
-        (Some(("native", _)), _) => Some(Group::Native),
-        _ => None,
+/// What a section of the image is.
+pub(super) fn part(section: &str) -> Part {
+    match section {
+        ".init.text" | ".init.bss" => Part::Marked(Group::Init),
+        ".native.text" | ".native.bss" => Part::Marked(Group::Native),
+        ".ref.text" => Part::AsksFirst,
+        "linkme_INIT_CALLS" | ".entry.rodata" | ".note.Xen" | ".ex_table" => Part::NotFollowed,
+        _ => Part::Kept,
     }
 }
 
-/// The pieces and what each refers to, by index.
-#[derive(Debug, Default)]
-struct Graph {
-    pieces: Vec<Piece>,
-    refers: Vec<Vec<usize>>,
+/// Whether one may refer to the other.
+fn may_refer(from: Part, to: Part) -> bool {
+    match to {
+        Part::Marked(Group::Init) => {
+            matches!(from, Part::Marked(Group::Init) | Part::NotFollowed)
+        }
+        // The boot does not refer to it before it knows how it runs, and is over when it goes.
+        Part::Marked(Group::Native) => from != Part::Kept,
+        _ => true,
+    }
 }
 
-impl Graph {
-    fn new(pieces: &[Piece]) -> Self {
-        Graph {
-            pieces: pieces.to_vec(),
-            refers: vec![Vec::new(); pieces.len()],
-        }
-    }
-
-    /// The piece at an address.
-    fn at(&self, address: u64) -> Option<usize> {
-        let after = self
-            .pieces
-            .partition_point(|piece| piece.at.start <= address);
-        let index = after.checked_sub(1)?;
-        self.pieces[index].at.contains(&address).then_some(index)
-    }
-
-    /// Notes that what is at `from` refers to `to`. If `vague`, to that or to up to four bytes
-    /// behind: a relocation in the middle of an instruction does not tell how long the rest is.
-    fn refer(&mut self, from: u64, to: u64, vague: bool) {
-        let Some(from) = self.at(from) else { return };
-        let last = if vague { to + 4 } else { to };
-        for to in [to, last] {
-            if let Some(to) = self.at(to).filter(|to| *to != from) {
-                self.refers[from].push(to);
-            }
-        }
-    }
-
-    /// Follows everything from `starts` but the gates; the way to the first piece that is refused.
-    fn way(
-        &self,
-        starts: impl Iterator<Item = usize>,
-        is_gate: impl Fn(usize) -> bool,
-        is_refused: impl Fn(&Piece) -> bool,
-    ) -> Option<Vec<usize>> {
-        let mut from: BTreeMap<usize, usize> = BTreeMap::new();
-        let mut queue = VecDeque::new();
-        for start in starts.filter(|start| !is_gate(*start)) {
-            from.insert(start, start);
-            queue.push_back(start);
-        }
-        while let Some(at) = queue.pop_front() {
-            if is_refused(&self.pieces[at]) {
-                let mut way = vec![at];
-                let mut at = at;
-                while from[&at] != at {
-                    at = from[&at];
-                    way.push(at);
-                }
-                way.reverse();
-                return Some(way);
-            }
-            for &next in &self.refers[at] {
-                if !is_gate(next) && !from.contains_key(&next) {
-                    from.insert(next, at);
-                    queue.push_back(next);
-                }
-            }
-        }
-        None
-    }
+/// A reference that may not be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Wrong {
+    from: String,
+    to: String,
+    marked: String,
 }
 
 /// Checks an image.
-pub(super) fn check(
-    file: &object::File<'_>,
-    pieces: &[Piece],
-    tables: &Tables,
-) -> Result<(), String> {
-    let mut graph = Graph::new(pieces);
-    relocations(file, &mut graph)?;
-    judge(&graph, tables)
-}
-
-/// Reads what refers to what.
-fn relocations(file: &object::File<'_>, graph: &mut Graph) -> Result<(), String> {
+pub(super) fn check(file: &object::File<'_>) -> Result<(), String> {
+    let names = Names::new(file);
+    let mut wrong = Vec::new();
     let mut count = 0;
     for section in file.sections().filter(|section| section.address() != 0) {
-        for (from, relocation) in section.relocations() {
+        let from = part(section.name().unwrap_or_default());
+        for (address, relocation) in section.relocations() {
             let RelocationTarget::Symbol(index) = relocation.target() else {
                 continue;
             };
@@ -124,182 +73,164 @@ fn relocations(file: &object::File<'_>, graph: &mut Graph) -> Result<(), String>
                 .symbol_by_index(index)
                 .map_err(|error| format!("a relocation without symbol: {error}"))?;
             count += 1;
-            // The script's own symbols bound sections; what is found between them is walked, as the
-            // linker tables are.
-            if symbol.name().is_ok_and(|name| name.starts_with("__")) {
+            // The script's own symbols bound sections: who has them does not use what is between.
+            let name = symbol.name().unwrap_or_default();
+            let Some(to) = symbol.section_index().filter(|_| !name.starts_with("__")) else {
+                continue;
+            };
+            let to = section_name(file, to)?;
+            if may_refer(from, part(to)) {
                 continue;
             }
             let target = symbol.address().wrapping_add_signed(relocation.addend());
-            let RelocationFlags::Elf { r_type } = relocation.flags() else {
+            // Only a function itself refers to its middle, by a table that it jumps through.
+            let exact = relocation.kind() == RelocationKind::Absolute;
+            if exact && section.kind() != SectionKind::Text && names.is_inside(target) {
                 continue;
-            };
-            match r_type {
-                elf::R_X86_64_PLT32 => graph.refer(from, target.wrapping_add(4), false),
-                elf::R_X86_64_64 | elf::R_X86_64_32 | elf::R_X86_64_32S => {
-                    graph.refer(from, target, false);
-                }
-                // Relative to the end of the instruction.
-                _ => graph.refer(from, target.wrapping_add(4), true),
             }
+            wrong.push(Wrong {
+                from: names.at(address),
+                // What is relative counts from the end of an instruction of unknown length.
+                to: names.at(if exact {
+                    target
+                } else {
+                    target.wrapping_add(4)
+                }),
+                marked: to.to_owned(),
+            });
         }
     }
-    match count {
-        0 => Err("no relocations: link it with --emit-relocs".into()),
-        _ => Ok(()),
+    if count == 0 {
+        return Err("no relocations: link it with --emit-relocs".into());
     }
+    refuse(wrong)
 }
 
-/// Follows the graph on every subarch.
-fn judge(graph: &Graph, tables: &Tables) -> Result<(), String> {
-    for subarch in Subarch::ALL {
-        let here = |item: &&linker::read::ItemRead| item.needs.subarches.has(subarch);
-        let places = [&tables.roots, &tables.self_tests, &tables.commands];
-        let mut starts = Vec::new();
-        for item in places.into_iter().flatten().filter(here) {
-            let start = graph.at(item.run);
-            starts.push(start.ok_or(format!(
-                "{} is at {:#x}, which is no code",
-                item.name, item.run
-            ))?);
-        }
-        let closed = tables.gates.iter().filter(|item| !here(item));
-        let closed: Vec<_> = closed.filter_map(|item| graph.at(item.run)).collect();
-        let given_back = |piece: &Piece| {
-            group(&piece.section).is_some_and(|group| !group.needed_on().has(subarch))
+fn section_name<'a>(file: &'a object::File<'_>, index: SectionIndex) -> Result<&'a str, String> {
+    let section = file.section_by_index(index);
+    let name = section
+        .map_err(|error| format!("a symbol without section: {error}"))?
+        .name();
+    name.map_err(|error| format!("a section without name: {error}"))
+}
+
+fn refuse(mut wrong: Vec<Wrong>) -> Result<(), String> {
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    wrong.sort();
+    wrong.dedup();
+    let mut text = String::from("what stays after boot refers to what is given back then:");
+    for Wrong { from, to, marked } in &wrong {
+        // A String takes it.
+        let _ = write!(text, "\n  {from} refers to {to} in {marked}");
+    }
+    Err(text
+        + "\nmark the first as well, or take the mark from the second (`marks` says what they mean); \
+           a closure or an instance of a generic function cannot be marked, the function around it \
+           can")
+}
+
+/// What lies where, by name; the length where it is known.
+struct Names(BTreeMap<u64, (String, u64)>);
+
+impl Names {
+    fn new(file: &object::File<'_>) -> Self {
+        let symbols = file.symbols().filter(|symbol| {
+            // Labels of assembly have no kind.
+            let has_name = symbol.name().is_ok_and(|name| !name.is_empty());
+            symbol.is_definition() && has_name && symbol.kind() != SymbolKind::Section
+        });
+        let name = |symbol: object::Symbol<'_, '_>| {
+            let name = symbol.name().ok()?;
+            let name = format!("{:#}", rustc_demangle::demangle(name));
+            Some((symbol.address(), (name, symbol.size())))
         };
-        let way = graph.way(
-            starts.into_iter(),
-            |piece| closed.contains(&piece),
-            given_back,
-        );
-        if let Some(way) = way {
-            return Err(describe(graph, &way, subarch));
+        Names(symbols.filter_map(name).collect())
+    }
+
+    fn at(&self, address: u64) -> String {
+        match self.0.range(..=address).next_back() {
+            Some((start, (name, size))) if address < start + size.max(&1) => name.clone(),
+            _ => format!("what is at {address:#x}"),
         }
     }
-    Ok(())
-}
 
-fn describe(graph: &Graph, way: &[usize], subarch: Subarch) -> String {
-    let mut text = format!("on {subarch}, what is given back after boot is still used:");
-    for &index in way {
-        let piece = &graph.pieces[index];
-        text += &format!(
-            "\n  {} ({} at {:#x})",
-            piece.name, piece.section, piece.at.start
-        );
+    /// Whether something begins before the address and ends behind it.
+    fn is_inside(&self, address: u64) -> bool {
+        let before = self.0.range(..address).next_back();
+        !self.0.contains_key(&address)
+            && before.is_some_and(|(start, (_, size))| address < start + size)
     }
-    text + "\nkeep the last one (guest/build.rs names what is given back), or declare a gate \
-            (guest/src/passing.rs) where a caller asks how the kernel runs"
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use linker::read::{CapabilityRead, ItemRead};
-    use linker::subarch::Subarches;
 
-    fn piece(start: u64, section: &str, name: &str) -> Piece {
-        Piece {
-            at: start..start + 0x10,
-            section: section.into(),
-            name: name.into(),
+    fn may(from: &str, to: &str) -> bool {
+        may_refer(part(from), part(to))
+    }
+
+    #[test]
+    fn only_the_boot_refers_to_the_boot() {
+        for from in [
+            ".text",
+            ".ref.text",
+            ".native.text",
+            ".rodata",
+            ".data",
+            ".bss",
+        ] {
+            assert!(!may(from, ".init.text"), "{from}");
+            assert!(!may(from, ".init.bss"), "{from}");
         }
+        assert!(may(".init.text", ".init.bss"));
+        assert!(may("linkme_INIT_CALLS", ".init.text"));
+        assert!(!may("linkme_SELFTESTS", ".init.text"));
     }
 
-    /// root → kept → gate → native, and boot, which nobody refers to yet.
-    fn graph() -> Graph {
-        let mut graph = Graph::new(&[
-            piece(0x100, ".init.text", "boot"),
-            piece(0x200, ".native.text", "native"),
-            piece(0x300, ".text", "root"),
-            piece(0x310, ".text", "kept"),
-            piece(0x320, ".text", "gate"),
-            piece(0x400, ".rodata", "table"),
-        ]);
-        graph.refer(0x304, 0x310, false);
-        graph.refer(0x314, 0x320, false);
-        graph.refer(0x324, 0x200, false);
-        graph
-    }
-
-    fn place(name: &str, at: u64, subarches: Subarches) -> ItemRead {
-        ItemRead {
-            address: 0,
-            name: name.into(),
-            needs: CapabilityRead {
-                name: "x".into(),
-                because: String::new(),
-                subarches,
-            },
-            run: at,
-        }
-    }
-
-    fn tables() -> Tables {
-        Tables {
-            roots: vec![place("root", 0x300, Subarches::all())],
-            gates: vec![place(
-                "gate",
-                0x320,
-                Subarches::XEN_PVH.union(Subarches::BARE),
-            )],
-            ..Tables::default()
+    #[test]
+    fn native_code_is_for_those_who_ask() {
+        assert!(!may(".text", ".native.text"));
+        assert!(!may(".rodata", ".native.bss"));
+        for from in [".ref.text", ".native.text", ".init.text"] {
+            assert!(may(from, ".native.text"), "{from}");
         }
     }
 
     #[test]
-    fn what_is_used_behind_a_gate_is_not_used_elsewhere() {
-        assert_eq!(judge(&graph(), &tables()), Ok(()));
+    fn what_stays_is_for_everybody() {
+        for from in [".text", ".init.text", ".native.text", ".rodata"] {
+            assert!(may(from, ".text") && may(from, ".ref.text") && may(from, ".data"));
+        }
     }
 
     #[test]
-    fn without_the_gate_the_way_is_told() {
-        let mut tables = tables();
-        tables.gates.clear();
-        let error = judge(&graph(), &tables).unwrap_err();
-        let way: Vec<_> = error
-            .lines()
-            .filter_map(|line| line.trim().split_once(" (."))
-            .map(|(name, _)| name)
-            .collect();
-        assert!(error.starts_with("on xen-pv,"), "{error}");
-        assert_eq!(way, ["root", "kept", "gate", "native"]);
+    fn a_table_of_jumps_is_told_from_a_pointer_to_a_function() {
+        let names = Names([(0x100, ("f".into(), 0x20)), (0x120, ("g".into(), 0x10))].into());
+        assert!(names.is_inside(0x110) && names.is_inside(0x121));
+        for start in [0x100, 0x120, 0x130, 0xff] {
+            assert!(!names.is_inside(start), "{start:#x}");
+        }
+        assert_eq!(names.at(0x11f), "f");
+        assert_eq!(names.at(0x140), "what is at 0x140");
     }
 
     #[test]
-    fn boot_code_is_used_nowhere_not_even_by_a_constant() {
-        let mut graph = graph();
-        graph.refer(0x400, 0x100, false);
-        assert_eq!(judge(&graph, &tables()), Ok(()), "nobody uses the constant");
-        graph.refer(0x318, 0x400, false);
-        let error = judge(&graph, &tables()).unwrap_err();
-        assert!(error.contains("table"), "{error}");
-    }
-
-    #[test]
-    fn a_self_test_is_followed_where_it_runs() {
-        let mut graph = graph();
-        graph.pieces[0].section = ".pv.text".into();
-        let mut tables = tables();
-        tables.self_tests = vec![place("test", 0x104, Subarches::XEN_PV)];
-        assert_eq!(judge(&graph, &tables), Ok(()));
-        tables.self_tests = vec![place("test", 0x104, Subarches::all())];
-        let error = judge(&graph, &tables).unwrap_err();
-        assert!(error.starts_with("on xen-pvh,"), "{error}");
-        tables.self_tests = vec![place("test", 0x999, Subarches::all())];
-        assert!(judge(&graph, &tables).unwrap_err().contains("no code"));
-    }
-
-    #[test]
-    fn a_vague_reference_may_be_to_what_lies_behind() {
-        let mut graph = Graph::new(&[
-            piece(0x100, ".text", "a"),
-            piece(0x110, ".text", "b"),
-            piece(0x120, ".init.text", "c"),
-        ]);
-        graph.refer(0x100, 0x11d, true);
-        assert_eq!(graph.refers[0], [1, 2]);
-        graph.refer(0x110, 0x100, true);
-        assert_eq!(graph.refers[1], [0, 0]);
+    fn a_refusal_names_both_ends_once() {
+        assert_eq!(refuse(Vec::new()), Ok(()));
+        let one = Wrong {
+            from: "guest::mm::map".into(),
+            to: "guest::boot::parse".into(),
+            marked: ".init.text".into(),
+        };
+        let text = refuse(vec![one.clone(), one]).unwrap_err();
+        assert_eq!(
+            text.matches("guest::mm::map refers to guest::boot::parse in .init.text")
+                .count(),
+            1,
+            "{text}"
+        );
     }
 }

@@ -8,13 +8,12 @@ use linker::Group;
 use linker::subarch::Subarch;
 use object::{Object, ObjectSection, SectionKind};
 
-use super::references::group;
+use super::references::{Part, part};
 use super::tables::Tables;
 
 /// The groups of what is given back, as they are called.
-const GROUPS: [(Group, &str); 3] = [
+const GROUPS: [(Group, &str); 2] = [
     (Group::Init, "only booting"),
-    (Group::Pv, "only as PV"),
     (Group::Native, "only with page tables of its own"),
 ];
 
@@ -29,7 +28,7 @@ impl<'a> Report<'a> {
     pub(super) fn new(file: &object::File<'_>, tables: &'a Tables) -> Self {
         let mut sizes = BTreeMap::new();
         for section in file.sections().filter(|section| section.address() != 0) {
-            let Some(group) = section.name().ok().and_then(group) else {
+            let Some(Part::Marked(group)) = section.name().ok().map(part) else {
                 continue;
             };
             let name = GROUPS.iter().find(|(known, _)| *known == group);
@@ -65,16 +64,6 @@ impl fmt::Display for Report<'_> {
         writeln!(f, "given back after boot where it is needed no more:")?;
         for ((group, kind), bytes) in &self.sizes {
             writeln!(f, "  {group}: {}K of {kind}", bytes / 1024)?;
-        }
-        let places = [
-            ("entered after boot", &self.tables.roots),
-            ("called only where it has a meaning", &self.tables.gates),
-        ];
-        for (what, places) in places {
-            writeln!(f, "{what}:")?;
-            for place in places {
-                writeln!(f, "  {}: {}", place.name, place.needs.subarches)?;
-            }
         }
         Ok(())
     }

@@ -19,8 +19,6 @@ pub(crate) struct Tables {
     pub(crate) init_calls: Vec<InitCallRead>,
     pub(crate) self_tests: Vec<ItemRead>,
     pub(crate) commands: Vec<ItemRead>,
-    pub(crate) roots: Vec<ItemRead>,
-    pub(crate) gates: Vec<ItemRead>,
 }
 
 impl Tables {
@@ -38,8 +36,6 @@ impl Tables {
             init_calls: table("INIT_CALLS")?.init_calls().map_err(broken)?,
             self_tests: table("SELFTESTS")?.self_tests().map_err(broken)?,
             commands: table("COMMANDS")?.commands().map_err(broken)?,
-            roots: table("ROOTS")?.places().map_err(broken)?,
-            gates: table("GATES")?.places().map_err(broken)?,
         })
     }
 
@@ -66,7 +62,7 @@ impl Tables {
         })
     }
 
-    fn items(&self) -> [(&'static str, impl Iterator<Item = &ItemRead> + Clone); 5] {
+    fn items(&self) -> [(&'static str, impl Iterator<Item = &ItemRead> + Clone); 3] {
         fn each<T>(table: &[T], item: fn(&T) -> &ItemRead) -> Vec<&ItemRead> {
             table.iter().map(item).collect()
         }
@@ -74,8 +70,6 @@ impl Tables {
             ("init calls", each(&self.init_calls, |call| &call.item)),
             ("self-tests", each(&self.self_tests, |item| item)),
             ("commands", each(&self.commands, |item| item)),
-            ("roots", each(&self.roots, |item| item)),
-            ("gates", each(&self.gates, |item| item)),
         ]
         .map(|(what, items)| (what, items.into_iter()))
     }

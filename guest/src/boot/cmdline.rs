@@ -13,6 +13,8 @@
 
 use core::fmt;
 
+use marks::init;
+
 use super::foreign;
 use crate::console::filter::{Filter, FilterError};
 use crate::selection::Selection;
@@ -266,6 +268,7 @@ impl fmt::Display for CmdlineError<'_> {
 }
 
 /// A number, decimal or with 0x, and perhaps one more behind a colon.
+#[init]
 fn two_numbers(text: &str) -> Option<(u64, Option<u64>)> {
     let number = |text: &str| match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16).ok(),
@@ -279,6 +282,7 @@ fn two_numbers(text: &str) -> Option<(u64, Option<u64>)> {
 
 /// Like [`two_numbers`], where the numbers are of things to do: none of them is not to be taken for
 /// a run that passed.
+#[init]
 fn counts(text: &str) -> Option<(u64, Option<u64>)> {
     two_numbers(text).filter(|(first, second)| *first > 0 && *second != Some(0))
 }
@@ -323,6 +327,7 @@ fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// A list of names, none of them empty: an empty one would be the beginning of every name.
+#[init]
 fn selection(value: Option<&str>) -> Result<Selection<'_>, Reason<'static>> {
     match value {
         None => Ok(Selection::All),
@@ -335,6 +340,7 @@ fn selection(value: Option<&str>) -> Result<Selection<'_>, Reason<'static>> {
 ///
 /// # Errors
 /// The first word that is not understood, or a line that may not be whole.
+#[init]
 pub fn parse(line: &[u8]) -> Result<Options<'_>, CmdlineError<'_>> {
     let mut options = Options::default();
     let mut seen = 0_u32;

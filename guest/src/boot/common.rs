@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use heapless::String;
 use linker::tables::Level;
+use marks::init;
 
 use super::cmdline::{self, DirectMap, Options};
 use super::info::ConsoleInfo;
@@ -39,11 +40,13 @@ static ENTRY: AtomicU64 = AtomicU64::new(0);
 static READY: AtomicU64 = AtomicU64::new(0);
 
 /// Called by the ways in before anything else.
+#[init]
 pub(super) fn entered() {
     ENTRY.store(time::tsc(), Ordering::Relaxed);
 }
 
 /// The first line, as soon as there is a console.
+#[init]
 pub(super) fn greet(on: impl fmt::Display) {
     println!(
         "{} {} on {on}",
@@ -63,6 +66,7 @@ pub(crate) fn ticks_to_ready() -> u64 {
 }
 
 /// Maps all memory, if that is asked for.
+#[init]
 fn populate(options: &Options<'_>) -> Result<(), Refused> {
     if options.directmap == DirectMap::Full {
         mm::with(|tables| tables.populate_all())?;
@@ -81,6 +85,7 @@ fn or_fail<T>(what: &str, result: Result<T, impl fmt::Display>) -> T {
 }
 
 /// Judges Xen by the rules and makes random requests, as far as asked for.
+#[init]
 fn judge(entered: &Entered<'_>, options: &Options<'_>) -> Option<rulebook::Summary> {
     if options.rules == Selection::None && options.twin.is_none() {
         return None;
@@ -114,20 +119,16 @@ fn exists(word: &str, name: &str) -> bool {
 }
 
 /// Makes the init calls of a level.
+#[init]
 fn make(calls: &Calls, level: Level, options: &Options<'_>) {
     if let Err((name, e)) = calls.make(level, options) {
         panic!("{name}: {e}");
     }
 }
 
-/// Boots: understands the command line, takes over the page tables, makes the init calls, does what
-/// was asked for as part of the boot, and goes on to what comes after. `take_over` is the way in's
-/// own part in taking over the tables.
-pub(super) fn start_kernel_common(
-    subarch: Subarch,
-    entered: &Entered<'_>,
-    take_over: &dyn Fn() -> Result<Report, MmError>,
-) -> ! {
+/// Understands the command line, before the page tables are taken over.
+#[init]
+pub(super) fn prepare<'a>(subarch: Subarch, entered: &Entered<'a>) -> Options<'a> {
     assert_eq!(
         subarch::current(),
         subarch,
@@ -149,7 +150,18 @@ pub(super) fn start_kernel_common(
         log::info!(target: "boot", "passed over '{word}': for {whose}");
     }
     log::info!(target: "mmu", "{}", Levels::current());
-    let report = take_over().unwrap_or_else(|e| panic!("memory: {e}"));
+    options
+}
+
+/// Boots on from where the way in has taken over the page tables: makes the init calls, does what
+/// was asked for as part of the boot, and goes on to what comes after.
+#[init]
+pub(super) fn start_kernel_common(
+    entered: &Entered<'_>,
+    options: &Options<'_>,
+    report: Result<Report, MmError>,
+) -> ! {
+    let report = report.unwrap_or_else(|e| panic!("memory: {e}"));
     log::info!(
         target: "mm",
         "took over {} tables and {} pages of the initial mapping, {} pages are free",
@@ -164,10 +176,11 @@ pub(super) fn start_kernel_common(
     if log::log_enabled!(target: "mm", log::Level::Info) {
         mm::dump::print();
     }
-    run(entered, &options)
+    run(entered, options)
 }
 
 /// Makes the init calls and whatever else the command line has made part of the boot.
+#[init]
 fn run(entered: &Entered<'_>, options: &Options<'_>) -> ! {
     let calls = Calls::sort().unwrap_or_else(|e| panic!("init: {e}"));
     make(&calls, Level::Memory, options);

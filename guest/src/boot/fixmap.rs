@@ -4,6 +4,8 @@
 //! Whatever is read before the direct map is read through the fixmap, the same way under every
 //! subarch and with every number of levels; if this is wrong, nothing after it can be trusted.
 
+use marks::init;
+
 use crate::mm::layout::Fixed;
 use crate::mm::running::Running;
 use crate::mm::takeover::Early;
@@ -20,6 +22,7 @@ static MARK: u64 = 0x6669_786d_6170_2121;
 ///
 /// # Panics
 /// The place shows something else.
+#[init]
 pub(super) fn check(early: &mut Early<'_, Running>) -> Result<(), MmError> {
     let address = (&raw const MARK).addr() as u64;
     let mfn = early.image_frame(address)?;

@@ -15,6 +15,7 @@ use core::ops::Range;
 
 use heapless::Vec;
 use hypercall::Pfn;
+use marks::init;
 use pvh::start_info::{MemmapTableEntry, MemmapType, ModlistEntry, START_MAGIC_VALUE, StartInfo};
 
 use super::info::{BootError, CMDLINE, Module};
@@ -54,6 +55,7 @@ unsafe impl Plain for MemmapTableEntry {}
 // SAFETY: as above.
 unsafe impl Plain for ModlistEntry {}
 
+#[init]
 fn load<T: Plain>(read: &mut impl FnMut(u64, &mut [u8]), address: u64) -> T {
     let mut value = T::default();
     let bytes = (&raw mut value).cast::<u8>();
@@ -95,6 +97,7 @@ impl Ask for Nobody {
     }
 }
 
+#[init]
 impl HvmInfo {
     /// Reads what lies at physical address `start`. `read` copies bytes from physical memory, `ask`
     /// knows what the loader does not say.
@@ -143,6 +146,7 @@ impl HvmInfo {
 }
 
 /// Of the memory that a map shows, what a domain of so many pages has.
+#[init]
 fn what_there_is(memory: Memory, pages: u64) -> Result<Memory, BootError> {
     let shown: u64 = memory
         .ranges()
@@ -166,6 +170,7 @@ fn what_there_is(memory: Memory, pages: u64) -> Result<Memory, BootError> {
 }
 
 /// The memory, if what the kernel starts in is part of it.
+#[init]
 fn bootable(memory: Memory, field: &'static str) -> Result<Memory, BootError> {
     match NEEDED.clone().find(|frame| !memory.contains(*frame)) {
         None => Ok(memory),
@@ -184,6 +189,7 @@ fn cmdline(read: &mut impl FnMut(u64, &mut [u8]), address: u64) -> Vec<u8, CMDLI
 }
 
 /// The frames of the memory map that are memory and nothing else.
+#[init]
 fn memory(
     entries: u32,
     mut load: impl FnMut(u32) -> MemmapTableEntry,
@@ -220,6 +226,7 @@ fn memory(
 }
 
 /// Adds a range; `None` if there are too many.
+#[init]
 fn add(ranges: &mut Ranges, mut range: Range<u64>) -> Option<()> {
     if range.start >= range.end {
         return Some(());
@@ -238,6 +245,7 @@ fn add(ranges: &mut Ranges, mut range: Range<u64>) -> Option<()> {
 }
 
 /// Takes a range away; `None` if too many pieces are left.
+#[init]
 fn remove(ranges: &mut Ranges, range: Range<u64>) -> Option<()> {
     if range.start >= range.end {
         return Some(());
@@ -256,6 +264,7 @@ fn remove(ranges: &mut Ranges, range: Range<u64>) -> Option<()> {
     Some(())
 }
 
+#[init]
 fn module(
     read: &mut impl FnMut(u64, &mut [u8]),
     info: &StartInfo,

@@ -14,6 +14,7 @@ use bitflags::bitflags;
 use heapless::{String, Vec};
 use hypercall::abi::start_info as abi;
 use hypercall::{MachAddr, Mfn, Pfn};
+use marks::init;
 
 /// Bytes of `start_info.cmd_line`.
 pub const CMDLINE: usize = 1024;
@@ -141,6 +142,7 @@ pub struct Expect {
     pub start_info: u64,
 }
 
+#[init]
 fn check(
     ok: bool,
     field: &'static str,
@@ -162,6 +164,7 @@ fn check(
 ///
 /// # Errors
 /// It is not a page inside the initial mapping.
+#[init]
 pub fn check_pointer(address: u64, virt_base: u64) -> Result<(), BootError> {
     let inside = address > virt_base && address <= u64::MAX - 2 * PAGE;
     check(
@@ -172,6 +175,7 @@ pub fn check_pointer(address: u64, virt_base: u64) -> Result<(), BootError> {
     )
 }
 
+#[init]
 impl BootInfo {
     /// Checks `si`.
     ///
@@ -283,6 +287,7 @@ impl BootInfo {
 ///
 /// # Errors
 /// A field of it cannot be right.
+#[init]
 pub fn console(si: &abi::start_info) -> Result<ConsoleInfo, BootError> {
     // SAFETY: a union of plain integers, all of whose bytes are initialised.
     let domu = unsafe { si.console.domU };
@@ -309,6 +314,7 @@ pub fn console(si: &abi::start_info) -> Result<ConsoleInfo, BootError> {
     })
 }
 
+#[init]
 fn store(si: &abi::start_info, flags: Flags) -> Result<Option<StoreInfo>, BootError> {
     if flags.contains(Flags::PRIVILEGED) || si.store_mfn == 0 {
         return Ok(None);
@@ -332,6 +338,7 @@ fn store(si: &abi::start_info, flags: Flags) -> Result<Option<StoreInfo>, BootEr
     }))
 }
 
+#[init]
 fn module(
     si: &abi::start_info,
     flags: Flags,
@@ -368,6 +375,7 @@ fn module(
 }
 
 /// Bytes up to the first NUL, or all of them, as text.
+#[init]
 fn text<const N: usize>(
     field: &'static str,
     bytes: &[i8; N],

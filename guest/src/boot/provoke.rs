@@ -2,6 +2,8 @@
 
 use core::sync::atomic::Ordering;
 
+use marks::init;
+
 use super::cmdline::Provoke;
 use crate::trap::report::FAIL_IN_REPORT;
 use crate::{mm, power, println, verdict, xen::XEN};
@@ -10,6 +12,7 @@ use crate::{mm, power, println, verdict, xen::XEN};
 const NOWHERE: u64 = 0x5ead_beef_0000;
 
 /// Fails in the given way.
+#[init]
 pub(crate) fn provoke(kind: Provoke) {
     println!("provoking: {kind:?}");
     match kind {
@@ -46,6 +49,7 @@ impl core::fmt::Display for Prints {
     }
 }
 
+#[init]
 fn fault() {
     let nowhere = core::ptr::with_exposed_provenance::<u64>(NOWHERE as usize);
     // SAFETY: never succeeds: nothing is mapped there, the fault is the point.
@@ -54,6 +58,7 @@ fn fault() {
 
 /// Uses up the stack.
 #[expect(unconditional_recursion, reason = "the overflow is the point")]
+#[init]
 fn recurse(depth: u64) -> u64 {
     let page = core::hint::black_box([depth; 64]);
     recurse(page[0] + 1) + core::hint::black_box(page)[63]

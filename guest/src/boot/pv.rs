@@ -5,8 +5,9 @@ use core::ptr::NonNull;
 use hypercall::abi::start_info::start_info;
 use hypercall::{Mfn, Xen};
 use linker::{Image, VIRT_BASE};
+use marks::init;
 
-use super::common::{self, Entered, start_kernel_common};
+use super::common::{self, Entered, prepare, start_kernel_common};
 use super::fixmap;
 use super::info::{self, BootError, BootInfo, ConsoleInfo, Expect, Flags};
 use super::processor;
@@ -28,6 +29,7 @@ const PAGE: u64 = 4096;
 /// First Rust code: everything later is reached from here.
 ///
 /// `address` is that of `start_info`, `stack` the top of the stack that Xen provided.
+#[init]
 pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
     common::entered();
     // An exception before the console is open is still better reported than fatal.
@@ -61,9 +63,11 @@ pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
         console: info.console,
         before: before.ok(),
     };
-    start_kernel_common(Subarch::XenPv, &entered, &|| memory(&info, address, stack))
+    let options = prepare(Subarch::XenPv, &entered);
+    start_kernel_common(&entered, &options, memory(&info, address, stack))
 }
 
+#[init]
 fn look(si: &start_info, info: &BootInfo, stack: u64) -> Before {
     let table = |mfn| {
         let pfn = machine(info).pfn(mfn)?;
@@ -75,6 +79,7 @@ fn look(si: &start_info, info: &BootInfo, stack: u64) -> Before {
 
 /// How the kernel was started. The shim passes on the power-management bits that Xen gives to what
 /// it starts first, without the privileges; a toolstack passes none.
+#[init]
 fn kind(info: &BootInfo) -> Kind {
     if info.flags.contains(Flags::PRIVILEGED) {
         Kind::Dom0
@@ -85,6 +90,7 @@ fn kind(info: &BootInfo) -> Kind {
     }
 }
 
+#[init]
 fn via(info: &BootInfo) -> &'static str {
     match kind(info) {
         Kind::Dom0 => "xen-pv dom0",
@@ -93,6 +99,7 @@ fn via(info: &BootInfo) -> &'static str {
     }
 }
 
+#[init]
 fn read_start_info(address: u64) -> Result<&'static start_info, BootError> {
     info::check_pointer(address, VIRT_BASE)?;
     // SAFETY: Xen passes a page-aligned address in the initial mapping, checked as far as can be;
@@ -100,6 +107,7 @@ fn read_start_info(address: u64) -> Result<&'static start_info, BootError> {
     Ok(unsafe { &*core::ptr::with_exposed_provenance::<start_info>(address as usize) })
 }
 
+#[init]
 fn parse(si: &start_info, address: u64) -> Result<BootInfo, BootError> {
     let init_p2m = layout::P2M.start;
     BootInfo::parse(
@@ -115,6 +123,7 @@ fn parse(si: &start_info, address: u64) -> Result<BootInfo, BootError> {
 /// The console that `start_info` names, and where the initial mapping has its ring.
 ///
 /// The ring's pfn comes from the M2P; whether the p2m agrees is checked with the rest.
+#[init]
 fn open_console(si: &start_info) -> Result<(ConsoleInfo, Option<&'static ring::Page>), BootError> {
     let info = info::console(si)?;
     let ConsoleInfo::Ring { mfn, .. } = info else {
@@ -140,6 +149,7 @@ fn open_console(si: &start_info) -> Result<(ConsoleInfo, Option<&'static ring::P
     ))
 }
 
+#[init]
 fn machine(info: &BootInfo) -> Running {
     // SAFETY: the address and the number of entries are Xen's, checked against each other.
     let lists = unsafe { FrameLists::new(info.p2m_list, info.nr_pages) };
@@ -147,6 +157,7 @@ fn machine(info: &BootInfo) -> Running {
 }
 
 /// Takes over the page tables.
+#[init]
 fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<Report, MmError> {
     let frame = |va: u64| (va - VIRT_BASE) / PAGE;
     let known = |mfn: Mfn| machine(info).pfn(mfn).map(|pfn| pfn.as_u64());
@@ -205,6 +216,7 @@ fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<Report, MmErro
 /// Tells Xen's tools where the p2m list is, without which they can neither dump nor save a domain.
 /// Those too old for a list that is mapped in one piece would need a tree of its frames, and are told
 /// nothing.
+#[init]
 fn tell_tools(info: &BootInfo) -> Result<(), MmError> {
     if !info.flags.contains(Flags::VIRT_P2M_4TOOLS) {
         log::info!(target: "boot", "the tools are too old for this p2m list: they cannot dump the domain");

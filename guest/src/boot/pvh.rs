@@ -12,13 +12,14 @@ use hypercall::abi::memory::e820entry;
 use hypercall::hvm::{parameter, xen_leaves};
 use hypercall::{Mfn, XenError, memory};
 use linker::{Image, early_tables};
+use marks::init;
 use pvh::start_info::MemmapTableEntry;
 use x86_64::VirtAddr;
 use x86_64::instructions::tlb;
 use x86_64::registers::control::Cr3;
 use x86_64::registers::model_specific::{Efer, EferFlags};
 
-use super::common::{self, Entered, start_kernel_common};
+use super::common::{self, Entered, prepare, start_kernel_common};
 use super::fixmap;
 use super::hvm::{self, Ask, HvmInfo};
 use super::info::ConsoleInfo;
@@ -42,6 +43,7 @@ const MAPPED: u64 = 1024;
 const WRITABLE: u64 = 1 << 1;
 
 /// First Rust code: everything later is reached from here. `start_info` is a physical address.
+#[init]
 pub(crate) extern "C" fn start(start_info: u64) -> ! {
     let lacking = processor::lacking(processor::cpuid);
     let subarch = match xen_leaves() {
@@ -82,11 +84,13 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
         console,
         before: None,
     };
-    start_kernel_common(subarch, &entered, &|| take_over(&info))
+    let options = prepare(subarch, &entered);
+    start_kernel_common(&entered, &options, take_over(&info))
 }
 
 /// Opens the console: the ring that Xen's tools have set up, or what the native back end has. Says
 /// which, and what Xen refused.
+#[init]
 fn open_console(subarch: Subarch) -> (ConsoleInfo, Option<XenError>) {
     if subarch == Subarch::Bare {
         devices::init();
@@ -116,6 +120,7 @@ fn open_console(subarch: Subarch) -> (ConsoleInfo, Option<XenError>) {
 }
 
 /// An early table, while the early mapping lasts.
+#[init]
 fn early_table(index: u64) -> *mut u64 {
     core::ptr::with_exposed_provenance_mut((early_tables().start + index * PAGE) as usize)
 }
@@ -134,6 +139,7 @@ struct Loaders {
     subarch: Subarch,
 }
 
+#[init]
 impl Ask for Loaders {
     fn map(&mut self, to: &mut [MemmapTableEntry]) -> Option<usize> {
         if self.subarch != Subarch::XenPvh {
@@ -162,6 +168,7 @@ impl Ask for Loaders {
 
 /// Maps a page at a fixed place, before there is anybody else to ask. Where the processor has no NX,
 /// which ends the boot once there is a console, entries are without.
+#[init]
 fn set_fixed(fixed: Fixed, address: u64, mut flags: mm::Flags) {
     if !Efer::read().contains(EferFlags::NO_EXECUTE_ENABLE) {
         flags -= mm::Flags::NO_EXECUTE;
@@ -180,6 +187,7 @@ fn set_fixed(fixed: Fixed, address: u64, mut flags: mm::Flags) {
 
 /// Copies bytes from physical memory, wherever it is, page by page. What lies beyond the
 /// processor's addresses reads as zeros.
+#[init]
 fn read_physical(address: u64, to: &mut [u8]) {
     // Without the leaf that says it, as many bits as there were when there was none.
     let known = __cpuid_count(0x8000_0000, 0).eax >= 0x8000_0008;
@@ -208,6 +216,7 @@ fn read_physical(address: u64, to: &mut [u8]) {
 
 /// Makes the early tables what the takeover expects: no entry for what is not memory, none at
 /// physical addresses, the tables in use read-only.
+#[init]
 fn fit_early_tables(info: &HvmInfo, used: Range<u64>) {
     let l1 = early_table(place::L1);
     let frame = |va: u64| (va - layout::IMAGE.start) / PAGE;
@@ -233,6 +242,7 @@ fn fit_early_tables(info: &HvmInfo, used: Range<u64>) {
 }
 
 /// Takes over the page tables.
+#[init]
 fn take_over(info: &HvmInfo) -> Result<Report, MmError> {
     // The last page that was looked at is in nobody's use.
     // SAFETY: as in `set_fixed`.

@@ -10,15 +10,15 @@ use core::arch::global_asm;
 use hypercall::VirtAddr;
 use hypercall::abi::xen::__HYPERVISOR_iret;
 use hypercall::trap::{Callback, register_callback};
+use marks::init;
 
 use crate::boot::cmdline::Options;
 use crate::init::initcall;
-use crate::passing::root;
 use crate::refused::Refused;
 use crate::xen::XEN;
 
 global_asm!(
-    ".pushsection .text.pv_entry, \"ax\", @progbits",
+    ".pushsection .text.entries, \"ax\", @progbits",
     ".balign 16",
     "event_entry:",
     "    pop rcx",
@@ -66,9 +66,8 @@ extern "C" fn handle() {
     super::upcall();
 }
 
-root!("events", needs CALLBACKS, (&raw const event_entry).cast());
-
 /// Gives Xen the stub.
+#[init]
 fn install(_: &Options<'_>) -> Result<(), Refused> {
     let address = VirtAddr::from_ptr(&raw const event_entry);
     // SAFETY: the stub is written for the frame of an upcall, saves what it changes, keeps the

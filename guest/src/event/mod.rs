@@ -28,6 +28,7 @@ use heapless::Vec;
 use hypercall::event::Port;
 use hypercall::queue::Access;
 use hypercall::{Hypervisor, XenError};
+use marks::init;
 
 use crate::boot::cmdline::Options;
 use crate::init::initcall;
@@ -78,6 +79,7 @@ pub(crate) fn observe(observer: Option<Handler>) {
 
 /// Masks every port, stops the periodic timer that every vCPU starts with, and opens upcalls. How
 /// they come was arranged before, in each way of running's own call.
+#[init]
 fn init(_: &Options<'_>) -> Result<(), Refused> {
     for word in shared::ports().into_iter().flat_map(|ports| ports.mask) {
         word.store(!0, Ordering::Relaxed);

@@ -10,6 +10,7 @@
 use core::ptr::NonNull;
 
 use hypercall::{Mfn, hvm, memory};
+use marks::init;
 
 use crate::boot::cmdline::Options;
 use crate::init::initcall;
@@ -21,6 +22,7 @@ use crate::shared;
 use crate::xen::XEN;
 
 /// Maps the page and names the vector. The vector's gate is there since the traps' are.
+#[init]
 fn install(_: &Options<'_>) -> Result<(), Refused> {
     let place = Fixed::SharedInfo.address();
     mm::with(|tables| -> Result<(), Refused> {

@@ -7,9 +7,9 @@ use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hypercall::hvm::xen_leaves;
+use marks::init;
 
 use super::timer;
-use crate::passing::gate;
 use crate::time::tsc;
 
 /// Ticks a millisecond; 0 while unknown.
@@ -18,7 +18,6 @@ static KHZ: AtomicU64 = AtomicU64::new(0);
 static START: AtomicU64 = AtomicU64::new(0);
 
 /// Nanoseconds since the kernel started; `None` if nobody knows how fast the counter runs.
-#[inline(never)]
 pub(crate) fn monotonic() -> Option<u64> {
     let khz = KHZ.load(Ordering::Relaxed);
     let ticks = tsc().saturating_sub(START.load(Ordering::Relaxed));
@@ -26,14 +25,13 @@ pub(crate) fn monotonic() -> Option<u64> {
     Some(nanoseconds as u64)
 }
 
-gate!("the processor's clock", needs OWN_TABLES, monotonic as fn() -> Option<u64> as *const ());
-
 /// Whether anybody knows how fast the counter runs: otherwise there is no clock.
 pub(crate) fn is_known() -> bool {
     KHZ.load(Ordering::Relaxed) != 0
 }
 
 /// Finds out.
+#[init]
 pub(crate) fn init() {
     START.store(tsc(), Ordering::Relaxed);
     let khz = from_xen()
@@ -43,11 +41,13 @@ pub(crate) fn init() {
     KHZ.store(khz.unwrap_or(0), Ordering::Relaxed);
 }
 
+#[init]
 fn from_xen() -> Option<u64> {
     let khz = __cpuid_count(xen_leaves()? + 3, 0).ecx;
     (khz != 0).then_some(khz.into())
 }
 
+#[init]
 fn from_kvm() -> Option<u64> {
     const BASE: u32 = 0x4000_0000;
     if __cpuid(1).ecx >> 31 == 0 || __cpuid(BASE).eax < BASE + 0x10 {
@@ -57,6 +57,7 @@ fn from_kvm() -> Option<u64> {
     (khz != 0).then_some(khz.into())
 }
 
+#[init]
 fn from_processor() -> Option<u64> {
     if __cpuid(0).eax < 0x15 {
         return None;

@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use hypercall::abi::sched::{self, sched_shutdown};
 use hypercall::abi::xen;
 use hypercall::{Errno, Op};
+use marks::native;
 use uart_16550::backend::PioBackend;
 use uart_16550::spec::registers::IER;
 use uart_16550::{Config, Uart16550};
@@ -92,6 +93,7 @@ pub(super) fn interrupt_on_input(on: bool) {
 ///
 /// # Safety
 /// As [`hypercall::Hypervisor::call`].
+#[native]
 pub(crate) unsafe fn call(op: Op, args: [u64; 5]) -> Option<i64> {
     let [command, first, second, ..] = args;
     match (op, command as u32) {

@@ -14,7 +14,6 @@ use x86_64::instructions::interrupts::{are_enabled, disable, enable, without_int
 use x86_64::instructions::port::Port;
 
 use super::{ports, timer};
-use crate::passing::gate;
 
 /// The first vector of an interrupt: those below are exceptions' (SDM volume 3, 6.2). The lines of
 /// the controllers begin here, eight for each.
@@ -115,8 +114,6 @@ pub(crate) fn spurious() -> u32 {
 pub(crate) fn is_requested() -> bool {
     is_present() && read(0, READ_REQUESTED) & !unused() != 0
 }
-
-gate!("interrupt controllers", needs PC, is_requested as fn() -> bool as *const ());
 
 /// The first controller's lines that nobody here takes: all but two.
 const fn unused() -> u8 {

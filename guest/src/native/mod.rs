@@ -31,6 +31,7 @@ use hypercall::abi::mmu::{self, mmu_update, mmuext_op};
 use hypercall::abi::multicall::multicall_entry;
 use hypercall::addr::ADDR_MASK;
 use hypercall::{Errno, Op};
+use marks::native;
 
 use crate::mm::entry::{L1, L2, L3, L4, L5, TableLevel};
 use crate::mm::tables::Fold;
@@ -69,6 +70,7 @@ const ACCESSED_DIRTY: u64 = 1 << 5 | 1 << 6;
 ///
 /// # Safety
 /// As [`hypercall::Hypervisor::call`].
+#[native]
 pub unsafe fn call<C: Cpu>(cpu: &C, op: Op, args: [u64; 5]) -> Option<i64> {
     let [list, count, done, ..] = args;
     // SAFETY: the caller names lists of so many requests, good for the time of the call, and

@@ -13,6 +13,7 @@ use hypercall::abi::sched::{self, sched_poll};
 use hypercall::abi::{vcpu, xen};
 use hypercall::event::Port;
 use hypercall::{Errno, Op};
+use marks::{init, native};
 use x86_64::instructions::interrupts::{are_enabled, disable, enable, enable_and_hlt};
 
 use super::{clock, devices, interrupts, timer};
@@ -40,6 +41,7 @@ static HELD: AtomicBool = AtomicBool::new(false);
 static BROUGHT: AtomicU32 = AtomicU32::new(0);
 
 /// Makes the page, and readies what raises events.
+#[init]
 fn install(_: &Options<'_>) -> Result<(), Refused> {
     let page = mm::with(|tables| -> Result<_, MmError> {
         // The kernel's for good.
@@ -93,6 +95,7 @@ initcall!("devices", Core, after [], needs PC, install);
 ///
 /// # Safety
 /// As [`hypercall::Hypervisor::call`].
+#[native]
 pub(crate) unsafe fn call(op: Op, args: [u64; 5]) -> Option<i64> {
     let [command, argument, ..] = args;
     let result = match (op, command as u32) {
@@ -119,6 +122,7 @@ unsafe fn argument_of<'a, T>(address: u64) -> &'a mut T {
 ///
 /// # Safety
 /// `argument` is what the command takes.
+#[native]
 unsafe fn channel(command: u32, argument: u64) -> Result<(), Errno> {
     // SAFETY: the caller pairs command and structure.
     unsafe {
@@ -245,6 +249,7 @@ pub(super) fn deliver() {
 ///
 /// # Safety
 /// The ports are there.
+#[native]
 unsafe fn poll(asked: &sched_poll) -> Result<(), Errno> {
     if asked.nr_ports > MOST_POLLED {
         return Err(Errno::EINVAL);

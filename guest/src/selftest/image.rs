@@ -5,9 +5,9 @@ use linker::{Image, VIRT_BASE};
 
 use super::context::{ABSENT_READ, Context, NO_EXECUTE, PAGE, READ_ONLY};
 use super::{Outcome, Trouble, expect_eq, expect_matches, selftest};
+use crate::init_memory;
 use crate::mm::state::Kind;
 use crate::mm::{self, Flags, MmError, Value, layout};
-use crate::passing;
 use crate::shared;
 use crate::trap::probe::{self, Fault};
 
@@ -160,7 +160,7 @@ selftest!("image.p2m_for_tools", p2m_for_tools, needs XEN_TABLES);
 fn given_back(context: &mut Context) -> Outcome {
     let image = Image::current();
     let mut bytes = 0;
-    for part in passing::parts(&image).filter(|part| !part.range.is_empty()) {
+    for part in init_memory::parts(&image).filter(|part| !part.range.is_empty()) {
         bytes += part.range.end - part.range.start;
         for va in [part.range.start, part.range.end - 8] {
             let found = probe::read(va);

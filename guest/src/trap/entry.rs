@@ -14,7 +14,6 @@ use hypercall::{Hypervisor, VirtAddr, XenError};
 
 use super::frame::{EXCEPTIONS, Frame};
 use super::saved::call_with_frame;
-use crate::passing::root;
 
 /// Lowest privilege that may raise the vector with `int n`; the kernel itself runs at 3.
 const DPL_KERNEL: u8 = 3;
@@ -25,7 +24,7 @@ const OVERFLOW: usize = 4;
 
 global_asm!(
     // A stub is 16 bytes, so that its address follows from its vector.
-    ".pushsection .text.pv_entry, \"ax\", @progbits",
+    ".pushsection .text.entries, \"ax\", @progbits",
     ".balign 16",
     "trap_stubs:",
     ".set vector, 0",
@@ -62,8 +61,6 @@ global_asm!(
 unsafe extern "C" {
     static trap_stubs: [[u8; 16]; VECTORS];
 }
-
-root!("traps by Xen", needs CALLBACKS, (&raw const trap_stubs).cast());
 
 /// Called by the stubs with the interrupted context.
 extern "C" fn handle(frame: &mut Frame) {

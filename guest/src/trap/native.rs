@@ -7,6 +7,7 @@
 
 use core::arch::global_asm;
 
+use marks::native;
 use spin::Once;
 use x86_64::VirtAddr;
 use x86_64::structures::idt::InterruptDescriptorTable;
@@ -15,13 +16,12 @@ use super::frame::Frame;
 use super::saved::call_with_frame;
 use crate::native::descriptors::DOUBLE_FAULT_STACK;
 use crate::native::interrupts;
-use crate::passing::root;
 
 /// Vectors that have a stub: up to the last interrupt.
 const VECTORS: usize = interrupts::EVENT as usize + 1;
 
 global_asm!(
-    ".pushsection .text.native_entry, \"ax\", @progbits",
+    ".pushsection .native.text, \"ax\", @progbits",
     ".balign 16",
     "native_trap_stubs:",
     ".set native_vector, 0",
@@ -50,8 +50,7 @@ unsafe extern "C" {
     static native_trap_stubs: [[u8; 16]; VECTORS];
 }
 
-root!("traps", needs OWN_VECTORS, (&raw const native_trap_stubs).cast());
-
+#[native]
 extern "C" fn handle(frame: &mut Frame) {
     frame.note_interrupt_flag();
     if !interrupts::take(frame.vector) {
@@ -61,8 +60,9 @@ extern "C" fn handle(frame: &mut Frame) {
 
 static IDT: Once<InterruptDescriptorTable> = Once::new();
 
-/// Loads the table of the stubs. The segments must be loaded before.
-pub(crate) fn install() {
+/// A gate for every stub.
+#[native]
+fn table() -> InterruptDescriptorTable {
     let stub = |vector: usize| {
         // SAFETY: only the address of an element inside the stub array is taken.
         let stub = unsafe {
@@ -72,33 +72,37 @@ pub(crate) fn install() {
         };
         VirtAddr::from_ptr(stub)
     };
-    let idt = IDT.call_once(|| {
-        let mut idt = InterruptDescriptorTable::new();
-        // SAFETY: every address is a stub of this image that is written for its vector, saves all
-        // registers and returns by `iretq`; the stack of double faults is nobody else's.
-        unsafe {
-            macro_rules! set {
-                ($($vector:literal $field:ident)*) => {
-                    $(idt.$field.set_handler_addr(stub($vector));)*
-                };
-            }
-            set! {
-                0 divide_error 1 debug 2 non_maskable_interrupt 3 breakpoint 4 overflow
-                5 bound_range_exceeded 6 invalid_opcode 7 device_not_available
-                10 invalid_tss 11 segment_not_present 12 stack_segment_fault
-                13 general_protection_fault 14 page_fault 16 x87_floating_point
-                17 alignment_check 18 machine_check 19 simd_floating_point
-            }
-            idt.double_fault
-                .set_handler_addr(stub(8))
-                .set_stack_index(DOUBLE_FAULT_STACK);
-            for vector in interrupts::FIRST..=interrupts::EVENT {
-                idt[vector].set_handler_addr(stub(usize::from(vector)));
-            }
+    let mut idt = InterruptDescriptorTable::new();
+    // SAFETY: every address is a stub of this image that is written for its vector, saves all
+    // registers and returns by `iretq`; the stack of double faults is nobody else's.
+    unsafe {
+        macro_rules! set {
+            ($($vector:literal $field:ident)*) => {
+                $(idt.$field.set_handler_addr(stub($vector));)*
+            };
         }
-        idt
-    });
-    idt.load();
+        set! {
+            0 divide_error 1 debug 2 non_maskable_interrupt 3 breakpoint 4 overflow
+            5 bound_range_exceeded 6 invalid_opcode 7 device_not_available
+            10 invalid_tss 11 segment_not_present 12 stack_segment_fault
+            13 general_protection_fault 14 page_fault 16 x87_floating_point
+            17 alignment_check 18 machine_check 19 simd_floating_point
+        }
+        idt.double_fault
+            .set_handler_addr(stub(8))
+            .set_stack_index(DOUBLE_FAULT_STACK);
+        for vector in interrupts::FIRST..=interrupts::EVENT {
+            idt[vector].set_handler_addr(stub(usize::from(vector)));
+        }
+    }
+    idt
+}
+
+/// Loads the table of the stubs. The segments must be loaded before.
+#[native]
+pub(crate) fn install() {
+    let table = table();
+    IDT.call_once(|| table).load();
 }
 
 // A stub pushes its vector as one signed byte, which is what lets it fit in its 16 bytes.

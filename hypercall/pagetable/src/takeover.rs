@@ -26,6 +26,7 @@ use core::ops::Range;
 
 use heapless::Vec;
 use hypercall::{Mfn, Pfn};
+use marks::init;
 
 use crate::directmap::share;
 use crate::entry::{Entry, Flags, L1, L3, L4, L5, Pmd, Pte, TableLevel, Value};
@@ -127,6 +128,7 @@ pub struct Initial<'t, M: Machine> {
 /// Phase 2: single pages through the fixmap.
 pub struct Early<'t, M: Machine>(Initial<'t, M>);
 
+#[init]
 impl<'t, M: Machine> Initial<'t, M> {
     /// Walks the initial tables and accounts for every frame they map.
     ///
@@ -212,6 +214,7 @@ impl<'t, M: Machine> Initial<'t, M> {
     }
 }
 
+#[init]
 impl<'t, M: Machine> Early<'t, M> {
     /// Maps one machine frame at a page of the fixmap: what other kernels call `early_ioremap`.
     ///
@@ -290,6 +293,7 @@ impl<'t, M: Machine> Early<'t, M> {
 }
 
 /// Frames of a range that lie beyond the initial mapping.
+#[init]
 fn outside(range: &Range<u64>, mapped: u64) -> Range<u64> {
     range.start.max(mapped)..range.end.max(mapped)
 }
@@ -300,6 +304,7 @@ type Used = Vec<(Range<u64>, Kind), 8>;
 /// The ranges of the initial mapping that are in use, in order, with what they are. Page tables
 /// are found by walking; they are given as [`Kind::P2m`] here, which is read-only as well, so that
 /// a table that no walk finds stays untouched.
+#[init]
 fn used_ranges<M: Machine>(start: &Start, mapped: u64) -> Result<Used, MmError> {
     let pfn = |va: u64| (va - M::Layout::IMAGE.start) / PAGE;
     let image = |range: &Range<u64>| pfn(range.start)..pfn(range.end);
@@ -341,6 +346,7 @@ fn used_ranges<M: Machine>(start: &Start, mapped: u64) -> Result<Used, MmError> 
 }
 
 /// What the ranges in use leave of the initial mapping, in order.
+#[init]
 fn gaps(used: &Used, mapped: u64) -> impl DoubleEndedIterator<Item = Range<u64>> {
     let end = |at: usize| at.checked_sub(1).map_or(0, |before| used[before].0.end);
     let start = move |at: usize| used.get(at).map_or(mapped, |(range, _)| range.start);
@@ -350,6 +356,7 @@ fn gaps(used: &Used, mapped: u64) -> impl DoubleEndedIterator<Item = Range<u64>>
 
 /// Where the records go: what Xen promises behind the boot stack, or else, where a module lies in
 /// its place, the largest gap; of either the end, as far as that is memory.
+#[init]
 fn spare<M: Machine>(machine: &M, used: &Used, start: &Start, mapped: u64) -> Option<Range<u64>> {
     let boot = (start.boot_stack + 1).max(start.start_info + 1);
     let is_enough = |gap: &Range<u64>| gap.end - gap.start >= SPARE;
@@ -380,6 +387,7 @@ fn read<M: Machine>(machine: &M, table: Pfn) -> Result<Live<'_>, MmError> {
 }
 
 /// How many pages the initial mapping has: it starts at VIRT_BASE and has no gap.
+#[init]
 fn initial_pages<M: Machine>(machine: &M, root: Pfn, fold: Fold) -> Result<u64, MmError> {
     let base = M::Layout::IMAGE.start;
     let below = |table: Pfn, index: usize, level| -> Result<Pfn, MmError> {
@@ -409,6 +417,7 @@ fn initial_pages<M: Machine>(machine: &M, root: Pfn, fold: Fold) -> Result<u64, 
 }
 
 /// Records every table of the initial mapping, with how often it is referred to.
+#[init]
 fn adopt_tables<M: Machine>(
     machine: &M,
     frames: &mut Frames,
@@ -448,6 +457,7 @@ fn adopt_tables<M: Machine>(
 }
 
 /// Takes the right to write the p2m list: by one entry, where it has an L4 slot of its own.
+#[init]
 fn protect_p2m<M: Machine>(tables: &mut Tables<M>, start: &Start) -> Result<(), MmError> {
     let Some(list) = start.p2m_list else {
         return Ok(());
@@ -471,6 +481,7 @@ fn protect_p2m<M: Machine>(tables: &mut Tables<M>, start: &Start) -> Result<(), 
 
 /// Gives the image L1 tables with nothing but its own pages, takes the right to write its code and
 /// constants in the direct map as well, and ends the initial window.
+#[init]
 fn give_image_its_tables<M: Machine>(
     tables: &mut Tables<M>,
     image: &Segments,
