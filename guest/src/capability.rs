@@ -4,7 +4,6 @@
 //! that is; what the running subarch lacks is said at boot. A module that knows a further one
 //! declares it in the same table.
 
-use linker::subarch::Subarches;
 use linker::tables::{Capability, Item, by_name};
 use linkme::distributed_slice;
 
@@ -14,62 +13,65 @@ use crate::subarch::{self, Subarch};
 #[distributed_slice]
 pub(crate) static CAPABILITIES: [Capability];
 
+/// Declares one: where it is, and why nowhere else, in a sentence that is said at boot.
+macro_rules! capability {
+    ($(#[$doc:meta])* $ident:ident, $name:literal, on [$($on:ident),*], $because:literal) => {
+        linker::record!(
+            "capability", stringify!($ident), $name, $because $(, stringify!($on))*
+        );
+        $(#[$doc])*
+        #[linkme::distributed_slice($crate::capability::CAPABILITIES)]
+        pub(crate) static $ident: linker::tables::Capability = linker::tables::Capability::only(
+            $name,
+            linker::subarch::Subarches::empty()$(.union(linker::subarch::Subarches::$on))*,
+            $because,
+        );
+    };
+}
+
+linker::record!(
+    "capability",
+    "EVERYWHERE",
+    "kernel",
+    "",
+    "XEN_PV",
+    "XEN_PVH",
+    "BARE"
+);
 /// What needs nothing but the kernel itself.
 #[distributed_slice(CAPABILITIES)]
 pub(crate) static EVERYWHERE: Capability = Capability::everywhere("kernel");
 
-/// Xen between the kernel and its page tables, with types, pins and refusals.
-#[distributed_slice(CAPABILITIES)]
-pub(crate) static XEN_TABLES: Capability = Capability::only(
-    "page tables that Xen checks",
-    Subarches::XEN_PV,
-    "no Xen looks at these page tables",
+capability!(
+    /// Xen between the kernel and its page tables, with types, pins and refusals; it calls back where
+    /// interrupts and exceptions would come.
+    XEN_TABLES, "page tables that Xen checks", on [XEN_PV],
+    "only a PV guest's page tables are checked by Xen"
 );
 
-/// Page tables that the kernel writes by itself, with four levels or five.
-#[distributed_slice(CAPABILITIES)]
-pub(crate) static OWN_TABLES: Capability = Capability::only(
-    "own page tables",
-    Subarches::XEN_PVH.union(Subarches::BARE),
-    "Xen owns them, with four levels",
+capability!(
+    /// Interrupts and exceptions that come to the kernel by vectors of its own.
+    OWN_VECTORS, "own interrupt vectors", on [XEN_PVH, BARE],
+    "Xen takes a PV guest's interrupts and exceptions, and calls it back"
 );
 
-/// Calls from Xen where interrupts and exceptions would come.
-#[distributed_slice(CAPABILITIES)]
-pub(crate) static CALLBACKS: Capability = Capability::only(
-    "callbacks",
-    Subarches::XEN_PV,
-    "what comes, comes by vectors",
+capability!(
+    /// A Xen that answers hypercalls.
+    HYPERCALLS, "hypercalls", on [XEN_PV, XEN_PVH],
+    "there is no Xen to ask"
 );
 
-/// Interrupts and exceptions that come to the kernel by vectors of its own.
-#[distributed_slice(CAPABILITIES)]
-pub(crate) static OWN_VECTORS: Capability = Capability::only(
-    "own vectors",
-    Subarches::XEN_PVH.union(Subarches::BARE),
-    "Xen takes what comes, and calls back",
+capability!(
+    /// `shared_info` in the place of a frame that the kernel gave for it.
+    SHARED_FRAME, "own place for shared_info", on [XEN_PVH],
+    "only a PVH guest chooses the frame of shared_info"
 );
 
-/// A Xen that answers hypercalls.
-#[distributed_slice(CAPABILITIES)]
-pub(crate) static HYPERCALLS: Capability = Capability::only(
-    "hypercalls",
-    Subarches::XEN_PV.union(Subarches::XEN_PVH),
-    "there is no Xen to ask",
+capability!(
+    /// The devices of a PC.
+    PC, "PC devices", on [BARE],
+    "Xen gives its guests no PC devices"
 );
-
-/// `shared_info` in the place of a frame that the kernel gave for it.
-#[distributed_slice(CAPABILITIES)]
-pub(crate) static SHARED_FRAME: Capability = Capability::only(
-    "frame for shared_info",
-    Subarches::XEN_PVH,
-    "none of the kernel's takes its place",
-);
-
-/// The devices of a PC.
-#[distributed_slice(CAPABILITIES)]
-pub(crate) static PC: Capability =
-    Capability::only("PC devices", Subarches::BARE, "Xen stands in for them");
 
 /// Whether the running subarch has it.
 #[inline]

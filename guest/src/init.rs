@@ -7,12 +7,10 @@
 //! A call is made where its capability is, at its level, after the calls it names. The order is
 //! that of [`linker::order`], by which the build has sorted the same table: a cycle, a name that
 //! nobody has, or a call that comes after one that is not made everywhere it is, does not build.
-//! The table and whatever only it leads to is given back when the kernel has booted.
 
 use core::fmt;
 
-use heapless::Vec;
-use linker::order::{MOST, OrderError, order};
+use linker::order::order;
 use linker::tables::{InitCall, Level};
 use linkme::distributed_slice;
 use marks::init;
@@ -32,6 +30,9 @@ pub(crate) static INIT_CALLS: [InitCall<Call>];
 /// Registers an init call; see the [module](self).
 macro_rules! initcall {
     ($name:literal, $level:ident, after [$($after:literal),*], needs $needs:ident, $run:path) => {
+        linker::record!(
+            "init call", $name, stringify!($needs), stringify!($level) $(, $after)*
+        );
         const _: () = {
             #[linkme::distributed_slice($crate::init::INIT_CALLS)]
             static CALL: linker::tables::InitCall<$crate::init::Call> = linker::tables::InitCall {
@@ -48,46 +49,35 @@ macro_rules! initcall {
 }
 pub(crate) use initcall;
 
-/// The calls of the running subarch, in order.
-pub(crate) struct Calls(Vec<&'static InitCall<Call>, MOST>);
-
+/// Makes the calls of a level.
+///
+/// # Errors
+/// The first that fails, with its name.
 #[init]
-impl Calls {
-    /// Sorts them.
-    ///
-    /// # Errors
-    /// The table cannot be sorted: the build did not look at this image.
-    pub(crate) fn sort() -> Result<Calls, OrderError<'static>> {
-        Ok(Calls(order(&INIT_CALLS[..], subarch::current())?))
+pub(crate) fn make(level: Level, options: &Options<'_>) -> Result<(), (&'static str, Refused)> {
+    for call in calls().filter(|call| call.level == level) {
+        (call.run)(options).map_err(|error| (call.item.name, error))?;
     }
+    Ok(())
+}
 
-    /// Makes the calls of a level.
-    ///
-    /// # Errors
-    /// The first that fails, with its name.
-    pub(crate) fn make(
-        &self,
-        level: Level,
-        options: &Options<'_>,
-    ) -> Result<(), (&'static str, Refused)> {
-        for call in self.0.iter().filter(|call| call.level == level) {
-            (call.run)(options).map_err(|error| (call.item.name, error))?;
-        }
-        Ok(())
-    }
+/// The calls of the running subarch, in order.
+fn calls() -> impl Iterator<Item = &'static InitCall<Call>> {
+    order(&INIT_CALLS[..], subarch::current())
+}
 
-    /// Says what was called, and what is not called here and why.
-    pub(crate) fn tell(&self) {
-        let names = fmt::from_fn(|f| {
-            let mut names = self.0.iter().map(|call| call.item.name);
-            names.next().map_or(Ok(()), |name| f.write_str(name))?;
-            names.try_for_each(|name| write!(f, ", {name}"))
-        });
-        log::info!(target: "init", "called {names}");
-        for call in INIT_CALLS {
-            if let Err(lacking) = admits(&call.item) {
-                log::info!(target: "init", "{} not called, {lacking}", call.item.name);
-            }
+/// Says what was called, and what is not called here and why.
+#[init]
+pub(crate) fn tell() {
+    let names = fmt::from_fn(|f| {
+        let mut names = calls().map(|call| call.item.name);
+        names.next().map_or(Ok(()), |name| f.write_str(name))?;
+        names.try_for_each(|name| write!(f, ", {name}"))
+    });
+    log::info!(target: "init", "called {names}");
+    for call in INIT_CALLS {
+        if let Err(lacking) = admits(&call.item) {
+            log::info!(target: "init", "{} not called, {lacking}", call.item.name);
         }
     }
 }

@@ -9,8 +9,6 @@
 #[cfg(not(target_os = "none"))]
 pub mod flags;
 pub mod order;
-#[cfg(not(target_os = "none"))]
-pub mod read;
 pub mod subarch;
 pub mod symbols;
 pub mod tables;

@@ -5,36 +5,20 @@
 //! running subarch, and there is no entry without one, so that nothing can be added without
 //! saying where it works.
 //!
-//! The layouts are fixed (`repr(C)`), because the build reads the tables out of the linked image
-//! and refuses one that could not boot (`read`, `order`).
+//! Beside its static every entry leaves a line of text in the image ([`record`](crate::record)),
+//! from which the build learns what is registered, and refuses what could not boot.
 
 use crate::subarch::{Subarch, Subarches};
 
 /// Something that the kernel can do on some ways of running, and why not on the others.
 #[derive(Debug)]
-#[repr(C)]
 pub struct Capability {
     name: &'static str,
     because: &'static str,
     subarches: Subarches,
 }
 
-/// Where the fields of a [`Capability`] are, for those who read it out of an image.
-#[cfg(not(target_os = "none"))]
-pub(crate) struct CapabilityOffsets {
-    pub(crate) name: u64,
-    pub(crate) because: u64,
-    pub(crate) subarches: u64,
-}
-
 impl Capability {
-    #[cfg(not(target_os = "none"))]
-    pub(crate) const OFFSETS: CapabilityOffsets = CapabilityOffsets {
-        name: core::mem::offset_of!(Capability, name) as u64,
-        because: core::mem::offset_of!(Capability, because) as u64,
-        subarches: core::mem::offset_of!(Capability, subarches) as u64,
-    };
-
     /// What is there on every way of running.
     #[must_use]
     pub const fn everywhere(name: &'static str) -> Capability {
@@ -46,8 +30,7 @@ impl Capability {
         }
     }
 
-    /// What is there on some ways of running only, and what the others lack, in words that follow
-    /// the name and a colon.
+    /// What is there on some ways of running only, and why not on the others, in a sentence.
     #[must_use]
     pub const fn only(
         name: &'static str,
@@ -77,7 +60,7 @@ impl Capability {
         self.subarches
     }
 
-    /// What the others lack; empty if there are no others.
+    /// Why the others lack it, in a sentence; empty if there are no others.
     #[must_use]
     pub const fn because(&self) -> &'static str {
         self.because
@@ -92,7 +75,6 @@ impl Capability {
 
 /// What every entry of a table has.
 #[derive(Debug)]
-#[repr(C)]
 pub struct Item {
     /// Its name, which no other entry of the table has.
     pub name: &'static str,
@@ -139,7 +121,6 @@ impl Level {
 
 /// A step of the boot. `F` is a function pointer.
 #[derive(Debug)]
-#[repr(C)]
 pub struct InitCall<F: 'static> {
     /// Name and needs.
     pub item: Item,
@@ -154,7 +135,6 @@ pub struct InitCall<F: 'static> {
 
 /// A test that the kernel makes of itself. `F` is a function pointer.
 #[derive(Debug)]
-#[repr(C)]
 pub struct SelfTest<F: 'static> {
     /// Its name, `group.name`, and needs.
     pub item: Item,
@@ -179,7 +159,6 @@ impl<F> SelfTest<F> {
 
 /// A command of the monitor. `F` is a function pointer.
 #[derive(Debug)]
-#[repr(C)]
 pub struct Command<F: 'static> {
     /// The word that is typed, and needs.
     pub item: Item,
@@ -189,6 +168,24 @@ pub struct Command<F: 'static> {
     pub help: &'static str,
     /// What it does.
     pub run: F,
+}
+
+/// Leaves a line for the build in the section `.registry`, which is no part of the loaded image: what
+/// kind of entry it is and its parts, all literals, with a tab between them.
+#[macro_export]
+macro_rules! record {
+    ($kind:literal $(, $part:expr)*) => {
+        const _: () = {
+            const LINE: &str = concat!($kind, $("\t", $part,)* "\n");
+            // SAFETY: the linker script has the section for lines like this one and keeps them all.
+            #[used]
+            #[unsafe(link_section = ".registry")]
+            static RECORD: [u8; LINE.len()] = match LINE.as_bytes().first_chunk() {
+                Some(bytes) => *bytes,
+                None => [0; LINE.len()],
+            };
+        };
+    };
 }
 
 #[cfg(test)]

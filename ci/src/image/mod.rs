@@ -13,8 +13,7 @@ pub(crate) mod tables;
 use std::io::Write;
 use std::path::Path;
 
-use linker::read::Memory;
-use object::{Object, ObjectSection, ObjectSegment, elf};
+use object::elf;
 
 use crate::exit::{Failure, Result};
 use tables::Tables;
@@ -28,7 +27,7 @@ pub(crate) fn finish(path: &Path) -> Result<()> {
     if symbols::are_filled(&file) {
         return Ok(());
     }
-    let tables = Tables::read(&file, &bytes).map_err(wrong)?;
+    let tables = Tables::read(&file).map_err(wrong)?;
     tables.check().map_err(wrong)?;
     references::check(&file).map_err(wrong)?;
     let mut finished = bytes.clone();
@@ -43,7 +42,7 @@ pub(crate) fn show(path: &Path) -> Result<()> {
     let bytes = std::fs::read(path).map_err(Failure::file("read", path))?;
     let wrong = |what: String| Failure::Guest(format!("{}: {what}", path.display()));
     let file = parse(&bytes).map_err(wrong)?;
-    let tables = Tables::read(&file, &bytes).map_err(wrong)?;
+    let tables = Tables::read(&file).map_err(wrong)?;
     print!("{}", report::Report::new(&file, &tables));
     Ok(())
 }
@@ -62,48 +61,6 @@ fn without_relocations(bytes: &[u8]) -> object::build::Result<Vec<u8>> {
     let mut out = Vec::new();
     builder.write(&mut out)?;
     Ok(out)
-}
-
-/// What an image has in memory, as far as the file says. The bytes may be others than those that
-/// were parsed.
-pub(crate) struct Loaded<'a> {
-    bytes: &'a [u8],
-    /// Addresses of each segment, and where in the file it begins.
-    segments: Vec<(core::ops::Range<u64>, u64)>,
-}
-
-impl<'a> Loaded<'a> {
-    pub(crate) fn new(file: &object::File<'_>, bytes: &'a [u8]) -> Self {
-        let segment = |segment: object::Segment<'_, '_>| {
-            let (offset, size) = segment.file_range();
-            (segment.address()..segment.address() + size, offset)
-        };
-        Loaded {
-            bytes,
-            segments: file.segments().map(segment).collect(),
-        }
-    }
-
-    /// Where in the file the byte at an address is.
-    pub(crate) fn offset(&self, address: u64) -> Option<usize> {
-        let inside = |(range, _): &&(core::ops::Range<u64>, u64)| range.contains(&address);
-        let (range, offset) = self.segments.iter().find(inside)?;
-        Some((address - range.start + offset) as usize)
-    }
-}
-
-impl Memory for Loaded<'_> {
-    fn bytes(&self, address: u64, length: usize) -> Option<&[u8]> {
-        let start = self.offset(address)?;
-        self.offset(address + length as u64 - 1)?;
-        self.bytes.get(start..start + length)
-    }
-}
-
-/// Addresses of a section.
-fn range(file: &object::File<'_>, name: &str) -> Option<core::ops::Range<u64>> {
-    let section = file.section_by_name(name)?;
-    Some(section.address()..section.address() + section.size())
 }
 
 /// Puts a new file in the place of one that another run may be reading.

@@ -52,14 +52,14 @@ impl fmt::Display for Report<'_> {
             let (name, subarches) = (&capability.name, capability.subarches);
             match capability.because.as_str() {
                 "" => writeln!(f, "  {name}: everywhere")?,
-                because => writeln!(f, "  {name}: {subarches}; elsewhere {because}")?,
+                because => writeln!(f, "  {name}: {subarches}; {because}")?,
             }
         }
         writeln!(f, "init calls, in order:")?;
         for subarch in Subarch::ALL {
             writeln!(f, "  {subarch}: {}", self.tables.order(subarch).join(", "))?;
         }
-        let (tests, commands) = (self.tables.self_tests.len(), self.tables.commands.len());
+        let [tests, commands] = ["self-test", "command"].map(|kind| self.tables.count(kind));
         writeln!(f, "{tests} self-tests, {commands} commands of the monitor")?;
         writeln!(f, "given back after boot where it is needed no more:")?;
         for ((group, kind), bytes) in &self.sizes {

@@ -247,7 +247,7 @@ const TABLE: &[Smoke] = &[
         mem_mib: None,
         cmdline: "",
         expect: PASS,
-        says: &["boot: no own page tables: Xen owns them"],
+        says: &["boot: only a PVH guest chooses the frame of shared_info"],
     },
     Smoke {
         name: "what there is not without PV is said",

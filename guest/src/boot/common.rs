@@ -10,7 +10,7 @@ use marks::init;
 use super::cmdline::{self, DirectMap, Options};
 use super::info::ConsoleInfo;
 use crate::booted::{self, Booted};
-use crate::init::{Calls, initcall};
+use crate::init::{self, initcall};
 use crate::mm::MmError;
 use crate::mm::levels::Levels;
 use crate::mm::takeover::Report;
@@ -120,8 +120,8 @@ fn exists(word: &str, name: &str) -> bool {
 
 /// Makes the init calls of a level.
 #[init]
-fn make(calls: &Calls, level: Level, options: &Options<'_>) {
-    if let Err((name, e)) = calls.make(level, options) {
+fn make(level: Level, options: &Options<'_>) {
+    if let Err((name, e)) = init::make(level, options) {
         panic!("{name}: {e}");
     }
 }
@@ -182,19 +182,17 @@ pub(super) fn start_kernel_common(
 /// Makes the init calls and whatever else the command line has made part of the boot.
 #[init]
 fn run(entered: &Entered<'_>, options: &Options<'_>) -> ! {
-    let calls = Calls::sort().unwrap_or_else(|e| panic!("init: {e}"));
-    make(&calls, Level::Memory, options);
+    make(Level::Memory, options);
     READY.store(time::tsc(), Ordering::Relaxed);
     for capability in capability::lacking() {
-        let (name, because) = (capability.name(), capability.because());
-        log::info!(target: "boot", "no {name}: {because}");
+        log::info!(target: "boot", "{}", capability.because());
     }
     if let Some(kind) = options.provoke {
         super::provoke::provoke(kind);
     }
-    make(&calls, Level::Core, options);
-    make(&calls, Level::Service, options);
-    calls.tell();
+    make(Level::Core, options);
+    make(Level::Service, options);
+    init::tell();
     // First: the rules are about a kernel that has done nothing yet.
     let judged = judge(entered, options);
     let fuzzed = options.fuzz.map(|run| or_fail("fuzz", fuzz::run(run)));

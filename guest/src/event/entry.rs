@@ -74,4 +74,4 @@ fn install(_: &Options<'_>) -> Result<(), Refused> {
     // stack aligned and returns by the iret hypercall; the image is never unmapped.
     Ok(unsafe { register_callback(&XEN, Callback::Event, address, true) }?)
 }
-initcall!("upcalls", Core, after [], needs CALLBACKS, install);
+initcall!("upcalls", Core, after [], needs XEN_TABLES, install);

@@ -27,6 +27,7 @@ pub(crate) static COMMANDS: [Command<Run>];
 /// Registers a command; see the [module](self).
 macro_rules! command {
     ($name:literal, $argument:literal, $help:literal, needs $needs:ident, $run:path) => {
+        linker::record!("command", $name, stringify!($needs));
         const _: () = {
             #[linkme::distributed_slice($crate::monitor::commands::COMMANDS)]
             static COMMAND: linker::tables::Command<$crate::monitor::commands::Run> =

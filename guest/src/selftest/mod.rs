@@ -121,6 +121,7 @@ macro_rules! selftest {
         $crate::selftest::selftest!($name, $function, &[], needs $needs);
     };
     ($name:literal, $function:path, $pages:expr, needs $needs:ident) => {
+        linker::record!("self-test", $name, stringify!($needs));
         const _: () = {
             #[linkme::distributed_slice($crate::selftest::SELFTESTS)]
             static TEST: $crate::selftest::Test = $crate::selftest::Test {
