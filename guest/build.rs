@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// Whether the compiler gets the flags that the image needs; says which it does not. Without them
-/// all of it would compile, and nothing that is given back after boot would be found.
+/// all of it would compile, and the image would be another one.
 fn has_flags() -> bool {
     let given = std::env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
     let missing: Vec<_> = linker::flags::missing(&given).collect();

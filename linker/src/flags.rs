@@ -7,7 +7,8 @@
 /// The flags, each in one word.
 ///
 /// The image is linked at a fixed address in the top 2 GiB. Frame pointers give every panic a
-/// backtrace without unwind tables. The linker script tells modules by their mangled names.
+/// backtrace without unwind tables, and names mangled the v0 way say there which instance of a generic
+/// function it is.
 pub const FLAGS: [&str; 3] = [
     "-Crelocation-model=static",
     "-Cforce-frame-pointers=yes",

@@ -11,26 +11,35 @@ use crate::exit::{Failure, Result};
 use crate::image;
 use crate::image::tables::Tables;
 
-/// What is added, and what the refusal says.
-const SPOILS: &[(&str, &str)] = &[
+/// What a line is, the line, and what the refusal says.
+const SPOILS: &[(&str, &str, &str)] = &[
     (
+        "an init call that waits for itself",
         "init call\tx\tEVERYWHERE\tService\tx",
         "wait for each other",
     ),
     (
+        "an init call after one that does not exist",
         "init call\tx\tEVERYWHERE\tService\tnobody",
         "which no table has",
     ),
     (
+        "an init call after one that its subarch lacks",
         "init call\tx\tEVERYWHERE\tService\tupcalls",
         "which is not made on",
     ),
     (
+        "an init call after one of a later level",
         "init call\tx\tEVERYWHERE\tMemory\tevents",
         "of the later level",
     ),
-    ("command\thelp\tEVERYWHERE", "two commands are named help"),
     (
+        "a second command of a name",
+        "command\thelp\tEVERYWHERE",
+        "two commands are named help",
+    ),
+    (
+        "a self-test that needs what nobody declared",
         "self-test\tx\tNOTHING",
         "which is not in the table of capabilities",
     ),
@@ -50,8 +59,8 @@ pub(super) fn run(suite: &mut Suite) -> Result<()> {
     let section = file.section_by_name(".registry");
     let text = section.and_then(|section| section.data().ok());
     let text = String::from_utf8_lossy(text.unwrap_or_default());
-    for (line, says) in SPOILS {
-        let name = format!("tables: one {says} is refused");
+    for (what, line, says) in SPOILS {
+        let name = format!("tables: {what} is refused");
         let checked = Tables::parse(&format!("{text}{line}\n")).and_then(|tables| tables.check());
         let result = match checked {
             Err(error) if error.contains(says) => Ok(()),
