@@ -94,6 +94,7 @@ pub(super) fn interrupt_on_input(on: bool) {
 /// # Safety
 /// As [`hypercall::Hypervisor::call`].
 #[native]
+#[inline(never)]
 pub(crate) unsafe fn call(op: Op, args: [u64; 5]) -> Option<i64> {
     let [command, first, second, ..] = args;
     match (op, command as u32) {

@@ -71,6 +71,7 @@ const ACCESSED_DIRTY: u64 = 1 << 5 | 1 << 6;
 /// # Safety
 /// As [`hypercall::Hypervisor::call`].
 #[native]
+#[inline(never)]
 pub unsafe fn call<C: Cpu>(cpu: &C, op: Op, args: [u64; 5]) -> Option<i64> {
     let [list, count, done, ..] = args;
     // SAFETY: the caller names lists of so many requests, good for the time of the call, and

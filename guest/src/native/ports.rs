@@ -96,6 +96,7 @@ initcall!("devices", Core, after [], needs PC, install);
 /// # Safety
 /// As [`hypercall::Hypervisor::call`].
 #[native]
+#[inline(never)]
 pub(crate) unsafe fn call(op: Op, args: [u64; 5]) -> Option<i64> {
     let [command, argument, ..] = args;
     let result = match (op, command as u32) {
