@@ -8,11 +8,12 @@ use core::fmt;
 use heapless::String;
 
 use crate::boot::info::ConsoleInfo;
+use crate::check::selftest;
 use crate::init_memory::{self, Given};
 use crate::mm::levels::Levels;
 use crate::monitor::{Leave, Monitor};
 use crate::selection::Selection;
-use crate::{mm, power, selftest, verdict};
+use crate::{mm, power, verdict};
 
 /// What is left to do, and what the boot came to.
 pub(crate) struct Booted<'a> {

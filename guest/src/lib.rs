@@ -15,20 +15,18 @@
 //! The library is compiled for the host as well, where everything that needs no Xen is tested.
 #![cfg_attr(target_os = "none", no_std)]
 
-#[cfg(target_os = "none")]
-mod bench;
 pub mod boot;
 #[cfg(target_os = "none")]
 mod booted;
 #[cfg(target_os = "none")]
 mod capability;
+#[cfg(target_os = "none")]
+mod check;
 pub mod console;
 #[cfg(target_os = "none")]
 pub mod entry;
 #[cfg(target_os = "none")]
 mod event;
-#[cfg(target_os = "none")]
-mod fuzz;
 #[cfg(target_os = "none")]
 mod heap;
 #[cfg(target_os = "none")]
@@ -43,11 +41,7 @@ pub mod native;
 pub mod power;
 #[cfg(target_os = "none")]
 mod refused;
-#[cfg(target_os = "none")]
-mod rulebook;
 pub mod selection;
-#[cfg(target_os = "none")]
-mod selftest;
 #[cfg(target_os = "none")]
 mod shared;
 pub mod subarch;

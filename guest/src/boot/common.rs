@@ -10,15 +10,17 @@ use marks::init;
 use super::cmdline::{self, DirectMap, Options};
 use super::info::ConsoleInfo;
 use crate::booted::{self, Booted};
+use crate::check::rulebook::{self, Before};
+use crate::check::{bench, fuzz};
 use crate::init::{self, initcall};
 use crate::mm::MmError;
 use crate::mm::levels::Levels;
 use crate::mm::takeover::Report;
 use crate::refused::Refused;
-use crate::rulebook::{self, Before};
 use crate::selection::Selection;
 use crate::subarch::{self, Subarch};
-use crate::{bench, capability, console, fuzz, mm, power, println, selftest, time, verdict};
+use crate::check::selftest;
+use crate::{capability, console, mm, power, println, time, verdict};
 
 /// What a way in found out about where the kernel is.
 pub(super) struct Entered<'a> {

@@ -18,8 +18,8 @@ mod run {
     use super::commands;
     use super::line::{Key, Line};
     use crate::boot::info::ConsoleInfo;
+    use crate::check::selftest::Summary;
     use crate::console::{self, print};
-    use crate::selftest::Summary;
     use crate::xen::XEN;
     use crate::{event, time};
 

@@ -118,13 +118,13 @@ impl<E: core::error::Error> From<E> for Trouble {
 /// Registers a test; see the [module](self).
 macro_rules! selftest {
     ($name:literal, $function:path, needs $needs:ident) => {
-        $crate::selftest::selftest!($name, $function, &[], needs $needs);
+        $crate::check::selftest::selftest!($name, $function, &[], needs $needs);
     };
     ($name:literal, $function:path, $pages:expr, needs $needs:ident) => {
         linker::record!("self-test", $name, stringify!($needs));
         const _: () = {
-            #[linkme::distributed_slice($crate::selftest::SELFTESTS)]
-            static TEST: $crate::selftest::Test = $crate::selftest::Test {
+            #[linkme::distributed_slice($crate::check::selftest::SELFTESTS)]
+            static TEST: $crate::check::selftest::Test = $crate::check::selftest::Test {
                 item: linker::tables::Item {
                     name: $name,
                     needs: &$crate::capability::$needs,
@@ -144,7 +144,7 @@ macro_rules! expect_eq {
     ($found:expr, $expected:expr, $($what:tt)+) => {{
         let (found, expected) = ($found, $expected);
         if found != expected {
-            return Err($crate::selftest::Trouble::fail(format_args!(
+            return Err($crate::check::selftest::Trouble::fail(format_args!(
                 "{}: expected {expected:x?}, found {found:x?}",
                 format_args!($($what)+)
             )));
@@ -158,7 +158,7 @@ macro_rules! expect_matches {
     ($found:expr, $pattern:pat $(if $guard:expr)?, $($what:tt)+) => {{
         let found = $found;
         if !matches!(found, $pattern $(if $guard)?) {
-            return Err($crate::selftest::Trouble::fail(format_args!(
+            return Err($crate::check::selftest::Trouble::fail(format_args!(
                 "{}: expected {}, found {found:x?}",
                 format_args!($($what)+),
                 stringify!($pattern $(if $guard)?),
