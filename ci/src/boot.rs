@@ -33,6 +33,7 @@ pub(crate) fn boot(arguments: &BootArgs) -> Result<()> {
             kernel::check(&path, arguments.via)?;
             path
         }
+        None if arguments.lean => workspace.build_lean_kernel()?,
         None => workspace.build_kernel()?,
     };
     let job = job(arguments, kernel)?;

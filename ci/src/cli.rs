@@ -118,9 +118,12 @@ pub(crate) enum Command {
 /// `build`.
 #[derive(Debug, Args)]
 pub(crate) struct BuildArgs {
-    /// Print what modules registered in the image, and what of it is given back after boot
+    /// Print what modules registered in the image, its size, and what of it is given back after boot
     #[arg(long)]
     pub(crate) show: bool,
+    /// Leave out self-tests, benchmarks, rules and fuzzing; kept apart from the usual image
+    #[arg(long)]
+    pub(crate) lean: bool,
 }
 
 /// `boot`.
@@ -155,6 +158,9 @@ pub(crate) struct BootArgs {
     /// Boot this image instead of building one; it must be a kernel of the kind that --via enters
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
+    /// Boot an image without self-tests, benchmarks, rules and fuzzing
+    #[arg(long, conflicts_with = "kernel")]
+    pub(crate) lean: bool,
     /// Give up after so many seconds [default: 60; none with --interactive or --gdb]
     #[arg(long, value_name = "S")]
     pub(crate) timeout: Option<u64>,

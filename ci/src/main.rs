@@ -47,7 +47,11 @@ fn run(command: &Command) -> Result<()> {
         Command::Boot(arguments) => boot::boot(arguments),
         Command::Setup(arguments) => boot::setup(arguments),
         Command::Build(arguments) => {
-            let image = Workspace::find()?.build_kernel()?;
+            let workspace = Workspace::find()?;
+            let image = match arguments.lean {
+                true => workspace.build_lean_kernel()?,
+                false => workspace.build_kernel()?,
+            };
             println!("{}", image.display());
             match arguments.show {
                 true => image::show(&image),

@@ -73,9 +73,22 @@ impl Workspace {
         Ok(built)
     }
 
+    /// Builds the kernel without self-tests, benchmarks, rules and fuzzing, in an output directory
+    /// of its own, and returns the image.
+    pub(crate) fn build_lean_kernel(&self) -> Result<PathBuf> {
+        let target = self.target.join("lean");
+        let built = self.build_in(&target, "guest", &["--no-default-features"])?;
+        image::finish(&built)?;
+        Ok(built)
+    }
+
     /// Builds the program of a package for the kernel's target, by the flags and the profile that
     /// the repository says and nothing else does.
     pub(crate) fn build(&self, package: &str) -> Result<PathBuf> {
+        self.build_in(&self.target, package, &[])
+    }
+
+    fn build_in(&self, target: &Path, package: &str, more: &[&str]) -> Result<PathBuf> {
         rust::ensure_target(&self.root)?;
         let mut cargo = self.cargo();
         let dropped = compile::seal(&mut cargo, &self.root, std::env::vars_os())?;
@@ -88,14 +101,15 @@ impl Workspace {
         cargo
             .args(["build", "--release", "--package", package, "--bin", package])
             .args(["--target", rust::TARGET, "--target-dir"])
-            .arg(&self.target);
+            .arg(target)
+            .args(more);
         let status = process::status(&mut cargo, Failure::file("run", "cargo"))?;
         if !status.success() {
             return Err(Failure::Guest(format!(
                 "{package} does not build; see cargo's message"
             )));
         }
-        Ok(self.target.join(rust::TARGET).join("release").join(package))
+        Ok(target.join(rust::TARGET).join("release").join(package))
     }
 
     /// A new directory for the logs of a run; the oldest of earlier ones go.

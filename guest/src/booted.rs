@@ -5,10 +5,8 @@
 
 use core::fmt;
 
-use heapless::String;
-
 use crate::boot::info::ConsoleInfo;
-use crate::check::selftest;
+use crate::checks::{self, Facts};
 use crate::init_memory::{self, Given};
 use crate::mm::levels::Levels;
 use crate::monitor::{Leave, Monitor};
@@ -28,7 +26,7 @@ pub(crate) struct Booted<'a> {
     /// Whether to read commands.
     pub(crate) monitor: bool,
     /// What the verdict is to say of what was done on the way; begins with a blank, if anything.
-    pub(crate) facts: String<128>,
+    pub(crate) facts: Facts,
 }
 
 /// Goes on to the end. Not part of its caller, whose code is given back.
@@ -43,10 +41,7 @@ pub(crate) fn run(booted: &Booted<'_>) -> ! {
         ),
         Err(e) => panic!("giving back parts of the image: {e}"),
     }
-    let tested = match booted.selftest {
-        Selection::None => None,
-        selection => Some(selftest::run(selection, booted.privileged)),
-    };
+    let tested = checks::self_test(booted.selftest, booted.privileged);
     let mut monitor = Monitor::new(booted.privileged, tested);
     let leave = if booted.monitor {
         monitor.run(booted.console)

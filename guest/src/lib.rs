@@ -14,14 +14,20 @@
 //!
 //! The library is compiled for the host as well, where everything that needs no Xen is tested.
 #![cfg_attr(target_os = "none", no_std)]
+#![cfg_attr(
+    not(feature = "check"),
+    allow(dead_code, unused_imports, reason = "some of it only the checks use")
+)]
 
 pub mod boot;
 #[cfg(target_os = "none")]
 mod booted;
 #[cfg(target_os = "none")]
 mod capability;
-#[cfg(target_os = "none")]
+#[cfg(all(target_os = "none", feature = "check"))]
 mod check;
+#[cfg(target_os = "none")]
+mod checks;
 pub mod console;
 #[cfg(target_os = "none")]
 pub mod entry;
@@ -45,6 +51,8 @@ pub mod selection;
 #[cfg(target_os = "none")]
 mod shared;
 pub mod subarch;
+#[cfg(target_os = "none")]
+mod tested;
 #[cfg(target_os = "none")]
 mod time;
 pub mod trap;

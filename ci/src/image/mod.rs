@@ -47,6 +47,13 @@ pub(crate) fn show(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What the image at `path` takes in memory, in words.
+pub(crate) fn size(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(Failure::file("read", path))?;
+    let file = parse(&bytes).map_err(Failure::Guest)?;
+    Ok(report::Sizes::new(&file).to_string())
+}
+
 /// Reads the file.
 pub(crate) fn parse(bytes: &[u8]) -> std::result::Result<object::File<'_>, String> {
     object::File::parse(bytes).map_err(|error| format!("not the ELF file it should be: {error}"))

@@ -6,7 +6,7 @@ use std::fmt;
 
 use linker::Group;
 use linker::subarch::Subarch;
-use object::{Object, ObjectSection, SectionKind};
+use object::{Object, ObjectSection, ObjectSegment, SectionKind, elf};
 
 use super::references::{Part, part};
 use super::tables::Tables;
@@ -17,9 +17,49 @@ const GROUPS: [(Group, &str); 2] = [
     (Group::Native, "only with page tables of its own"),
 ];
 
+/// What an image takes in memory, in bytes.
+#[derive(Debug, Default)]
+pub(super) struct Sizes {
+    code: u64,
+    constants: u64,
+    variables: u64,
+}
+
+impl Sizes {
+    /// Those of an image.
+    pub(super) fn new(file: &object::File<'_>) -> Self {
+        let mut sizes = Sizes::default();
+        for segment in file.segments() {
+            let object::SegmentFlags::Elf { p_flags, .. } = segment.flags() else {
+                continue;
+            };
+            let kind = match (p_flags.0 & elf::PF_X.0 != 0, p_flags.0 & elf::PF_W.0 != 0) {
+                (true, _) => &mut sizes.code,
+                (false, false) => &mut sizes.constants,
+                (false, true) => &mut sizes.variables,
+            };
+            *kind += segment.size();
+        }
+        sizes
+    }
+}
+
+impl fmt::Display for Sizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [code, constants, variables] =
+            [self.code, self.constants, self.variables].map(|bytes| bytes.div_ceil(1024));
+        write!(
+            f,
+            "size: {code}K of code, {constants}K of constants, {variables}K of variables"
+        )
+    }
+}
+
 /// A report of an image.
 pub(super) struct Report<'a> {
     tables: &'a Tables,
+    /// All of it.
+    whole: Sizes,
     /// Bytes by group and kind.
     sizes: BTreeMap<(&'static str, &'static str), u64>,
 }
@@ -41,7 +81,11 @@ impl<'a> Report<'a> {
                 *sizes.entry((*name, kind)).or_insert(0) += section.size();
             }
         }
-        Report { tables, sizes }
+        Report {
+            tables,
+            whole: Sizes::new(file),
+            sizes,
+        }
     }
 }
 
@@ -61,6 +105,7 @@ impl fmt::Display for Report<'_> {
         }
         let [tests, commands] = ["self-test", "command"].map(|kind| self.tables.count(kind));
         writeln!(f, "{tests} self-tests, {commands} commands of the monitor")?;
+        writeln!(f, "{}", self.whole)?;
         writeln!(f, "given back after boot where it is needed no more:")?;
         for ((group, kind), bytes) in &self.sizes {
             writeln!(f, "  {group}: {}K of {kind}", bytes / 1024)?;

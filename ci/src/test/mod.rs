@@ -2,6 +2,7 @@
 
 mod build;
 mod checks;
+mod lean;
 mod machines;
 mod miri;
 mod mutants;
@@ -37,6 +38,8 @@ pub(crate) enum Group {
     Docs,
     /// ELF notes, segments and linker tables of the built image, and that nothing else builds another
     Notes,
+    /// An image without tests: its size, and boots as dom0 and bare
+    Lean,
     /// Structure layouts against Xen's own headers
     Abi,
     /// The rule book, judged by real Xen
@@ -69,6 +72,7 @@ const ALL: &[Group] = &[
     Group::Unit,
     Group::Docs,
     Group::Notes,
+    Group::Lean,
     Group::Abi,
     Group::Rules,
     Group::Dom0,
@@ -91,6 +95,7 @@ impl Group {
             Self::Unit => "unit",
             Self::Docs => "docs",
             Self::Notes => "notes",
+            Self::Lean => "lean",
             Self::Abi => "abi",
             Self::Rules => "rules",
             Self::Dom0 => "dom0",
@@ -217,6 +222,7 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
             Group::Notes => notes::run(&mut suite)
                 .and_then(|()| tables::run(&mut suite))
                 .and_then(|()| build::run(&mut suite)),
+            Group::Lean => lean::run(&mut suite, &arguments.provision),
             Group::Abi => checks::abi(&mut suite),
             Group::Bench => regression::run(&mut suite),
             Group::Rules => rules::run(&mut suite),

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{Seek, Write};
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -40,30 +41,9 @@ pub(super) fn run(suite: &mut Suite, provision: &ProvisionArgs, vias: &[Via]) ->
     for &via in vias {
         let Some(name) = name(via) else { continue };
         let since = Instant::now();
-        let mut command = Command::new(
-            std::env::current_exe().map_err(Failure::file("find", "the program itself"))?,
-        );
-        command
-            .args([
-                "boot",
-                "--interactive",
-                "--timeout",
-                "60",
-                "--via",
-                via.name(),
-            ])
-            .arg("--kernel")
-            .arg(suite.kernel()?)
-            .args(["--cmdline", "log=warn"]);
-        command.args(provision.xen.iter().flat_map(|xen| ["--xen", xen]));
-        for (flag, path) in [
-            ("--qemu", &provision.qemu),
-            ("--dom0-root", &provision.dom0_root),
-        ] {
-            if let Some(path) = path {
-                command.arg(flag).arg(path);
-            }
-        }
+        let kernel = suite.kernel()?;
+        let mut command = boot(provision, via, &kernel, "log=warn")?;
+        command.args(["--interactive", "--timeout", "60"]);
         command.current_dir(&suite.workspace.root).stdin(keys()?);
         let output = process::output(&mut command, Failure::file("run", "cargo xtask boot"))?;
         let said = String::from_utf8_lossy(&output.stdout);
@@ -89,6 +69,32 @@ fn keys() -> Result<File> {
     file.write_all(KEYS.as_bytes()).map_err(failed())?;
     file.rewind().map_err(failed())?;
     Ok(file)
+}
+
+/// This program's own command that boots an image with these words.
+///
+/// # Errors
+/// The system does not say where this program is.
+pub(super) fn boot(
+    provision: &ProvisionArgs,
+    via: Via,
+    kernel: &Path,
+    words: &str,
+) -> Result<Command> {
+    let mut command =
+        Command::new(std::env::current_exe().map_err(Failure::file("find", "the program itself"))?);
+    command.args(["boot", "--via", via.name(), "--cmdline", words]);
+    command.arg("--kernel").arg(kernel);
+    command.args(provision.xen.iter().flat_map(|xen| ["--xen", xen]));
+    for (flag, path) in [
+        ("--qemu", &provision.qemu),
+        ("--dom0-root", &provision.dom0_root),
+    ] {
+        if let Some(path) = path {
+            command.arg(flag).arg(path);
+        }
+    }
+    Ok(command)
 }
 
 /// Looks for the answers, and for the line ends that a terminal in raw mode needs.

@@ -88,6 +88,9 @@ pub const WORDS: &[Word] = &[
     },
 ];
 
+/// Words of checks, which an image can be built without.
+const CHECKS: &[&str] = &["selftest", "bench", "rules", "fuzz", "twin"];
+
 /// A deliberate failure, for testing whoever watches the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Provoke {
@@ -210,6 +213,7 @@ impl CmdlineError<'_> {
                 Reason::BadValue | Reason::BadFilter(_) => f.write_str("bad value"),
                 Reason::NoSuch(name) => write!(f, "no '{name}'"),
                 Reason::Twice => f.write_str("given twice"),
+                Reason::NotBuiltIn => f.write_str("not in this image"),
                 Reason::TooLong => write!(f, "longer than {LONGEST} bytes, perhaps cut off"),
             }
         })
@@ -235,6 +239,8 @@ pub enum Reason<'a> {
     NoSuch(&'a str),
     /// The same word came before.
     Twice,
+    /// The image was built without what the word asks for.
+    NotBuiltIn,
     /// The line has as many bytes as loaders leave of one that is too long for them.
     TooLong,
 }
@@ -258,6 +264,9 @@ impl fmt::Display for CmdlineError<'_> {
             Reason::BadFilter(e) => write!(f, "{e}"),
             Reason::NoSuch(name) => write!(f, "there is no '{name}'"),
             Reason::Twice => f.write_str("given twice"),
+            Reason::NotBuiltIn => f.write_str(
+                "this image was built without self-tests, benchmarks, rules and fuzzing: it is lean",
+            ),
             Reason::TooLong => write!(
                 f,
                 "{} bytes or more; loaders cut a line off there, so that at most {LONGEST} are taken",
@@ -342,6 +351,12 @@ fn selection(value: Option<&str>) -> Result<Selection<'_>, Reason<'static>> {
 /// The first word that is not understood, or a line that may not be whole.
 #[init]
 pub fn parse(line: &[u8]) -> Result<Options<'_>, CmdlineError<'_>> {
+    parse_for(line, cfg!(feature = "check"))
+}
+
+/// Parses a command line for an image with the checks, or without.
+#[init]
+fn parse_for(line: &[u8], has_checks: bool) -> Result<Options<'_>, CmdlineError<'_>> {
     let mut options = Options::default();
     let mut seen = 0_u32;
     if line.len() > LONGEST {
@@ -372,6 +387,9 @@ pub fn parse(line: &[u8]) -> Result<Options<'_>, CmdlineError<'_>> {
             .iter()
             .position(|w| w.name == name)
             .ok_or_else(|| error(Reason::Unknown))?;
+        if !has_checks && CHECKS.contains(&name) {
+            return Err(error(Reason::NotBuiltIn));
+        }
         if seen & (1 << place) != 0 {
             return Err(error(Reason::Twice));
         }
@@ -588,6 +606,27 @@ mod tests {
         assert_eq!((e.index, e.reason), (2, Reason::NoSuch("nosuch")));
         assert!(check_names(b"bench=mm -- rules=x", exists).is_err());
         assert!(check_names(b"-- rules=x", exists).is_ok());
+    }
+
+    #[test]
+    fn a_lean_image_refuses_the_words_of_checks_and_no_others() {
+        for word in WORDS {
+            let refused = parse_for(word.name.as_bytes(), false)
+                .err()
+                .map(|e| e.reason);
+            let is_check = CHECKS.contains(&word.name);
+            assert_eq!(
+                refused == Some(Reason::NotBuiltIn),
+                is_check,
+                "{}",
+                word.name
+            );
+        }
+        let error = parse_for(b"log=warn selftest=mm", false)
+            .unwrap_err()
+            .to_string();
+        let says = "word 2: 'selftest=mm': this image was built without self-tests";
+        assert!(error.contains(says), "{error}");
     }
 
     proptest::proptest! {

@@ -1,25 +1,22 @@
 //! The boot from where a way in knows what it was told: the same for all of them.
 
-use core::fmt::{self, Write};
+use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use heapless::String;
 use linker::tables::Level;
 use marks::init;
 
+use super::before::Before;
 use super::cmdline::{self, DirectMap, Options};
 use super::info::ConsoleInfo;
 use crate::booted::{self, Booted};
-use crate::check::rulebook::{self, Before};
-use crate::check::{bench, fuzz};
+use crate::checks::{self, Asked};
 use crate::init::{self, initcall};
 use crate::mm::MmError;
 use crate::mm::levels::Levels;
 use crate::mm::takeover::Report;
 use crate::refused::Refused;
-use crate::selection::Selection;
 use crate::subarch::{self, Subarch};
-use crate::check::selftest;
 use crate::{capability, console, mm, power, println, time, verdict};
 
 /// What a way in found out about where the kernel is.
@@ -77,49 +74,6 @@ fn populate(options: &Options<'_>) -> Result<(), Refused> {
 }
 initcall!("directmap", Memory, after [], needs EVERYWHERE, populate);
 
-/// What it came to; or the end, if it failed.
-fn or_fail<T>(what: &str, result: Result<T, impl fmt::Display>) -> T {
-    result.unwrap_or_else(|e| {
-        println!("{what}: {e}");
-        verdict::fail(what);
-        power::off()
-    })
-}
-
-/// Judges Xen by the rules and makes random requests, as far as asked for.
-#[init]
-fn judge(entered: &Entered<'_>, options: &Options<'_>) -> Option<rulebook::Summary> {
-    if options.rules == Selection::None && options.twin.is_none() {
-        return None;
-    }
-    let before = entered.before.as_ref().ok_or("the rules are about PV");
-    let before = or_fail("rules", before);
-    let judged = match options.rules {
-        Selection::None => None,
-        selection => Some(or_fail("rules", rulebook::run(selection, before))),
-    };
-    if let Some(summary) = judged.filter(|summary| !summary.is_good()) {
-        verdict::fail(summary.reason());
-        power::off();
-    }
-    if let Some(twins) = options.twin
-        && !or_fail("twin", rulebook::twins(twins, before))
-    {
-        verdict::fail("twin");
-        power::off();
-    }
-    judged
-}
-
-/// Whether something has the name that the list of a word of the command line gives it.
-fn exists(word: &str, name: &str) -> bool {
-    match word {
-        "selftest" => selftest::exists(name),
-        "bench" => bench::exists(name),
-        _ => rulebook::exists(name),
-    }
-}
-
 /// Makes the init calls of a level.
 #[init]
 fn make(level: Level, options: &Options<'_>) {
@@ -139,7 +93,7 @@ pub(super) fn prepare<'a>(subarch: Subarch, entered: &Entered<'a>) -> Options<'a
     let Entered { via, by, .. } = entered;
     let line = entered.cmdline;
     let options = cmdline::parse(line)
-        .and_then(|options| cmdline::check_names(line, exists).map(|()| options))
+        .and_then(|options| cmdline::check_names(line, checks::exists).map(|()| options))
         .unwrap_or_else(|e| {
             println!("{e}");
             verdict::fail(e.summary());
@@ -195,17 +149,14 @@ fn run(entered: &Entered<'_>, options: &Options<'_>) -> ! {
     make(Level::Core, options);
     make(Level::Service, options);
     init::tell();
-    // First: the rules are about a kernel that has done nothing yet.
-    let judged = judge(entered, options);
-    let fuzzed = options.fuzz.map(|run| or_fail("fuzz", fuzz::run(run)));
-    match options.bench {
-        Selection::None => 0,
-        selection => or_fail("bench", bench::run(&selection)),
+    let asked = Asked {
+        options,
+        before: entered.before.as_ref(),
     };
-    let mut facts = String::new();
-    // There is room for both.
-    let _ = judged.map_or(Ok(()), |summary| write!(facts, " {summary}"));
-    let _ = fuzzed.map_or(Ok(()), |done| write!(facts, " fuzzed={done}"));
+    let facts = checks::run(&asked).unwrap_or_else(|reason| {
+        verdict::fail(reason);
+        power::off()
+    });
     booted::run(&Booted {
         via: entered.via,
         privileged: entered.privileged,

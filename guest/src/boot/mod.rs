@@ -1,5 +1,7 @@
 //! From the first call after the entry shim to a kernel that knows where it is.
 
+#[cfg(target_os = "none")]
+pub(crate) mod before;
 pub mod cmdline;
 #[cfg(target_os = "none")]
 pub(crate) mod common;

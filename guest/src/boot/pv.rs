@@ -7,11 +7,11 @@ use hypercall::{Mfn, Xen};
 use linker::{Image, VIRT_BASE};
 use marks::init;
 
+use super::before::{Before, Kind};
 use super::common::{self, Entered, prepare, start_kernel_common};
 use super::fixmap;
 use super::info::{self, BootError, BootInfo, ConsoleInfo, Expect, Flags};
 use super::processor;
-use crate::check::rulebook::{Before, Kind};
 use crate::console::{self, ring};
 use crate::mm::layout::{self, Fixed};
 use crate::mm::machine::Machine;

@@ -8,9 +8,12 @@
     reason = "a divergence ends the run, and is printed from where it is"
 )]
 
-use core::fmt;
+use core::fmt::{self, Write};
+
+use linkme::distributed_slice;
 
 use crate::boot::cmdline::Fuzz;
+use crate::checks::{self, Asked, CHECKS, Check, Facts, Failed};
 use crate::lock::Lock;
 use crate::mm::fuzz::{Divergence, Eye, Fuzzer, window};
 use crate::mm::layout;
@@ -30,7 +33,7 @@ static FUZZER: Lock<Fuzzer<PAGES, POOL>> = Lock::new(Fuzzer::EMPTY);
 
 /// Why a run ended early.
 #[derive(Debug)]
-pub(crate) enum Trouble {
+enum Trouble {
     /// It did not begin.
     Begin(MmError),
     /// The tables are not what they should be.
@@ -75,11 +78,27 @@ impl Eye for Processor {
     }
 }
 
+#[distributed_slice(CHECKS)]
+static CHECK: Check = Check {
+    order: 1,
+    run: check,
+};
+
+/// Fuzzes, if that is asked for.
+fn check(asked: &Asked<'_>, facts: &mut Facts) -> Result<(), Failed> {
+    if let Some(fuzz) = asked.options.fuzz {
+        let done = checks::or_fail("fuzz", run(fuzz))?;
+        // There is room for all checks.
+        let _ = write!(facts, " fuzzed={done}");
+    }
+    Ok(())
+}
+
 /// Carries out a run, prints what was done and how fast, and returns the number of operations.
 ///
 /// # Errors
 /// A divergence, or no memory to begin with.
-pub(crate) fn run(fuzz: Fuzz) -> Result<u64, Trouble> {
+fn run(fuzz: Fuzz) -> Result<u64, Trouble> {
     let Fuzz { seed, ops } = fuzz;
     let mut fuzzer = FUZZER.lock();
     mm::with(|tables| fuzzer.begin(tables, window::<layout::Regions>(), seed))?;

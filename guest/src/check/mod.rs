@@ -1,6 +1,8 @@
-//! What only tests the kernel, or what it runs on: the rooms that nothing else imports.
+//! What only tests the kernel, or what it runs on: rooms that nothing else imports. They register
+//! themselves in [`checks`](crate::checks) and other linker tables; without the feature `check` an image
+//! has none of them.
 
-pub(crate) mod bench;
-pub(crate) mod fuzz;
-pub(crate) mod rulebook;
-pub(crate) mod selftest;
+mod bench;
+mod fuzz;
+mod rulebook;
+mod selftest;

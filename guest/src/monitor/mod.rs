@@ -18,8 +18,8 @@ mod run {
     use super::commands;
     use super::line::{Key, Line};
     use crate::boot::info::ConsoleInfo;
-    use crate::check::selftest::Summary;
     use crate::console::{self, print};
+    use crate::tested::Summary;
     use crate::xen::XEN;
     use crate::{event, time};
 
@@ -51,7 +51,7 @@ mod run {
         }
 
         /// Reads and carries out commands until one leaves.
-        // Commands need the stack: see `selftest::run`.
+        // Commands need the stack: see `selftest`.
         #[inline(never)]
         pub(crate) fn run(&mut self, console: ConsoleInfo) -> Leave {
             let port = port(console);

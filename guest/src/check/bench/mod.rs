@@ -17,6 +17,9 @@ mod pool;
 mod sweep;
 mod tally;
 
+use linkme::distributed_slice;
+
+use crate::checks::{self, Asked, CHECKS, Check, Facts, Failed, NAMED, Named};
 use crate::mm::Running;
 use crate::mm::{self, MmError, Tables, layout};
 use crate::refused::Refused;
@@ -62,7 +65,7 @@ impl Bench<'_> {
 }
 
 /// Whether a name of something that can be measured begins so.
-pub(crate) fn exists(name: &str) -> bool {
+fn exists(name: &str) -> bool {
     let selection = Selection::Named(name);
     let measured = ops::OPS
         .iter()
@@ -73,13 +76,33 @@ pub(crate) fn exists(name: &str) -> bool {
     measured || raw || whole.iter().any(|other| other.starts_with(name))
 }
 
+#[distributed_slice(NAMED)]
+static NAMES: Named = Named {
+    word: "bench",
+    exists,
+};
+
+#[distributed_slice(CHECKS)]
+static CHECK: Check = Check {
+    order: 2,
+    run: check,
+};
+
+/// Measures, if that is asked for.
+fn check(asked: &Asked<'_>, _: &mut Facts) -> Result<(), Failed> {
+    match &asked.options.bench {
+        Selection::None => Ok(()),
+        selection => checks::or_fail("bench", run(selection)).map(drop),
+    }
+}
+
 /// Measures the selected operations and prints a line for each.
 ///
 /// # Errors
 /// The first operation that fails.
 // Its stack frame is large: nobody else is to carry it.
 #[inline(never)]
-pub(crate) fn run(selection: &Selection<'_>) -> Result<usize, Refused> {
+fn run(selection: &Selection<'_>) -> Result<usize, Refused> {
     println!(
         "bench entry_to_first_byte 1 {0} {0} 0",
         crate::boot::common::ticks_to_first_byte()

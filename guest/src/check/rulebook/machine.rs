@@ -9,7 +9,8 @@ use hypercall::mmu::{Scope, VaFlush, update_va_mapping};
 use hypercall::{Hypervisor, MachAddr, Mfn, Pfn, VirtAddr};
 use rules::{About, Cause, Entry, Fault, Machine, Observed, Page};
 
-use super::{Before, entry, upcall};
+use super::{entry, upcall};
+use crate::boot::before::Before;
 use crate::mm::Flags;
 use crate::mm::frames::{Frame, FrameError};
 use crate::mm::machine::Machine as _;

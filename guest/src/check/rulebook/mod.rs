@@ -7,65 +7,26 @@ mod entry;
 mod machine;
 mod upcall;
 
-use core::fmt;
+use core::fmt::{self, Write};
 
-use hypercall::abi::start_info::start_info;
-use hypercall::addr::ADDR_MASK;
-use hypercall::{Hypervisor, Mfn, Op};
+use hypercall::{Hypervisor, Op};
 use rules::{About, RULES, Rule, twin};
 
+use crate::boot::before::{Before, Kind};
 use crate::boot::cmdline::Twins;
+use crate::checks::{self, Asked, CHECKS, Check, Facts, Failed, NAMED, Named};
 use crate::console::print;
 use crate::mm::{self, MmError, Tables};
 use crate::println;
 use crate::selection::Selection;
-use crate::trap::probe;
 use crate::xen::XEN;
-
-pub(crate) use rules::Kind;
+use linkme::distributed_slice;
 
 use machine::Real;
 
-/// What only a kernel that has just been started can see.
-pub(crate) struct Before {
-    kind: Kind,
-    /// What Xen said, before its page was used for something else.
-    start_info: start_info,
-    /// The flags of an entry of the initial mapping.
-    flags: Option<u64>,
-}
-
-impl Before {
-    /// Looks at the machine as Xen left it, for a kernel started as `kind`. `l4` is the address of the top table, `spare` that of a
-    /// page which nothing used yet; `table` finds the address of another table.
-    pub(crate) fn look(
-        kind: Kind,
-        start_info: &start_info,
-        l4: u64,
-        spare: u64,
-        table: impl Fn(Mfn) -> Option<u64>,
-    ) -> Before {
-        let flags = || {
-            let (mut at, mut value) = (l4, 0);
-            for shift in [39, 30, 21, 12] {
-                value = probe::read(at + (spare >> shift & 511) * 8).ok()?;
-                if shift > 12 {
-                    at = table(Mfn::truncate((value & ADDR_MASK) >> 12))?;
-                }
-            }
-            Some(value & !ADDR_MASK)
-        };
-        Before {
-            kind,
-            start_info: *start_info,
-            flags: flags(),
-        }
-    }
-}
-
 /// How a run ended.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Summary {
+struct Summary {
     counts: rules::Summary,
     first: Option<u16>,
     clean: bool,
@@ -73,7 +34,7 @@ pub(crate) struct Summary {
 
 impl Summary {
     /// Whether there was anything to judge, all of it holds, and no trace is left.
-    pub(crate) fn is_good(&self) -> bool {
+    fn is_good(&self) -> bool {
         let rules::Summary { pass, skip, .. } = self.counts;
         self.failed() == 0 && pass + skip > 0 && self.clean
     }
@@ -87,7 +48,7 @@ impl Summary {
     }
 
     /// What went wrong, in a few words.
-    pub(crate) fn reason(&self) -> impl fmt::Display + '_ {
+    fn reason(&self) -> impl fmt::Display + '_ {
         fmt::from_fn(|f| match self.first {
             Some(first) => write!(
                 f,
@@ -108,11 +69,41 @@ impl fmt::Display for Summary {
     }
 }
 
+/// First of all checks: the rules are about a kernel that has done nothing yet.
+#[distributed_slice(CHECKS)]
+static CHECK: Check = Check {
+    order: 0,
+    run: check,
+};
+
+/// Judges Xen by the rules and makes random requests, as far as asked for.
+fn check(asked: &Asked<'_>, facts: &mut Facts) -> Result<(), Failed> {
+    let Asked { options, before } = asked;
+    if options.rules == Selection::None && options.twin.is_none() {
+        return Ok(());
+    }
+    let before = checks::or_fail("rules", before.ok_or("the rules are about PV"))?;
+    if options.rules != Selection::None {
+        let summary = checks::or_fail("rules", run(options.rules, before))?;
+        if !summary.is_good() {
+            return Err(checks::reason(summary.reason()));
+        }
+        // There is room for all checks.
+        let _ = write!(facts, " {summary}");
+    }
+    match options.twin {
+        Some(seeds) if !checks::or_fail("twin", twins(seeds, before))? => {
+            Err(checks::reason("twin"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Judges this Xen by the selected rules. Those that can end the domain must be named.
 ///
 /// # Errors
 /// There is not enough memory, or a hypercall failed that does not on any Xen.
-pub(crate) fn run(selection: Selection<'_>, before: &Before) -> Result<Summary, MmError> {
+fn run(selection: Selection<'_>, before: &Before) -> Result<Summary, MmError> {
     let mut first = None;
     let (counts, clean) = undisturbed(before, |machine| {
         let mut counts = rules::Summary::default();
@@ -141,7 +132,7 @@ pub(crate) fn run(selection: Selection<'_>, before: &Before) -> Result<Summary, 
 ///
 /// # Errors
 /// As for [`run`].
-pub(crate) fn twins(twins: Twins, before: &Before) -> Result<bool, MmError> {
+fn twins(twins: Twins, before: &Before) -> Result<bool, MmError> {
     let Twins { seeds, steps } = twins;
     let (counts, clean) = undisturbed(before, |machine| {
         twin::run_many(machine, 0..seeds, steps, &mut Lines)
@@ -149,8 +140,14 @@ pub(crate) fn twins(twins: Twins, before: &Before) -> Result<bool, MmError> {
     Ok(counts.error == 0 && clean)
 }
 
+#[distributed_slice(NAMED)]
+static NAMES: Named = Named {
+    word: "rules",
+    exists,
+};
+
 /// Whether a rule is called so.
-pub(crate) fn exists(name: &str) -> bool {
+fn exists(name: &str) -> bool {
     RULES.iter().any(|rule| rule.is_called(name))
 }
 
@@ -168,7 +165,11 @@ fn undisturbed<R>(before: &Before, f: impl FnOnce(&Real<'_>) -> R) -> Result<(R,
     // No Xen refuses to say.
     let version = hypercall::version::version(&XEN);
     let about = About {
-        kind: before.kind,
+        kind: match before.kind {
+            Kind::Dom0 => rules::Kind::Dom0,
+            Kind::DomU => rules::Kind::DomU,
+            Kind::Shim => rules::Kind::Shim,
+        },
         model: false,
         version: version.map_or((0, 0), |version| (version.major, version.minor)),
         debug: is_debug_build(),

@@ -46,7 +46,6 @@ use linkme::distributed_slice;
 use crate::lock::Lock;
 
 pub(crate) use context::Context;
-pub(crate) use runner::{Summary, exists, run};
 
 /// What a test does.
 pub(crate) type Run = fn(&mut Context) -> Outcome;

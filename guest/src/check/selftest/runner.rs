@@ -6,8 +6,10 @@ use heapless::{String, Vec};
 use hypercall::queue::Access;
 use hypercall::{LazyMmu, Pfn};
 use linker::Image;
+use linkme::distributed_slice;
 
 use super::{Context, Outcome, SELFTESTS, Test, Trouble, context, reason};
+use crate::checks::{NAMED, Named, TESTERS};
 use crate::console::print;
 use crate::heap;
 use crate::mm::Running;
@@ -17,6 +19,7 @@ use crate::mm::{self, Current, MmError, Tables};
 use crate::monitor::commands::command;
 use crate::monitor::{Leave, Monitor};
 use crate::selection::Selection;
+use crate::tested::Summary;
 use crate::trap::probe;
 use crate::{capability, println};
 
@@ -27,68 +30,27 @@ const STACK_LEFT: u64 = 4096;
 /// Columns of a test's name and the dots behind it.
 const COLUMN: usize = 42;
 
-/// How a run ended.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Summary {
-    run: u32,
-    failed: u32,
-    skipped: u32,
-    first: Option<&'static str>,
-}
-
-impl Summary {
-    /// Whether everything passed or was skipped for a reason, and there was anything to run.
-    pub(crate) fn is_good(&self) -> bool {
-        self.failed == 0 && self.run > 0
-    }
-
-    /// Both runs together.
-    pub(crate) fn and(self, later: Summary) -> Summary {
-        Summary {
-            run: self.run + later.run,
-            failed: self.failed + later.failed,
-            skipped: self.skipped + later.skipped,
-            first: self.first.or(later.first),
-        }
-    }
-
-    /// What went wrong, in a few words.
-    pub(crate) fn reason(&self) -> impl fmt::Display + '_ {
-        fmt::from_fn(|f| match self.first {
-            Some(first) => write!(
-                f,
-                "{} of {} self-tests failed, the first is {first}",
-                self.failed, self.run
-            ),
-            None => f.write_str("no self-test of this name"),
-        })
-    }
-}
-
-impl fmt::Display for Summary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Summary {
-            run,
-            failed,
-            skipped,
-            ..
-        } = self;
-        write!(f, "selftests={run} failed={failed} skipped={skipped}")
-    }
-}
-
 /// What tests may allocate on the heap, in bytes: it grows before frames are counted.
 const HEAP: usize = 128 * 1024;
 
 /// Whether the name of a test begins so.
-pub(crate) fn exists(name: &str) -> bool {
+fn exists(name: &str) -> bool {
     (SELFTESTS.iter()).any(|test| test.item.name.starts_with(name))
 }
+
+#[distributed_slice(NAMED)]
+static NAMES: Named = Named {
+    word: "selftest",
+    exists,
+};
+
+#[distributed_slice(TESTERS)]
+static TESTER: fn(Selection<'_>, bool) -> Summary = run;
 
 /// Runs the selected tests, group by group.
 // Tests need the stack: what ran before them is not to be part of the same frame.
 #[inline(never)]
-pub(crate) fn run(selection: Selection<'_>, privileged: bool) -> Summary {
+fn run(selection: Selection<'_>, privileged: bool) -> Summary {
     let mut tests: Vec<&'static Test, MOST> = Vec::new();
     let mut summary = Summary::default();
     for test in SELFTESTS {

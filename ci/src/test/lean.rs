@@ -1,0 +1,48 @@
+//! The image without self-tests, benchmarks, rules and fuzzing: how large it is, that it boots, and
+//! that it refuses what it does not have.
+
+use std::time::Instant;
+
+use super::{Suite, quietly, typed};
+use crate::cli::ProvisionArgs;
+use crate::exit::{Failure, Result};
+use crate::image;
+use crate::process;
+use crate::stack::Via;
+
+/// A boot: words, exit status, and what the console says.
+const BOOTS: &[(&str, &str, i32, &str)] = &[
+    ("boots", "", 0, "verdict: pass"),
+    (
+        "refuses the words of what it lacks",
+        "selftest=mm",
+        1,
+        "'selftest=mm': this image was built without self-tests",
+    ),
+];
+
+/// Prints both sizes and makes the boots.
+pub(super) fn run(suite: &mut Suite, provision: &ProvisionArgs) -> Result<()> {
+    let full = image::size(&suite.kernel()?)?;
+    let lean = suite.workspace.build_lean_kernel()?;
+    println!("      with tests, {full}");
+    println!("      without, {}", image::size(&lean)?);
+    for via in [Via::Dom0, Via::Bare] {
+        for (what, words, status, says) in BOOTS {
+            let name = format!("lean: {} {what}", via.name());
+            let since = Instant::now();
+            let mut command = typed::boot(provision, via, &lean, words)?;
+            command.current_dir(&suite.workspace.root);
+            let failed = Failure::file("run", "cargo xtask boot");
+            let output = quietly(&name, || process::output(&mut command, failed))?;
+            let said = String::from_utf8_lossy(&output.stdout);
+            let result = match (output.status.code(), said.contains(says)) {
+                (Some(code), true) if code == *status => Ok(()),
+                (_, true) => Err(format!("boot ended with {}\n{said}", output.status)),
+                (_, false) => Err(format!("the console never says \"{says}\"\n{said}")),
+            };
+            suite.report(&name, since, result);
+        }
+    }
+    Ok(())
+}
