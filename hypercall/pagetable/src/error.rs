@@ -96,6 +96,11 @@ pub enum MmError {
         /// The address.
         va: u64,
     },
+    /// There is no such space, or it was ended.
+    NoSpace {
+        /// The frame of what would be its root.
+        root: u64,
+    },
     /// No memory behind this pfn.
     NoMemory {
         /// The pfn.
@@ -164,6 +169,9 @@ impl fmt::Display for MmError {
             }
             MmError::NoFrame { va } => {
                 write!(f, "{va:#x}: no memory behind the frame to be mapped there")
+            }
+            MmError::NoSpace { root } => {
+                write!(f, "no address space has pfn {root:#x} as its root")
             }
             MmError::NoMemory { pfn } => write!(f, "pfn {pfn:#x}: no memory behind it"),
         }

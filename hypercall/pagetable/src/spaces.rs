@@ -214,6 +214,37 @@ impl<M: Machine> Tables<M> {
         states.is_ok_and(|(_, planned)| planned.kind == Kind::Table)
     }
 
+    /// Runs `f` with operations about a space, whether the processor works with it or not: an
+    /// address of the user half means that space's. What is written there the processor finds when
+    /// it is switched to; the kernel's half is the same in every space. Afterwards operations are
+    /// about the space as before, or, if `f` switched, about the one it switched to.
+    ///
+    /// # Errors
+    /// Those of `f`, or there is no such space (any more).
+    pub fn in_space<R>(
+        &mut self,
+        space: Space,
+        f: impl FnOnce(&mut Self) -> Result<R, MmError>,
+    ) -> Result<R, MmError> {
+        if !self.spaces().any(|existing| existing == space) {
+            return Err(MmError::NoSpace {
+                root: space.kernel.as_u64(),
+            });
+        }
+        let (current, before) = (
+            self.current_space(),
+            Space {
+                kernel: self.root(),
+                user: self.user_root(),
+            },
+        );
+        self.work_on(space);
+        let result = f(self);
+        let stays = self.current_space() == current;
+        self.work_on(if stays { before } else { self.current_space() });
+        result
+    }
+
     /// Switches to a space. What is queued goes out with the switch.
     ///
     /// # Errors
@@ -224,15 +255,12 @@ impl<M: Machine> Tables<M> {
     /// Nothing in use lies in the user half of the space that is left.
     #[track_caller]
     pub unsafe fn switch_space(&mut self, to: Space) -> Result<(), MmError> {
-        let before = Space {
-            kernel: self.root(),
-            user: self.user_root(),
-        };
+        let before = self.current_space();
         // SAFETY: the kernel half is the same in every space, the user half not in use.
         let Err(error) = (unsafe { self.change_bases(to) }) else {
             return Ok(());
         };
-        if (self.root(), self.user_root()) != (before.kernel, before.user) {
+        if self.current_space() != before {
             // SAFETY: these are the tables that were in use.
             if let Err(also) = unsafe { self.change_bases(before) } {
                 // Only one error can be returned; the later one is not lost either.
@@ -257,10 +285,18 @@ impl<M: Machine> Tables<M> {
         let carried_out = switched
             .as_ref()
             .map_or_else(|error| error.carried_out, |_| bases.len());
-        let before = (self.root(), self.user_root());
-        let kernel = if carried_out > 0 { to.kernel } else { before.0 };
-        let user = if carried_out > 1 { to.user } else { before.1 };
-        for root in core::iter::once(before.0).chain(before.1) {
+        let before = self.current_space();
+        let kernel = if carried_out > 0 {
+            to.kernel
+        } else {
+            before.kernel
+        };
+        let user = if carried_out > 1 {
+            to.user
+        } else {
+            before.user
+        };
+        for root in core::iter::once(before.kernel).chain(before.user) {
             self.count_base(root, -1)?;
         }
         for root in core::iter::once(kernel).chain(user) {
@@ -299,7 +335,8 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub fn destroy_space(&mut self, space: Space) -> Result<(), MmError> {
         let place = (0..self.spaces.len()).find(|at| self.space(*at) == Some(space));
-        let Some(place) = place.filter(|_| space.kernel != self.root()) else {
+        let used = [self.current_space().kernel, self.root()];
+        let Some(place) = place.filter(|_| !used.contains(&space.kernel)) else {
             let step = Step::Unpin;
             let (_, state) = self.frames().states(self.machine(), space.kernel)?;
             let illegal = Illegal { state, step };
@@ -376,6 +413,7 @@ impl<M: Machine> Tables<M> {
 
     /// The roots that base registers refer to.
     pub(super) fn base_references(&self) -> impl Iterator<Item = Pfn> + use<M> {
-        core::iter::once(self.root()).chain(self.user_root())
+        let current = self.current_space();
+        core::iter::once(current.kernel).chain(current.user)
     }
 }

@@ -28,6 +28,7 @@ use super::error::MmError;
 use super::frames::{Frame, Frames, Ledger};
 use super::machine::{Machine, Words};
 use super::space_list::SpaceList;
+use super::spaces::Space;
 
 pub(super) use slot::slots;
 pub use slot::{Fold, Slot};
@@ -38,8 +39,13 @@ pub(super) const TLB_SCOPE: Scope = Scope::Local;
 /// The page tables of one vCPU's kernel, the queue in front of them, and the record of frames.
 pub struct Tables<M: Machine> {
     pub(super) mmu: Mmu<M::Hv, Ledger<M>>,
+    /// The space that operations are about.
     root: Pfn,
     user_root: Option<Pfn>,
+    /// The space that base registers refer to.
+    current: Space,
+    /// These are two: addresses of the user half lead nowhere, or elsewhere, for the processor.
+    elsewhere: bool,
     fold: Fold,
     pub(super) boot_root: Pfn,
     pub(super) spaces: SpaceList,
@@ -91,6 +97,11 @@ impl<M: Machine> Tables<M> {
             mmu: Mmu::new(hv, ledger),
             root,
             user_root: None,
+            current: Space {
+                kernel: root,
+                user: None,
+            },
+            elsewhere: false,
             fold: Fold::FourLevels,
             boot_root: root,
             spaces: SpaceList::new(),
@@ -142,7 +153,7 @@ impl<M: Machine> Tables<M> {
         (frames, machine)
     }
 
-    /// The frame of the root table.
+    /// The frame of the root table of the space that operations are about.
     #[must_use]
     pub fn root(&self) -> Pfn {
         self.root
@@ -155,9 +166,32 @@ impl<M: Machine> Tables<M> {
         self.set_roots(root, None);
     }
 
+    /// Base registers refer to these roots from now on, and operations are about them.
     pub(super) fn set_roots(&mut self, root: Pfn, user_root: Option<Pfn>) {
+        self.current = Space {
+            kernel: root,
+            user: user_root,
+        };
+        self.work_on(self.current);
+    }
+
+    /// Operations are about this space from now on.
+    pub(super) fn work_on(&mut self, space: Space) {
         self.forget_last(L5::NUMBER);
-        (self.root, self.user_root) = (root, user_root);
+        (self.root, self.user_root) = (space.kernel, space.user);
+        self.elsewhere = space != self.current;
+    }
+
+    /// The space that the processor works with, whichever one operations are about.
+    #[must_use]
+    pub fn current_space(&self) -> Space {
+        self.current
+    }
+
+    /// Whether the processor finds by this address what the space under work maps there.
+    #[inline(always)]
+    pub(super) fn is_current(&self, va: u64) -> bool {
+        !self.elsewhere || va >> 63 == 1
     }
 
     /// The frame of the root table of user mode, if there is one.

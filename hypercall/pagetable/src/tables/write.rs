@@ -14,7 +14,7 @@ use crate::machine::Machine;
 use crate::state::Step;
 
 impl<M: Machine> Tables<M> {
-    /// Writes an L1 entry. `va` must be the address that the current tables map through it.
+    /// Writes an L1 entry. `va` must be the address that the space under work maps through it.
     ///
     /// The translation that was cached for `va` is flushed with it where one can have been.
     ///
@@ -75,13 +75,16 @@ impl<M: Machine> Tables<M> {
         preserve_ad: bool,
     ) -> Result<(), MmError> {
         let page = VirtAddr::new_truncate(va);
-        let update = Update {
+        let mut update = Update {
             preserve_ad,
-            ..Update::new(Level::L1, slot.machine, entry.bits())
-                .old(old.bits())
-                .va(page)
+            ..Update::new(Level::L1, slot.machine, entry.bits()).old(old.bits())
         };
-        if old.is_present() {
+        let current = self.is_current(va);
+        if current {
+            update = update.va(page);
+        }
+        // What is cached of another space is forgotten before the processor comes to it.
+        if old.is_present() && current {
             // SAFETY: the caller's promise.
             let result = unsafe { self.mmu.set_and_flush(update, TLB_SCOPE, page) };
             self.settle_if_refused(result)

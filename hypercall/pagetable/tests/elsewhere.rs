@@ -1,0 +1,155 @@
+//! Operations on a space that the processor does not work with: what fork and exec do.
+
+mod common;
+
+use common::{MIB, PAGE, World, expect, small};
+use hypercall::Pfn;
+use model::Kind;
+use pagetable::fuzz::{Eye, Mode, mode};
+use pagetable::spaces::Space;
+use pagetable::{Flags, MmError, Tables};
+
+/// In the user half, not at the start of a table.
+const USER: u64 = (7 << 39) + 100 * PAGE;
+const PAGE_OF_USERS: Flags = Flags::DATA.union(Flags::USER);
+
+type World2 = (World, Space, Space, Vec<Pfn>);
+
+/// A domain in the first of two spaces that has a page mapped at [`USER`].
+fn two_spaces() -> World2 {
+    let mut world = World::new(&small(Kind::DomU, 24 * MIB)).populated();
+    let frames = world.named_frames(600);
+    let (here, there) = (
+        world.tables.create_space().unwrap(),
+        world.tables.create_space().unwrap(),
+    );
+    world.switch(here);
+    world.map(USER, &frames[..1], PAGE_OF_USERS).unwrap();
+    (world, here, there, frames)
+}
+
+fn name(pfn: Pfn) -> Option<u64> {
+    Some(pfn.as_u64())
+}
+
+/// Works on a space; the tables are about the one before afterwards.
+fn in_space(
+    world: &mut World,
+    space: Space,
+    f: impl FnOnce(&mut Tables<common::ModelMachine>) -> Result<(), MmError>,
+) {
+    let before = world.tables.root();
+    world.tables.in_space(space, f).unwrap();
+    assert_eq!(world.tables.root(), before);
+}
+
+/// Every operation, at sizes that change entries and sizes that change tables, at once and in a lazy
+/// section, has its effect there and none here.
+#[test]
+fn what_is_done_to_another_space_is_done_there_and_only_there() {
+    for pages in [1, 2, 50, 512] {
+        for lazy in [false, true] {
+            let (mut world, here, there, frames) = two_spaces();
+            let pool = &frames[1..=pages as usize];
+            assert_eq!(world.eye().load(USER), name(frames[0]), "cached, by now");
+            if lazy {
+                mode(&mut world.tables, Mode::Enter).unwrap();
+            }
+            let to = USER + (3 << 30);
+            // SAFETY: nothing runs on the model.
+            in_space(&mut world, there, |tables| unsafe {
+                tables
+                    .map(USER, pool.iter().copied(), PAGE_OF_USERS)?
+                    .defer();
+                let (none, w) = (Flags::empty(), Flags::WRITABLE);
+                tables.protect(USER, pages, none, w)?.defer();
+                tables.move_pages(USER, to, pages)?.defer();
+                tables
+                    .map(USER, pool.iter().copied(), PAGE_OF_USERS)?
+                    .defer();
+                tables.ptep_set_wrprotect(USER)?;
+                tables.unmap(USER + PAGE * (pages - 1), 1)?.defer();
+                Ok(())
+            });
+            if lazy {
+                mode(&mut world.tables, Mode::Leave).unwrap();
+            }
+            let mut eye = world.eye();
+            assert_eq!(eye.load(USER), name(frames[0]), "{pages} pages, here");
+            assert!(eye.store(USER, frames[0].as_u64()), "writable here still");
+            assert_eq!(eye.load(to), None, "not here");
+            assert!(world.tables.audit().unwrap().is_clean());
+            world.switch(there);
+            let mut eye = world.eye();
+            for (page, pfn) in (0..).zip(pool) {
+                let va = to + page * PAGE;
+                assert_eq!(eye.load(va), name(*pfn), "page {page} of {pages}, moved");
+                assert!(!eye.store(va, 0), "read-only");
+                let last = page == pages - 1;
+                let at = USER + page * PAGE;
+                assert_eq!(eye.load(at), if last { None } else { name(*pfn) });
+                if !last {
+                    assert_eq!(eye.store(at, pfn.as_u64()), page > 0, "{page} of {pages}");
+                }
+            }
+            world.switch(here);
+            assert_eq!(world.eye().load(USER), name(frames[0]));
+            expect::sound(&world);
+            let boot = world.tables.boot_space();
+            world.switch(boot);
+            for space in [here, there] {
+                world.tables.destroy_space(space).unwrap();
+            }
+            expect::sound(&world);
+        }
+    }
+}
+
+/// The kernel's half is the same wherever it is changed from.
+#[test]
+fn the_kernel_half_is_changed_for_all_from_anywhere() {
+    let (mut world, here, there, frames) = two_spaces();
+    let va = common::BASE;
+    // SAFETY: nothing runs on the model.
+    in_space(&mut world, there, |tables| unsafe {
+        tables
+            .map(va, [frames[5]].into_iter(), Flags::DATA)?
+            .commit(tables)
+    });
+    for space in [here, there, world.tables.boot_space()] {
+        world.switch(space);
+        assert_eq!(world.eye().load(va), name(frames[5]));
+    }
+    world.switch(here);
+    // SAFETY: as above.
+    in_space(&mut world, there, |tables| unsafe {
+        tables
+            .protect(va, 1, Flags::empty(), Flags::WRITABLE)?
+            .commit(tables)
+    });
+    assert!(!world.eye().store(va, 0), "its translation is flushed");
+    assert!(world.tables.audit().unwrap().is_clean());
+}
+
+/// A space that is worked on is not ended meanwhile, and one that was ended is not worked on.
+#[test]
+fn a_space_exists_while_it_is_worked_on() {
+    let (mut world, here, there, _) = two_spaces();
+    let ended = world
+        .tables
+        .in_space(there, |tables| tables.destroy_space(there));
+    assert!(matches!(ended, Err(MmError::Frame(_))), "{ended:?}");
+    // Switched to meanwhile, it stays what operations are about.
+    // SAFETY: nothing runs on the model.
+    let switched = world
+        .tables
+        .in_space(there, |tables| unsafe { tables.switch_space(there) });
+    switched.unwrap();
+    assert_eq!(world.tables.current_space(), there);
+    assert_eq!(world.tables.root(), there.kernel);
+    world.switch(here);
+    world.tables.destroy_space(there).unwrap();
+    let gone = world.tables.in_space(there, |_| Ok(()));
+    assert!(matches!(gone, Err(MmError::NoSpace { .. })), "{gone:?}");
+    expect::sound(&world);
+}
