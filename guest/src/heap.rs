@@ -8,70 +8,24 @@ extern crate alloc;
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, Ordering};
-
-use hypercall::Hypervisor;
 
 use talc::TalcLock;
 use talc::base::binning::Binning;
 use talc::base::{CHUNK_UNIT, Talc};
-use talc::lock_api::{GuardNoSend, RawMutex};
 use talc::source::Source;
 
+use crate::lock::RawLock;
 use crate::mm::{self, Flags, layout};
-use crate::xen::XEN;
 
 const PAGE: u64 = 4096;
 /// Least growth, in pages: mapping several at once is cheaper than one by one.
 const STEP: u64 = 16;
 
 #[global_allocator]
-static HEAP: TalcLock<Masked, Pages> = TalcLock::new(Pages {
+static HEAP: TalcLock<RawLock, Pages> = TalcLock::new(Pages {
     end: None,
     pages: 0,
 });
-
-/// A lock for whose time upcalls are masked: an interrupt handler that allocates never waits for the
-/// context that it interrupted.
-struct Masked {
-    lock: spin::Mutex<()>,
-    /// Whether upcalls were masked before: of whoever holds the lock.
-    was: AtomicBool,
-}
-
-// SAFETY: it locks as the inner lock does, which is never released by anybody but `unlock`.
-unsafe impl RawMutex for Masked {
-    const INIT: Masked = Masked {
-        lock: spin::Mutex::new(()),
-        was: AtomicBool::new(false),
-    };
-
-    /// What is masked must be unmasked where it was.
-    type GuardMarker = GuardNoSend;
-
-    fn lock(&self) {
-        let was = XEN.mask_upcalls();
-        RawMutex::lock(&self.lock);
-        self.was.store(was, Ordering::Relaxed);
-    }
-
-    fn try_lock(&self) -> bool {
-        let was = XEN.mask_upcalls();
-        if RawMutex::try_lock(&self.lock) {
-            self.was.store(was, Ordering::Relaxed);
-            return true;
-        }
-        XEN.restore_upcalls(was);
-        false
-    }
-
-    unsafe fn unlock(&self) {
-        let was = self.was.load(Ordering::Relaxed);
-        // SAFETY: the caller holds this lock, and so the inner one.
-        unsafe { RawMutex::unlock(&self.lock) };
-        XEN.restore_upcalls(was);
-    }
-}
 
 /// Where heap memory comes from.
 #[derive(Debug)]
@@ -114,22 +68,14 @@ unsafe impl Source for Pages {
     }
 }
 
-/// Maps up to `pages` new frames from `va` on and says how many.
+/// Maps up to `pages` new frames from `va` on, for good, and says how many.
 fn map(va: u64, pages: u64) -> u64 {
     let grown = mm::try_with(|tables| {
         for page in 0..pages {
-            let frame = match tables.alloc_frame() {
-                Ok(frame) => frame,
-                Err(e) => return (page, Some(e)),
-            };
-            let pfn = frame.pfn();
-            // SAFETY: the frame is the heap's alone from here on.
-            let mapped =
-                unsafe { tables.map(va + page * PAGE, core::iter::once(pfn), Flags::DATA) };
-            if let Err(e) = mapped.and_then(|change| change.commit(tables)) {
-                // Not mapped, or its record would say so.
-                let lost = tables.free_frame(frame).err();
-                return (page, lost.or(Some(e)));
+            let frame = tables.alloc_frame();
+            let mapped = frame.and_then(|f| tables.map_frames(va + page * PAGE, [f], Flags::DATA));
+            if let Err(e) = mapped {
+                return (page, Some(e));
             }
         }
         (pages, None)

@@ -41,7 +41,8 @@ impl<M: Machine> Tables<M> {
     pub unsafe fn set_memory_ro(&mut self, va: u64, pages: u64) -> Result<Change, MmError> {
         self.lazily(|tables| {
             if M::Layout::IMAGE.contains(&va) {
-                tables.freeze(va, pages, Kind::ImageData)?;
+                // SAFETY: nobody writes to the pages.
+                unsafe { tables.freeze(va, pages, Kind::ImageData) }?;
             }
             // SAFETY: nobody writes to the pages, which keep all other rights.
             unsafe { tables.protect(va, pages, Flags::empty(), Flags::WRITABLE) }
@@ -96,8 +97,11 @@ impl<M: Machine> Tables<M> {
             }
         }
         let frozen = self.lazily(|tables| {
-            tables.freeze(va, pages, Kind::ImageData)?;
-            tables.freeze(va, pages, Kind::Owned)
+            // SAFETY: pages that are not writable, and whose holder has them executed from now on.
+            unsafe {
+                tables.freeze(va, pages, Kind::ImageData)?;
+                tables.freeze(va, pages, Kind::Owned)
+            }
         });
         // What is queued would hide from the search.
         frozen.and(self.flush())?;
@@ -124,13 +128,17 @@ impl<M: Machine> Tables<M> {
     }
 
     /// Freezes those of the pages' frames that are of a kind.
+    ///
+    /// # Safety
+    /// Nobody writes to them, here or in the direct map.
     #[track_caller]
-    fn freeze(&mut self, va: u64, pages: u64, kind: Kind) -> Result<(), MmError> {
+    unsafe fn freeze(&mut self, va: u64, pages: u64, kind: Kind) -> Result<(), MmError> {
         for page in (0..pages).map(|i| va + i * PAGE) {
             if let Some((pfn, found)) = self.planned_kind(page)?
                 && found == kind
             {
-                self.set_window(pfn, Flags::CONST, Step::Freeze)?;
+                // SAFETY: nobody writes to the frames, as the caller says.
+                unsafe { self.set_window(pfn, Flags::CONST, Step::Freeze) }?;
             }
         }
         Ok(())
@@ -150,7 +158,8 @@ impl<M: Machine> Tables<M> {
                     && kinds.contains(&kind)
                     && !tables.is_executable(pfn)
                 {
-                    tables.set_window(pfn, Flags::DATA, Step::Thaw)?;
+                    // SAFETY: executable nowhere, so nobody relies on its not changing.
+                    unsafe { tables.set_window(pfn, Flags::DATA, Step::Thaw) }?;
                 }
             }
             Ok(())
@@ -173,7 +182,8 @@ impl<M: Machine> Tables<M> {
             let step = Step::Free;
             return Err(FrameError::Illegal(pfn, Illegal { state, step }).into());
         }
-        self.set_window(pfn, Flags::DATA, Step::Thaw)?;
+        // SAFETY: given back by its holder, and executable nowhere.
+        unsafe { self.set_window(pfn, Flags::DATA, Step::Thaw) }?;
         self.free_once_flushed(frame)
     }
 

@@ -241,7 +241,14 @@ impl<M: Machine> Tables<M> {
 
 /// Refers at `to` to the L1 table that maps what is at `from`: one table, reached a second way.
 /// With it boot makes the direct map of the initial mapping's tables.
-pub(super) fn share<M: Machine>(tables: &mut Tables<M>, from: u64, to: u64) -> Result<(), MmError> {
+///
+/// # Safety
+/// The frames' owners agree to their being reached there with the rights that they have.
+pub(super) unsafe fn share<M: Machine>(
+    tables: &mut Tables<M>,
+    from: u64,
+    to: u64,
+) -> Result<(), MmError> {
     let source = tables.pmd_slot(from)?;
     let target = tables.ensure_pmd(to)?;
     let table = tables

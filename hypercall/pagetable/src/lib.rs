@@ -26,6 +26,7 @@ pub mod fresh;
 pub mod fuzz;
 pub mod layout;
 pub mod machine;
+pub mod mapping;
 mod ops;
 mod record;
 mod release;

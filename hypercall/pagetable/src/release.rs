@@ -40,12 +40,16 @@ impl<M: Machine> Tables<M> {
         let end = first + pages;
         (first..end)
             .step_by(CHUNK as usize)
-            .try_for_each(|start| self.release_frames(start, CHUNK.min(end - start)))
+            // SAFETY: pages that were unmapped just now, and that nobody uses, as the caller says.
+            .try_for_each(|start| unsafe { self.release_frames(start, CHUNK.min(end - start)) })
     }
 
     /// Makes up to [`CHUNK`] frames of the image free, which nothing but the window maps.
+    ///
+    /// # Safety
+    /// Nobody uses them any more.
     #[track_caller]
-    fn release_frames(&mut self, first: u64, count: u64) -> Result<(), MmError> {
+    unsafe fn release_frames(&mut self, first: u64, count: u64) -> Result<(), MmError> {
         let mut asked = 0_u64;
         let result = self.lazily(|tables| {
             for bit in 0..count {
@@ -55,7 +59,8 @@ impl<M: Machine> Tables<M> {
                     state.kind,
                     Kind::ImageConst | Kind::ImageData | Kind::ImageFrozen
                 ) {
-                    tables.take_from_image(pfn)?;
+                    // SAFETY: nobody uses the frames, as the caller says.
+                    unsafe { tables.take_from_image(pfn) }?;
                     asked |= 1 << bit;
                 }
             }

@@ -134,7 +134,8 @@ impl<M: Machine> Tables<M> {
     fn give_back_root(&mut self, root: Pfn) -> Result<(), MmError> {
         let (_, state) = self.frames().states(self.machine(), root)?;
         if state.pinned {
-            self.unpin(root)?;
+            // SAFETY: no space came of it, so no base register refers to it.
+            unsafe { self.unpin(root) }?;
             self.flush()?;
         }
         match state.kind {
@@ -145,8 +146,11 @@ impl<M: Machine> Tables<M> {
     }
 
     /// Unpins a root; what its entries refer to loses a reference.
+    ///
+    /// # Safety
+    /// No base register refers to it.
     #[track_caller]
-    fn unpin(&mut self, root: Pfn) -> Result<(), MmError> {
+    unsafe fn unpin(&mut self, root: Pfn) -> Result<(), MmError> {
         let tag = self.plan_root(root, Step::Unpin, |_| Step::Unlink)?;
         let op = ExtOp::Unpin(self.mfn(root)?);
         // SAFETY: no base register refers to the root, so nothing in use is reached through it.
@@ -349,7 +353,8 @@ impl<M: Machine> Tables<M> {
             for root in roots() {
                 // One may have been unpinned by an attempt that failed.
                 if tables.frames().states(tables.machine(), root)?.1.pinned {
-                    tables.unpin(root)?;
+                    // SAFETY: a space that is neither the current one nor worked on.
+                    unsafe { tables.unpin(root) }?;
                 }
             }
             Ok(())

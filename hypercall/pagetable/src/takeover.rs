@@ -274,11 +274,14 @@ impl<'t, M: Machine> Early<'t, M> {
         tables.lazily(|tables| {
             (0..steps).try_for_each(|step| {
                 let offset = step * STEP * PAGE;
-                share(
-                    tables,
-                    M::Layout::IMAGE.start + offset,
-                    M::Layout::DIRECT.start + offset,
-                )
+                // SAFETY: the direct map is where the kernel reaches all memory of the domain.
+                unsafe {
+                    share(
+                        tables,
+                        M::Layout::IMAGE.start + offset,
+                        M::Layout::DIRECT.start + offset,
+                    )
+                }
             })
         })?;
         tables.machine_mut().open_direct_map();

@@ -137,7 +137,8 @@ fn a_switch_takes_the_queue_along() {
         let frames = frames[..1].iter().copied();
         world.tables.map(USER[0], frames, PAGE_OF_USERS)
     };
-    map.unwrap().defer();
+    // SAFETY: nothing runs on the model.
+    unsafe { map.unwrap().defer() };
     world.switch(boot);
     world.mode(Mode::Leave);
     sound(&world);

@@ -28,7 +28,7 @@ fn prepared() -> (World, pagetable::spaces::Space) {
     agree(&world);
     world.mode(Mode::Enter);
     // SAFETY: the model's memory.
-    unsafe { world.tables.unmap(BASE, 1) }.unwrap().defer();
+    unsafe { world.tables.unmap(BASE, 1).unwrap().defer() };
     (world, space)
 }
 

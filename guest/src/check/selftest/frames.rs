@@ -1,9 +1,14 @@
 //! Frames: who has them, what they are, and the direct map that grows to reach them.
 
-use super::context::{Context, mark, marked, need_frames};
+extern crate alloc;
+
+use alloc::vec::Vec;
+
+use super::context::{Context, PAGE, mark, marked, need_frames};
 use super::pile::Pile;
 use super::{Outcome, Trouble, expect_eq, selftest};
 use crate::mm::entry::L1;
+use crate::mm::frames::Frame;
 use crate::mm::fresh::Fresh;
 use crate::mm::machine::Machine;
 use crate::mm::state::{Kind, State};
@@ -164,3 +169,32 @@ fn code_freed(context: &mut Context) -> Outcome {
     Ok(())
 }
 selftest!("frames.code_freed", code_freed, needs EVERYWHERE);
+
+/// A mapping that owns its frames gives them back when nothing leads to them any more: each page was
+/// touched before, so that a translation that was kept would show, and each frame is a table next,
+/// which Xen refuses if anything has it writable.
+fn owned(context: &mut Context) -> Outcome {
+    let (va, count) = (context.area(0) + 5 * PAGE, context.pages());
+    mm::with(|tables| need_frames(tables, 2 * count))?;
+    // With room for the frames that the pile itself takes: nothing is allocated while the page tables
+    // are in use.
+    let mut frames = Vec::<Frame>::with_capacity(count as usize + 8);
+    let mapping = mm::with(|tables| {
+        let mut pile = Pile::of(tables, count as usize)?;
+        frames.extend(core::iter::from_fn(|| pile.pop()));
+        tables.map_frames(va, frames, Flags::DATA)
+    })?;
+    let pages = mapping.pages();
+    context.expect_writes(va, pages, Ok(()), "while they are mapped")?;
+    let mut trouble = Ok(());
+    mm::with(|tables| {
+        let unmapped = tables.unmap_frames(mapping, |tables, frame| {
+            let table = Fresh::<L1>::empty(tables, frame).seal(tables);
+            trouble = trouble.and(table.and_then(|table| table.release(tables)));
+        });
+        unmapped.map_err(|refused| refused.error)
+    })?;
+    trouble?;
+    context.expect_absent(va, pages)
+}
+selftest!("frames.owned", owned, &[1, 50, 600], needs EVERYWHERE);

@@ -150,7 +150,11 @@ fn set_ptes(context: &mut Context) -> Outcome {
         mm::with(|tables| {
             let pfn = hypercall::Pfn::truncate(0x100);
             // SAFETY: the place is the test's; the image's first pages are only read.
-            unsafe { tables.set_ptes(place, Value::new(pfn, Flags::CONST), 16) }?.defer();
+            unsafe {
+                tables
+                    .set_ptes(place, Value::new(pfn, Flags::CONST), 16)?
+                    .defer();
+            }
             for i in 0..16 {
                 let entry = tables.ptep_get(place + i * PAGE)?;
                 let found = tables.pte_val(entry).map(|v| v.pfn.as_u64());
@@ -239,7 +243,7 @@ fn new_tables(context: &mut Context) -> Outcome {
         let section = mm::lazy()?;
         mm::with(|tables| {
             // SAFETY: the area and the frames are the test's, and not touched meanwhile.
-            unsafe { tables.map(va, pile.pfns(), Flags::DATA) }?.defer();
+            unsafe { tables.map(va, pile.pfns(), Flags::DATA)?.defer() };
             for (i, pfn) in (0..).zip(pile.pfns()) {
                 let found = tables.pte_val(tables.ptep_get(va + i * PAGE)?);
                 expect_eq!(

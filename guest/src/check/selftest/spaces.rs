@@ -1,5 +1,7 @@
 //! Address spaces: separate below, one kernel above, and nothing left of them afterwards.
 
+use hypercall::queue::LazyGuard;
+
 use super::context::{ABSENT_READ, Context, in_table, marked, need_frames};
 use super::pile::Pile;
 use super::{Outcome, Trouble, expect_eq, expect_matches, selftest};
@@ -247,3 +249,50 @@ fn sparse(context: &mut Context) -> Outcome {
     })
 }
 selftest!("spaces.sparse", sparse, &[14, 15, 100], needs EVERYWHERE);
+
+/// What is done to a space that is not the current one is there when it is switched to, at once or
+/// queued in a lazy section, and changes nothing here: the same address maps another page here, whose
+/// translation is cached meanwhile.
+fn elsewhere(context: &mut Context) -> Outcome {
+    with_two(context, |pile, one, two| {
+        switch(one)?;
+        map(pile, 0)?;
+        for lazy in [false, true] {
+            let section = if lazy { Some(mm::lazy()?) } else { None };
+            expect_eq!(probe::read(USER), expected(pile, 0), "here, before");
+            mm::with(|tables| {
+                tables.in_space(two, |tables| {
+                    let frame = pile.pfns().skip(1).take(1);
+                    // SAFETY: frame and address are the test's, and not touched meanwhile.
+                    unsafe {
+                        tables.map(USER, frame, Flags::DATA)?.defer();
+                        tables.ptep_set_wrprotect(USER)
+                    }
+                })
+            })?;
+            section.map_or(Ok(()), LazyGuard::end)?;
+            // SAFETY: the page is the test's.
+            let here = unsafe { probe::write(USER + 8, 1) };
+            expect_eq!(here, Ok(()), "a write here, lazily {lazy}");
+            expect_eq!(probe::read(USER), expected(pile, 0), "here, after");
+            switch(two)?;
+            expect_eq!(probe::read(USER), expected(pile, 1), "there");
+            // SAFETY: refused by the processor.
+            let there = unsafe { probe::write(USER + 8, 1) };
+            expect_eq!(there, super::context::READ_ONLY, "a write there");
+            switch(one)?;
+            mm::with(|tables| {
+                tables.in_space(two, |tables| {
+                    // SAFETY: the page is the test's.
+                    unsafe { tables.unmap(USER, 1) }?.commit(tables)
+                })
+            })?;
+            expect_eq!(probe::read(USER), expected(pile, 0), "here, at the end");
+            switch(two)?;
+            expect_eq!(probe::read(USER), ABSENT_READ, "there, at the end");
+            switch(one)?;
+        }
+        Ok(())
+    })
+}
+selftest!("spaces.elsewhere", elsewhere, &[2], needs EVERYWHERE);

@@ -108,7 +108,8 @@ impl<M: Machine> Tables<M> {
         add: Flags,
         remove: Flags,
     ) -> Result<Change, MmError> {
-        self.edit(va, pages, Edit::Rights { add, remove })
+        // SAFETY: the caller answers for who uses the range, and for who relies on its rights.
+        unsafe { self.edit(va, pages, Edit::Rights { add, remove }) }
     }
 
     /// Gives consecutive mapped pages exactly these rights, entry by entry, whatever they had: for
@@ -159,19 +160,24 @@ impl<M: Machine> Tables<M> {
     /// Nothing in use may be mapped there.
     #[track_caller]
     pub unsafe fn unmap(&mut self, va: u64, pages: u64) -> Result<Change, MmError> {
-        self.edit(va, pages, Edit::Clear)
+        // SAFETY: nothing in use is mapped there, as the caller says.
+        unsafe { self.edit(va, pages, Edit::Clear) }
     }
 
     /// Edits every entry of a range.
     ///
     /// Chunks are taken in groups: those worth it get a new table, filled while nothing is queued
     /// for the old one, which can be read as it is; then all are swapped in by one request.
+    ///
+    /// # Safety
+    /// Whoever uses the range can do so after the edit.
     #[track_caller]
-    fn edit(&mut self, va: u64, pages: u64, edit: Edit) -> Result<Change, MmError> {
+    unsafe fn edit(&mut self, va: u64, pages: u64, edit: Edit) -> Result<Change, MmError> {
         check_range(va, pages)?;
         if let Some(slot) = self.single(va, pages) {
-            self.edit_slot(slot, va, edit)?;
-            return Ok(Change(()));
+            // SAFETY: the caller's users of this page can do with what the edit leaves.
+            unsafe { self.edit_slot(slot, va, edit) }?;
+            return Ok(Change { va, pages });
         }
         let whole = pages >= edit.cost().break_even();
         let mut todo = chunks(va, pages).peekable();
@@ -187,7 +193,8 @@ impl<M: Machine> Tables<M> {
                 while swaps.len() < GROUP
                     && let Some(chunk) = todo.next()
                 {
-                    match tables.edit_chunk(chunk, edit) {
+                    // SAFETY: a part of the range whose users can do with what the edit leaves.
+                    match unsafe { tables.edit_chunk(chunk, edit) } {
                         // There is room: the loop ends when there is none.
                         Ok(Some(swap)) => drop(swaps.push(swap)),
                         Ok(None) => {}
@@ -198,21 +205,25 @@ impl<M: Machine> Tables<M> {
                     }
                 }
                 let mut swaps = swaps.into_iter();
-                let swapped = swaps.try_for_each(|swap| tables.swap_table(swap));
+                // SAFETY: each was made for its place by the edit that the range's users agreed to.
+                let swapped = swaps.try_for_each(|swap| unsafe { tables.swap_table(swap) });
                 for Swap { fresh, .. } in swaps {
                     fresh.map_or(Ok(()), |fresh| fresh.discard(tables))?;
                 }
                 swapped.and(result)
             })?;
         }
-        Ok(Change(()))
+        Ok(Change { va, pages })
     }
 
     /// Edits the entries of one chunk in place, or makes the table that is to replace theirs.
     ///
     /// In the direct map always in place: its tables change as frames become tables, and the copy
     /// would be among those.
-    fn edit_chunk(&mut self, chunk: Chunk, edit: Edit) -> Result<Option<Swap>, MmError> {
+    ///
+    /// # Safety
+    /// As [`Tables::edit`], for the chunk.
+    unsafe fn edit_chunk(&mut self, chunk: Chunk, edit: Edit) -> Result<Option<Swap>, MmError> {
         let first = match self.pte_slot(chunk.va) {
             Ok(first) => first,
             Err(MmError::NoTable { .. }) => {
@@ -251,20 +262,24 @@ impl<M: Machine> Tables<M> {
             }
         }
         for (i, slot) in slots(first, chunk.count).enumerate() {
-            self.edit_slot(slot, chunk.va + i as u64 * PAGE, edit)?;
+            // SAFETY: a page of the chunk, whose users can do with what the edit leaves.
+            unsafe { self.edit_slot(slot, chunk.va + i as u64 * PAGE, edit) }?;
         }
         Ok(None)
     }
 
     /// Edits one entry.
+    ///
+    /// # Safety
+    /// As [`Tables::edit`], for the page; `slot` is its entry.
     #[inline]
-    fn edit_slot(&mut self, slot: Slot<L1>, va: u64, edit: Edit) -> Result<(), MmError> {
+    unsafe fn edit_slot(&mut self, slot: Slot<L1>, va: u64, edit: Edit) -> Result<(), MmError> {
         let old = self.get(slot);
         let new = edit.apply(self, va, old)?;
         if new.same(old) {
             return Ok(());
         }
-        // SAFETY: the promise of who edits the range, for each page of it.
+        // SAFETY: users of the page can do with what the edit leaves, as the caller says.
         unsafe { self.set_pte_queued(slot, va, old, new) }
     }
 
@@ -302,14 +317,17 @@ impl<M: Machine> Tables<M> {
     }
 
     /// Puts a table, or none, in place of the one an entry refers to, whose frame is given back.
-    fn swap_table(&mut self, Swap { pmd, fresh }: Swap) -> Result<(), MmError> {
+    ///
+    /// # Safety
+    /// What is in use below the entry is mapped by the new table as its users need it.
+    unsafe fn swap_table(&mut self, Swap { pmd, fresh }: Swap) -> Result<(), MmError> {
         let old = self.value(self.get(pmd));
         match fresh {
             Some(fresh) => {
-                // SAFETY: what is in use below the entry is mapped as the range's user promised.
+                // SAFETY: what is in use below the entry is mapped as its users need it.
                 unsafe { self.install(pmd, fresh, Flags::TABLE) }?;
             }
-            // SAFETY: nothing in use is mapped below the entry, by the promise of who unmaps.
+            // SAFETY: nothing in use is mapped below the entry: no table serves its users as well.
             None => unsafe { self.set_upper(pmd, Entry::NONE) }?,
         }
         match old {

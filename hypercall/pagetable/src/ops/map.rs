@@ -41,13 +41,14 @@ impl<M: Machine> Tables<M> {
             self.check_frozen(va, flags, [new])?;
             // SAFETY: nothing was mapped there.
             unsafe { self.set_pte_queued(slot, va, Pte::NONE, new) }?;
-            return Ok(Change(()));
+            return Ok(Change { va, pages });
         }
         self.lazily(|tables| {
             for chunk in chunks(va, pages) {
-                tables.map_chunk(chunk, &mut frames, flags)?;
+                // SAFETY: the frames' owner agrees, as the caller says.
+                unsafe { tables.map_chunk(chunk, &mut frames, flags) }?;
             }
-            Ok(Change(()))
+            Ok(Change { va, pages })
         })
     }
 
@@ -62,7 +63,9 @@ impl<M: Machine> Tables<M> {
         }
     }
 
-    fn map_chunk(
+    /// # Safety
+    /// As [`Tables::map`].
+    unsafe fn map_chunk(
         &mut self,
         chunk: Chunk,
         frames: &mut impl Iterator<Item = Pfn>,

@@ -16,6 +16,8 @@ mod map;
 mod moves;
 mod ptes;
 
+use core::ops::Range;
+
 use super::entry::{Flags, Keep, Pte};
 use super::error::MmError;
 use super::machine::{Live, Machine, Words};
@@ -26,12 +28,22 @@ const PAGE: u64 = 4096;
 /// Bytes that one L1 table covers.
 const SPAN: u64 = 512 * PAGE;
 
-/// A change that is in force once it is committed. Inside a lazy section it may still be queued.
+/// A change of a range that is in force once it is committed. Inside a lazy section it may still be
+/// queued.
 #[must_use = "the range must not be touched before the change is in force"]
 #[derive(Debug)]
-pub struct Change(());
+pub struct Change {
+    va: u64,
+    pages: u64,
+}
 
 impl Change {
+    /// The addresses that change: of pages that move, those where they are afterwards.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        self.va..self.va + self.pages * PAGE
+    }
+
     /// Has it in force now.
     ///
     /// # Errors
@@ -40,21 +52,26 @@ impl Change {
         tables.flush()
     }
 
-    /// Leaves it to the end of the lazy section: the range is not touched before.
-    pub fn defer(self) {}
+    /// Leaves it to the end of the lazy section.
+    ///
+    /// # Safety
+    /// Nobody relies on it before: the [range](Self::range) is not touched where that would not be
+    /// allowed after the change or was not before, and nothing that it unmaps is used for anything
+    /// else.
+    pub unsafe fn defer(self) {}
 }
 
 /// The pages of a range that one L1 table maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Chunk {
-    va: u64,
+pub(crate) struct Chunk {
+    pub(crate) va: u64,
     /// Index of the first entry.
     first: usize,
     /// Number of entries.
-    count: usize,
+    pub(crate) count: usize,
 }
 
-fn chunks(va: u64, pages: u64) -> impl Iterator<Item = Chunk> {
+pub(crate) fn chunks(va: u64, pages: u64) -> impl Iterator<Item = Chunk> {
     let end = va + pages * PAGE;
     let mut next = va;
     core::iter::from_fn(move || {

@@ -32,26 +32,33 @@ impl<M: Machine> Tables<M> {
             return Err(MmError::BadRange { va: to, pages });
         }
         if from.is_multiple_of(SPAN) && to.is_multiple_of(SPAN) && pages.is_multiple_of(512) {
-            return self.move_tables(from, to, pages / 512);
+            // SAFETY: nothing in use is mapped at the source, as the caller says.
+            return unsafe { self.move_tables(from, to, pages / 512) };
         }
         // The new places first: a frame that stays mapped somewhere is cheaper to map again.
         self.flush()?;
         self.lazily(|tables| {
             for chunk in chunks(to, pages) {
                 let source = from + (chunk.va - to);
-                tables.copy_chunk(source, chunk)?;
+                // SAFETY: the frames stay their users', who find them at the new place.
+                unsafe { tables.copy_chunk(source, chunk) }?;
             }
             Ok(())
         })?;
-        // SAFETY: the caller's promise.
-        unsafe { self.unmap(from, pages) }
+        // SAFETY: nothing in use is mapped at the source, as the caller says.
+        let gone = unsafe { self.unmap(from, pages) }?;
+        Ok(Change { va: to, ..gone })
     }
 
     /// Maps at a chunk what is mapped from `source` on.
-    fn copy_chunk(&mut self, source: u64, chunk: Chunk) -> Result<(), MmError> {
+    ///
+    /// # Safety
+    /// The frames' users agree to their being reached there with the same rights.
+    unsafe fn copy_chunk(&mut self, source: u64, chunk: Chunk) -> Result<(), MmError> {
         let pmd = self.ensure_pmd(chunk.va)?;
         if self.get(pmd).is_present() || chunk.count < 8 {
-            return self.copy_entries(source, chunk);
+            // SAFETY: for the same frames and users as this is.
+            return unsafe { self.copy_entries(source, chunk) };
         }
         let frame = self.alloc_frame()?;
         let fresh = Fresh::<L1>::filled(self, frame, |tables, words| {
@@ -79,7 +86,9 @@ impl<M: Machine> Tables<M> {
         unsafe { self.install(pmd, fresh, Flags::TABLE) }
     }
 
-    fn copy_entries(&mut self, source: u64, chunk: Chunk) -> Result<(), MmError> {
+    /// # Safety
+    /// As [`Tables::copy_chunk`].
+    unsafe fn copy_entries(&mut self, source: u64, chunk: Chunk) -> Result<(), MmError> {
         for i in 0..chunk.count as u64 {
             let (from, to) = (source + i * PAGE, chunk.va + i * PAGE);
             let old = self.ptep_get(from)?;
@@ -98,7 +107,9 @@ impl<M: Machine> Tables<M> {
         Ok(())
     }
 
-    fn move_tables(&mut self, from: u64, to: u64, count: u64) -> Result<Change, MmError> {
+    /// # Safety
+    /// Nothing in use is mapped at the source.
+    unsafe fn move_tables(&mut self, from: u64, to: u64, count: u64) -> Result<Change, MmError> {
         self.lazily(|tables| {
             for i in 0..count {
                 let (from, to) = (from + i * SPAN, to + i * SPAN);
@@ -126,7 +137,10 @@ impl<M: Machine> Tables<M> {
                     tables.release_table(empty)?;
                 }
             }
-            Ok(Change(()))
+            Ok(Change {
+                va: to,
+                pages: count * 512,
+            })
         })
     }
 

@@ -40,7 +40,7 @@ impl<M: Machine> Tables<M> {
                     unsafe { tables.set_pte_queued(slot, chunk.va + i as u64 * PAGE, old, new) }?;
                 }
             }
-            Ok(Change(()))
+            Ok(Change { va, pages: count })
         })
     }
 

@@ -174,15 +174,23 @@ impl<M: Machine> Tables<M> {
         // SAFETY: the caller's promise.
         unsafe { self.set_one(slot, entry) }?;
         if L::NUMBER == usize::from(self.fold.top()) {
-            return self.mirror(slot, entry);
+            // SAFETY: what the root in use may hold the others may.
+            return unsafe { self.mirror(slot, entry) };
         }
         Ok(())
     }
 
     /// Writes to other roots what was written to the root in use: an entry of the user half to user
     /// mode's, one of the kernel half to every space's.
+    ///
+    /// # Safety
+    /// What is in use below the entry is mapped as before.
     #[track_caller]
-    fn mirror<L: UpperLevel>(&mut self, slot: Slot<L>, entry: Entry<L>) -> Result<(), MmError> {
+    unsafe fn mirror<L: UpperLevel>(
+        &mut self,
+        slot: Slot<L>,
+        entry: Entry<L>,
+    ) -> Result<(), MmError> {
         let index = slot.machine.entry_index();
         let in_root = self.machine().mfn(self.root) == Some(slot.machine.frame());
         let va = (index as u64) << L::SHIFT;
@@ -263,8 +271,17 @@ impl<M: Machine> Tables<M> {
     }
 
     /// Queues the change of a frame's own mapping in the window, with a step.
+    ///
+    /// # Safety
+    /// Rights grow for a frame that nobody relies on being read-only, or shrink for one that nobody
+    /// writes through the window any more.
     #[track_caller]
-    pub(crate) fn set_window(&mut self, pfn: Pfn, flags: Flags, step: Step) -> Result<(), MmError> {
+    pub(crate) unsafe fn set_window(
+        &mut self,
+        pfn: Pfn,
+        flags: Flags,
+        step: Step,
+    ) -> Result<(), MmError> {
         let va = self.machine().window(pfn);
         let slot = self.pte_slot(va)?;
         let old = self.get(slot);
@@ -293,14 +310,16 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub(crate) fn seal(&mut self, frame: Frame, level: u8) -> Result<Pfn, MmError> {
         let pfn = frame.pfn();
-        self.set_window(pfn, Flags::CONST, Step::Seal(level))?;
+        // SAFETY: the holder of the frame has given it up, so that nobody writes to it any more.
+        unsafe { self.set_window(pfn, Flags::CONST, Step::Seal(level)) }?;
         Ok(pfn)
     }
 
     /// Makes a table that nothing refers to writable again. It may be reused after the flush.
     #[track_caller]
     pub(crate) fn unseal(&mut self, pfn: Pfn) -> Result<Frame, MmError> {
-        self.set_window(pfn, Flags::DATA, Step::Unseal)?;
+        // SAFETY: the record refuses the step for a table that anything refers to.
+        unsafe { self.set_window(pfn, Flags::DATA, Step::Unseal) }?;
         // SAFETY: the record agreed that it is a table that nothing refers to; its `Frame` was given
         // up when it became one, or Xen's builder made it.
         Ok(unsafe { Frame::from_pfn(pfn) })
@@ -308,8 +327,12 @@ impl<M: Machine> Tables<M> {
 
     /// Makes a page of the image writable in the window, where nothing else maps it any more. It may
     /// be freed after the flush.
+    ///
+    /// # Safety
+    /// Nobody uses the page any more.
     #[track_caller]
-    pub(crate) fn take_from_image(&mut self, pfn: Pfn) -> Result<(), MmError> {
-        self.set_window(pfn, Flags::DATA, Step::Release)
+    pub(crate) unsafe fn take_from_image(&mut self, pfn: Pfn) -> Result<(), MmError> {
+        // SAFETY: a page that nobody uses nobody relies on.
+        unsafe { self.set_window(pfn, Flags::DATA, Step::Release) }
     }
 }

@@ -1,0 +1,143 @@
+//! Mappings that own their frames: what goes in comes out, once, after the flush, whatever is refused.
+
+mod common;
+
+use common::layout::{DIRECT, DYNAMIC, FIXMAP, HEAP, IMAGE};
+use common::{MIB, PAGE, World, expect, small};
+use hypercall::{Errno, Op as Call};
+use model::{Injection, Kind};
+use pagetable::frames::Frame;
+use pagetable::fuzz::Eye;
+use pagetable::mapping::StillMapped;
+use pagetable::{Flags, MmError};
+
+/// Not at the start of a table.
+const VA: u64 = DYNAMIC.start + 300 * PAGE;
+
+fn world() -> World {
+    World::fast(&small(Kind::DomU, 24 * MIB)).populated()
+}
+
+fn take(world: &mut World, count: usize) -> Vec<Frame> {
+    (0..count)
+        .map(|_| world.tables.alloc_frame().unwrap())
+        .collect()
+}
+
+fn free(world: &mut World) -> u64 {
+    // What refusals left over comes back with the next frame.
+    let frame = world.tables.alloc_frame().unwrap();
+    world.tables.free_frame(frame).unwrap();
+    world.tables.frames().counts().free
+}
+
+/// Frames go in and the same come out, in order, when nothing leads to them any more: not even what
+/// the processor has cached.
+#[test]
+fn what_goes_in_comes_out_after_the_flush() {
+    for pages in [1, 2, 212, 213, 600, 1300] {
+        let mut world = world();
+        let frames = take(&mut world, pages);
+        let numbers: Vec<_> = frames.iter().map(Frame::pfn).collect();
+        let mapping = world.tables.map_frames(VA, frames, Flags::DATA).unwrap();
+        assert_eq!((mapping.va(), mapping.pages()), (VA, pages as u64));
+        let mut eye = world.eye();
+        for page in 0..pages as u64 {
+            assert!(eye.store(VA + page * PAGE, page), "{page} of {pages}");
+        }
+        expect::clean(&world);
+        let mut out = Vec::new();
+        let unmapped = world.tables.unmap_frames(mapping, |tables, mut frame| {
+            // Memory like any other, by now.
+            tables.frame_memory(&mut frame)[1] = 7;
+            out.push(frame);
+        });
+        unmapped.unwrap();
+        assert_eq!(out.iter().map(Frame::pfn).collect::<Vec<_>>(), numbers);
+        for page in 0..pages as u64 {
+            assert_eq!(eye.load(VA + page * PAGE), None, "{page} of {pages}");
+        }
+        for frame in out {
+            world.tables.free_frame(frame).unwrap();
+        }
+        expect::clean(&world);
+    }
+}
+
+/// What cannot be mapped is not, and its frames are free.
+#[test]
+fn frames_that_cannot_be_mapped_are_free() {
+    let mut world = world();
+    let page = world.frames(1);
+    world.map(VA + 700 * PAGE, &page, Flags::CONST).unwrap();
+    let before = free(&mut world);
+    let refuse = |world: &mut World, va, pages, flags| {
+        let frames = take(world, pages);
+        world.tables.map_frames(va, frames, flags).unwrap_err()
+    };
+    for va in [
+        0x40_0000,
+        DIRECT.start + 4096,
+        IMAGE.start,
+        FIXMAP.start,
+        HEAP.start + 1,
+    ] {
+        let error = refuse(&mut world, va, 1, Flags::DATA);
+        assert!(
+            matches!(error, MmError::BadRange { .. }),
+            "{va:#x}: {error}"
+        );
+    }
+    let code = refuse(&mut world, VA, 1, Flags::CODE);
+    assert!(matches!(code, MmError::WriteAndExecute { .. }), "{code}");
+    let taken = refuse(&mut world, VA, 701, Flags::DATA);
+    let at = VA + 700 * PAGE;
+    assert!(
+        matches!(taken, MmError::Occupied { va } if va == at),
+        "{taken}"
+    );
+    assert_eq!(free(&mut world), before);
+    expect::clean(&world);
+}
+
+/// Whatever Xen refuses, no frame is lost, and none is free that is mapped.
+#[test]
+fn nothing_is_lost_to_a_refusal() {
+    for call in [Call::UpdateVaMapping, Call::MmuUpdate, Call::Multicall] {
+        for (pages, nth) in [(1, 1), (20, 1), (600, 1), (600, 2), (1300, 3)] {
+            for index in [None, Some(0), Some(3)] {
+                let mut world = world();
+                let warm = take(&mut world, 1);
+                let warm = world.tables.map_frames(VA, warm, Flags::DATA).unwrap();
+                world.tables.unmap_and_free(warm).unwrap();
+                let before = free(&mut world);
+                let refusal = Injection {
+                    nth,
+                    index,
+                    ..Injection::call(call, Errno::ENOMEM)
+                };
+                let frames = take(&mut world, pages);
+                world.model.inject(refusal);
+                let mapped = world.tables.map_frames(VA, frames, Flags::DATA);
+                world.model.clear_injections();
+                expect::clean(&world);
+                let Ok(mut mapping) = mapped else {
+                    // Tables of the region stay.
+                    assert!(before.abs_diff(free(&mut world)) <= 3, "{refusal:?}");
+                    continue;
+                };
+                world.model.inject(refusal);
+                if let Err(StillMapped { mapping: rest, .. }) = world.tables.unmap_and_free(mapping)
+                {
+                    world.model.clear_injections();
+                    expect::clean(&world);
+                    mapping = rest;
+                    world.tables.unmap_and_free(mapping).unwrap();
+                }
+                world.model.clear_injections();
+                expect::clean(&world);
+                assert!(before.abs_diff(free(&mut world)) <= 3, "{refusal:?}");
+            }
+        }
+    }
+}
