@@ -8,7 +8,7 @@ mod alone;
 mod archive;
 pub(crate) mod bare;
 mod bzimage;
-mod dom0;
+pub(crate) mod dom0;
 mod domain;
 mod kvm_shim;
 mod linux;

@@ -10,7 +10,14 @@ use crate::provision::rust;
 use crate::workspace::FUZZER;
 
 /// Crates that are part of an image without an operating system's target, and lint as such too.
-const FREESTANDING: &[&str] = &["guest", "hypercall", "linker", "linux-bench", "pagetable"];
+const FREESTANDING: &[&str] = &[
+    "first-page",
+    "guest",
+    "hypercall",
+    "linker",
+    "linux-bench",
+    "pagetable",
+];
 
 /// `cargo fmt --check`.
 pub(super) fn fmt(suite: &mut Suite) -> Result<()> {

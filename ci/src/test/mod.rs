@@ -2,6 +2,7 @@
 
 mod build;
 mod checks;
+mod example;
 mod lean;
 mod machines;
 mod miri;
@@ -232,6 +233,7 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
                 smoke::run(&mut suite, &vias)
                     .and_then(|()| typed::run(&mut suite, &arguments.provision, &vias))
                     .and_then(|()| machines::run(&mut suite, &vias))
+                    .and_then(|()| example::run(&mut suite, &vias))
             }
         };
         match result {

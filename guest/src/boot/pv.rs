@@ -6,6 +6,7 @@ use hypercall::abi::start_info::start_info;
 use hypercall::{Mfn, Xen};
 use linker::{Image, VIRT_BASE};
 use marks::init;
+use pagetable::pv::FrameLists;
 
 use super::before::{Before, Kind};
 use super::common::{self, Entered, prepare, start_kernel_common};
@@ -15,7 +16,6 @@ use super::processor;
 use crate::console::{self, ring};
 use crate::mm::layout::{self, Fixed};
 use crate::mm::machine::Machine;
-use crate::mm::pv::FrameLists;
 use crate::mm::running::Running;
 use crate::mm::tables::Fold;
 use crate::mm::takeover::{Initial, Report, Start};

@@ -1,6 +1,6 @@
 //! Memory: what binds the page tables ([`pagetable`]) to this kernel.
 //!
-//! The machine that they live on (`running`, with the frame numbers of `pv` or `native`), the layout
+//! The machine that they live on (`running`, with the frame numbers of PV or those of `native`), the layout
 //! of the address space, and the one value that all of the kernel reaches (`kernel`).
 
 pub mod dump;
@@ -9,8 +9,6 @@ mod kernel;
 pub mod layout;
 pub mod levels;
 pub mod native;
-#[cfg(target_os = "none")]
-pub mod pv;
 #[cfg(target_os = "none")]
 pub mod running;
 

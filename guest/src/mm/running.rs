@@ -3,11 +3,12 @@
 
 use hypercall::{Mfn, Pfn};
 use pagetable::machine::{Machine, Words};
+use pagetable::pv::FrameLists;
 
 use super::layout;
 use super::native::{Memory, Ranges};
-use super::pv::FrameLists;
 use crate::native::cpu;
+use crate::trap::probe;
 use crate::xen::Answering;
 
 const PAGE: u64 = 4096;
@@ -91,7 +92,8 @@ impl Machine for Running {
         if self.lists.is_empty() {
             return self.memory.pfn(mfn);
         }
-        self.lists.pfn(mfn)
+        self.lists
+            .pfn::<layout::Regions>(mfn, |address| probe::read(address).ok())
     }
 
     #[inline]

@@ -28,6 +28,7 @@ pub mod layout;
 pub mod machine;
 pub mod mapping;
 mod ops;
+pub mod pv;
 mod record;
 mod release;
 mod space_list;

@@ -1,0 +1,189 @@
+//! Frame numbers of a PV guest: the p2m list that Xen provides, and the M2P table that it shows; and
+//! with them the machine of a kernel that runs under PV only.
+
+use core::marker::PhantomData;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hypercall::abi::start_info::{SIF_INITDOMAIN, SIF_MOD_START_PFN, start_info};
+use hypercall::{Mfn, Pfn, Xen};
+
+use crate::layout::Layout;
+use crate::machine::{Machine, Words};
+use crate::tables::Fold;
+use crate::takeover::{Segments, Start};
+
+const PAGE: u64 = 4096;
+/// What the p2m list holds where there is no memory.
+const INVALID: u64 = !0;
+
+/// Both lists.
+pub struct FrameLists {
+    p2m: *const AtomicU64,
+    nr_pages: u64,
+}
+
+// SAFETY: the p2m list is shared memory that every vCPU reads the same way, with atomic loads.
+unsafe impl Send for FrameLists {}
+
+impl FrameLists {
+    /// Those of a domain without memory.
+    pub const EMPTY: FrameLists = FrameLists {
+        p2m: core::ptr::null(),
+        nr_pages: 0,
+    };
+
+    /// Those of a domain of `nr_pages` pages with its p2m list at `p2m_list`.
+    ///
+    /// # Safety
+    /// `p2m_list` is the address that Xen gave, with `nr_pages` entries, mapped for good.
+    #[must_use]
+    pub unsafe fn new(p2m_list: u64, nr_pages: u64) -> FrameLists {
+        FrameLists {
+            p2m: core::ptr::with_exposed_provenance(p2m_list as usize),
+            nr_pages,
+        }
+    }
+
+    /// The machine frame behind a pfn, if there is memory there.
+    #[inline]
+    #[must_use]
+    pub fn mfn(&self, pfn: Pfn) -> Option<Mfn> {
+        let mfn = self.mfn_or_ones(pfn)?;
+        (mfn != INVALID).then_some(Mfn::truncate(mfn))
+    }
+
+    /// What the p2m list holds for a pfn: all ones where there is no memory; `None` beyond it.
+    #[inline]
+    #[must_use]
+    pub fn mfn_or_ones(&self, pfn: Pfn) -> Option<u64> {
+        if pfn.as_u64() >= self.nr_pages {
+            return None;
+        }
+        // SAFETY: the list has an entry for every page of the domain.
+        Some(unsafe { &*self.p2m.add(pfn.as_u64() as usize) }.load(Ordering::Relaxed))
+    }
+
+    /// Whether there is no list at all.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nr_pages == 0
+    }
+
+    /// The pfn of a machine frame of this domain. `read` reads the M2P table at an address.
+    ///
+    /// The table has holes where the host has no memory, and a machine frame from a page table may be
+    /// a device's: `read` answers `None` there.
+    #[inline]
+    #[must_use]
+    pub fn pfn<L: Layout>(&self, mfn: Mfn, read: impl FnOnce(u64) -> Option<u64>) -> Option<Pfn> {
+        let pfn = Pfn::new(read(L::XEN.start + mfn.as_u64() * 8)?)?;
+        (self.mfn(pfn)? == mfn).then_some(pfn)
+    }
+}
+
+/// The machine of a kernel that runs under PV only, and maps no device's memory.
+pub struct Guest<L> {
+    lists: FrameLists,
+    /// Frames that the window reaches, counted from 0.
+    reach: u64,
+    /// Whether the window is the direct map, or still Xen's initial mapping.
+    direct: bool,
+    layout: PhantomData<L>,
+}
+
+impl<L: Layout> Guest<L> {
+    /// That of the domain that `info` tells of.
+    ///
+    /// # Safety
+    /// `info` is what Xen passed to this kernel, which is linked as its layout says. Its tables refer
+    /// to memory of hosts only: the M2P table is read for every frame that an entry names.
+    #[must_use]
+    pub unsafe fn new(info: &start_info) -> Guest<L> {
+        Guest {
+            // SAFETY: Xen maps the list where it says, until the kernel unmaps it.
+            lists: unsafe { FrameLists::new(info.mfn_list, info.nr_pages) },
+            reach: 0,
+            direct: false,
+            layout: PhantomData,
+        }
+    }
+
+    /// What the takeover must know, as `info` has it, for a kernel that was entered with this `stack`
+    /// pointer and uses another stack by now.
+    #[must_use]
+    pub fn start(&self, info: &start_info, stack: u64, image: Segments) -> Start {
+        let frame = |address: u64| (address - L::IMAGE.start) / PAGE;
+        let shared = |mfn| self.pfn(Mfn::new(mfn)?).map(|pfn| pfn.as_u64());
+        let is_dom0 = info.flags & SIF_INITDOMAIN != 0;
+        // SAFETY: whichever of the two it is, it is plain numbers.
+        let console = unsafe { info.console.domU }.mfn;
+        let module = match info.flags & SIF_MOD_START_PFN {
+            0 if info.mod_len == 0 => 0,
+            0 => frame(info.mod_start),
+            _ => info.mod_start,
+        };
+        Start {
+            nr_pages: info.nr_pages,
+            fold: Fold::FourLevels,
+            pt_base: info.pt_base,
+            nr_pt_frames: info.nr_pt_frames,
+            p2m_list: Some(info.mfn_list),
+            p2m_frames: info.first_p2m_pfn..info.first_p2m_pfn + info.nr_p2m_frames,
+            start_info: frame(core::ptr::from_ref(info).expose_provenance() as u64),
+            shared: match is_dom0 {
+                true => [None, None],
+                false => [shared(console), shared(info.store_mfn)],
+            },
+            module: module..module + info.mod_len.div_ceil(PAGE),
+            boot_stack: frame(stack - 1),
+            image,
+        }
+    }
+}
+
+impl<L: Layout> Machine for Guest<L> {
+    type Hv = Xen;
+    type Layout = L;
+
+    fn mfn(&self, pfn: Pfn) -> Option<Mfn> {
+        self.lists.mfn(pfn)
+    }
+
+    fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
+        self.lists.pfn::<L>(mfn, |address| {
+            let entry = core::ptr::with_exposed_provenance::<u64>(address as usize);
+            // SAFETY: Xen maps the table for every guest to read, with an entry for each frame of
+            // memory, and this kernel's tables refer to no others.
+            Some(unsafe { entry.read_volatile() })
+        })
+    }
+
+    fn memory(&self, pfn: Pfn) -> *mut Words {
+        if pfn.as_u64() >= self.reach {
+            return core::ptr::null_mut();
+        }
+        core::ptr::with_exposed_provenance_mut(self.window(pfn) as usize)
+    }
+
+    fn window(&self, pfn: Pfn) -> u64 {
+        let base = if self.direct {
+            L::DIRECT.start
+        } else {
+            L::IMAGE.start
+        };
+        base + pfn.as_u64() * PAGE
+    }
+
+    fn set_reach(&mut self, pages: u64) {
+        self.reach = pages;
+    }
+
+    fn open_direct_map(&mut self) {
+        self.direct = true;
+    }
+
+    fn direct_map_is_open(&self) -> bool {
+        self.direct
+    }
+}
