@@ -110,13 +110,18 @@ fn now() -> Result<u64, Trouble> {
     })
 }
 
+/// Nanoseconds after which what should have come is not waited for. Far more than a busy machine
+/// keeps a processor waiting, which is nothing that a test may judge by.
+const AGES: u64 = 20_000_000_000;
+
 /// Waits for the first interrupt.
 #[inline(never)]
 fn wait() -> Outcome {
     let start = now()?;
     while count() == 0 {
-        if now()? - start > 2_000_000_000 {
-            return Err(Trouble::fail("expected an interrupt, none in 2 seconds"));
+        // It may have come since it was looked for.
+        if now()? - start > AGES && count() == 0 {
+            return Err(Trouble::fail("expected an interrupt, none in 20 seconds"));
         }
         core::hint::spin_loop();
     }
@@ -244,17 +249,23 @@ fn timer_reset(_: &mut Context) -> Outcome {
 }
 selftest!("interrupt.timer.reset", timer_reset, needs EVERYWHERE);
 
-/// Polls a port until a time has come. Whatever sleeps takes a call or two for it; what does not
-/// sleep comes back at once, thousands of times.
+/// Polls a port until a time has come. What sleeps comes back then, or once or twice before for the
+/// sake of another port; what does not sleep comes back thousands of times with most of the time
+/// left. The time left tells, not the number of calls: by the clock that the vCPU reads, Xen's timer
+/// may be some microseconds early, and the calls until the time has come there too end at once.
 #[inline(never)]
 fn sleep(port: &Open, nanoseconds: u64) -> Outcome {
     let deadline = now()? + nanoseconds;
-    let mut calls = 0;
+    let mut early = 0;
     while now()? < deadline {
         poll(&XEN, &[port.0.0], deadline)?;
-        calls += 1;
+        early += u32::from(now()? + nanoseconds / 2 < deadline);
     }
-    expect_eq!(calls <= 3, true, "few of the {calls} polls were needed");
+    expect_eq!(
+        early <= 2,
+        true,
+        "{early} polls ended before half of the time"
+    );
     Ok(())
 }
 
@@ -262,9 +273,8 @@ fn sleep(port: &Open, nanoseconds: u64) -> Outcome {
 #[inline(never)]
 pub(super) fn sleep_until_raised(port: &Open) -> Outcome {
     let start = now()?;
-    poll(&XEN, &[port.0.0], start + 2_000_000_000)?;
-    let slept = now()? - start;
-    expect_eq!(slept < 1_000_000_000, true, "the port ended the sleep");
+    poll(&XEN, &[port.0.0], start + AGES)?;
+    expect_eq!(now()? - start < AGES, true, "the port ended the sleep");
     expect_eq!(event::is_raised(port.0), true, "the port is raised");
     Ok(())
 }
