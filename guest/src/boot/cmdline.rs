@@ -83,8 +83,9 @@ pub const WORDS: &[Word] = &[
     },
     Word {
         name: "twin",
-        form: "twin=SEEDS[:STEPS]",
-        help: "make the random requests of so many seeds, 500 or STEPS each, and print digests",
+        form: "twin=[FROM..]TO[:STEPS]",
+        help: "make the random requests of the seeds from FROM, or 0, to before TO, 500 or STEPS \
+               each, and print digests",
     },
 ];
 
@@ -150,8 +151,10 @@ pub struct Fuzz {
 /// Random requests whose results another machine can be compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Twins {
-    /// How many sequences, from number 0 on.
-    pub seeds: u64,
+    /// The first sequence.
+    pub from: u64,
+    /// The one that is no longer made.
+    pub to: u64,
     /// How many requests in each.
     pub steps: u32,
 }
@@ -276,24 +279,36 @@ impl fmt::Display for CmdlineError<'_> {
     }
 }
 
-/// A number, decimal or with 0x, and perhaps one more behind a colon.
+/// A number, decimal or with 0x.
 #[init]
-fn two_numbers(text: &str) -> Option<(u64, Option<u64>)> {
-    let number = |text: &str| match text.strip_prefix("0x") {
+fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16).ok(),
         None => text.parse().ok(),
-    };
+    }
+}
+
+/// A number, and perhaps one more behind a colon.
+#[init]
+fn two_numbers(text: &str) -> Option<(u64, Option<u64>)> {
     match text.split_once(':') {
         None => Some((number(text)?, None)),
         Some((first, second)) => Some((number(first)?, Some(number(second)?))),
     }
 }
 
-/// Like [`two_numbers`], where the numbers are of things to do: none of them is not to be taken for
-/// a run that passed.
+/// Which random requests. None of them is not to be taken for a run that passed.
 #[init]
-fn counts(text: &str) -> Option<(u64, Option<u64>)> {
-    two_numbers(text).filter(|(first, second)| *first > 0 && *second != Some(0))
+fn twins(text: &str) -> Option<Twins> {
+    let (seeds, steps) = match text.split_once(':') {
+        None => (text, 500),
+        Some((seeds, steps)) => (seeds, number(steps)?.try_into().ok()?),
+    };
+    let (from, to) = match seeds.split_once("..") {
+        None => (0, number(seeds)?),
+        Some((from, to)) => (number(from)?, number(to)?),
+    };
+    (from < to && steps > 0).then_some(Twins { from, to, steps })
 }
 
 /// A word of a line, with its place from 1.
@@ -414,10 +429,8 @@ fn parse_for(line: &[u8], has_checks: bool) -> Result<Options<'_>, CmdlineError<
                 options.fuzz = Some(Fuzz { seed, ops });
             }
             "twin" => {
-                let (seeds, steps) = counts(needed()?)
-                    .and_then(|(seeds, steps)| Some((seeds, steps.unwrap_or(500).try_into().ok()?)))
-                    .ok_or_else(|| error(Reason::BadValue))?;
-                options.twin = Some(Twins { seeds, steps });
+                let found = twins(needed()?).ok_or_else(|| error(Reason::BadValue))?;
+                options.twin = Some(found);
             }
             "provoke" => {
                 let kind = needed()?;
@@ -513,6 +526,14 @@ mod tests {
     }
 
     #[test]
+    fn random_requests_are_of_any_seeds() {
+        let found = |line: &'static str| parse(line.as_bytes()).unwrap().twin.unwrap();
+        let twins = |from, to, steps| Twins { from, to, steps };
+        assert_eq!(found("twin=7"), twins(0, 7, 500));
+        assert_eq!(found("twin=0x10..20:9"), twins(16, 20, 9));
+    }
+
+    #[test]
     fn bad_values_are_refused() {
         for (line, reason) in [
             ("log", Reason::NeedsValue),
@@ -527,6 +548,8 @@ mod tests {
             ("twin=1:0x100000000", Reason::BadValue),
             ("twin=0", Reason::BadValue),
             ("twin=1:0", Reason::BadValue),
+            ("twin=7..7", Reason::BadValue),
+            ("twin=7..", Reason::BadValue),
             ("fuzz=1:0", Reason::BadValue),
             ("selftest=mm.map,", Reason::NeedsValue),
             ("bench=,", Reason::NeedsValue),

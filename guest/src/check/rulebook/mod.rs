@@ -133,9 +133,9 @@ fn run(selection: Selection<'_>, before: &Before) -> Result<Summary, MmError> {
 /// # Errors
 /// As for [`run`].
 fn twins(twins: Twins, before: &Before) -> Result<bool, MmError> {
-    let Twins { seeds, steps } = twins;
+    let Twins { from, to, steps } = twins;
     let (counts, clean) = undisturbed(before, |machine| {
-        twin::run_many(machine, 0..seeds, steps, &mut Lines)
+        twin::run_many(machine, from..to, steps, &mut Lines)
     })?;
     Ok(counts.error == 0 && clean)
 }
