@@ -41,6 +41,7 @@ pub(crate) fn boot(arguments: &BootArgs) -> Result<()> {
         icount: arguments.icount,
         gdb: arguments.gdb,
         interactive: arguments.interactive,
+        xen_log: arguments.xen_log.unwrap_or_default(),
     };
     let dir = workspace.run_dir(job.via.name())?;
     let jobs = [job];

@@ -1,5 +1,6 @@
 //! The command line: what can be asked for, and the help that explains it.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -9,7 +10,7 @@ use crate::fuzz;
 use crate::provision::cache::Cache;
 use crate::provision::{Provision, Xen};
 use crate::rules::On;
-use crate::stack::Via;
+use crate::stack::{Via, XenLog};
 use crate::test::Group;
 
 const BOOT_HELP: &str = "\
@@ -47,6 +48,7 @@ Examples:
   cargo xtask rules --xen ~/xen/xen/xen     on a hypervisor of your own
   cargo xtask rules R9 R77                  these, even if they can end the domain
   cargo xtask rules --twin 100              random requests as well, compared with the model
+  cargo xtask rules --twin 100..200         those of other seeds
   cargo xtask rules --book rules.md         the book, with the last verdict of each target";
 
 const FUZZ_HELP: &str = "\
@@ -176,6 +178,9 @@ pub(crate) struct BootArgs {
     /// Count instructions: virtual time is the number executed, the same in every run
     #[arg(long)]
     pub(crate) icount: bool,
+    /// Which of Xen's messages its console shows [default: all]
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    pub(crate) xen_log: Option<XenLog>,
     /// Where programs come from
     #[command(flatten)]
     pub(crate) provision: ProvisionArgs,
@@ -234,14 +239,16 @@ pub(crate) struct RulesArgs {
     /// Include rules that can end the domain; each gets a boot of its own
     #[arg(long)]
     pub(crate) kills: bool,
-    /// Make the random requests of so many seeds as well and compare with the model
-    #[arg(
-        long,
-        value_name = "SEEDS",
-        default_value_t = 0,
-        hide_default_value = true
-    )]
-    pub(crate) twin: u64,
+    /// Make the random requests of the seeds from FROM, or 0, to before TO as well and compare
+    /// with the model
+    #[arg(long, value_name = "[FROM..]TO", value_parser = seeds)]
+    pub(crate) twin: Option<Range<u64>>,
+    /// Give up a boot after so many seconds [default: 60, and 0.4 for each seed]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) timeout: Option<u64>,
+    /// Which of Xen's messages its console shows
+    #[arg(long, value_enum, value_name = "LEVEL", default_value = "all")]
+    pub(crate) xen_log: XenLog,
     /// Judge nothing; write the book with the verdicts of the last runs, as Markdown
     #[arg(long, value_name = "FILE")]
     pub(crate) book: Option<PathBuf>,
@@ -282,6 +289,19 @@ fn operations(text: &str) -> std::result::Result<u64, String> {
     match fuzz::number(text)? {
         0 => Err("one operation is the least".into()),
         ops => Ok(ops),
+    }
+}
+
+/// Random sequences: so many, or those of a range that does not include its end.
+fn seeds(text: &str) -> std::result::Result<Range<u64>, String> {
+    let (from, to) = match text.split_once("..") {
+        None => (0, fuzz::number(text)?),
+        Some((from, to)) => (fuzz::number(from)?, fuzz::number(to)?),
+    };
+    if from < to {
+        Ok(from..to)
+    } else {
+        Err("there is no seed in it".into())
     }
 }
 
@@ -377,6 +397,10 @@ mod tests {
             &["x", "fly"],
             &["x", "bench", "map,unmap"],
             &["x", "bench", "--vs", "nothing"],
+            &["x", "rules", "--twin", "0"],
+            &["x", "rules", "--twin", "9..9"],
+            &["x", "rules", "--timeout", "0"],
+            &["x", "rules", "--xen-log", "loud"],
             &["x", "fuzz", "--seed", "ten"],
             &["x", "fuzz", "--ops", "0"],
             &["x", "fuzz", "--on", "shim"],

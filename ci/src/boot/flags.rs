@@ -51,6 +51,15 @@ pub(super) fn check(arguments: &BootArgs) -> Result<()> {
             not_on: &[(Via::KvmShim, "the shim hands none on")],
         },
         Given {
+            name: "--xen-log",
+            given: arguments.xen_log.is_some(),
+            not_on: &[
+                (Via::KvmShim, "KVM stands in for the hypervisor"),
+                (Via::Bare, NO_XEN),
+                (Via::Bare4, NO_XEN),
+            ],
+        },
+        Given {
             name: "--icount",
             given: arguments.icount,
             not_on: &[(Via::KvmShim, "hardware counts no instructions")],

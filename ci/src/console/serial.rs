@@ -1,10 +1,13 @@
-//! Serial ports of a running QEMU. Each is one end of a socket pair whose other end QEMU
-//! inherits: nothing in the file system to clean up, no connection to wait for, and the end of
-//! QEMU is the end of the stream.
+//! Serial ports of a running QEMU. Each is a pair of pipes whose other ends QEMU inherits: no
+//! connection to wait for, and the end of QEMU is the end of the stream.
+//!
+//! They are no socket pairs, because QEMU writes byte by byte and a Unix socket's room is counted
+//! in messages: 278 of them are enough to fill it. A reader that is kept off the processor for so
+//! little makes the port unready, Xen's own buffer of 16 KiB fills, and then Xen drops what it and
+//! its dom0 print until half of that is sent. A pipe's room is bytes.
 
-use std::io::{Read, Write};
+use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -13,6 +16,9 @@ use crate::interrupt;
 
 /// A real serial line is slow, and Xen's input buffer relies on that.
 const PACE: Duration = Duration::from_millis(2);
+
+/// How much may wait to be read, in bytes: what an unprivileged process may ask for.
+const ROOM: usize = 1 << 20;
 
 /// Something that came in.
 #[derive(Debug)]
@@ -29,25 +35,36 @@ pub(crate) enum Input {
 
 /// All ports of one machine, read in the background.
 pub(crate) struct Ports {
-    writers: Vec<UnixStream>,
+    writers: Vec<PipeWriter>,
     sender: Sender<Input>,
     inputs: Receiver<Input>,
 }
 
+/// QEMU's ends of a port.
+pub(crate) struct Theirs {
+    /// What comes from us.
+    pub(crate) input: OwnedFd,
+    /// What goes to us.
+    pub(crate) output: OwnedFd,
+}
+
 impl Ports {
     /// Makes `count` ports and the ends that QEMU is to inherit.
-    pub(crate) fn open(count: usize) -> Result<(Self, Vec<OwnedFd>)> {
-        let failed = || Failure::file("create", "a socket pair");
+    pub(crate) fn open(count: usize) -> Result<(Self, Vec<Theirs>)> {
+        let failed = || Failure::file("create", "a pipe");
         let (sender, inputs) = channel();
         let mut writers = Vec::new();
         let mut theirs = Vec::new();
         for port in 0..count {
-            let (ours, other) = UnixStream::pair().map_err(failed())?;
-            let reader = ours.try_clone().map_err(failed())?;
+            let (input, writer) = std::io::pipe().map_err(failed())?;
+            let (reader, output) = roomy().map_err(failed())?;
             let sender = sender.clone();
             std::thread::spawn(move || read(port, reader, &sender));
-            writers.push(ours);
-            theirs.push(OwnedFd::from(other));
+            writers.push(writer);
+            theirs.push(Theirs {
+                input: input.into(),
+                output: output.into(),
+            });
         }
         Ok((
             Self {
@@ -101,7 +118,15 @@ impl Ports {
     }
 }
 
-fn read(port: usize, mut reader: UnixStream, sender: &Sender<Input>) {
+/// A pipe whose reader may lag.
+fn roomy() -> std::io::Result<(PipeReader, PipeWriter)> {
+    let (reader, writer) = std::io::pipe()?;
+    // Where the user's other pipes leave no room, the usual 64 KiB do.
+    let _ = rustix::pipe::fcntl_setpipe_size(&writer, ROOM);
+    Ok((reader, writer))
+}
+
+fn read(port: usize, mut reader: PipeReader, sender: &Sender<Input>) {
     let mut buffer = [0; 4096];
     loop {
         match reader.read(&mut buffer) {
@@ -128,18 +153,31 @@ mod tests {
     #[test]
     fn bytes_come_with_their_port_and_the_end_is_seen() {
         let (mut ports, mut theirs) = Ports::open(2).unwrap();
-        let mut second = UnixStream::from(theirs.remove(1));
-        second.write_all(b"hi").unwrap();
+        let second = theirs.remove(1);
+        let mut output = PipeWriter::from(second.output);
+        output.write_all(b"hi").unwrap();
         let Some(Input::Bytes(1, bytes)) = ports.next(None).unwrap() else {
             panic!("no bytes")
         };
         assert_eq!(bytes, b"hi");
         ports.write(1, b"yo");
         let mut answer = [0; 2];
-        second.read_exact(&mut answer).unwrap();
+        PipeReader::from(second.input)
+            .read_exact(&mut answer)
+            .unwrap();
         assert_eq!(&answer, b"yo");
-        drop(second);
+        drop(output);
         assert!(matches!(ports.next(None).unwrap(), Some(Input::Closed)));
+    }
+
+    #[test]
+    fn a_reader_that_lags_holds_up_nobody() {
+        // Not read at all, which is as far as a reader can lag.
+        let (_reader, mut output) = roomy().unwrap();
+        rustix::io::ioctl_fionbio(&output, true).unwrap();
+        for at in 0..65_536 {
+            assert_eq!(output.write(b"x").ok(), Some(1), "byte {at}");
+        }
     }
 
     #[test]

@@ -7,7 +7,9 @@ mod model;
 mod xen;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rules::{RULES, Rule, Verdict, book};
 
@@ -44,13 +46,20 @@ pub(crate) struct Plan {
     /// Of the rules, those that can: each gets a boot of its own.
     kills: Vec<u16>,
     /// Random sequences of requests that must come to the same as on the model.
-    twins: u64,
+    twins: Range<u64>,
+    /// When to give up a boot, if not by what it does.
+    timeout: Option<Duration>,
 }
 
 impl Plan {
     /// With random sequences as well.
-    pub(crate) fn with_twins(self, twins: u64) -> Plan {
+    pub(crate) fn with_twins(self, twins: Range<u64>) -> Plan {
         Plan { twins, ..self }
+    }
+
+    /// With a time for each boot.
+    fn within(self, timeout: Option<Duration>) -> Plan {
+        Plan { timeout, ..self }
     }
 
     /// The rules of these names, or all; with those that can end the domain if they were named or
@@ -81,7 +90,8 @@ impl Plan {
             all: names.is_empty(),
             numbers: numbers(others),
             kills: numbers(killers),
-            twins: 0,
+            twins: 0..0,
+            timeout: None,
         })
     }
 
@@ -152,7 +162,9 @@ pub(crate) fn rules(arguments: &RulesArgs) -> Result<()> {
     if let Some(file) = &arguments.book {
         return render(&kept, file);
     }
-    let plan = Plan::new(&arguments.names, arguments.kills)?.with_twins(arguments.twin);
+    let plan = Plan::new(&arguments.names, arguments.kills)?
+        .with_twins(arguments.twin.clone().unwrap_or_default())
+        .within(arguments.timeout.map(Duration::from_secs));
     let on = |target| arguments.on.contains(&target) || arguments.on.contains(&On::All);
     let vias: Vec<_> = [
         (On::Dom0, Via::Dom0),
@@ -173,6 +185,7 @@ pub(crate) fn rules(arguments: &RulesArgs) -> Result<()> {
             kernel: workspace.build_kernel()?,
             dir: workspace.run_dir("rules")?,
             workspace: &workspace.root,
+            xen_log: arguments.xen_log,
         };
         all.extend(on_xen(&bench, &vias, &plan)?);
     }

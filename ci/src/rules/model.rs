@@ -1,5 +1,7 @@
 //! The rules on the model, and what random requests come to there.
 
+use std::ops::Range;
+
 use model::{Kind, Layout};
 use rules::on_model::OnModel;
 use rules::{Rule, twin};
@@ -41,14 +43,14 @@ pub(super) fn judge(plan: &Plan) -> Judged {
 }
 
 /// What a random sequence comes to, in the words that the kernel uses.
-pub(super) fn twin(via: Via, seeds: u64) -> Vec<String> {
+pub(super) fn twin(via: Via, seeds: Range<u64>) -> Vec<String> {
     let machine = domain(match via {
         Via::Dom0 => Kind::Dom0,
         Via::Shim | Via::KvmShim => Kind::Shim,
         // The others have no PV kernel, and are no targets of the rules.
         Via::Xl | Via::Pvh | Via::Bare | Via::Bare4 => Kind::DomU,
     });
-    (0..seeds)
+    seeds
         .map(|seed| match twin::run(&machine, seed, STEPS, None) {
             Ok(digest) => digest.to_string(),
             Err(outcome) => outcome.message().to_owned(),

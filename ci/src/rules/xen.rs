@@ -1,5 +1,7 @@
 //! The rules on real Xen: which boots it takes, and what the kernel said in each.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use crate::console::transcript::{Show, Transcript};
 use crate::console::verdict::{End, Outcome, judge};
 use crate::exit::{Failure, Result};
 use crate::provision::{Provision, Xen};
-use crate::stack::{Job, Mode, Session, Setting, Via};
+use crate::stack::{Job, Mode, Session, Setting, Via, XenLog};
 
 /// All rules take three seconds; a random sequence a few hundredths of one, and more in the shim.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -27,6 +29,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) dir: PathBuf,
     /// The repository.
     pub(crate) workspace: &'a Path,
+    /// What Xen says.
+    pub(crate) xen_log: XenLog,
 }
 
 /// Judges by the plan's rules in each of these ways.
@@ -49,7 +53,10 @@ pub(crate) fn on_xen(bench: &Bench<'_>, vias: &[Via], plan: &Plan) -> Result<Vec
                     None => {
                         let setting = Setting {
                             provision: bench.provision,
-                            mode: Mode::default(),
+                            mode: Mode {
+                                xen_log: bench.xen_log,
+                                ..Mode::default()
+                            },
                             workspace: bench.workspace,
                             dir: &dir,
                         };
@@ -107,7 +114,7 @@ fn jobs(via: Via, kernel: &Path, plan: &Plan) -> Vec<Job> {
         initrd: None,
         cpu: Vec::new(),
         config: Vec::new(),
-        timeout: Some(timeout),
+        timeout: Some(plan.timeout.unwrap_or(timeout)),
     };
     let list = |numbers: &[u16]| {
         let names: Vec<_> = numbers.iter().map(|number| format!("R{number}")).collect();
@@ -119,10 +126,14 @@ fn jobs(via: Via, kernel: &Path, plan: &Plan) -> Vec<Job> {
     } else if !plan.numbers.is_empty() {
         words.push(list(&plan.numbers));
     }
-    if plan.twins > 0 {
-        words.push(format!("twin={}", plan.twins));
-    }
-    let timeout = TIMEOUT + TWIN_TIMEOUT * plan.twins as u32;
+    let Range { start, end } = plan.twins;
+    let seeds = match start {
+        0 => format!("twin={end}"),
+        _ => format!("twin={start}..{end}"),
+    };
+    words.extend((start < end).then_some(seeds));
+    let twins = u32::try_from(end - start).unwrap_or(u32::MAX);
+    let timeout = TIMEOUT.saturating_add(TWIN_TIMEOUT.saturating_mul(twins));
     let shared = (!words.is_empty()).then(|| job(SHARED.into(), words.join(" "), timeout));
     let own = plan
         .kills
@@ -166,34 +177,49 @@ fn add(judged: &mut Judged, plan: &Plan, job: &Job, lines: &[String], end: &End)
             judged.trouble.push(Failure::Guest(text));
         }
     }
-    if plan.twins > 0 && job.name == SHARED && !explained {
-        let found: Vec<_> = lines.iter().filter_map(|line| twin(line)).collect();
-        let expected = model::twin(job.via, plan.twins);
-        for (seed, expected) in expected.iter().enumerate() {
-            match found.get(seed) {
-                Some(found) if found == expected => judged.twins += 1,
-                found => {
-                    let found = found.copied().unwrap_or("nothing");
-                    judged.trouble.push(Failure::Guest(format!(
-                        "random sequence {seed}: {found}, on the model {expected}"
-                    )));
+    if !plan.twins.is_empty() && job.name == SHARED && !explained {
+        let found = twins(lines);
+        let expected = model::twin(job.via, plan.twins.clone());
+        for (seed, expected) in plan.twins.clone().zip(&expected) {
+            let trouble = match found.get(&seed) {
+                Some(found) if found == expected => {
+                    judged.twins += 1;
+                    continue;
                 }
-            }
+                Some(found) => format!("{found}, on the model {expected}"),
+                None => "its line on the console is lost".into(),
+            };
+            let text = format!("random sequence {seed}: {trouble}");
+            judged.trouble.push(Failure::Guest(text));
         }
     }
 }
 
-/// What a random sequence came to, from `twin seed 7 pass "..."`.
-fn twin(line: &str) -> Option<&str> {
+/// What the random sequences came to, by their seeds. The kernel makes them in order: a number that
+/// is not above those before it has lost digits, and its line with them.
+fn twins(lines: &[String]) -> BTreeMap<u64, &str> {
+    let mut found = BTreeMap::new();
+    for (seed, text) in lines.iter().filter_map(|line| twin(line)) {
+        if found.last_key_value().is_none_or(|(&last, _)| last < seed) {
+            found.insert(seed, text);
+        }
+    }
+    found
+}
+
+/// A seed and what it came to, from `twin seed 7 pass "..."`.
+fn twin(line: &str) -> Option<(u64, &str)> {
     let rest = line.strip_prefix("twin seed ")?;
-    rest.split_once('"')?.1.trim_end().strip_suffix('"')
+    let (seed, rest) = rest.split_once(' ')?;
+    let text = rest.split_once('"')?.1.trim_end().strip_suffix('"')?;
+    Some((seed.parse().ok()?, text))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn plan(names: &[&str], twins: u64) -> Plan {
+    fn plan(names: &[&str], twins: Range<u64>) -> Plan {
         let names: Vec<_> = names.iter().map(|name| String::from(*name)).collect();
         Plan {
             twins,
@@ -209,11 +235,15 @@ mod tests {
     #[test]
     fn what_kills_boots_alone() {
         assert_eq!(
-            words(&plan(&[], 3)),
+            words(&plan(&[], 0..3)),
             ["log=warn directmap=full rules twin=3"]
         );
         assert_eq!(
-            words(&plan(&["9", "R77", "R8"], 0)),
+            words(&plan(&["R8"], 7..9)),
+            ["log=warn directmap=full rules=R8 twin=7..9"]
+        );
+        assert_eq!(
+            words(&plan(&["9", "R77", "R8"], 0..0)),
             [
                 "log=warn directmap=full rules=R9",
                 "log=warn directmap=full rules=R8",
@@ -223,12 +253,32 @@ mod tests {
     }
 
     #[test]
+    fn a_lost_line_is_no_other_sequences() {
+        let plan = plan(&["R9"], 2..5);
+        let jobs = jobs(Via::Dom0, Path::new("kernel"), &plan);
+        let digests = model::twin(Via::Dom0, 2..5);
+        let mut judged = Judged::new("dom0".into());
+        let text = format!(
+            "rule R09 pass \"\"\ntwin seed 2 pass \"{}\"\ntwin seed 3 pa\n\
+             twin seed 4 pass \"{}\"\nverdict: pass",
+            digests[0], digests[2]
+        );
+        let lines: Vec<_> = text.lines().map(str::to_owned).collect();
+        let end = End::Shutdown(crate::console::verdict::Shutdown::Poweroff);
+        add(&mut judged, &plan, &jobs[0], &lines, &end);
+        assert_eq!(judged.twins, 2);
+        let trouble: Vec<_> = judged.trouble.iter().map(ToString::to_string).collect();
+        let lost = "random sequence 3: its line on the console is lost";
+        assert_eq!(trouble, [lost]);
+    }
+
+    #[test]
     fn a_sequence_that_differs_is_trouble() {
-        let plan = plan(&["R9"], 1);
+        let plan = plan(&["R9"], 0..1);
         let jobs = jobs(Via::Dom0, Path::new("kernel"), &plan);
         let good = format!(
             "rule R09 run\nrule R09 pass \"\"\ntwin seed 0 pass \"{}\"\nverdict: pass\n",
-            model::twin(Via::Dom0, 1)[0]
+            model::twin(Via::Dom0, 0..1)[0]
         );
         let end = End::Shutdown(crate::console::verdict::Shutdown::Poweroff);
         for (text, twins) in [(good.clone(), 1), (good.replace("500 steps", "x"), 0)] {
@@ -266,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_rule_without_an_end_is_a_crash() {
-        let plan = plan(&[], 0);
+        let plan = plan(&[], 0..0);
         let jobs = jobs(Via::Dom0, Path::new("kernel"), &plan);
         let mut judged = Judged::new("dom0".into());
         let lines = ["rule R08 run".to_owned()];

@@ -93,7 +93,10 @@ impl Alone {
                 }
                 Some(Input::Leave) => Err(Failure::Interrupted),
                 Some(Input::Closed) => Ok(Heard::Closed),
-                None => Ok(Heard::TimedOut(End::TimedOut(self.timeout.as_secs()))),
+                None => {
+                    self.running.inquest(transcript.dir());
+                    Ok(Heard::TimedOut(End::TimedOut(self.timeout.as_secs())))
+                }
             };
         }
     }

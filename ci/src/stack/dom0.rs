@@ -55,8 +55,9 @@ fn machine(xen: &std::path::Path, job: &Job, mode: Mode) -> Machine {
     // TCG raises no #NM for XSAVE with CR0.TS set, so lazy FPU switching would leak registers
     // between domains: `eager-fpu` is a must. `noreboot` makes Xen stop where it crashed.
     let append = format!(
-        "loglvl=all guest_loglvl=all com1=115200,8n1 console=com1 cpuidle=0 spec-ctrl=eager-fpu \
-         noreboot dom0_mem={mem}M,max:{mem}M dom0_max_vcpus={cpus}"
+        "{} com1=115200,8n1 console=com1 cpuidle=0 spec-ctrl=eager-fpu noreboot \
+         dom0_mem={mem}M,max:{mem}M dom0_max_vcpus={cpus}",
+        mode.xen_log.words()
     );
     let mut modules = vec![Module {
         file: job.kernel.clone(),
@@ -149,6 +150,7 @@ mod tests {
     fn xen_never_switches_the_fpu_lazily() {
         let machine = machine("/xen".as_ref(), &job(), Mode::default());
         assert!(machine.append.contains("spec-ctrl=eager-fpu"));
+        assert!(machine.append.starts_with("loglvl=all guest_loglvl=all "));
         assert!(
             machine
                 .append

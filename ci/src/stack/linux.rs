@@ -46,6 +46,13 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// When the rest of a console is overdue.
 const CONSOLE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Three times Ctrl-A has Xen take what is typed for itself: its clocks, its timers, what runs,
+/// each processor's registers, event channels and domains.
+const DEBUG_KEYS: &[u8] = b"\x01\x01\x01tsardeq\x01\x01\x01";
+
+/// When it has answered them.
+const KEYS_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How often the dom0 looks whether a domain that was destroyed is gone, and how long it waits in
 /// between. Xen lets go within milliseconds of what nothing holds.
 const LOOKS: u32 = 25;
@@ -127,8 +134,9 @@ fn machine(xen: &Path, linux: &Path, initramfs: &Path, jobs: &[Job], mode: Mode)
         cpus,
         kernel: xen.to_path_buf(),
         append: format!(
-            "loglvl=all guest_loglvl=all com1=115200,8n1 console=com1 cpuidle=0 \
-             spec-ctrl=eager-fpu noreboot dom0_mem={dom0}M,max:{dom0}M dom0_max_vcpus=1"
+            "{} com1=115200,8n1 console=com1 cpuidle=0 spec-ctrl=eager-fpu noreboot \
+             dom0_mem={dom0}M,max:{dom0}M dom0_max_vcpus=1",
+            mode.xen_log.words()
         ),
         modules: vec![
             Module {
@@ -413,6 +421,17 @@ impl Open<'_> {
         Ok(())
     }
 
+    /// Asks QEMU and Xen about a machine that stands still. Xen's answers go to its log.
+    fn inquest(&mut self, transcript: &mut Transcript) -> String {
+        let told = self.running.inquest(transcript.dir());
+        let before = transcript.host.len();
+        self.running.ports.type_in(LOG, DEBUG_KEYS);
+        let deadline = Some(Instant::now() + KEYS_TIMEOUT);
+        while self.step(deadline, &mut Some(transcript)).is_ok() {}
+        let lines = transcript.host.len() - before;
+        format!("{told}; Xen answered its debug keys by {lines} lines")
+    }
+
     /// Sees to it that Xen has let go of the domain that ended. One that is destroyed and still
     /// listed is a zombie, whose memory the host does not get back; the stack is of no further use.
     fn gone(&mut self, end: End, transcript: &mut Transcript) -> std::result::Result<End, Stop> {
@@ -467,10 +486,14 @@ impl Session for Open<'_> {
             Ok(end) => Ok(end),
             Err(Stop::Failed(failure)) => Err(failure),
             Err(Stop::Gone(epitaph)) => Ok(End::Broken(epitaph)),
-            Err(Stop::Deadline) => Ok(End::Broken(format!(
-                "the dom0 does not answer any more; its last sign of life was {} s ago",
-                self.alive.elapsed().as_secs()
-            ))),
+            Err(Stop::Deadline) => {
+                let silent = self.alive.elapsed().as_secs();
+                let inquest = self.inquest(transcript);
+                Ok(End::Broken(format!(
+                    "the dom0 does not answer any more; its last sign of life was {silent} s ago; \
+                     {inquest}"
+                )))
+            }
         }
     }
 }

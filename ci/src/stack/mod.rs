@@ -10,6 +10,7 @@ pub(crate) mod bare;
 mod bzimage;
 pub(crate) mod dom0;
 mod domain;
+mod inquest;
 mod kvm_shim;
 mod linux;
 mod pvh;
@@ -99,6 +100,41 @@ pub(crate) struct Mode {
     pub(crate) gdb: bool,
     /// The terminal is the guest's console.
     pub(crate) interactive: bool,
+    /// What Xen says on its console.
+    pub(crate) xen_log: XenLog,
+}
+
+/// `--xen-log`: which of Xen's messages its console shows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum XenLog {
+    /// None
+    None,
+    /// Errors
+    Error,
+    /// And warnings
+    Warning,
+    /// And what it does
+    Info,
+    /// And what only its developers want to know
+    Debug,
+    /// Everything
+    #[default]
+    All,
+}
+
+impl XenLog {
+    /// Words of Xen's command line, about itself and about what its guests bring about.
+    fn words(self) -> String {
+        let level = match self {
+            Self::None => "none",
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::All => "all",
+        };
+        format!("loglvl={level} guest_loglvl={level}")
+    }
 }
 
 /// What a stack is opened with.

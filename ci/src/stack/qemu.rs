@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -10,7 +9,8 @@ use std::process::{Child, Stdio};
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use crate::console::serial::Ports;
+use super::inquest;
+use crate::console::serial::{Ports, Theirs};
 use crate::console::verdict::End;
 use crate::exit::{Failure, Result};
 use crate::provision::qemu::{Qemu, Version};
@@ -21,8 +21,12 @@ const RIGHT_ABOUT_SMAP: Version = Version(10, 0);
 /// How the directories that QEMU runs in are called; the owner's process id follows.
 const DIR_PREFIX: &str = "xtask-";
 
-/// The first descriptor after the standard ones, where QEMU finds its serial ports.
+/// The first descriptor after the standard ones, where QEMU finds the pipes of its serial ports:
+/// for each what comes in, then what goes out.
 const FIRST_FD: i32 = 3;
+
+/// Where QEMU answers questions, in the directory that it runs in.
+const MONITOR: &str = "monitor";
 
 /// I/O addresses and interrupts of the serial ports. Xen keeps the first with its interrupt, so
 /// none of the others shares it.
@@ -150,8 +154,10 @@ impl Machine {
             "-no-reboot",
         ]);
         for (port, (address, irq)) in SERIAL.iter().enumerate().take(self.serials) {
-            let fd = FIRST_FD + i32::try_from(port).unwrap_or_default();
-            add(&["-chardev", &format!("socket,id=serial{port},fd={fd}")]);
+            add(&[
+                "-chardev",
+                &format!("pipe,id=serial{port},path=serial{port}"),
+            ]);
             let device = match self.accel {
                 Accel::Tcg { .. } | Accel::Bare { .. } => {
                     format!("isa-serial,chardev=serial{port},iobase={address:#x},irq={irq}")
@@ -161,6 +167,7 @@ impl Machine {
             };
             add(&["-device", &device]);
         }
+        add(&["-qmp", &format!("unix:{MONITOR},server=on,wait=off")]);
         if self.debug_exit {
             add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
         }
@@ -193,6 +200,11 @@ impl Machine {
         }
         let messages = File::create(log).map_err(Failure::file("create", log))?;
         let (ports, theirs) = Ports::open(self.serials)?;
+        for (name, fd) in pipes(self.serials) {
+            let end = format!("/proc/self/fd/{fd}");
+            std::os::unix::fs::symlink(end, dir.path().join(&name))
+                .map_err(Failure::file("link", &name))?;
+        }
 
         let mut command = qemu.command();
         command
@@ -253,9 +265,15 @@ fn module_text((index, module): (usize, &Module)) -> String {
     format!("module{index} {cmdline}").trim_end().to_owned()
 }
 
-fn mappings(fds: Vec<OwnedFd>) -> Vec<FdMapping> {
+/// By which names QEMU finds the pipes of so many ports, and as which descriptors it has them.
+fn pipes(ports: usize) -> impl Iterator<Item = (String, i32)> {
+    let names = (0..ports).flat_map(|port| ["in", "out"].map(|way| format!("serial{port}.{way}")));
+    names.zip(FIRST_FD..)
+}
+
+fn mappings(ports: Vec<Theirs>) -> Vec<FdMapping> {
     (FIRST_FD..)
-        .zip(fds)
+        .zip(ports.into_iter().flat_map(|port| [port.input, port.output]))
         .map(|(child_fd, parent_fd)| FdMapping {
             parent_fd,
             child_fd,
@@ -276,6 +294,17 @@ impl Running {
     /// The debugger's socket.
     pub(crate) fn gdb_socket(&self) -> PathBuf {
         self.dir.path().join("gdb")
+    }
+
+    /// What QEMU knows of a machine that stands still, written to `stall.log` in `dir`; returns a
+    /// line about it.
+    pub(crate) fn inquest(&self, dir: &Path) -> String {
+        let path = dir.join("stall.log");
+        let told = inquest::ask(&self.dir.path().join(MONITOR));
+        match std::fs::write(&path, &told.text) {
+            Ok(()) => format!("{}; more in {}", told.summary, path.display()),
+            Err(_) => told.summary,
+        }
     }
 
     /// Waits for the end of a QEMU whose ports are closed; none if a signal ended it.
@@ -380,14 +409,26 @@ mod tests {
     }
 
     #[test]
+    fn pipes_are_found_where_they_were_put() {
+        let (_ports, theirs) = Ports::open(2).unwrap();
+        let places: Vec<_> = mappings(theirs).iter().map(|m| m.child_fd).collect();
+        let names: Vec<_> = pipes(2).collect();
+        assert_eq!(places, [3, 4, 5, 6]);
+        assert_eq!(
+            names[2..],
+            [("serial1.in".into(), 5), ("serial1.out".into(), 6)]
+        );
+    }
+
+    #[test]
     fn every_port_has_its_own_interrupt() {
         let mut machine = machine();
         machine.serials = 3;
         let text = text(&machine);
         for port in [
-            "socket,id=serial0,fd=3 -device isa-serial,chardev=serial0,iobase=0x3f8,irq=4",
-            "socket,id=serial1,fd=4 -device isa-serial,chardev=serial1,iobase=0x2f8,irq=3",
-            "socket,id=serial2,fd=5 -device isa-serial,chardev=serial2,iobase=0x3e8,irq=5",
+            "pipe,id=serial0,path=serial0 -device isa-serial,chardev=serial0,iobase=0x3f8,irq=4",
+            "pipe,id=serial1,path=serial1 -device isa-serial,chardev=serial1,iobase=0x2f8,irq=3",
+            "pipe,id=serial2,path=serial2 -device isa-serial,chardev=serial2,iobase=0x3e8,irq=5",
         ] {
             assert!(text.contains(port), "{text}");
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::Suite;
 use crate::exit::Result;
 use crate::rules::{Bench, Plan, on_xen};
-use crate::stack::Via;
+use crate::stack::{Via, XenLog};
 
 /// In the order of running.
 pub(super) const VIAS: &[Via] = &[Via::Dom0, Via::Xl, Via::Shim];
@@ -21,7 +21,7 @@ pub(super) fn name(via: Via) -> String {
 
 /// Judges, a report a target.
 pub(super) fn run(suite: &mut Suite) -> Result<()> {
-    let plan = Plan::new(&[], false)?.with_twins(TWINS);
+    let plan = Plan::new(&[], false)?.with_twins(0..TWINS);
     let kernel = suite.kernel()?;
     let dir = suite.workspace.run_dir("rules")?;
     // What shares a host shares its boot.
@@ -32,6 +32,7 @@ pub(super) fn run(suite: &mut Suite) -> Result<()> {
             kernel: kernel.clone(),
             dir: dir.clone(),
             workspace: &suite.workspace.root,
+            xen_log: XenLog::default(),
         };
         let all = on_xen(&bench, vias, &plan)?;
         for (&via, judged) in vias.iter().zip(all) {
