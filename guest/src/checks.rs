@@ -27,7 +27,7 @@ pub(crate) struct Asked<'a> {
 pub(crate) type Facts = String<128>;
 
 /// Why the verdict says fail, in a few words.
-pub(crate) type Failed = String<128>;
+pub(crate) type Failed = String<96>;
 
 /// A part of the boot that is made only if it is asked for.
 pub(crate) struct Check {
