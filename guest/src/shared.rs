@@ -46,7 +46,7 @@ pub(crate) fn publish_p2m(pages: u64, list: u64, root: Mfn) {
         (&raw mut (*arch).p2m_vaddr).write_volatile(list);
         (&raw mut (*arch).p2m_generation).write_volatile(0);
         // As CR3 has it for Xen: frame numbers beyond 52 bits wrap round into the low bits.
-        (&raw mut (*arch).p2m_cr3).write_volatile(root << 12 | root >> 52);
+        (&raw mut (*arch).p2m_cr3).write_volatile(root.rotate_left(12));
     }
 }
 
