@@ -373,6 +373,8 @@ fn every_level_is_found_cleared_and_set() {
             let pte = tables.pte_offset(pmd, va).unwrap();
             let folded = pgd.machine() == p4d.machine();
             assert_eq!(folded, fold == Fold::FourLevels, "{va:#x}");
+            let (pgd, p4d, pud) = (pgd.place(), p4d.place(), pud.place());
+            let (pmd, pte) = (pmd.place(), pte.place());
             let entry = tables.make_pte(Value::new(frame, Flags::DATA)).unwrap();
             // SAFETY: nothing else is mapped there.
             unsafe { tables.set_pte(pte, va, entry) }.unwrap();
@@ -381,7 +383,8 @@ fn every_level_is_found_cleared_and_set() {
             // A walk to an entry that was cleared ends there; the kernel's own upper levels stay.
             macro_rules! cleared {
                 ($level:literal $slot:ident $set:ident) => {
-                    let entry = tables.get($slot);
+                    // SAFETY: the tables on the way stay.
+                    let entry = unsafe { tables.get_at($slot) };
                     assert!(entry.is_present(), "{va:#x} level {}", $level);
                     // SAFETY: nobody uses what is mapped below; it comes back at once.
                     unsafe { tables.$set($slot, Entry::NONE) }.unwrap();

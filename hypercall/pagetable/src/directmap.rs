@@ -15,7 +15,7 @@ use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::ops::check_rights;
 use crate::state::{Kind, State, Step};
-use crate::tables::{Fold, Slot, Tables};
+use crate::tables::{Fold, Place, Slot, Tables};
 
 /// Tables that may be missing on the way to a page.
 const TABLES: u64 = 4;
@@ -112,7 +112,7 @@ impl<M: Machine> Tables<M> {
     fn install_step(&mut self, va: u64, fresh: Fresh<L1>) -> Result<(), MmError> {
         self.lazily(|tables| match tables.ensure_pmd_from_reserve(va) {
             // Only what followed failed, when this step was added before.
-            Ok(pmd) if tables.get(pmd).is_present() => fresh.discard(tables),
+            Ok(pmd) if tables.entry(pmd).is_present() => fresh.discard(tables),
             // SAFETY: nothing was mapped there: steps are added once, in order.
             Ok(pmd) => unsafe { tables.install(pmd, fresh, Flags::TABLE) },
             Err(e) => fresh.discard(tables).and(Err(e)),
@@ -134,8 +134,12 @@ impl<M: Machine> Tables<M> {
     ///
     /// # Errors
     /// No memory, a large page of Xen's in the way, or Xen's refusal.
-    pub fn ensure_pmd(&mut self, va: u64) -> Result<Slot<L2>, MmError> {
-        if let Ok(slot) = self.pmd_slot(va) {
+    pub fn ensure_pmd(&mut self, va: u64) -> Result<Slot<'_, L2>, MmError> {
+        self.ensure_pmd_place(va).map(Slot::of)
+    }
+
+    pub(super) fn ensure_pmd_place(&mut self, va: u64) -> Result<Place<L2>, MmError> {
+        if let Ok(slot) = self.pmd_place(va) {
             return Ok(slot);
         }
         self.keep_reserve()?;
@@ -151,16 +155,16 @@ impl<M: Machine> Tables<M> {
     }
 
     /// As [`Tables::ensure_pmd`], without growing the direct map: for its growth.
-    fn ensure_pmd_from_reserve(&mut self, va: u64) -> Result<Slot<L2>, MmError> {
-        if let Ok(slot) = self.pmd_slot(va) {
+    fn ensure_pmd_from_reserve(&mut self, va: u64) -> Result<Place<L2>, MmError> {
+        if let Ok(slot) = self.pmd_place(va) {
             return Ok(slot);
         }
         let none = |level| MmError::NoTable { va, level };
-        let pgd = self.pgd_offset(va).ok_or(none(5))?;
+        let pgd = self.pgd_at(va).ok_or(none(5))?;
         if self.fold() == Fold::FiveLevels {
             self.ensure_below(pgd, va, Flags::TABLE)?;
         }
-        let p4d = self.p4d_offset(pgd, va).ok_or(none(5))?;
+        let p4d = self.p4d_at(pgd, va).ok_or(none(5))?;
         // One entry decides for the whole direct map that nothing in it is code.
         let flags = if M::Layout::DIRECT.contains(&va) {
             Flags::TABLE | Flags::NO_EXECUTE
@@ -168,9 +172,9 @@ impl<M: Machine> Tables<M> {
             Flags::TABLE
         };
         self.ensure_below(p4d, va, flags)?;
-        let pud: Slot<L3> = self.pud_offset(p4d, va).ok_or(none(4))?;
+        let pud: Place<L3> = self.pud_at(p4d, va).ok_or(none(4))?;
         self.ensure_below(pud, va, Flags::TABLE)?;
-        self.pmd_offset(pud, va).ok_or(none(3))
+        self.pmd_at(pud, va).ok_or(none(3))
     }
 
     /// Makes sure that an L1 table leads to an address.
@@ -178,8 +182,8 @@ impl<M: Machine> Tables<M> {
     /// # Errors
     /// As [`Tables::ensure_pmd`].
     pub fn ensure_pte_table(&mut self, va: u64) -> Result<(), MmError> {
-        let pmd = self.ensure_pmd(va)?;
-        if !self.get(pmd).is_present() {
+        let pmd = self.ensure_pmd_place(va)?;
+        if !self.entry(pmd).is_present() {
             self.keep_reserve()?;
         }
         self.ensure_below(pmd, va, Flags::TABLE)
@@ -188,11 +192,11 @@ impl<M: Machine> Tables<M> {
     /// Makes sure that an entry refers to a table.
     fn ensure_below<L: UpperLevel>(
         &mut self,
-        slot: Slot<L>,
+        slot: Place<L>,
         va: u64,
         flags: Flags,
     ) -> Result<(), MmError> {
-        let entry = self.get(slot);
+        let entry = self.entry(slot);
         if entry.is_large() {
             return Err(MmError::Large {
                 va,
@@ -230,8 +234,8 @@ impl<M: Machine> Tables<M> {
     pub unsafe fn map_machine(&mut self, va: u64, mfn: Mfn, flags: Flags) -> Result<(), MmError> {
         check_rights(va, flags)?;
         self.ensure_pte_table(va)?;
-        let slot = self.pte_slot(va)?;
-        if self.get(slot).is_present() {
+        let slot = self.pte_place(va)?;
+        if self.entry(slot).is_present() {
             return Err(MmError::Occupied { va });
         }
         // SAFETY: nothing was mapped there; the frame is the caller's to map.
@@ -249,10 +253,10 @@ pub(super) unsafe fn share<M: Machine>(
     from: u64,
     to: u64,
 ) -> Result<(), MmError> {
-    let source = tables.pmd_slot(from)?;
-    let target = tables.ensure_pmd(to)?;
+    let source = tables.pmd_place(from)?;
+    let target = tables.ensure_pmd_place(to)?;
     let table = tables
-        .value(tables.get(source))
+        .value(tables.entry(source))
         .ok_or(MmError::NotMapped { va: from })?;
     let entry = tables.make_pmd(Value::new(table.pfn, Flags::TABLE))?;
     // SAFETY: nothing was mapped at `to`; the frames are memory of the domain, and this is the

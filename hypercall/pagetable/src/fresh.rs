@@ -18,7 +18,7 @@ use crate::error::MmError;
 use crate::frames::Frame;
 use crate::machine::{Machine, Words};
 use crate::state::Kind;
-use crate::tables::{Slot, Tables};
+use crate::tables::{Place, Tables};
 use hypercall::Pfn;
 
 /// A table under construction: ordinary memory that is the holder's alone.
@@ -136,7 +136,7 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub unsafe fn hook<L: UpperLevel>(
         &mut self,
-        slot: Slot<L>,
+        slot: Place<L>,
         table: Sealed<L::Below>,
         flags: Flags,
     ) -> Result<(), MmError> {
@@ -156,7 +156,7 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub(super) unsafe fn install<L: UpperLevel>(
         &mut self,
-        slot: Slot<L>,
+        slot: Place<L>,
         table: Fresh<L::Below>,
         flags: Flags,
     ) -> Result<(), MmError> {
@@ -213,9 +213,9 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub unsafe fn unhook<L: UpperLevel>(
         &mut self,
-        slot: Slot<L>,
+        slot: Place<L>,
     ) -> Result<Option<Sealed<L::Below>>, MmError> {
-        let Some(value) = self.value(self.get(slot)) else {
+        let Some(value) = self.value(self.entry(slot)) else {
             return Ok(None);
         };
         // SAFETY: the caller's promise.

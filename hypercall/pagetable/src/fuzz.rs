@@ -256,7 +256,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         self.counts = Counts::default();
         // Tables above the window stay: they are nobody's loss.
         for at in (0..PAGES as u64).step_by(512) {
-            tables.ensure_pmd(self.va(at as usize))?;
+            tables.ensure_pmd_place(self.va(at as usize))?;
         }
         tables.ensure_pte_table(base ^ code::CODE)?;
         tables.flush()?;

@@ -251,7 +251,7 @@ impl<'t, M: Machine> Early<'t, M> {
     /// # Safety
     /// Nobody uses the mapping any more.
     pub unsafe fn unmap_fixed(&mut self, va: u64) -> Result<(), MmError> {
-        let slot = self.0.tables.pte_slot(va)?;
+        let slot = self.0.tables.pte_place(va)?;
         // SAFETY: the caller's promise.
         unsafe { self.0.tables.set_pte(slot, va, Pte::NONE) }
     }
@@ -467,11 +467,9 @@ fn protect_p2m<M: Machine>(tables: &mut Tables<M>, start: &Start) -> Result<(), 
     };
     if M::Layout::P2M.contains(&list) {
         let va = M::Layout::P2M.start;
-        let pgd = tables.pgd_offset(va).ok_or(MmError::NotMapped { va })?;
-        let p4d = tables
-            .p4d_offset(pgd, va)
-            .ok_or(MmError::NotMapped { va })?;
-        let entry = tables.get(p4d);
+        let pgd = tables.pgd_at(va).ok_or(MmError::NotMapped { va })?;
+        let p4d = tables.p4d_at(pgd, va).ok_or(MmError::NotMapped { va })?;
+        let entry = tables.entry(p4d);
         let flags = (entry.flags() - Flags::WRITABLE) | Flags::NO_EXECUTE;
         // SAFETY: the kernel only reads the list.
         return unsafe { tables.set_p4d(p4d, entry.with_flags(flags)) };
@@ -499,7 +497,7 @@ fn give_image_its_tables<M: Machine>(
     unsafe { tables.set_rights(M::Layout::DIRECT.start + offset, pages, Flags::CODE) }?;
     for step in 0..steps {
         let base = M::Layout::IMAGE.start + step * STEP * PAGE;
-        let slot = tables.pmd_slot(base)?;
+        let slot = tables.pmd_place(base)?;
         let range = image.range();
         if range.start >= base + STEP * PAGE || range.end <= base {
             // SAFETY: nothing in the initial window but the image is in use: memory is reached

@@ -149,7 +149,9 @@ fn whatever_number_of_frames_is_stranded_comes_back() {
         let va = BASE + table * 512 * PAGE;
         let slot = world.tables.pmd_slot(va).unwrap();
         // SAFETY: nothing runs on the model.
-        let table = unsafe { world.tables.unhook(slot) }.unwrap().unwrap();
+        let table = unsafe { world.tables.unhook(slot.place()) }
+            .unwrap()
+            .unwrap();
         world.tables.flush().unwrap();
         world.model.inject(refusal);
         table.release(&mut world.tables).unwrap_err();

@@ -469,14 +469,14 @@ fn a_lone_entry_goes_the_cheapest_way() {
     let frames = world.frames(1);
     world.tables.ensure_pte_table(BASE).unwrap();
     world.model.reset_counters();
-    let slot = world.tables.pte_slot(BASE).unwrap();
+    let place = world.tables.pte_slot(BASE).unwrap().place();
     let new = world
         .tables
         .make_pte(Value::new(frames[0], Flags::DATA))
         .unwrap();
     for entry in [new, Pte::NONE, new] {
         // SAFETY: the model's memory.
-        unsafe { world.tables.set_pte(slot, BASE, entry) }.unwrap();
+        unsafe { world.tables.set_pte(place, BASE, entry) }.unwrap();
     }
     let counters = world.model.counters();
     assert_eq!(
@@ -496,11 +496,11 @@ fn dirty_bits_of_the_page_before_are_not_kept() {
     let frames = world.frames(2);
     world.map(BASE, &frames[..1], Flags::DATA).unwrap();
     let clean = Flags::DATA - Flags::DIRTY - Flags::ACCESSED;
-    let slot = world.tables.pte_slot(BASE).unwrap();
+    let place = world.tables.pte_slot(BASE).unwrap().place();
     let entry = world.tables.make_pte(Value::new(frames[1], clean)).unwrap();
     world.mode(Mode::Enter);
     // SAFETY: the model's memory.
-    unsafe { world.tables.set_pte(slot, BASE, entry) }.unwrap();
+    unsafe { world.tables.set_pte(place, BASE, entry) }.unwrap();
     // Both writes go out as one, which must not preserve what the first one ended.
     // SAFETY: as above.
     unsafe { world.tables.ptep_set_wrprotect(BASE) }.unwrap();

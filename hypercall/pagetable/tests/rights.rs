@@ -190,11 +190,11 @@ fn a_table_that_is_shared_is_not_replaced() {
     let frames = world.named_frames(512);
     world.map(BASE, &frames, Flags::DATA).unwrap();
     let entry = world.tables.get(world.tables.pmd_slot(BASE).unwrap());
-    let slot = world.tables.ensure_pmd(twin).unwrap();
+    let place = world.tables.ensure_pmd(twin).unwrap().place();
     let value = world.tables.pmd_val(entry).unwrap();
     let entry = world.tables.make_pmd(value).unwrap();
     // SAFETY: nothing is mapped at the second place.
-    unsafe { world.tables.set_pmd(slot, entry) }.unwrap();
+    unsafe { world.tables.set_pmd(place, entry) }.unwrap();
     let same = |world: &World, page: u64| {
         let [one, two] = [BASE, twin].map(|va| in_table(&world.tables, va + page * PAGE));
         let [one, two] = [one.unwrap(), two.unwrap()];

@@ -78,16 +78,16 @@ fn an_l2_table_that_was_used_last_is_forgotten_with_its_place() {
     let frames = world.named_frames(1);
     let (one, two) = (BASE, BASE + L3::SPAN);
     world.map(one, &frames, Flags::DATA).unwrap();
-    let slot = |world: &World, va| {
+    let [from, to] = [one, two].map(|va| {
         let pgd = world.tables.pgd_offset(va).unwrap();
         let p4d = world.tables.p4d_offset(pgd, va).unwrap();
         world.tables.pud_offset(p4d, va).unwrap()
-    };
-    let [from, to] = [one, two].map(|va| slot(&world, va));
+    });
     found(&world, one);
     let entry = world.tables.get(from);
     let value = world.tables.pud_val(entry).unwrap();
     let entry = world.tables.make_pud(value).unwrap();
+    let [from, to] = [from, to].map(|slot| slot.place());
     // SAFETY: nothing is mapped at the second place, nothing in use at the first.
     unsafe {
         world.tables.set_pud(to, entry).unwrap();
@@ -159,7 +159,9 @@ fn a_frame_that_was_a_table_can_be_written() {
         // Entry by entry, so that no entry above changes: Xen would flush everything with that.
         let slot = world.tables.pmd_slot(BASE).unwrap();
         // SAFETY: nobody uses the page.
-        let sealed = unsafe { world.tables.unhook(slot) }.unwrap().unwrap();
+        let sealed = unsafe { world.tables.unhook(slot.place()) }
+            .unwrap()
+            .unwrap();
         world.tables.flush().unwrap();
         assert!(world.eye().load(window).is_some());
         sealed.release(&mut world.tables).unwrap();
@@ -217,7 +219,7 @@ fn a_right_that_a_handler_takes_is_gone_when_it_returns() {
             let value = Value::new(frames[0], Flags::CONST);
             let entry = world.tables.make_pte(value).unwrap();
             // SAFETY: nothing is mapped there.
-            unsafe { world.tables.set_pte(slot, va, entry) }.unwrap();
+            unsafe { world.tables.set_pte(slot.place(), va, entry) }.unwrap();
         }
         assert_eq!(queued(&world.tables).0 as u64, fill);
         world.mode(Mode::EnterInterrupt);
@@ -251,6 +253,7 @@ fn a_refusal_leaves_no_plan() {
         let slot = world.tables.pmd_slot(BASE).unwrap();
         let entry = world.tables.get(slot);
         let table = world.tables.pmd_val(entry).unwrap().pfn;
+        let place = slot.place();
         let before = states(&world, table);
         assert_eq!(before.0, State::table(1, 1, false));
         if lazy {
@@ -260,7 +263,7 @@ fn a_refusal_leaves_no_plan() {
             .model
             .inject(Injection::request(Op::MmuUpdate, 0, Errno::ENOMEM));
         // SAFETY: nobody uses what is mapped below.
-        let mut result = unsafe { world.tables.set_pmd(slot, pagetable::entry::Pmd::NONE) };
+        let mut result = unsafe { world.tables.set_pmd(place, pagetable::entry::Pmd::NONE) };
         if lazy {
             assert_eq!(states(&world, table).1.links, 0, "planned");
             result = result.and(world.tables.flush());

@@ -154,10 +154,13 @@ fn set_pte_flags(bench: &mut Bench<'_>) -> Result<(), MmError> {
     setup(bench, BASE)?;
     let slot = bench.tables.pte_slot(BASE)?;
     let entry = bench.tables.get(slot);
-    let flags = entry.with_flags(entry.flags() | Flags::SOFTWARE0);
+    let (place, flags) = (
+        slot.place(),
+        entry.with_flags(entry.flags() | Flags::SOFTWARE0),
+    );
     bench.measure(|tables, _, _| {
         // SAFETY: see above.
-        unsafe { tables.set_pte(slot, BASE, flags) }
+        unsafe { tables.set_pte(place, BASE, flags) }
     })?;
     teardown(bench, BASE)
 }

@@ -115,8 +115,7 @@ impl Machine for Real<'_> {
     }
 
     fn entry_of(&self, page: &Page) -> Option<MachAddr> {
-        let slot = mm::with(|tables| tables.pte_slot(page.va));
-        slot.ok().map(|slot| slot.machine())
+        mm::with(|tables| Some(tables.pte_slot(page.va).ok()?.machine()))
     }
 
     fn l4(&self) -> Mfn {

@@ -211,7 +211,7 @@ pub(super) fn clear_areas(tables: &mut Tables<Running>) -> Result<(), MmError> {
             continue;
         }
         // SAFETY: nothing in the areas is in use after a test.
-        if let Some(table) = unsafe { tables.unhook(slot) }? {
+        if let Some(table) = unsafe { tables.unhook(slot.place()) }? {
             table.release(tables)?;
         }
     }

@@ -51,7 +51,7 @@ fn life(context: &mut Context) -> Outcome {
     let va = context.area(0);
     for round in 0..2 {
         mm::with(|tables| {
-            let slot = tables.pmd_slot(va)?;
+            let place = tables.pmd_slot(va)?.place();
             let mut frame = tables.alloc_frame()?;
             *tables.frame_memory(&mut frame) = [!0; 512];
             let pfn = frame.pfn();
@@ -67,10 +67,10 @@ fn life(context: &mut Context) -> Outcome {
             let sealed = fresh.seal(tables)?;
             expect_eq!(state(tables), Ok(State::table(1, 0, false)), "sealed");
             // SAFETY: nothing is mapped below the entry.
-            unsafe { tables.hook(slot, sealed, Flags::TABLE) }?;
+            unsafe { tables.hook(place, sealed, Flags::TABLE) }?;
             expect_eq!(state(tables), Ok(State::table(1, 1, false)), "hooked");
             // SAFETY: nothing is mapped below the entry.
-            let table = unsafe { tables.unhook(slot) }?;
+            let table = unsafe { tables.unhook(place) }?;
             let table = table.ok_or_else(|| Trouble::error("the table is still referred to"))?;
             expect_eq!(state(tables), Ok(State::table(1, 0, false)), "unhooked");
             table.release(tables)?;
@@ -92,13 +92,13 @@ fn shared_table(context: &mut Context) -> Outcome {
             let (first, second) = (tables.pmd_slot(one)?, tables.pmd_slot(two)?);
             let entry = tables.get(first).with_flags(Flags::TABLE);
             // SAFETY: nothing is mapped at the second place.
-            unsafe { tables.set_pmd(second, entry) }
+            unsafe { tables.set_pmd(second.place(), entry) }
         })?;
         context.expect_mapped(two, pile)?;
         let gone = mm::with(|tables| {
             let first = tables.pmd_slot(one)?;
             // SAFETY: the area is the test's.
-            Ok::<_, MmError>(unsafe { tables.unhook(first) }?.is_some())
+            Ok::<_, MmError>(unsafe { tables.unhook(first.place()) }?.is_some())
         })?;
         expect_eq!(gone, false, "the table is given up although in use");
         context.expect_absent(one, 1)?;

@@ -356,7 +356,7 @@ fn set_writable(va: u64, writable: bool) -> Result<(), MmError> {
         let old = tables.get(slot);
         let flags = if writable { Flags::DATA } else { Flags::CONST };
         // SAFETY: the page is the test's.
-        unsafe { tables.set_pte(slot, va, old.with_flags(flags)) }
+        unsafe { tables.set_pte(slot.place(), va, old.with_flags(flags)) }
     })
 }
 
@@ -380,7 +380,7 @@ fn intrude() {
             let frame = tables.ptep_get(va)?;
             let slot = tables.pte_slot(va + 3 * PAGE)?;
             // SAFETY: the pages and the frame are the test's.
-            unsafe { tables.set_pte(slot, va + 3 * PAGE, frame.with_flags(Flags::CONST)) }
+            unsafe { tables.set_pte(slot.place(), va + 3 * PAGE, frame.with_flags(Flags::CONST)) }
         })?;
         seen.other_mapped = mm::with(|tables| in_table(tables, va + 3 * PAGE))? & 1 != 0;
         seen.queued_after_other = queued();

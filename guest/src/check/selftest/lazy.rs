@@ -29,7 +29,7 @@ fn set_writable(va: u64, writable: bool) -> Outcome {
             old.flags() - Flags::WRITABLE
         };
         // SAFETY: the page is the test's.
-        unsafe { tables.set_pte(slot, va, old.with_flags(flags)) }
+        unsafe { tables.set_pte(slot.place(), va, old.with_flags(flags)) }
     })?;
     Ok(())
 }

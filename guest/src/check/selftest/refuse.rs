@@ -66,18 +66,18 @@ fn wrong_table(context: &mut Context) -> Outcome {
     let va = context.area(0);
     let before = hypercalls();
     let (root, wrong, plain) = mm::with(|tables| {
-        let slot = tables.pmd_slot(va)?;
+        let place = tables.pmd_slot(va)?.place();
         let root = tables.root();
         let states = |tables: &crate::mm::Tables<_>| tables.frames().states(tables.machine(), root);
         let was = states(tables);
         let entry: Pmd = tables.make_pmd(Value::new(root, Flags::TABLE))?;
         // SAFETY: refused.
-        let wrong = unsafe { tables.set_pmd(slot, entry) };
+        let wrong = unsafe { tables.set_pmd(place, entry) };
         let same = was == states(tables);
         let frame = tables.alloc_frame()?;
         let entry: Pmd = tables.make_pmd(Value::new(frame.pfn(), Flags::TABLE))?;
         // SAFETY: refused.
-        let plain = unsafe { tables.set_pmd(slot, entry) };
+        let plain = unsafe { tables.set_pmd(place, entry) };
         tables.free_frame(frame)?;
         Ok::<_, MmError>((same, wrong, plain))
     })?;

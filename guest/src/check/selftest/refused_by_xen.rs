@@ -8,8 +8,10 @@ use hypercall::{Errno, ExtOp, Level};
 use super::context::{Context, PAGE, in_table};
 use super::refuse::{raw, refusal, table_of};
 use super::{Outcome, Trouble, expect_eq, expect_matches, selftest};
-use crate::mm::entry::{P4d, XEN_BITS};
-use crate::mm::{self, Current, Flags, MmError, Pte, Value, layout};
+use crate::mm::Running;
+use crate::mm::entry::{L4, P4d, XEN_BITS};
+use crate::mm::tables::Slot;
+use crate::mm::{self, Current, Flags, MmError, Pte, Tables, Value, layout};
 
 /// Mapping a page table writable is refused as well, where its entry would go into a table that
 /// exists and where a new table is built around it; nothing is mapped and no frame is lost.
@@ -56,7 +58,7 @@ fn account(context: &mut Context) -> Outcome {
                     old.with_flags(Flags::CONST)
                 };
                 // SAFETY: the pages are the test's; the one that is not is refused.
-                unsafe { tables.set_pte(slot, at, new) }?;
+                unsafe { tables.set_pte(slot.place(), at, new) }?;
                 line = line!() - 1;
             }
             Ok::<_, MmError>(line)
@@ -119,22 +121,24 @@ fn account(context: &mut Context) -> Outcome {
 }
 selftest!("refuse.account", account, &[10], needs XEN_TABLES);
 
+/// The slot of the L4 entry for an address.
+fn p4d(tables: &Tables<Running>, va: u64) -> Option<Slot<'_, L4>> {
+    let pgd = tables.pgd_offset(va)?;
+    tables.p4d_offset(pgd, va)
+}
+
 /// A reserved slot of the root: Xen refuses, the error says why, and the record of the table that
 /// would have been linked is as it was.
 fn reserved_slot(_: &mut Context) -> Outcome {
     let (result, same) = mm::with(|tables| {
         let none = MmError::NoTable { va: 0, level: 4 };
-        let p4d = |tables: &crate::mm::Tables<_>, va| {
-            let pgd = tables.pgd_offset(va)?;
-            tables.p4d_offset(pgd, va)
-        };
         let own = p4d(tables, layout::DIRECT.start).ok_or(none)?;
         let entry: P4d = tables.get(own).with_flags(Flags::TABLE);
         let table = tables.p4d_val(entry).ok_or(none)?.pfn;
         let before = tables.frames().states(tables.machine(), table);
         let reserved = p4d(tables, layout::XEN.start + (15 << 39)).ok_or(none)?;
         // SAFETY: refused.
-        let result = unsafe { tables.set_p4d(reserved, entry) };
+        let result = unsafe { tables.set_p4d(reserved.place(), entry) };
         tables.flush()?;
         let same = before == tables.frames().states(tables.machine(), table);
         Ok::<_, MmError>((result, same))

@@ -191,7 +191,7 @@ fn early(context: &mut Context) -> Outcome {
         mm::with(|tables| {
             let slot = tables.pte_slot(va)?;
             // SAFETY: the place is the test's.
-            unsafe { tables.set_pte(slot, va, Pte::NONE) }
+            unsafe { tables.set_pte(slot.place(), va, Pte::NONE) }
         })
     };
     expect_eq!(probe::read(va), ABSENT_READ, "the place, before");

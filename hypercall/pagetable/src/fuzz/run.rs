@@ -139,7 +139,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
                 let (pages, flags) = (self.range(at, 1), kind_of(kind));
                 let frame = frame as usize % POOL;
                 let va = self.va(pages.start);
-                let result = tables.pte_slot(va).and_then(|slot| {
+                let result = tables.pte_place(va).and_then(|slot| {
                     let entry = tables.make_pte(Value::new(self.pfn(frame), flags))?;
                     // SAFETY: as above.
                     unsafe { tables.set_pte(slot, va, entry) }

@@ -231,14 +231,14 @@ fn relink<M: Machine>(
     to: u64,
 ) -> Result<bool, MmError> {
     let p4d = |tables: &Tables<M>, va| {
-        let pgd = tables.pgd_offset(va)?;
-        tables.p4d_offset(pgd, va)
+        let pgd = tables.pgd_at(va)?;
+        tables.p4d_at(pgd, va)
     };
     let [Some(source), Some(target)] = [from, to].map(|va| p4d(tables, va)) else {
         return Ok(false);
     };
     if upper {
-        let Some(value) = tables.p4d_val(tables.get(source)) else {
+        let Some(value) = tables.p4d_val(tables.entry(source)) else {
             return Ok(false);
         };
         let entry = tables.make_p4d(value)?;
@@ -249,11 +249,11 @@ fn relink<M: Machine>(
         }
         return Ok(true);
     }
-    let slots = [(source, from), (target, to)].map(|(p4d, va)| tables.pud_offset(p4d, va));
+    let slots = [(source, from), (target, to)].map(|(p4d, va)| tables.pud_at(p4d, va));
     let [Some(source), Some(target)] = slots else {
         return Ok(false);
     };
-    let Some(value) = tables.pud_val(tables.get(source)) else {
+    let Some(value) = tables.pud_val(tables.entry(source)) else {
         return Ok(false);
     };
     let entry = tables.make_pud(value)?;

@@ -13,7 +13,7 @@ use crate::frames::FrameError;
 use crate::fresh::Fresh;
 use crate::layout::Layout;
 use crate::machine::{Live, Machine};
-use crate::tables::{Slot, Tables, slots};
+use crate::tables::{Place, Tables, slots};
 
 /// Tables that are rebuilt before the queue is flushed: reading them while they are copied is
 /// cheap as long as nothing is queued.
@@ -21,7 +21,7 @@ const GROUP: usize = 16;
 
 /// A table, or none, to be put in place of the one that an entry refers to.
 struct Swap {
-    pmd: Slot<L2>,
+    pmd: Place<L2>,
     fresh: Option<Fresh<L1>>,
 }
 
@@ -129,9 +129,9 @@ impl<M: Machine> Tables<M> {
     ) -> Result<(), MmError> {
         check_rights(va, flags)?;
         for chunk in chunks(va, pages) {
-            let first = self.pte_slot(chunk.va)?;
+            let first = self.pte_place(chunk.va)?;
             for (i, slot) in slots(first, chunk.count).enumerate() {
-                let (va, old) = (chunk.va + i as u64 * PAGE, self.get(slot));
+                let (va, old) = (chunk.va + i as u64 * PAGE, self.entry(slot));
                 if !old.is_present() {
                     return Err(MmError::NotMapped { va });
                 }
@@ -224,7 +224,7 @@ impl<M: Machine> Tables<M> {
     /// # Safety
     /// As [`Tables::edit`], for the chunk.
     unsafe fn edit_chunk(&mut self, chunk: Chunk, edit: Edit) -> Result<Option<Swap>, MmError> {
-        let first = match self.pte_slot(chunk.va) {
+        let first = match self.pte_place(chunk.va) {
             Ok(first) => first,
             Err(MmError::NoTable { .. }) => {
                 // Nothing is mapped: fine if that is what is asked for, an error otherwise.
@@ -235,8 +235,8 @@ impl<M: Machine> Tables<M> {
         };
         let cost = edit.cost();
         if chunk.count as u64 >= cost.break_even()
-            && let pmd = self.pmd_slot(chunk.va)?
-            && let Some(table) = self.value(self.get(pmd))
+            && let pmd = self.pmd_place(chunk.va)?
+            && let Some(table) = self.value(self.entry(pmd))
             && !M::Layout::DIRECT.contains(&chunk.va)
         {
             // SAFETY: a table that an entry refers to is nobody's own memory. Nothing is queued for
@@ -273,8 +273,8 @@ impl<M: Machine> Tables<M> {
     /// # Safety
     /// As [`Tables::edit`], for the page; `slot` is its entry.
     #[inline]
-    unsafe fn edit_slot(&mut self, slot: Slot<L1>, va: u64, edit: Edit) -> Result<(), MmError> {
-        let old = self.get(slot);
+    unsafe fn edit_slot(&mut self, slot: Place<L1>, va: u64, edit: Edit) -> Result<(), MmError> {
+        let old = self.entry(slot);
         let new = edit.apply(self, va, old)?;
         if new.same(old) {
             return Ok(());
@@ -293,7 +293,7 @@ impl<M: Machine> Tables<M> {
     /// Copies a table, editing the entries of the chunk.
     fn rebuild(
         &mut self,
-        pmd: Slot<L2>,
+        pmd: Place<L2>,
         old: Pfn,
         chunk: Chunk,
         edit: Edit,
@@ -321,7 +321,7 @@ impl<M: Machine> Tables<M> {
     /// # Safety
     /// What is in use below the entry is mapped by the new table as its users need it.
     unsafe fn swap_table(&mut self, Swap { pmd, fresh }: Swap) -> Result<(), MmError> {
-        let old = self.value(self.get(pmd));
+        let old = self.value(self.entry(pmd));
         match fresh {
             Some(fresh) => {
                 // SAFETY: what is in use below the entry is mapped as its users need it.

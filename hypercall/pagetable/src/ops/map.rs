@@ -10,7 +10,7 @@ use crate::entry::{Flags, L1, Pte, Value};
 use crate::error::MmError;
 use crate::fresh::Fresh;
 use crate::machine::Machine;
-use crate::tables::{Slot, Tables, slots};
+use crate::tables::{Place, Tables, slots};
 
 impl<M: Machine> Tables<M> {
     /// Maps frames at consecutive pages from `va` on, where nothing is mapped.
@@ -34,7 +34,7 @@ impl<M: Machine> Tables<M> {
         if let Some(slot) = self.single(va, pages)
             && let Some(pfn) = frames.next()
         {
-            if self.get(slot).is_present() {
+            if self.entry(slot).is_present() {
                 return Err(MmError::Occupied { va });
             }
             let new = self.make_pte(Value::new(pfn, flags))?;
@@ -55,9 +55,9 @@ impl<M: Machine> Tables<M> {
     /// The slot of a range that is a single page in a table that exists: one request, which need
     /// not be queued to be cheap.
     #[inline]
-    pub(super) fn single(&self, va: u64, pages: u64) -> Option<Slot<L1>> {
+    pub(super) fn single(&self, va: u64, pages: u64) -> Option<Place<L1>> {
         if pages == 1 {
-            self.pte_slot(va).ok()
+            self.pte_place(va).ok()
         } else {
             None
         }
@@ -71,9 +71,9 @@ impl<M: Machine> Tables<M> {
         frames: &mut impl Iterator<Item = Pfn>,
         flags: Flags,
     ) -> Result<(), MmError> {
-        let Ok(first) = self.pte_slot(chunk.va) else {
-            let pmd = self.ensure_pmd(chunk.va)?;
-            if self.get(pmd).is_large() {
+        let Ok(first) = self.pte_place(chunk.va) else {
+            let pmd = self.ensure_pmd_place(chunk.va)?;
+            if self.entry(pmd).is_large() {
                 return Err(MmError::Large {
                     va: chunk.va,
                     level: 2,
@@ -91,7 +91,7 @@ impl<M: Machine> Tables<M> {
             return unsafe { self.install(pmd, fresh, Flags::TABLE) };
         };
         for (i, slot) in slots(first, chunk.count).enumerate() {
-            if self.get(slot).is_present() {
+            if self.entry(slot).is_present() {
                 return Err(MmError::Occupied {
                     va: chunk.va + i as u64 * PAGE,
                 });

@@ -7,7 +7,7 @@ use crate::entry::{Entry, Flags, L1, L2, Pte};
 use crate::error::MmError;
 use crate::fresh::Fresh;
 use crate::machine::Machine;
-use crate::tables::{Slot, Tables, slots};
+use crate::tables::{Place, Tables, slots};
 
 impl<M: Machine> Tables<M> {
     /// Moves consecutive pages to where nothing is mapped; the ranges must not overlap.
@@ -55,8 +55,8 @@ impl<M: Machine> Tables<M> {
     /// # Safety
     /// The frames' users agree to their being reached there with the same rights.
     unsafe fn copy_chunk(&mut self, source: u64, chunk: Chunk) -> Result<(), MmError> {
-        let pmd = self.ensure_pmd(chunk.va)?;
-        if self.get(pmd).is_present() || chunk.count < 8 {
+        let pmd = self.ensure_pmd_place(chunk.va)?;
+        if self.entry(pmd).is_present() || chunk.count < 8 {
             // SAFETY: for the same frames and users as this is.
             return unsafe { self.copy_entries(source, chunk) };
         }
@@ -66,9 +66,9 @@ impl<M: Machine> Tables<M> {
             let mut done = 0;
             for piece in chunks(source, chunk.count as u64) {
                 // Not below a large page.
-                tables.pte_slot(piece.va)?;
-                let pmd = tables.pmd_slot(piece.va)?;
-                let table = tables.value(tables.get(pmd));
+                tables.pte_place(piece.va)?;
+                let pmd = tables.pmd_place(piece.va)?;
+                let table = tables.value(tables.entry(pmd));
                 let table = table.ok_or(MmError::NotMapped { va: piece.va })?;
                 // SAFETY: the table is in use, so nobody's own memory. Nothing is queued for it:
                 // the operation began with a flush and has queued only for new tables since.
@@ -96,8 +96,8 @@ impl<M: Machine> Tables<M> {
                 return Err(MmError::NotMapped { va: from });
             }
             self.ensure_pte_table(to)?;
-            let slot = self.pte_slot(to)?;
-            if self.get(slot).is_present() {
+            let slot = self.pte_place(to)?;
+            if self.entry(slot).is_present() {
                 return Err(MmError::Occupied { va: to });
             }
             let new = old.with_flags(old.flags());
@@ -113,15 +113,15 @@ impl<M: Machine> Tables<M> {
         self.lazily(|tables| {
             for i in 0..count {
                 let (from, to) = (from + i * SPAN, to + i * SPAN);
-                let source = tables.pmd_slot(from)?;
-                let entry = tables.get(source);
+                let source = tables.pmd_place(from)?;
+                let entry = tables.entry(source);
                 if entry.is_large() {
                     return Err(MmError::Large { va: from, level: 2 });
                 }
                 if !entry.is_present() {
                     return Err(MmError::NotMapped { va: from });
                 }
-                let target = tables.ensure_pmd(to)?;
+                let target = tables.ensure_pmd_place(to)?;
                 let empty = tables.empty_table(target, to)?;
                 // Hooked before it is unhooked, so that Xen need not validate it again.
                 // SAFETY: nothing is mapped at the destination, nothing in use at the source.
@@ -146,16 +146,16 @@ impl<M: Machine> Tables<M> {
 
     /// The table that an entry refers to, if any, which must map nothing: one that was emptied
     /// entry by entry stays.
-    fn empty_table(&self, pmd: Slot<L2>, va: u64) -> Result<Option<Pfn>, MmError> {
-        if !self.get(pmd).is_present() {
+    fn empty_table(&self, pmd: Place<L2>, va: u64) -> Result<Option<Pfn>, MmError> {
+        if !self.entry(pmd).is_present() {
             return Ok(None);
         }
-        let mut entries = slots(self.pte_slot(va)?, 512);
-        match entries.position(|slot| self.get(slot).is_present()) {
+        let mut entries = slots(self.pte_place(va)?, 512);
+        match entries.position(|slot| self.entry(slot).is_present()) {
             Some(index) => Err(MmError::Occupied {
                 va: va + index as u64 * PAGE,
             }),
-            None => Ok(self.value(self.get(pmd)).map(|table| table.pfn)),
+            None => Ok(self.value(self.entry(pmd)).map(|table| table.pfn)),
         }
     }
 }

@@ -29,13 +29,13 @@ impl<M: Machine> Tables<M> {
         check_rights(va, first.flags)?;
         self.lazily(|tables| {
             for chunk in chunks(va, count) {
-                let slot = tables.pte_slot(chunk.va)?;
+                let slot = tables.pte_place(chunk.va)?;
                 let offset = (chunk.va - va) / PAGE;
                 for (i, slot) in slots(slot, chunk.count).enumerate() {
                     let pfn = Pfn::truncate(first.pfn.as_u64() + offset + i as u64);
                     let new = tables.make_pte(Value::new(pfn, first.flags))?;
                     tables.check_frozen(chunk.va + i as u64 * PAGE, first.flags, [new])?;
-                    let old = tables.get(slot);
+                    let old = tables.entry(slot);
                     // SAFETY: the caller's promise.
                     unsafe { tables.set_pte_queued(slot, chunk.va + i as u64 * PAGE, old, new) }?;
                 }
@@ -54,8 +54,8 @@ impl<M: Machine> Tables<M> {
     /// Nothing in use may be mapped there.
     #[track_caller]
     pub unsafe fn ptep_get_and_clear(&mut self, va: u64) -> Result<Pte, MmError> {
-        let slot = self.pte_slot(va)?;
-        let old = self.get(slot);
+        let slot = self.pte_place(va)?;
+        let old = self.entry(slot);
         // SAFETY: the caller's promise.
         unsafe { self.set_pte(slot, va, Pte::NONE) }?;
         Ok(old)
@@ -70,8 +70,8 @@ impl<M: Machine> Tables<M> {
     /// Nobody who uses the page writes to it.
     #[track_caller]
     pub unsafe fn ptep_set_wrprotect(&mut self, va: u64) -> Result<(), MmError> {
-        let slot = self.pte_slot(va)?;
-        let old = self.get(slot);
+        let slot = self.pte_place(va)?;
+        let old = self.entry(slot);
         if !old.is_present() {
             return Err(MmError::NotMapped { va });
         }
@@ -87,8 +87,8 @@ impl<M: Machine> Tables<M> {
     /// The page is not mapped, or Xen's refusal.
     #[track_caller]
     pub fn ptep_test_and_clear_young(&mut self, va: u64) -> Result<bool, MmError> {
-        let slot = self.pte_slot(va)?;
-        let old = self.get(slot);
+        let slot = self.pte_place(va)?;
+        let old = self.entry(slot);
         if !old.is_present() {
             return Err(MmError::NotMapped { va });
         }

@@ -4,70 +4,41 @@ use core::marker::PhantomData;
 
 use hypercall::{MachAddr, Pfn};
 
-use super::{Fold, Slot, Tables};
+use super::{Fold, Place, Slot, Tables};
 use crate::entry::{Entry, L1, L2, L3, L4, L5, Pte, TableLevel, UpperLevel};
 use crate::error::MmError;
 use crate::machine::Machine;
 
+/// Slots: what is found while nothing changes.
 impl<M: Machine> Tables<M> {
     /// The slot of the topmost entry for an address.
     #[must_use]
-    pub fn pgd_offset(&self, va: u64) -> Option<Slot<L5>> {
-        match self.fold {
-            Fold::FourLevels => Some(self.slot::<L4>(self.root, va)?.retyped()),
-            Fold::FiveLevels => self.slot(self.root, va),
-        }
+    pub fn pgd_offset(&self, va: u64) -> Option<Slot<'_, L5>> {
+        self.pgd_at(va).map(Slot::of)
     }
 
     /// The slot one level down; the same slot where the fifth level is folded.
     #[must_use]
-    pub fn p4d_offset(&self, pgd: Slot<L5>, va: u64) -> Option<Slot<L4>> {
-        match self.fold {
-            Fold::FourLevels => Some(pgd.retyped()),
-            Fold::FiveLevels => self.below(pgd, va),
-        }
+    pub fn p4d_offset(&self, pgd: Slot<'_, L5>, va: u64) -> Option<Slot<'_, L4>> {
+        self.p4d_at(pgd.place(), va).map(Slot::of)
     }
 
     /// The slot one level down.
     #[must_use]
-    pub fn pud_offset(&self, p4d: Slot<L4>, va: u64) -> Option<Slot<L3>> {
-        self.below(p4d, va)
+    pub fn pud_offset(&self, p4d: Slot<'_, L4>, va: u64) -> Option<Slot<'_, L3>> {
+        self.pud_at(p4d.place(), va).map(Slot::of)
     }
 
     /// The slot one level down.
     #[must_use]
-    pub fn pmd_offset(&self, pud: Slot<L3>, va: u64) -> Option<Slot<L2>> {
-        self.below(pud, va)
+    pub fn pmd_offset(&self, pud: Slot<'_, L3>, va: u64) -> Option<Slot<'_, L2>> {
+        self.pmd_at(pud.place(), va).map(Slot::of)
     }
 
     /// The slot one level down.
     #[must_use]
-    pub fn pte_offset(&self, pmd: Slot<L2>, va: u64) -> Option<Slot<L1>> {
-        self.below(pmd, va)
-    }
-
-    fn below<L: UpperLevel>(&self, slot: Slot<L>, va: u64) -> Option<Slot<L::Below>> {
-        let entry = self.get(slot);
-        if entry.is_large() {
-            return None;
-        }
-        self.slot(self.machine().pfn(entry.mfn()?)?, va)
-    }
-
-    /// The slot for `va` in the table that lies in `table`.
-    #[inline]
-    pub(crate) fn slot<L: TableLevel>(&self, table: Pfn, va: u64) -> Option<Slot<L>> {
-        let mfn = self.machine().mfn(table)?;
-        let memory = self.machine().memory(table);
-        if memory.is_null() {
-            return None;
-        }
-        let index = L::index(va);
-        Some(Slot {
-            machine: MachAddr::of_entry(mfn, index),
-            memory: memory.cast::<u64>().wrapping_add(index),
-            level: PhantomData,
-        })
+    pub fn pte_offset(&self, pmd: Slot<'_, L2>, va: u64) -> Option<Slot<'_, L1>> {
+        self.pte_at(pmd.place(), va).map(Slot::of)
     }
 
     /// The slot of the L2 entry for an address.
@@ -75,7 +46,95 @@ impl<M: Machine> Tables<M> {
     /// # Errors
     /// A table on the way is missing, or a large page of Xen's is in it.
     #[inline]
-    pub fn pmd_slot(&self, va: u64) -> Result<Slot<L2>, MmError> {
+    pub fn pmd_slot(&self, va: u64) -> Result<Slot<'_, L2>, MmError> {
+        self.pmd_place(va).map(Slot::of)
+    }
+
+    /// The slot of the entry that maps the page at an address.
+    ///
+    /// # Errors
+    /// As [`Tables::pmd_slot`].
+    #[inline]
+    pub fn pte_slot(&self, va: u64) -> Result<Slot<'_, L1>, MmError> {
+        self.pte_place(va).map(Slot::of)
+    }
+
+    /// The entry as it is once everything queued has been carried out.
+    #[inline]
+    pub fn get<L: TableLevel>(&self, slot: Slot<'_, L>) -> Entry<L> {
+        self.entry(slot.place())
+    }
+
+    /// The entry at a place that was found before something changed.
+    ///
+    /// # Safety
+    /// The table that the place lies in is one still: nothing has given it back meanwhile.
+    #[inline]
+    pub unsafe fn get_at<L: TableLevel>(&self, place: Place<L>) -> Entry<L> {
+        self.entry(place)
+    }
+}
+
+/// Places, which nothing keeps from becoming something else.
+impl<M: Machine> Tables<M> {
+    /// The place of the topmost entry for an address.
+    pub(crate) fn pgd_at(&self, va: u64) -> Option<Place<L5>> {
+        match self.fold {
+            Fold::FourLevels => Some(self.place_in::<L4>(self.root, va)?.retyped()),
+            Fold::FiveLevels => self.place_in(self.root, va),
+        }
+    }
+
+    /// The place one level down; the same where the fifth level is folded.
+    pub(crate) fn p4d_at(&self, pgd: Place<L5>, va: u64) -> Option<Place<L4>> {
+        match self.fold {
+            Fold::FourLevels => Some(pgd.retyped()),
+            Fold::FiveLevels => self.below(pgd, va),
+        }
+    }
+
+    /// The place one level down.
+    pub(crate) fn pud_at(&self, p4d: Place<L4>, va: u64) -> Option<Place<L3>> {
+        self.below(p4d, va)
+    }
+
+    /// The place one level down.
+    pub(crate) fn pmd_at(&self, pud: Place<L3>, va: u64) -> Option<Place<L2>> {
+        self.below(pud, va)
+    }
+
+    /// The place one level down.
+    pub(crate) fn pte_at(&self, pmd: Place<L2>, va: u64) -> Option<Place<L1>> {
+        self.below(pmd, va)
+    }
+
+    fn below<L: UpperLevel>(&self, slot: Place<L>, va: u64) -> Option<Place<L::Below>> {
+        let entry = self.entry(slot);
+        if entry.is_large() {
+            return None;
+        }
+        self.place_in(self.machine().pfn(entry.mfn()?)?, va)
+    }
+
+    /// The place for `va` in the table that lies in `table`.
+    #[inline]
+    pub(crate) fn place_in<L: TableLevel>(&self, table: Pfn, va: u64) -> Option<Place<L>> {
+        let mfn = self.machine().mfn(table)?;
+        let memory = self.machine().memory(table);
+        if memory.is_null() {
+            return None;
+        }
+        let index = L::index(va);
+        Some(Place {
+            machine: MachAddr::of_entry(mfn, index),
+            memory: memory.cast::<u64>().wrapping_add(index),
+            level: PhantomData,
+        })
+    }
+
+    /// The place of the L2 entry for an address; see [`Tables::pmd_slot`].
+    #[inline]
+    pub(crate) fn pmd_place(&self, va: u64) -> Result<Place<L2>, MmError> {
         if let Some((number, first, refusals)) = self.last_pmd.get()
             && number == va >> L3::SHIFT
             && refusals == self.frames().refusals()
@@ -86,27 +145,24 @@ impl<M: Machine> Tables<M> {
     }
 
     #[inline(never)]
-    fn walk_to_pmd(&self, va: u64) -> Result<Slot<L2>, MmError> {
+    fn walk_to_pmd(&self, va: u64) -> Result<Place<L2>, MmError> {
         let none = |level| MmError::NoTable { va, level };
-        let pgd = self.pgd_offset(va).ok_or(none(5))?;
-        let p4d = self.p4d_offset(pgd, va).ok_or(none(5))?;
-        let pud = self.pud_offset(p4d, va).ok_or(none(4))?;
-        if self.get(pud).is_large() {
+        let pgd = self.pgd_at(va).ok_or(none(5))?;
+        let p4d = self.p4d_at(pgd, va).ok_or(none(5))?;
+        let pud = self.pud_at(p4d, va).ok_or(none(4))?;
+        if self.entry(pud).is_large() {
             return Err(MmError::Large { va, level: 3 });
         }
-        let first = self.pmd_offset(pud, va & !(L3::SPAN - 1));
+        let first = self.pmd_at(pud, va & !(L3::SPAN - 1));
         let first = first.ok_or(none(3))?;
         let refusals = self.frames().refusals();
         self.last_pmd.set(Some((va >> L3::SHIFT, first, refusals)));
         Ok(first.at(L2::index(va)))
     }
 
-    /// The slot of the entry that maps the page at an address.
-    ///
-    /// # Errors
-    /// As [`Tables::pmd_slot`].
+    /// The place of the entry that maps the page at an address.
     #[inline]
-    pub fn pte_slot(&self, va: u64) -> Result<Slot<L1>, MmError> {
+    pub(crate) fn pte_place(&self, va: u64) -> Result<Place<L1>, MmError> {
         if let Some((number, first, refusals)) = self.last.get()
             && number == va >> L2::SHIFT
             && refusals == self.frames().refusals()
@@ -117,12 +173,12 @@ impl<M: Machine> Tables<M> {
     }
 
     #[inline(never)]
-    fn walk_to_pte(&self, va: u64) -> Result<Slot<L1>, MmError> {
-        let pmd = self.pmd_slot(va)?;
-        if self.get(pmd).is_large() {
+    fn walk_to_pte(&self, va: u64) -> Result<Place<L1>, MmError> {
+        let pmd = self.pmd_place(va)?;
+        if self.entry(pmd).is_large() {
             return Err(MmError::Large { va, level: 2 });
         }
-        let first = self.pte_offset(pmd, va & !(L2::SPAN - 1));
+        let first = self.pte_at(pmd, va & !(L2::SPAN - 1));
         let first = first.ok_or(MmError::NoTable { va, level: 2 })?;
         let refusals = self.frames().refusals();
         self.last.set(Some((va >> L2::SHIFT, first, refusals)));
@@ -140,8 +196,8 @@ impl<M: Machine> Tables<M> {
 
     /// The entry as it is once everything queued has been carried out.
     #[inline]
-    pub fn get<L: TableLevel>(&self, slot: Slot<L>) -> Entry<L> {
-        // SAFETY: a slot is made from a table that the window maps. The processor may change A and
+    pub(crate) fn entry<L: TableLevel>(&self, slot: Place<L>) -> Entry<L> {
+        // SAFETY: a place is made from a table that the window maps. The processor may change A and
         // D meanwhile, hence volatile; an aligned word is read at once.
         let in_table = unsafe { slot.memory.read_volatile() };
         Entry::from_table(self.mmu.read(slot.machine, in_table))
@@ -152,6 +208,6 @@ impl<M: Machine> Tables<M> {
     /// # Errors
     /// As [`Tables::pte_slot`].
     pub fn ptep_get(&self, va: u64) -> Result<Pte, MmError> {
-        Ok(self.get(self.pte_slot(va)?))
+        Ok(self.entry(self.pte_place(va)?))
     }
 }

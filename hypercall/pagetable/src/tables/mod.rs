@@ -2,7 +2,7 @@
 //!
 //! An entry is named by a [`Slot`], typed by level, found by walking from the root
 //! (`pgd_offset` → `p4d_offset` → `pud_offset` → `pmd_offset` → `pte_offset`). It is written by
-//! `set_pgd … set_pte`, which queue or send a request to Xen, and read through the queue, so that
+//! `set_pgd … set_pte` at its [`Place`], which queue or send a request to Xen, and read through the queue, so that
 //! software never sees an entry older than its last write.
 //!
 //! # Folding
@@ -31,7 +31,7 @@ use super::space_list::SpaceList;
 use super::spaces::Space;
 
 pub(super) use slot::slots;
-pub use slot::{Fold, Slot};
+pub use slot::{Fold, Place, Slot};
 
 /// Whose translations are flushed: one vCPU runs, the others of the domain have never been started.
 pub(super) const TLB_SCOPE: Scope = Scope::Local;
@@ -53,8 +53,8 @@ pub struct Tables<M: Machine> {
     /// slot, and the refusals until then. Most requests are near the one before, and a walk costs
     /// as much as queueing. Forgotten whenever an entry that leads to them changes, or Xen refuses
     /// to change one.
-    last: Cell<Option<(u64, Slot<L1>, u32)>>,
-    last_pmd: Cell<Option<(u64, Slot<L2>, u32)>>,
+    last: Cell<Option<(u64, Place<L1>, u32)>>,
+    last_pmd: Cell<Option<(u64, Place<L2>, u32)>>,
 }
 
 // SAFETY: what is not `Send` by itself are the pointers in `last` and `last_pmd`, which are only

@@ -38,26 +38,70 @@ impl Fold {
     }
 }
 
-/// The place of one entry: its machine address, for Xen, and where the kernel reads it.
-pub struct Slot<L> {
+/// One entry of a table, found and not changed meanwhile: it borrows the tables, so that no table
+/// can go while there is a slot in it.
+///
+/// ```compile_fail,E0502
+/// # use pagetable::machine::Machine;
+/// # use pagetable::Tables;
+/// fn stale<M: Machine>(tables: &mut Tables<M>, va: u64) {
+///     let slot = tables.pte_slot(va).unwrap();
+///     // Whatever is queued may take the table away.
+///     tables.flush().unwrap();
+///     tables.get(slot);
+/// }
+/// ```
+#[derive(Clone, Copy)]
+pub struct Slot<'t, L: TableLevel> {
+    place: Place<L>,
+    tables: PhantomData<&'t ()>,
+}
+
+impl<L: TableLevel> Slot<'_, L> {
+    /// The entry at a place, for as long as the tables are borrowed.
+    #[inline]
+    pub(crate) fn of(place: Place<L>) -> Self {
+        Slot {
+            place,
+            tables: PhantomData,
+        }
+    }
+
+    /// Its place, to write to it.
+    #[inline]
+    #[must_use]
+    pub fn place(self) -> Place<L> {
+        self.place
+    }
+
+    /// Its machine address.
+    #[must_use]
+    pub fn machine(self) -> MachAddr {
+        self.place.machine
+    }
+}
+
+/// The place of one entry: its machine address, for Xen, and where the kernel reads it. It tells
+/// nothing of the table that lies there; whoever writes to a place answers for it.
+pub struct Place<L> {
     pub(super) machine: MachAddr,
     pub(super) memory: *const u64,
     pub(super) level: PhantomData<L>,
 }
 
-impl<L> Clone for Slot<L> {
+impl<L> Clone for Place<L> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<L> Copy for Slot<L> {}
+impl<L> Copy for Place<L> {}
 
-impl<L: TableLevel> Slot<L> {
+impl<L: TableLevel> Place<L> {
     /// The place `index` entries on, in the same table as this, its first.
     #[inline]
     pub(super) fn at(self, index: usize) -> Self {
         debug_assert!(self.machine.entry_index() + index < 512);
-        Slot {
+        Place {
             machine: MachAddr::truncate(self.machine.as_u64() + 8 * index as u64),
             memory: self.memory.wrapping_add(index),
             level: PhantomData,
@@ -71,8 +115,8 @@ impl<L: TableLevel> Slot<L> {
     }
 
     #[inline]
-    pub(super) fn retyped<K>(self) -> Slot<K> {
-        Slot {
+    pub(super) fn retyped<K>(self) -> Place<K> {
+        Place {
             machine: self.machine,
             memory: self.memory,
             level: PhantomData,
@@ -81,6 +125,6 @@ impl<L: TableLevel> Slot<L> {
 }
 
 /// Consecutive slots of one table, as many as it has, `count` at most.
-pub(crate) fn slots(first: Slot<L1>, count: usize) -> impl Iterator<Item = Slot<L1>> {
+pub(crate) fn slots(first: Place<L1>, count: usize) -> impl Iterator<Item = Place<L1>> {
     (0..count.min(512 - first.machine.entry_index())).map(move |index| first.at(index))
 }

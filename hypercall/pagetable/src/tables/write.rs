@@ -4,7 +4,7 @@ use hypercall::batch::{FlushError, Update};
 use hypercall::mmu::Level;
 use hypercall::{Pfn, VirtAddr};
 
-use super::{Fold, Slot, TLB_SCOPE, Tables};
+use super::{Fold, Place, TLB_SCOPE, Tables};
 use crate::entry::{
     Entry, Flags, L1, L2, L3, L4, L5, P4d, Pgd, Pmd, Pte, Pud, TableLevel, UpperLevel,
 };
@@ -26,9 +26,9 @@ impl<M: Machine> Tables<M> {
     /// users need.
     #[inline]
     #[track_caller]
-    pub unsafe fn set_pte(&mut self, slot: Slot<L1>, va: u64, entry: Pte) -> Result<(), MmError> {
+    pub unsafe fn set_pte(&mut self, slot: Place<L1>, va: u64, entry: Pte) -> Result<(), MmError> {
         // SAFETY: the caller's promise.
-        unsafe { self.write_pte(slot, va, self.get(slot), entry, false) }
+        unsafe { self.write_pte(slot, va, self.entry(slot), entry, false) }
     }
 
     /// As [`Tables::set_pte`], but A and D bits that the processor sets meanwhile are kept.
@@ -42,12 +42,12 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub unsafe fn set_pte_preserving(
         &mut self,
-        slot: Slot<L1>,
+        slot: Place<L1>,
         va: u64,
         entry: Pte,
     ) -> Result<(), MmError> {
         // SAFETY: the caller's promise.
-        unsafe { self.write_pte(slot, va, self.get(slot), entry, true) }
+        unsafe { self.write_pte(slot, va, self.entry(slot), entry, true) }
     }
 
     /// As [`Tables::set_pte`], by a caller who has just read the entry.
@@ -55,7 +55,7 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub(crate) unsafe fn set_pte_queued(
         &mut self,
-        slot: Slot<L1>,
+        slot: Place<L1>,
         va: u64,
         old: Pte,
         entry: Pte,
@@ -68,7 +68,7 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     unsafe fn write_pte(
         &mut self,
-        slot: Slot<L1>,
+        slot: Place<L1>,
         va: u64,
         old: Pte,
         entry: Pte,
@@ -112,7 +112,7 @@ impl<M: Machine> Tables<M> {
     /// # Safety
     /// What is in use below the entry must be mapped as before.
     #[track_caller]
-    pub unsafe fn set_pmd(&mut self, slot: Slot<L2>, entry: Pmd) -> Result<(), MmError> {
+    pub unsafe fn set_pmd(&mut self, slot: Place<L2>, entry: Pmd) -> Result<(), MmError> {
         // SAFETY: the caller's promise.
         unsafe { self.set_upper(slot, entry) }
     }
@@ -125,7 +125,7 @@ impl<M: Machine> Tables<M> {
     /// # Safety
     /// As [`Tables::set_pmd`].
     #[track_caller]
-    pub unsafe fn set_pud(&mut self, slot: Slot<L3>, entry: Pud) -> Result<(), MmError> {
+    pub unsafe fn set_pud(&mut self, slot: Place<L3>, entry: Pud) -> Result<(), MmError> {
         // SAFETY: the caller's promise.
         unsafe { self.set_upper(slot, entry) }
     }
@@ -139,7 +139,7 @@ impl<M: Machine> Tables<M> {
     /// # Safety
     /// As [`Tables::set_pmd`].
     #[track_caller]
-    pub unsafe fn set_p4d(&mut self, slot: Slot<L4>, entry: P4d) -> Result<(), MmError> {
+    pub unsafe fn set_p4d(&mut self, slot: Place<L4>, entry: P4d) -> Result<(), MmError> {
         // SAFETY: the caller's promise.
         unsafe { self.set_upper(slot, entry) }
     }
@@ -152,7 +152,7 @@ impl<M: Machine> Tables<M> {
     /// # Safety
     /// As [`Tables::set_pmd`].
     #[track_caller]
-    pub unsafe fn set_pgd(&mut self, slot: Slot<L5>, entry: Pgd) -> Result<(), MmError> {
+    pub unsafe fn set_pgd(&mut self, slot: Place<L5>, entry: Pgd) -> Result<(), MmError> {
         match self.fold {
             // SAFETY: the caller's promise.
             Fold::FourLevels => unsafe {
@@ -168,7 +168,7 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub(crate) unsafe fn set_upper<L: UpperLevel>(
         &mut self,
-        slot: Slot<L>,
+        slot: Place<L>,
         entry: Entry<L>,
     ) -> Result<(), MmError> {
         // SAFETY: the caller's promise.
@@ -188,14 +188,14 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     unsafe fn mirror<L: UpperLevel>(
         &mut self,
-        slot: Slot<L>,
+        slot: Place<L>,
         entry: Entry<L>,
     ) -> Result<(), MmError> {
         let index = slot.machine.entry_index();
         let in_root = self.machine().mfn(self.root) == Some(slot.machine.frame());
         let va = (index as u64) << L::SHIFT;
         if in_root && index < 256 {
-            if let Some(mirror) = self.user_root.and_then(|user| self.slot::<L>(user, va)) {
+            if let Some(mirror) = self.user_root.and_then(|user| self.place_in::<L>(user, va)) {
                 // SAFETY: user mode sees what the kernel sees there.
                 unsafe { self.set_one(mirror, entry) }?;
             }
@@ -205,7 +205,7 @@ impl<M: Machine> Tables<M> {
                 let created = place.checked_sub(1).and_then(|place| self.space(place));
                 let root = created.map_or(boot, |space| space.kernel);
                 if root != current
-                    && let Some(mirror) = self.slot::<L>(root, va)
+                    && let Some(mirror) = self.place_in::<L>(root, va)
                 {
                     // SAFETY: the kernel is the same in every space.
                     unsafe { self.set_one(mirror, entry) }?;
@@ -220,11 +220,11 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     unsafe fn set_one<L: UpperLevel>(
         &mut self,
-        slot: Slot<L>,
+        slot: Place<L>,
         entry: Entry<L>,
     ) -> Result<(), MmError> {
         self.forget_last(L::NUMBER);
-        let old = self.get(slot);
+        let old = self.entry(slot);
         if old.is_large() {
             return Err(MmError::Large {
                 va: 0,
@@ -283,8 +283,8 @@ impl<M: Machine> Tables<M> {
         step: Step,
     ) -> Result<(), MmError> {
         let va = self.machine().window(pfn);
-        let slot = self.pte_slot(va)?;
-        let old = self.get(slot);
+        let slot = self.pte_place(va)?;
+        let old = self.entry(slot);
         let tag = self.plan(&[(pfn, step)])?;
         let page = VirtAddr::new_truncate(va);
         let update = Update::new(Level::L1, slot.machine, old.with_flags(flags).bits())
