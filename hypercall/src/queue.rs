@@ -382,6 +382,15 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
     /// Flushes for the running context, which is told as well what was kept for it.
     #[inline]
     fn flush_for(&mut self, reason: FlushReason) -> Result<(), FlushError> {
+        // Often nothing waits: then not even an error's room is copied.
+        if self.batch.is_empty() && self.kept.is_empty() {
+            return Ok(());
+        }
+        self.flush_and_tell(reason)
+    }
+
+    #[inline(never)]
+    fn flush_and_tell(&mut self, reason: FlushReason) -> Result<(), FlushError> {
         let flushed = self.batch.flush(&self.hv, reason, &mut self.completion);
         self.with_kept(flushed)
     }
