@@ -391,6 +391,9 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
 
     #[inline(never)]
     fn flush_and_tell(&mut self, reason: FlushReason) -> Result<(), FlushError> {
+        if self.kept.is_empty() {
+            return self.batch.flush(&self.hv, reason, &mut self.completion);
+        }
         let flushed = self.batch.flush(&self.hv, reason, &mut self.completion);
         self.with_kept(flushed)
     }
