@@ -239,8 +239,8 @@ mod tests {
             ["log=warn directmap=full rules twin=3"]
         );
         assert_eq!(
-            words(&plan(&["R8"], 7..9)),
-            ["log=warn directmap=full rules=R8 twin=7..9"]
+            words(&plan(&["R9"], 7..9)),
+            ["log=warn directmap=full rules=R9 twin=7..9"]
         );
         assert_eq!(
             words(&plan(&["9", "R77", "R8"], 0..0)),
