@@ -27,14 +27,16 @@ pub(crate) fn page() -> Option<NonNull<shared_info>> {
 }
 
 /// Says how many pages the domain has and where its p2m list is mapped, by which table: what tools
-/// outside of the domain read to find its memory (`arch_shared_info`, `arch-x86/xen.h`).
+/// outside of the domain read to find its memory (`arch_shared_info`, `arch-x86/xen.h`). `whole` says
+/// that they go by the list's mapping (`SIF_VIRT_P2M_4TOOLS`): they are told that there is no tree
+/// of its frames. Others find the tree not set up yet, and refuse.
 ///
 /// The generation stays even, which means that no change is under way: the list's mapping does not
 /// change any more, and the table stays for as long as the domain. Whoever changes either makes the
 /// generation odd before and even again after that.
-pub(crate) fn publish_p2m(pages: u64, list: u64, root: Mfn) {
-    /// The tools are to go by the list's mapping, not by a tree of its frames.
-    const NO_TREE: u64 = !0;
+pub(crate) fn publish_p2m(pages: u64, list: u64, root: Mfn, whole: bool) {
+    /// There is no tree.
+    const INVALID: u64 = !0;
     let Some(page) = page() else { return };
     let root = root.as_u64();
     // SAFETY: the page stays mapped; the fields are aligned words that only the domain writes. The
@@ -42,7 +44,9 @@ pub(crate) fn publish_p2m(pages: u64, list: u64, root: Mfn) {
     unsafe {
         let arch = &raw mut (*page.as_ptr()).arch;
         (&raw mut (*arch).max_pfn).write_volatile(pages);
-        (&raw mut (*arch).pfn_to_mfn_frame_list_list).write_volatile(NO_TREE);
+        if whole {
+            (&raw mut (*arch).pfn_to_mfn_frame_list_list).write_volatile(INVALID);
+        }
         (&raw mut (*arch).p2m_vaddr).write_volatile(list);
         (&raw mut (*arch).p2m_generation).write_volatile(0);
         // As CR3 has it for Xen: frame numbers beyond 52 bits wrap round into the low bits.

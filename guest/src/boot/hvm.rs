@@ -5,10 +5,13 @@
 //! memory map becomes ordered ranges of whole frames, apart from each other, in which what is
 //! claimed twice as anything but memory is none.
 //!
-//! Version 0 of the structure has no memory map, and a loader of version 1 may leave it out; Xen can
-//! be asked for one then. What a map shows is what the domain may have one day. Where it has less
-//! (`maxmem` above `memory`: Xen populates on demand, and ends a domain that demands more than it
-//! has), the kernel takes the lowest frames, as many as there are pages.
+//! Version 0 of the structure has no memory map (Xen makes it for a PVH dom0, and its tools did up to
+//! 4.11), and a loader of version 1 may leave it out; Xen can be asked for one then. What a map shows
+//! is what the domain may have one day. Where it has less (`maxmem` above `memory`: Xen populates on
+//! demand, and ends a domain that demands more than it has), the kernel takes the lowest frames, as
+//! many as there are pages. Xen counts those that are populated and those in store for demands
+//! (`xen/arch/x86/mm/p2m-pod.c`); of the former are the builder's own, which stand in the map as
+//! something else than memory: rings and tables of ACPI.
 
 use core::mem::size_of;
 use core::ops::Range;
@@ -24,9 +27,9 @@ use crate::mm::native::{MAX_RANGES, Memory, Ranges};
 const PAGE: u64 = 4096;
 /// The frames that the entry has mapped and the kernel starts in, from the image on.
 const NEEDED: Range<u64> = 0x100..0x400;
-/// Pages that a domain has beside those of its memory map: the rings and what else its builder put
-/// at the end of the address space (`X86_HVM_NR_SPECIAL_PAGES` are 8), and tables of ACPI.
-const BESIDE: u64 = 64;
+/// Pages that Xen's builder gives every domain at the end of the 32-bit address space for rings and
+/// the like (`X86_HVM_NR_SPECIAL_PAGES`, `tools/libs/guest/xg_dom_x86.c`).
+const SPECIAL: u64 = 8;
 /// Entries of a memory map that are looked at.
 pub const MAX_ENTRIES: u32 = 128;
 /// The largest memory: what the direct map has room for.
@@ -81,6 +84,9 @@ pub trait Ask {
 
     /// How many pages the domain has now, if that may be less than its map shows.
     fn pages(&mut self) -> Option<u64>;
+
+    /// A frame of those that the builder keeps for rings, if it is known.
+    fn ring(&mut self) -> Option<u64>;
 }
 
 /// Nobody can be asked: the loader's word is all there is.
@@ -93,6 +99,10 @@ impl Ask for Nobody {
     }
 
     fn pages(&mut self) -> Option<u64> {
+        None
+    }
+
+    fn ring(&mut self) -> Option<u64> {
         None
     }
 }
@@ -119,8 +129,8 @@ impl HvmInfo {
         } else {
             info.memmap_entries
         };
-        let memory = if entries > 0 {
-            memory(entries, |index| {
+        let (memory, others) = if entries > 0 {
+            survey(entries, ask.ring(), |index| {
                 let size = size_of::<MemmapTableEntry>() as u64;
                 load(read, info.memmap_paddr + u64::from(index) * size)
             })?
@@ -131,10 +141,10 @@ impl HvmInfo {
                 0,
                 "a memory map, here or from Xen",
             ))?;
-            memory(known as u32, |index| map[index as usize])?
+            survey(known as u32, ask.ring(), |index| map[index as usize])?
         };
         let memory = match ask.pages() {
-            Some(pages) => what_there_is(memory, pages)?,
+            Some(pages) => what_there_is(memory, pages.saturating_sub(others))?,
             None => memory,
         };
         Ok(HvmInfo {
@@ -145,7 +155,7 @@ impl HvmInfo {
     }
 }
 
-/// Of the memory that a map shows, what a domain of so many pages has.
+/// Of the memory that a map shows, what a domain has whose memory has so many pages.
 #[init]
 fn what_there_is(memory: Memory, pages: u64) -> Result<Memory, BootError> {
     let shown: u64 = memory
@@ -156,7 +166,7 @@ fn what_there_is(memory: Memory, pages: u64) -> Result<Memory, BootError> {
     if shown <= pages {
         return Ok(memory);
     }
-    let mut left = pages.saturating_sub(BESIDE);
+    let mut left = pages;
     let mut ranges = Ranges::new();
     for range in memory.ranges() {
         let end = range.end.min(range.start + left);
@@ -188,12 +198,14 @@ fn cmdline(read: &mut impl FnMut(u64, &mut [u8]), address: u64) -> Vec<u8, CMDLI
     (0..there).map(byte).take_while(|byte| *byte != 0).collect()
 }
 
-/// The frames of the memory map that are memory and nothing else.
+/// The frames of the memory map that are memory and nothing else, and how many pages the domain may
+/// have in others. Maps of older tools do not show where the builder's `ring` is.
 #[init]
-fn memory(
+fn survey(
     entries: u32,
+    ring: Option<u64>,
     mut load: impl FnMut(u32) -> MemmapTableEntry,
-) -> Result<Memory, BootError> {
+) -> Result<(Memory, u64), BootError> {
     const EXPECTED: &str = "at most 128 entries that describe 32 ranges of memory";
     let full = || error("memmap", entries.into(), EXPECTED);
     if entries > MAX_ENTRIES {
@@ -217,12 +229,19 @@ fn memory(
             add(&mut ranges, range).ok_or_else(full)?;
         }
     }
+    let mut others = 0_u64;
+    let mut shown = ring.is_none();
     for index in 0..entries {
         if let (range, false) = entry(index) {
+            others = others.saturating_add(range.end.saturating_sub(range.start));
+            shown |= ring.is_some_and(|ring| range.contains(&ring));
             remove(&mut ranges, range).ok_or_else(full)?;
         }
     }
-    bootable(Memory::new(ranges), "memmap")
+    if !shown {
+        others = others.saturating_add(SPECIAL);
+    }
+    Ok((bootable(Memory::new(ranges), "memmap")?, others))
 }
 
 /// Adds a range; `None` if there are too many.
@@ -442,7 +461,14 @@ mod tests {
         fn pages(&mut self) -> Option<u64> {
             Some(self.1)
         }
+
+        fn ring(&mut self) -> Option<u64> {
+            Some(RING)
+        }
     }
+
+    /// Where Xen's tools put the console's ring.
+    const RING: u64 = 0xf_efff;
 
     #[test]
     fn a_map_that_the_loader_does_not_give_is_asked_for() {
@@ -460,12 +486,18 @@ mod tests {
 
     #[test]
     fn no_more_is_taken_than_the_domain_has() {
-        let map = &[(0, 0x1000_0000, 1), (0xfc00_0000, 0x9000, 3)];
-        let loader = Loader::new(map, &[], "");
-        let memory = |pages| loader.parse_asking(&mut Knows(&[], pages)).unwrap().memory;
-        // All of it, and what lies beside the map.
-        assert_eq!(memory(0x1_0000 + 20).end(), 0x1_0000);
-        assert_eq!(memory(0x8000).end(), 0x8000 - BESIDE);
+        let acpi = (0xfc00_0000, 0x8800, 4);
+        let special = (0xfeff_8000, 0x8000, 2);
+        let new = &[(0, 0x1000_0000, 1), special, acpi];
+        let old = &[(0, 0x1000_0000, 1), acpi];
+        for map in [&new[..], &old[..]] {
+            let loader = Loader::new(map, &[], "");
+            let memory = |pages| loader.parse_asking(&mut Knows(&[], pages)).unwrap().memory;
+            assert_eq!(memory(0x1_0000 + 17).end(), 0x1_0000);
+            assert_eq!(memory(0x1_0000 + 16).end(), 0xffff);
+            assert_eq!(memory(0x8000 + 17).end(), 0x8000);
+        }
+        let loader = Loader::new(new, &[], "");
         let little = loader.parse_asking(&mut Knows(&[], 0x300)).unwrap_err();
         assert_eq!(little.field, "current_reservation");
     }

@@ -70,12 +70,16 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
     if let Some(e) = refused {
         println!("console: {e}");
     }
-    let info = HvmInfo::parse(start_info, &mut read_physical, &mut Loaders { subarch })
-        .unwrap_or_else(|e| {
-            println!("hvm_{e}");
-            verdict::crash(e);
-            power::crash()
-        });
+    let info = HvmInfo::parse(
+        start_info,
+        &mut read_physical,
+        &mut Loaders { subarch, console },
+    )
+    .unwrap_or_else(|e| {
+        println!("hvm_{e}");
+        verdict::crash(e);
+        power::crash()
+    });
     let entered = Entered {
         via: subarch.name(),
         by: "hvm_start_info",
@@ -137,6 +141,7 @@ mod place {
 /// Who can be asked about memory beside the loader.
 struct Loaders {
     subarch: Subarch,
+    console: ConsoleInfo,
 }
 
 #[init]
@@ -163,6 +168,13 @@ impl Ask for Loaders {
             return None;
         }
         memory::current_reservation(&XEN).ok()
+    }
+
+    fn ring(&mut self) -> Option<u64> {
+        match self.console {
+            ConsoleInfo::Ring { mfn, .. } => Some(mfn.as_u64()),
+            ConsoleInfo::Hypervisor => None,
+        }
     }
 }
 
