@@ -109,6 +109,7 @@ fn job(arguments: &BootArgs, kernel: PathBuf) -> Result<Job> {
         initrd: arguments.initrd.as_deref().map(existing).transpose()?,
         cpu: arguments.cpu.clone(),
         config: arguments.config.clone(),
+        dump: None,
         timeout,
     })
 }

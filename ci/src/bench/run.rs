@@ -144,6 +144,7 @@ pub(super) fn boot(
         initrd: what.initrd,
         cpu: Vec::new(),
         config: Vec::new(),
+        dump: None,
         timeout: Some(TIMEOUT),
     };
     let dir = workspace.run_dir("bench")?;

@@ -36,6 +36,7 @@ pub(super) fn run(workspace: &Workspace, provision: &Provision, run: Run) -> Res
         initrd: None,
         cpu: Vec::new(),
         config: Vec::new(),
+        dump: None,
         timeout: Some(timeout(run.ops)),
     }];
     let dir = workspace.run_dir("fuzz")?;

@@ -114,6 +114,7 @@ fn jobs(via: Via, kernel: &Path, plan: &Plan) -> Vec<Job> {
         initrd: None,
         cpu: Vec::new(),
         config: Vec::new(),
+        dump: None,
         timeout: Some(plan.timeout.unwrap_or(timeout)),
     };
     let list = |numbers: &[u16]| {

@@ -129,6 +129,12 @@ pub(super) fn xl_event(line: &str) -> Option<XlEvent> {
     number(rest).map(|code| XlEvent::Shutdown(Shutdown::from_code(code)))
 }
 
+/// The file into which xl says that it dumps a domain.
+pub(super) fn dumped(line: &str) -> Option<&str> {
+    line.split_once("dumping core to ")
+        .map(|(_, file)| file.trim())
+}
+
 /// The end of a domain that xl could not build, from what it said.
 pub(super) fn unbuilt(said: &[String]) -> End {
     End::Unbuilt {
@@ -300,6 +306,7 @@ mod tests {
         let shutdown = "Domain 7 has shut down, reason code 3 0x3";
         assert_eq!(xl_event(shutdown), Some(XlEvent::Shutdown(Shutdown::Crash)));
         assert_eq!(xl_event("exit 0"), Some(XlEvent::Exit));
+        assert_eq!(dumped("dumping core to /d/guest"), Some("/d/guest"));
         assert_eq!(xl_event("Parsing config from xen-cfg/guest.cfg"), None);
     }
 }

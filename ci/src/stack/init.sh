@@ -58,6 +58,11 @@ console_size() {
     cat /var/log/xen/console/* 2>/dev/null | wc -c
 }
 
+# piece FILE OFFSET BYTES: a part of a file, packed, in hexadecimal digits.
+piece() {
+    tail -c +$(($2 + 1)) "$1" | head -c "$3" | gzip | xxd -p
+}
+
 # A sign of life every second: by it a dom0 that is stuck is told from one that is slow. It makes
 # the port interrupt as well, which has Linux look at a line whose interrupt was lost.
 while sleep 1; do echo alive; done >&3 &

@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::archive::Archive;
-use super::domain::{XlEvent, create_command, listed, pages_held, payload, unbuilt, xl_event};
+use super::domain::{
+    XlEvent, create_command, dumped, listed, pages_held, payload, unbuilt, xl_event,
+};
+use super::dump::{self, Dump, DumpError, unpacked};
 use super::qemu::{Accel, Machine, Module, Running};
 use super::{Job, Mode, Session, Setting, Stack, gdb_hint, rootfs};
 use crate::console::serial::Input;
@@ -57,6 +60,12 @@ const KEYS_TIMEOUT: Duration = Duration::from_secs(10);
 /// between. Xen lets go within milliseconds of what nothing holds.
 const LOOKS: u32 = 25;
 const BETWEEN_LOOKS: &str = "usleep 200000";
+
+/// Where a dump of a running domain goes.
+const DUMP: &str = "/tmp/dump";
+
+/// What ends a domain whose monitor waits for a command.
+const LEAVE: &[u8] = b"poweroff\r";
 
 /// The stack.
 pub(crate) struct Linux;
@@ -207,6 +216,12 @@ impl From<Failure> for Stop {
     }
 }
 
+/// Whether the guest has said so.
+fn says(transcript: &Option<&mut Transcript>, text: &str) -> bool {
+    let guest = transcript.as_ref().map(|transcript| &transcript.guest);
+    guest.is_some_and(|lines| lines.iter().any(|line| line.contains(text)))
+}
+
 impl Open<'_> {
     /// Takes one input to where it belongs.
     fn step(
@@ -327,6 +342,10 @@ impl Open<'_> {
 
         let mut said = Vec::new();
         let mut domid = None;
+        let mut live = match job.dump {
+            Some(Dump::Live(ready)) => Some(ready),
+            _ => None,
+        };
         let end = loop {
             while let Some(line) = self.reports.pop_front() {
                 match xl_event(&line) {
@@ -335,6 +354,10 @@ impl Open<'_> {
                         self.call(&format!("attach {id}"), transcript)?;
                     }
                     Some(XlEvent::Shutdown(reason)) => {
+                        if job.dump == Some(Dump::Crash) {
+                            self.crashed(transcript)?;
+                            return Ok(End::Shutdown(reason));
+                        }
                         self.collect(transcript)?;
                         self.remove(domid, transcript)?;
                         return Ok(End::Shutdown(reason));
@@ -345,6 +368,14 @@ impl Open<'_> {
                     }
                     None => said.push(line),
                 }
+            }
+            if let (Some(ready), Some(id)) = (live, domid)
+                && says(transcript, ready)
+            {
+                live = None;
+                self.call(&format!("xl dump-core {id} {DUMP}"), transcript)?;
+                self.examine(DUMP, transcript)?;
+                self.running.ports.write(CONSOLE, LEAVE);
             }
             match self.step(deadline, transcript) {
                 Ok(()) => {}
@@ -360,6 +391,53 @@ impl Open<'_> {
         }
         self.remove(domid, transcript)?;
         Ok(end)
+    }
+
+    /// Waits until xl has dumped and destroyed the domain that crashed, and looks at the dump.
+    fn crashed(
+        &mut self,
+        transcript: &mut Option<&mut Transcript>,
+    ) -> std::result::Result<(), Stop> {
+        let deadline = self.within(ANSWER_TIMEOUT);
+        let mut file = None;
+        loop {
+            while let Some(line) = self.reports.pop_front() {
+                if let Some(name) = dumped(&line) {
+                    file = Some(name.to_owned());
+                }
+                if xl_event(&line) == Some(XlEvent::Exit) {
+                    self.collect(transcript)?;
+                    self.call("detach", transcript)?;
+                    return self.examine(file.as_deref().unwrap_or(DUMP), transcript);
+                }
+            }
+            self.step(deadline, transcript)?;
+        }
+    }
+
+    /// Says in the record what is in a dump, and removes it.
+    fn examine(
+        &mut self,
+        file: &str,
+        transcript: &mut Option<&mut Transcript>,
+    ) -> std::result::Result<(), Stop> {
+        let found = dump::read(&mut |at, bytes| {
+            let lines = self.call(&format!("piece {file} {at} {bytes}"), transcript)?;
+            Ok(unpacked(&lines))
+        });
+        let said = match found {
+            Ok(found) => format!(
+                "dump: all {} pages, and {} page tables on the way to the p2m list\n",
+                found.pages, found.tables
+            ),
+            Err(DumpError::Wrong(what)) => format!("dump: {what}\n"),
+            Err(DumpError::Fetch(stop)) => return Err(stop),
+        };
+        self.call(&format!("rm -f {file}"), transcript)?;
+        if let Some(transcript) = transcript {
+            transcript.host_bytes(said.as_bytes());
+        }
+        Ok(())
     }
 
     /// Waits until xl says whether it has created the domain after all.

@@ -10,6 +10,7 @@ pub(crate) mod bare;
 mod bzimage;
 pub(crate) mod dom0;
 mod domain;
+mod dump;
 mod inquest;
 mod kvm_shim;
 mod linux;
@@ -21,6 +22,8 @@ mod xl;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub(crate) use dump::Dump;
 
 use crate::console::transcript::Transcript;
 use crate::console::verdict::End;
@@ -68,6 +71,8 @@ pub(crate) struct Job {
     pub(crate) cpu: Vec<String>,
     /// Settings of the domain's configuration, for what xl creates.
     pub(crate) config: Vec<String>,
+    /// A dump that is to be taken of the domain, where it is one of xl's.
+    pub(crate) dump: Option<Dump>,
     /// When to give up.
     pub(crate) timeout: Option<Duration>,
 }
@@ -86,6 +91,7 @@ impl Job {
             initrd: None,
             cpu: Vec::new(),
             config: Vec::new(),
+            dump: None,
             timeout: None,
         }
     }

@@ -211,7 +211,7 @@ fn fill<W: Write>(tree: &Tree, archive: &mut Archive<W>) -> Result<()> {
         "var/lock",
         "run",
         "var/log/xen/console",
-        "var/lib/xen",
+        "var/lib/xen/dump",
         "var/lib/xenstored",
     ] {
         archive.dir(dir).map_err(written)?;

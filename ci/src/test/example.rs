@@ -28,6 +28,7 @@ pub(super) fn run(suite: &mut Suite, vias: &[Via]) -> Result<()> {
         initrd: None,
         cpu: Vec::new(),
         config: Vec::new(),
+        dump: None,
         timeout: Some(Duration::from_secs(60)),
     }];
     let dir = suite.workspace.run_dir("test")?.join(PACKAGE);

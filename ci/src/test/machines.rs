@@ -91,6 +91,7 @@ pub(super) fn run(suite: &mut Suite, vias: &[Via]) -> Result<()> {
             initrd: None,
             cpu: Vec::new(),
             config: Vec::new(),
+            dump: None,
             timeout: Some(TIMEOUT),
         }];
         let dir = run_dir.join(format!("machine-{}", jobs[0].name));

@@ -8,6 +8,7 @@ mod machines;
 mod miri;
 mod mutants;
 mod notes;
+mod odd;
 mod regression;
 mod rules;
 mod skips;

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::odd::{ODD, Odd};
 use super::{Suite, skips};
 use crate::console::transcript::{Show, Transcript};
 use crate::console::verdict::{End, Kind, Shutdown, Verdict, judge, kept};
@@ -11,7 +12,7 @@ use crate::stack::{Job, Mode, Session, Setting, Via};
 
 /// How a boot is to end.
 #[derive(Debug, Clone, Copy)]
-struct Expect {
+pub(super) struct Expect {
     /// The verdicts on the console.
     verdicts: &'static [Kind],
     /// The reason of shutdown that Xen saw, or none for a boot that never ends.
@@ -20,16 +21,16 @@ struct Expect {
     status: u8,
 }
 
-const PASS: Expect = ends(&[Kind::Pass], Shutdown::Poweroff, 0);
-const FAIL: Expect = ends(&[Kind::Fail], Shutdown::Poweroff, 1);
-const CRASH: Expect = ends(&[Kind::Crash], Shutdown::Crash, 1);
+pub(super) const PASS: Expect = ends(&[Kind::Pass], Shutdown::Poweroff, 0);
+pub(super) const FAIL: Expect = ends(&[Kind::Fail], Shutdown::Poweroff, 1);
+pub(super) const CRASH: Expect = ends(&[Kind::Crash], Shutdown::Crash, 1);
 const HANG: Expect = Expect {
     verdicts: &[],
     shutdown: None,
     status: 4,
 };
 
-const fn ends(verdicts: &'static [Kind], shutdown: Shutdown, status: u8) -> Expect {
+pub(super) const fn ends(verdicts: &'static [Kind], shutdown: Shutdown, status: u8) -> Expect {
     Expect {
         verdicts,
         shutdown: Some(shutdown),
@@ -39,19 +40,19 @@ const fn ends(verdicts: &'static [Kind], shutdown: Shutdown, status: u8) -> Expe
 
 /// One boot.
 #[derive(Debug, Clone, Copy)]
-struct Smoke {
+pub(super) struct Smoke {
     /// What it shows.
-    name: &'static str,
+    pub(super) name: &'static str,
     /// The stacks it runs on.
-    vias: &'static [Via],
+    pub(super) vias: &'static [Via],
     /// Memory in MiB, or the stack's default.
-    mem_mib: Option<u32>,
+    pub(super) mem_mib: Option<u32>,
     /// Words for the kernel.
-    cmdline: &'static str,
+    pub(super) cmdline: &'static str,
     /// The end.
-    expect: Expect,
+    pub(super) expect: Expect,
     /// What the console must say, each on some line.
-    says: &'static [&'static str],
+    pub(super) says: &'static [&'static str],
 }
 
 /// Every way of running.
@@ -380,85 +381,6 @@ const TABLE: &[Smoke] = &[
     },
 ];
 
-/// A boot on a machine or as a domain that is not the usual one.
-#[derive(Debug, Clone, Copy)]
-struct Odd {
-    smoke: Smoke,
-    /// See [`Job::cpu`].
-    cpu: &'static [&'static str],
-    /// See [`Job::config`].
-    config: &'static [&'static str],
-}
-
-const fn odd(
-    name: &'static str,
-    vias: &'static [Via],
-    cmdline: &'static str,
-    expect: Expect,
-    says: &'static [&'static str],
-) -> Smoke {
-    Smoke {
-        name,
-        vias,
-        mem_mib: None,
-        cmdline,
-        expect,
-        says,
-    }
-}
-
-/// What the kernel says where there is no NX.
-const NO_NX: &[&str] = &["the processor has no NX: all data is mapped no-execute"];
-
-/// Tests of such boots.
-const ODD: &[Odd] = &[
-    Odd {
-        smoke: odd(
-            "a processor without NX is refused",
-            &[Via::Dom0, Via::Bare, Via::Bare4],
-            "",
-            FAIL,
-            NO_NX,
-        ),
-        cpu: &["-nx"],
-        config: &[],
-    },
-    Odd {
-        smoke: odd(
-            "a domain without NX is refused",
-            &[Via::Pvh],
-            "",
-            FAIL,
-            NO_NX,
-        ),
-        cpu: &[],
-        config: &["cpuid=\"host,nx=0\""],
-    },
-    Odd {
-        smoke: odd(
-            "a processor without long mode is refused",
-            &[Via::Bare],
-            "",
-            ends(&[Kind::Crash], Shutdown::Crash, 1),
-            &["the processor has no long mode"],
-        ),
-        cpu: &["-lm"],
-        config: &[],
-    },
-    Odd {
-        // All that it has can be used, and no more: Xen ends a domain that touches what it has not.
-        smoke: odd(
-            "a domain that may grow knows what it has",
-            &[Via::Pvh],
-            "directmap=full selftest",
-            PASS,
-            &[" pages=32704 ", " failed=0 "],
-        ),
-        cpu: &[],
-        config: &["memory=128", "maxmem=256"],
-    },
-];
-
 /// Every row, with what is odd about it.
 fn table() -> impl Iterator<Item = (&'static Smoke, Option<&'static Odd>)> {
     let odd = ODD.iter().map(|odd| (&odd.smoke, Some(odd)));
@@ -495,9 +417,8 @@ impl Row {
     }
 
     fn job(&self, kernel: std::path::PathBuf) -> Job {
-        let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
         let hangs = self.smoke.expect.shutdown.is_none();
-        Job {
+        let job = Job {
             name: self.smoke.name.replace(' ', "-"),
             via: self.via,
             kernel,
@@ -505,9 +426,14 @@ impl Row {
             mem_mib: self.smoke.mem_mib,
             vcpus: None,
             initrd: None,
-            cpu: self.odd.map(|odd| owned(odd.cpu)).unwrap_or_default(),
-            config: self.odd.map(|odd| owned(odd.config)).unwrap_or_default(),
+            cpu: Vec::new(),
+            config: Vec::new(),
+            dump: None,
             timeout: Some(if hangs { HANG_TIMEOUT } else { TIMEOUT }),
+        };
+        match self.odd {
+            Some(odd) => odd.apply(job),
+            None => job,
         }
     }
 }
@@ -546,6 +472,7 @@ pub(super) fn run(suite: &mut Suite, vias: &[Via]) -> Result<()> {
         transcript.finish();
         let result = check(row.smoke, &transcript.guest, &end)
             .and_then(|()| skips::check(&transcript.guest, row.via, row.smoke.mem_mib))
+            .and_then(|()| row.odd.map_or(Ok(()), |odd| odd.check(&transcript.host)))
             .map_err(|reason| format!("{reason}\n{}", transcript.tail(30).trim_end()));
         if !matches!(end, End::Broken(_) | End::Zombie { .. }) {
             session = Some(open);
