@@ -213,3 +213,151 @@ pub(super) fn unpacked(lines: &[String]) -> Vec<u8> {
         Err(_) => Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Frames: a table of each level, the p2m list's page, and what makes 512.
+    const COUNT: u64 = 512;
+    const FIRST_MFN: u64 = 0x1000;
+    const LIST: u64 = 0xffff_c000_0000_0000;
+
+    /// A dump as the tools write it, with a section more to pass over.
+    #[derive(Clone)]
+    struct Made {
+        bytes: Vec<u8>,
+        p2m: usize,
+        pages: usize,
+    }
+
+    fn made() -> Made {
+        let names = b"\0.shstrtab\0.xen_prstatus\0.xen_shared_info\0.xen_p2m\0.xen_pages\0";
+        let place = |name: &str| {
+            let at = names.windows(name.len()).position(|w| w == name.as_bytes());
+            at.unwrap() as u32
+        };
+        let sizes = [
+            (".shstrtab", names.len()),
+            (".xen_prstatus", size_of::<vcpu_guest_context>()),
+            (".xen_shared_info", 4096),
+            (".xen_p2m", COUNT as usize * 16),
+            (".xen_pages", COUNT as usize * 4096),
+        ];
+        let mut bytes = vec![0; 64];
+        bytes[..4].copy_from_slice(b"\x7fELF");
+        bytes[40..48].copy_from_slice(&64_u64.to_le_bytes());
+        bytes[60..62].copy_from_slice(&6_u16.to_le_bytes());
+        bytes[62..64].copy_from_slice(&1_u16.to_le_bytes());
+        bytes.extend([0; 64]);
+        let mut at = 64 * 7;
+        let mut places = Vec::new();
+        for (name, size) in sizes {
+            let mut header = [0; 64];
+            header[..4].copy_from_slice(&place(name).to_le_bytes());
+            header[24..32].copy_from_slice(&(at as u64).to_le_bytes());
+            header[32..40].copy_from_slice(&(size as u64).to_le_bytes());
+            bytes.extend(header);
+            places.push(at);
+            at += size;
+        }
+        bytes.resize(at, 0);
+        let [strings, status, shared, p2m, pages] = places[..] else {
+            panic!()
+        };
+        bytes[strings..][..names.len()].copy_from_slice(names);
+        let mut made = Made { bytes, p2m, pages };
+        made.put(
+            status + offset_of!(vcpu_guest_context, ctrlreg) + 24,
+            FIRST_MFN << 12,
+        );
+        made.put(shared + offset_of!(shared_info, arch.p2m_vaddr), LIST);
+        for pfn in 0..COUNT {
+            made.put(p2m + pfn as usize * 16, pfn);
+            made.put(p2m + pfn as usize * 16 + 8, FIRST_MFN + pfn);
+            // The list is the fifth page, below four tables.
+            made.put(pages + 4 * 4096 + pfn as usize * 8, FIRST_MFN + pfn);
+        }
+        for level in 0..4 {
+            let entry = (FIRST_MFN + level + 1) << 12 | 1;
+            let slot = LIST >> (39 - 9 * level) & 511;
+            made.put(pages + level as usize * 4096 + slot as usize * 8, entry);
+        }
+        made
+    }
+
+    impl Made {
+        fn put(&mut self, at: usize, word: u64) {
+            self.bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+
+        fn read(&self) -> std::result::Result<Found, String> {
+            let found = read::<()>(&mut |at, count| {
+                let bytes = self.bytes.iter().skip(at as usize).take(count);
+                Ok(bytes.copied().collect())
+            });
+            found.map_err(|e| match e {
+                DumpError::Wrong(what) => what,
+                DumpError::Fetch(()) => panic!(),
+            })
+        }
+    }
+
+    #[test]
+    fn a_whole_dump_is_understood() {
+        let found = Found {
+            pages: COUNT,
+            tables: 4,
+        };
+        assert_eq!(made().read(), Ok(found));
+    }
+
+    #[test]
+    fn what_lacks_in_a_dump_is_said() {
+        let says = |change: &dyn Fn(&mut Made), what: &str| {
+            let mut dump = made();
+            change(&mut dump);
+            let said = dump.read().unwrap_err();
+            assert!(said.contains(what), "{said}");
+        };
+        says(&|d| d.bytes.clear(), "the file ends 0 bytes behind 0x0");
+        says(&|d| d.bytes[0] = 0, "no magic number");
+        says(&|d| d.bytes.truncate(0x300), "the file ends");
+        // Where the tools know of no pages they write none.
+        let last = |d: &Made| d.p2m + (COUNT as usize - 1) * 16;
+        says(&|d| d.put(last(d) + 8, INVALID), "page 511 of 512 is pfn");
+        says(&|d| d.put(last(d), INVALID), "page 511 of 512 is pfn");
+        says(
+            &|d| d.put(d.p2m + 16 + 8, 5),
+            "the L3 table, mfn 0x1001, is not",
+        );
+        says(
+            &|d| {
+                let empty = vec![0; 4096];
+                let at = d.pages + 2 * 4096;
+                d.bytes[at..at + 4096].copy_from_slice(&empty);
+            },
+            "the L2 table, mfn 0x1002, has no entry",
+        );
+        says(
+            &|d| d.put(d.pages + 4 * 4096 + 80, 7),
+            "entry 10 of the p2m",
+        );
+    }
+
+    #[test]
+    fn what_was_packed_is_unpacked() {
+        use std::io::Write;
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(b"four tables").unwrap();
+        let digits: String = packed
+            .finish()
+            .unwrap()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let (first, rest) = digits.split_at(30);
+        assert_eq!(unpacked(&[first.into(), rest.into()]), b"four tables");
+        assert!(unpacked(&["piece: no such file".into()]).is_empty());
+    }
+}

@@ -138,7 +138,7 @@ pub(super) const ODD: &[Odd] = &[
         smoke: odd(
             "a domain that may grow knows what it has",
             &[Via::Pvh],
-            "directmap=full selftest",
+            "selftest",
             PASS,
             &[" pages=32768 ", " failed=0 "],
         ),

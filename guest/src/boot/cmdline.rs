@@ -602,6 +602,24 @@ mod tests {
     }
 
     #[test]
+    fn lines_as_loaders_write_them_ask_for_nothing() {
+        for line in [
+            // Qubes, for a domain of its.
+            "root=/dev/mapper/dmroot ro nomodeset console=hvc0 rd_NO_PLYMOUTH rd.plymouth.enable=0 \
+             plymouth.enable=0 xen_privcmd.unrestricted swiotlb=2048 apparmor=1 security=apparmor",
+            // GRUB, for dom0, and Xen behind it.
+            "placeholder root=UUID=0c268053-24fb-4ff7-8d2a-053a9006ef50 ro quiet noapic acpi=off",
+            // xl with `root` and nothing else.
+            "root=/dev/xvda1",
+        ] {
+            let options = parse(line.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(options.selftest, Selection::None);
+            let words = line.split_ascii_whitespace().count();
+            assert_eq!(passed_over(line.as_bytes()).count(), words);
+        }
+    }
+
+    #[test]
     fn no_word_of_the_kernels_is_foreign() {
         for word in WORDS {
             assert_eq!(foreign::owner(word.name.as_bytes()), None, "{}", word.name);

@@ -8,14 +8,16 @@
 
 /// Who adds words, and the names of theirs: what stands before `=`.
 const OWNERS: &[(&str, &[&str])] = &[
-    // `create_dom0`, xen/arch/x86/setup.c.
+    // What its own line says of these, it appends to dom0's: `create_dom0`, xen/arch/x86/setup.c.
     ("Xen", &["acpi", "noapic"]),
-    // util/grub.d/20_linux_xen.in and 10_linux.in, grub-core/loader/i386/linux.c.
+    // util/grub.d/20_linux_xen.in, 10_linux.in; BOOT_IMAGE is of grub-core/loader/i386/linux.c.
     ("GRUB", &["placeholder", "BOOT_IMAGE", "ro", "rw"]),
-    // `parse_cmdline`, tools/xl/xl_parse.c; `initrd` is SYSLINUX's, `auto` LILO's.
-    ("xl", &["root", "ip"]),
-    ("a boot loader", &["initrd", "auto", "vga"]),
-    // What Qubes gives each of its domains (`kernelopts`, and the defaults in core-admin).
+    // `root=` of a configuration is put before `extra=`: `parse_cmdline`, tools/xl/xl_parse.c.
+    ("xl", &["root"]),
+    // xend did the same with an `ip=`; `initrd` is SYSLINUX's, `auto` and `vga` are LILO's.
+    ("a loader", &["ip", "initrd", "auto", "vga"]),
+    // What it gives each domain: `kernelopts`, `kernelopts_common`, qubes/config.py, and
+    // templates/libvirt/xen.xml; and dom0's boot entry.
     (
         "Qubes",
         &[
@@ -23,16 +25,20 @@ const OWNERS: &[(&str, &[&str])] = &[
             "rd_NO_PLYMOUTH",
             "rd.plymouth.enable",
             "plymouth.enable",
+            "plymouth.ignore-serial-consoles",
+            "xen_privcmd.unrestricted",
             "xen_scrub_pages",
+            "systemd.machine_id",
             "selinux",
             "apparmor",
             "security",
-            "clocksource",
             "swiotlb",
-            "nopat",
-            "noresume",
             "iommu",
             "usbcore.authorized_default",
+            "rd.luks.uuid",
+            "rd.lvm.lv",
+            "rd.driver.pre",
+            "rd.qubes.hide_all_usb",
         ],
     ),
     // Defaults of boot entries for Linux, which pygrub and pvgrub pass on.
@@ -52,6 +58,7 @@ const OWNERS: &[(&str, &[&str])] = &[
             "biosdevname",
             "crashkernel",
             "resume",
+            "noresume",
         ],
     ),
 ];
