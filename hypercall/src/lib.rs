@@ -28,7 +28,8 @@
 //! queue    both, as the page-table path of a vCPU, with guards
 //! ```
 //!
-//! Nothing allocates, nothing needs `std`, nothing depends on how the kernel is laid out.
+//! Nothing allocates, nothing needs `std`, nothing depends on how the kernel is laid out. The words
+//! are explained in the [`glossary`].
 #![cfg_attr(not(test), no_std)]
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -42,6 +43,7 @@ pub mod console;
 pub mod descriptor;
 pub mod error;
 pub mod event;
+pub mod glossary;
 pub mod hvm;
 pub mod lazy;
 pub mod memory;
