@@ -466,9 +466,9 @@ impl Frames {
 /// The machine and the record of its frames: what the queue's flushes report to.
 pub struct Ledger<M> {
     /// The machine.
-    pub machine: M,
+    pub(crate) machine: M,
     /// The record.
-    pub frames: Frames,
+    pub(crate) frames: Frames,
 }
 
 impl<M: Machine> Completion for Ledger<M> {
