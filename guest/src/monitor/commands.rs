@@ -173,7 +173,7 @@ fn frames(_: &mut Monitor, _: &str) -> Option<Leave> {
         let mut by_kind = [0_u64; Kind::ALL.len()];
         for pfn in 0..counts.mapped {
             let pfn = hypercall::Pfn::truncate(pfn);
-            if let Ok((state, _)) = tables.frames().states(tables.machine(), pfn) {
+            if let Ok((state, _)) = tables.frames().states(pfn) {
                 by_kind[state.kind as usize] += 1;
             }
         }

@@ -121,7 +121,7 @@ impl<M: Machine> Tables<M> {
     fn planned_kind(&self, page: u64) -> Result<Option<(Pfn, Kind)>, MmError> {
         let value = self.pte_val(self.ptep_get(page)?);
         let planned = value.and_then(|value| {
-            let states = self.frames().states(self.machine(), value.pfn).ok()?;
+            let states = self.frames().states(value.pfn).ok()?;
             Some((value.pfn, states.1.kind))
         });
         Ok(planned)
@@ -171,7 +171,7 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub(super) fn thaw_and_free(&mut self, frame: Frame) -> Result<(), MmError> {
         let pfn = frame.pfn();
-        let (state, planned) = self.frames().states(self.machine(), pfn)?;
+        let (state, planned) = self.frames().states(pfn)?;
         if planned.kind != Kind::Code {
             let (frames, machine) = self.ledger();
             return Ok(frames.free(machine, frame)?);
@@ -234,10 +234,7 @@ impl<M: Machine> Tables<M> {
             let found = if level > 1 {
                 self.find_below(pfn, level - 1, va, 512, is_wanted)
             } else {
-                let (state, _) = self
-                    .frames()
-                    .states(self.machine(), pfn)
-                    .unwrap_or_default();
+                let (state, _) = self.frames().states(pfn).unwrap_or_default();
                 is_wanted(entry, state.kind).then_some(va)
             };
             if found.is_some() {

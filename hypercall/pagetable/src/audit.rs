@@ -287,11 +287,7 @@ impl<M: Machine> Audit<'_, M> {
             self.report.add(va, What::Foreign, word);
             return;
         };
-        let state = self
-            .tables
-            .frames()
-            .states(self.tables.machine(), pfn)
-            .map(|s| s.0);
+        let state = self.tables.frames().states(pfn).map(|s| s.0);
         match state {
             Ok(state) if state.kind == Kind::Table && usize::from(state.level) == level - 1 => {
                 self.references = self.references.wrapping_add(fingerprint(pfn));
@@ -320,7 +316,7 @@ impl<M: Machine> Audit<'_, M> {
             }
             return;
         };
-        let Ok((state, _)) = self.tables.frames().states(self.tables.machine(), pfn) else {
+        let Ok((state, _)) = self.tables.frames().states(pfn) else {
             return;
         };
         if writable && !state.may_be_writable() {
@@ -345,7 +341,7 @@ impl<M: Machine> Audit<'_, M> {
         for number in 0..self.tables.frames().counts().mapped {
             let pfn = Pfn::truncate(number);
             let va = M::Layout::DIRECT.start + number * 4096;
-            let Ok((applied, planned)) = self.tables.frames().states(machine, pfn) else {
+            let Ok((applied, planned)) = self.tables.frames().states(pfn) else {
                 continue;
             };
             if applied != planned {

@@ -59,8 +59,8 @@ impl<M: Machine> Tables<M> {
     /// It is not a writable frame that was handed out.
     pub fn share_frame(&mut self, frame: Frame) -> Result<Pfn, MmError> {
         let pfn = frame.pfn();
-        let (frames, machine) = self.ledger();
-        frames.step_now(machine, pfn, Step::Share)?;
+        let frames = self.frames_mut();
+        frames.step_now(pfn, Step::Share)?;
         Ok(pfn)
     }
 
@@ -101,7 +101,7 @@ impl<M: Machine> Tables<M> {
         frames.add_step(machine)?;
         for pfn in first..end {
             if machine.mfn(Pfn::truncate(pfn)).is_none() {
-                frames.set(machine, Pfn::truncate(pfn), State::of(Kind::Hole))?;
+                frames.set(Pfn::truncate(pfn), State::of(Kind::Hole))?;
             }
         }
         frames.give_free(machine, first..end)?;
@@ -218,7 +218,7 @@ impl<M: Machine> Tables<M> {
     /// The step of the direct map that a pfn lies in has been added.
     #[must_use]
     pub fn is_populated(&self, pfn: Pfn) -> bool {
-        self.frames().states(self.machine(), pfn).is_ok()
+        self.frames().states(pfn).is_ok()
     }
 
     /// Maps one page of machine memory that is no part of the domain's own, such as `shared_info`,

@@ -167,7 +167,7 @@ impl Frames {
             .begin(machine, Pfn::truncate(first), mapped / STEP)?;
         self.counts.mapped = mapped;
         for pfn in first..spare.start {
-            self.set(machine, Pfn::truncate(pfn), State::of(Kind::Owned))?;
+            self.set(Pfn::truncate(pfn), State::of(Kind::Owned))?;
         }
         Ok(())
     }
@@ -181,14 +181,9 @@ impl Frames {
     ///
     /// # Errors
     /// Too many ranges.
-    pub fn declare<M: Machine>(
-        &mut self,
-        machine: &M,
-        range: Range<u64>,
-        kind: Kind,
-    ) -> Result<(), FrameError> {
+    pub fn declare(&mut self, range: Range<u64>, kind: Kind) -> Result<(), FrameError> {
         for pfn in range.start..range.end.min(self.directory.steps() * STEP) {
-            self.set(machine, Pfn::truncate(pfn), State::of(kind))?;
+            self.set(Pfn::truncate(pfn), State::of(kind))?;
         }
         if range.end > self.directory.steps() * STEP {
             self.special
@@ -292,7 +287,7 @@ impl Frames {
         for i in 0..self.special.len() {
             let (special, kind) = self.special[i].clone();
             for pfn in special.start.max(range.start)..special.end.min(range.end) {
-                self.set(machine, Pfn::truncate(pfn), State::of(kind))?;
+                self.set(Pfn::truncate(pfn), State::of(kind))?;
             }
         }
         self.barren = self.barren_steps_need();
@@ -312,7 +307,7 @@ impl Frames {
         let before = self.counts.free;
         let mut piece = range.start..range.start;
         for pfn in range {
-            let (applied, _) = self.states(machine, Pfn::truncate(pfn))?;
+            let (applied, _) = self.states(Pfn::truncate(pfn))?;
             if applied.kind == Kind::Free {
                 piece.end = pfn + 1;
                 continue;
@@ -350,7 +345,7 @@ impl Frames {
             // It may have found its way back by itself.
             self.hold_again(pfn);
         }
-        self.step_now(machine, pfn, Step::Alloc)?;
+        self.step_now(pfn, Step::Alloc)?;
         Ok(Frame(pfn))
     }
 
@@ -361,7 +356,7 @@ impl Frames {
     #[inline]
     pub fn free<M: Machine>(&mut self, machine: &M, frame: Frame) -> Result<(), FrameError> {
         let pfn = frame.0;
-        self.step_now(machine, pfn, Step::Free)?;
+        self.step_now(pfn, Step::Free)?;
         let memory = machine.memory(pfn).cast::<usize>();
         // SAFETY: the frame was handed out and comes back, so nobody else uses its memory; its
         // record says that it is writable. The link goes in its first word, its number behind.
@@ -388,13 +383,8 @@ impl Frames {
     ///
     /// # Errors
     /// The step is not allowed, in what was applied or in what is planned.
-    pub fn step_now<M: Machine>(
-        &mut self,
-        machine: &M,
-        pfn: Pfn,
-        step: Step,
-    ) -> Result<(), FrameError> {
-        let (applied, planned) = self.states(machine, pfn)?;
+    pub fn step_now(&mut self, pfn: Pfn, step: Step) -> Result<(), FrameError> {
+        let (applied, planned) = self.states(pfn)?;
         let after = |state: State| state.after(step).map_err(|e| FrameError::Illegal(pfn, e));
         let (applied, planned) = (after(applied)?, after(planned)?);
         self.put(pfn, applied, planned)
@@ -404,7 +394,7 @@ impl Frames {
     /// if it has no record. The same as looking at both states, for loops over many frames.
     #[inline]
     #[must_use]
-    pub fn may_be_writable<M: Machine>(&self, _machine: &M, pfn: Pfn) -> bool {
+    pub fn may_be_writable(&self, pfn: Pfn) -> bool {
         let Ok(record) = self.record(pfn) else {
             return true;
         };
@@ -417,7 +407,7 @@ impl Frames {
     /// # Errors
     /// It has no record.
     #[inline]
-    pub fn states<M: Machine>(&self, _machine: &M, pfn: Pfn) -> Result<(State, State), FrameError> {
+    pub fn states(&self, pfn: Pfn) -> Result<(State, State), FrameError> {
         let record = self.record(pfn)?;
         // SAFETY: `record` points into a page of records, which belongs to this value.
         Ok(Record::from_bits(unsafe { record.read() }).states())
@@ -428,12 +418,7 @@ impl Frames {
     /// # Errors
     /// It has no record.
     #[inline]
-    pub fn set<M: Machine>(
-        &mut self,
-        _machine: &M,
-        pfn: Pfn,
-        state: State,
-    ) -> Result<(), FrameError> {
+    pub fn set(&mut self, pfn: Pfn, state: State) -> Result<(), FrameError> {
         self.put(pfn, state, state)
     }
 
@@ -474,7 +459,7 @@ pub struct Ledger<M> {
 impl<M: Machine> Completion for Ledger<M> {
     #[inline]
     fn applied(&mut self, tag: u32) {
-        self.frames.applied(&self.machine, tag);
+        self.frames.applied(tag);
     }
 
     #[inline]

@@ -175,7 +175,7 @@ impl<M: Machine> Tables<M> {
     ) -> Result<T, MmError> {
         if result.is_err() {
             self.settle();
-            self.ledger().0.strand(table);
+            self.frames_mut().strand(table);
         }
         result
     }
@@ -184,10 +184,10 @@ impl<M: Machine> Tables<M> {
     #[cold]
     pub(super) fn reclaim_stranded(&mut self) {
         for _ in 0..self.frames().stranded() {
-            let Some(pfn) = self.ledger().0.next_stranded() else {
+            let Some(pfn) = self.frames_mut().next_stranded() else {
                 return;
             };
-            let Ok((state, _)) = self.frames().states(self.machine(), pfn) else {
+            let Ok((state, _)) = self.frames().states(pfn) else {
                 continue;
             };
             let reclaimed = match state.kind {
@@ -228,7 +228,7 @@ impl<M: Machine> Tables<M> {
 
     /// Whether nothing will refer to a table once the queue is carried out.
     pub(super) fn unreferenced(&self, table: Pfn) -> Result<bool, MmError> {
-        let (_, planned) = self.frames().states(self.machine(), table)?;
+        let (_, planned) = self.frames().states(table)?;
         Ok(planned.links == 0 && !planned.pinned)
     }
 
@@ -250,8 +250,7 @@ impl<M: Machine> Tables<M> {
         if !self.frames().has_room(0, 1) {
             self.flush()?;
         }
-        let (frames, _) = self.ledger();
-        frames.free_after_flush(frame)?;
+        self.frames_mut().free_after_flush(frame)?;
         self.settle();
         Ok(())
     }

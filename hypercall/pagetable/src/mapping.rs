@@ -282,7 +282,7 @@ impl<M: Machine> Tables<M> {
     fn free_or_strand(&mut self, frame: Frame) {
         let pfn = frame.pfn();
         if self.free_frame(frame).is_err() {
-            self.ledger().0.strand(pfn);
+            self.frames_mut().strand(pfn);
         }
     }
 }

@@ -54,7 +54,7 @@ impl<M: Machine> Tables<M> {
         let result = self.lazily(|tables| {
             for bit in 0..count {
                 let pfn = Pfn::truncate(first + bit);
-                let (state, _) = tables.frames().states(tables.machine(), pfn)?;
+                let (state, _) = tables.frames().states(pfn)?;
                 if matches!(
                     state.kind,
                     Kind::ImageConst | Kind::ImageData | Kind::ImageFrozen
@@ -70,7 +70,7 @@ impl<M: Machine> Tables<M> {
         // Whatever came true of it is free, also if not all did.
         for bit in (0..count).filter(|bit| asked >> bit & 1 == 1) {
             let pfn = Pfn::truncate(first + bit);
-            let (state, _) = self.frames().states(self.machine(), pfn)?;
+            let (state, _) = self.frames().states(pfn)?;
             if state.kind == Kind::Owned {
                 // SAFETY: it was the image's until now, and nobody's `Frame`; the caller of
                 // `release` says that nobody uses it.

@@ -132,7 +132,7 @@ impl<M: Machine> Tables<M> {
 
     /// Gives back a root that could not become one, as far as it came.
     fn give_back_root(&mut self, root: Pfn) -> Result<(), MmError> {
-        let (_, state) = self.frames().states(self.machine(), root)?;
+        let (_, state) = self.frames().states(root)?;
         if state.pinned {
             // SAFETY: no space came of it, so no base register refers to it.
             unsafe { self.unpin(root) }?;
@@ -198,14 +198,14 @@ impl<M: Machine> Tables<M> {
         // SAFETY: a root is a table, or about to be one: nobody's own memory any more.
         let live = unsafe { machine.live(root) }.ok_or(FrameError::NoRecord(root))?;
         frames.plan_all(|frames| {
-            frames.plan_one(machine, root, own)?;
+            frames.plan_one(root, own)?;
             let kept = live.iter().enumerate().filter(|(i, _)| !xens.contains(i));
             // Entries of any level are read alike.
             let tables = kept.filter_map(|(_, word)| Entry::<L1>::from_table(word).mfn());
             for pfn in tables.filter_map(|mfn| machine.pfn(mfn)) {
-                let (_, planned) = frames.states(machine, pfn).unwrap_or_default();
+                let (_, planned) = frames.states(pfn).unwrap_or_default();
                 if planned.kind == Kind::Table {
-                    frames.plan_one(machine, pfn, each(below))?;
+                    frames.plan_one(pfn, each(below))?;
                 }
             }
             Ok(())
@@ -214,7 +214,7 @@ impl<M: Machine> Tables<M> {
 
     /// The tables of the p2m list are Xen's and not counted.
     pub(super) fn is_recorded_table(&self, pfn: Pfn) -> bool {
-        let states = self.frames().states(self.machine(), pfn);
+        let states = self.frames().states(pfn);
         states.is_ok_and(|(_, planned)| planned.kind == Kind::Table)
     }
 
@@ -325,10 +325,10 @@ impl<M: Machine> Tables<M> {
 
     /// Counts a base register that refers, or no longer refers, to a root.
     fn count_base(&mut self, root: Pfn, change: i16) -> Result<(), MmError> {
-        let (frames, machine) = self.ledger();
-        let (state, _) = frames.states(machine, root)?;
+        let frames = self.frames_mut();
+        let (state, _) = frames.states(root)?;
         let links = state.links.saturating_add_signed(change);
-        Ok(frames.set(machine, root, State { links, ..state })?)
+        Ok(frames.set(root, State { links, ..state })?)
     }
 
     /// Ends a space that is not the current one, with all tables of its user half. The pages that
@@ -342,7 +342,7 @@ impl<M: Machine> Tables<M> {
         let used = [self.current_space().kernel, self.root()];
         let Some(place) = place.filter(|_| !used.contains(&space.kernel)) else {
             let step = Step::Unpin;
-            let (_, state) = self.frames().states(self.machine(), space.kernel)?;
+            let (_, state) = self.frames().states(space.kernel)?;
             let illegal = Illegal { state, step };
             return Err(FrameError::Illegal(space.kernel, illegal).into());
         };
@@ -352,7 +352,7 @@ impl<M: Machine> Tables<M> {
         self.lazily(|tables| {
             for root in roots() {
                 // One may have been unpinned by an attempt that failed.
-                if tables.frames().states(tables.machine(), root)?.1.pinned {
+                if tables.frames().states(root)?.1.pinned {
                     // SAFETY: a space that is neither the current one nor worked on.
                     unsafe { tables.unpin(root) }?;
                 }
@@ -388,8 +388,8 @@ impl<M: Machine> Tables<M> {
             };
             if level < top {
                 // Those below a root lost their reference with its pin, these with their parent.
-                let (frames, machine) = self.ledger();
-                frames.step_now(machine, value.pfn, Step::Unlink)?;
+                let frames = self.frames_mut();
+                frames.step_now(value.pfn, Step::Unlink)?;
             }
             self.dissolve(value.pfn, level - 1)?;
         }

@@ -156,7 +156,7 @@ impl<'t, M: Machine> Initial<'t, M> {
         let asked = if has_holes { mapped } else { 0 };
         for pfn in (0..asked).map(Pfn::truncate) {
             if machine.mfn(pfn).is_none() {
-                frames.set(machine, pfn, State::of(Kind::Hole))?;
+                frames.set(pfn, State::of(Kind::Hole))?;
             }
         }
         for gap in gaps(&used, mapped) {
@@ -172,10 +172,10 @@ impl<'t, M: Machine> Initial<'t, M> {
         }
         let reclaimed = frames.counts().free;
         for (range, kind) in &used {
-            frames.declare(machine, range.clone(), *kind)?;
+            frames.declare(range.clone(), *kind)?;
         }
-        frames.declare(machine, outside(&start.p2m_frames, mapped), Kind::P2m)?;
-        frames.declare(machine, outside(&start.module, mapped), Kind::Module)?;
+        frames.declare(outside(&start.p2m_frames, mapped), Kind::P2m)?;
+        frames.declare(outside(&start.module, mapped), Kind::Module)?;
         let mut report = Report {
             initial_pages: mapped,
             initial_tables: 0,
@@ -183,10 +183,9 @@ impl<'t, M: Machine> Initial<'t, M> {
             beyond: start.nr_pages - frames.counts().total,
         };
         adopt_tables(machine, frames, root, start.fold.top(), mapped, &mut report)?;
-        let (state, _) = frames.states(machine, root)?;
+        let (state, _) = frames.states(root)?;
         // The domain builder pins the root, and CR3 refers to it.
         frames.set(
-            machine,
             root,
             State {
                 links: 1,
@@ -429,13 +428,13 @@ fn adopt_tables<M: Machine>(
     mapped: u64,
     report: &mut Report,
 ) -> Result<(), MmError> {
-    let (state, _) = frames.states(machine, table)?;
+    let (state, _) = frames.states(table)?;
     let links = if state.kind == Kind::Table {
         state.links
     } else {
         0
     };
-    frames.set(machine, table, State::table(level, links + 1, false))?;
+    frames.set(table, State::table(level, links + 1, false))?;
     if links > 0 {
         return Ok(());
     }

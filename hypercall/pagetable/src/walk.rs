@@ -87,7 +87,7 @@ impl<M: Machine> Tables<M> {
             let slot = hypercall::MachAddr::of_entry(mfn, index);
             let entry = Entry::<L1>::from_table(word);
             let pfn = entry.mfn().and_then(|mfn| self.machine().pfn(mfn));
-            let state = pfn.and_then(|p| self.frames().states(self.machine(), p).ok());
+            let state = pfn.and_then(|p| self.frames().states(p).ok());
             let queued = self.mmu.batch().queued(slot);
             let step = Step {
                 level,

@@ -340,7 +340,7 @@ fn site(op: Op, index: Option<u32>, nth: u64) -> Injection {
 fn held(world: &World) -> HashSet<u64> {
     let frames = world.tables.frames();
     let states = (0..frames.counts().mapped).filter(|&pfn| {
-        let states = frames.states(world.tables.machine(), Pfn::truncate(pfn));
+        let states = frames.states(Pfn::truncate(pfn));
         states.is_ok_and(|(state, _)| matches!(state.kind, Frame::Owned | Frame::Code))
     });
     states.collect()
@@ -362,7 +362,7 @@ fn stranded(world: &World) -> u64 {
     let frames = world.tables.frames();
     let mut count = 0;
     for pfn in (0..frames.counts().mapped).map(Pfn::truncate) {
-        let (state, _) = frames.states(world.tables.machine(), pfn).unwrap();
+        let (state, _) = frames.states(pfn).unwrap();
         let unused = state.kind == Frame::Table && state.links == 0 && !state.pinned;
         count += u64::from(unused && !of_space(pfn));
     }

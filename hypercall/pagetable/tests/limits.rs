@@ -180,7 +180,7 @@ fn what_was_code_can_be_freed_and_written() {
         let change = unsafe { tables.set_memory_x(BASE, 1) }.unwrap();
         change.commit(tables).unwrap();
         let record = |world: &World| {
-            let states = world.tables.frames().states(world.tables.machine(), pfn);
+            let states = world.tables.frames().states(pfn);
             states.unwrap().0.kind
         };
         assert_eq!(record(&world), Frame::Code);

@@ -239,7 +239,7 @@ fn a_right_that_a_handler_takes_is_gone_when_it_returns() {
 /// The record of a frame.
 fn states(world: &World, pfn: Pfn) -> (State, State) {
     let frames = world.tables.frames();
-    frames.states(world.tables.machine(), pfn).unwrap()
+    frames.states(pfn).unwrap()
 }
 
 /// An error that is returned leaves no plan behind: neither of a request that went out alone, nor
@@ -294,8 +294,8 @@ fn a_plan_that_cannot_be_made_whole_is_not_made() {
         .unwrap();
     let [a, b] = [700, 701].map(Pfn::truncate);
     let table = State::table(1, 3, false);
-    frames.set(machine, a, table).unwrap();
-    frames.set(machine, b, State::of(Frame::Owned)).unwrap();
+    frames.set(a, table).unwrap();
+    frames.set(b, State::of(Frame::Owned)).unwrap();
     for steps in [
         &[(a, Step::Link(1)), (b, Step::Link(1))][..],
         &[
@@ -307,32 +307,26 @@ fn a_plan_that_cannot_be_made_whole_is_not_made() {
         &[(a, Step::Link(1)), (a, Step::Pin(1)), (a, Step::Pin(1))],
         &[(b, Step::Seal(1)), (b, Step::Link(1)), (a, Step::Unseal)],
     ] {
-        let planned = frames.plan(machine, steps);
+        let planned = frames.plan(steps);
         assert!(
             matches!(planned, Err(FrameError::Illegal(..))),
             "{planned:?}"
         );
-        assert_eq!(frames.states(machine, a).unwrap(), (table, table));
+        assert_eq!(frames.states(a).unwrap(), (table, table));
         let owned = State::of(Frame::Owned);
-        assert_eq!(frames.states(machine, b).unwrap(), (owned, owned));
+        assert_eq!(frames.states(b).unwrap(), (owned, owned));
         assert!(!frames.unsettled());
     }
     // Two requests, one of which comes true.
     let one = frames
-        .plan(machine, &[(a, Step::Link(1)), (b, Step::Seal(2))])
+        .plan(&[(a, Step::Link(1)), (b, Step::Seal(2))])
         .unwrap();
-    let two = frames.plan(machine, &[(a, Step::Pin(1))]).unwrap();
+    let two = frames.plan(&[(a, Step::Pin(1))]).unwrap();
     assert_ne!(one, two);
-    frames.applied(machine, two);
-    assert_eq!(
-        frames.states(machine, a).unwrap().0,
-        State::table(1, 3, true)
-    );
+    frames.applied(two);
+    assert_eq!(frames.states(a).unwrap().0, State::table(1, 3, true));
     frames.settle(machine);
     let pinned = State::table(1, 3, true);
-    assert_eq!(frames.states(machine, a).unwrap(), (pinned, pinned));
-    assert_eq!(
-        frames.states(machine, b).unwrap().1,
-        State::of(Frame::Owned)
-    );
+    assert_eq!(frames.states(a).unwrap(), (pinned, pinned));
+    assert_eq!(frames.states(b).unwrap().1, State::of(Frame::Owned));
 }

@@ -96,7 +96,7 @@ fn wherever_the_p2m_list_and_the_module_are() {
                 let module = (0..frames.counts().mapped)
                     .map(Pfn::truncate)
                     .filter(|&pfn| {
-                        let state = frames.states(world.tables.machine(), pfn).unwrap().0;
+                        let state = frames.states(pfn).unwrap().0;
                         state.kind == Frame::Module
                     });
                 assert_eq!(module.count() as u64, layout.initrd_len.div_ceil(PAGE));

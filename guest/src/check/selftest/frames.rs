@@ -28,7 +28,7 @@ fn alloc(context: &mut Context) -> Outcome {
             // SAFETY: the frame is the test's and mapped since it was handed out.
             let found = unsafe { memory.read_volatile() };
             expect_eq!(found, marked(pfn), "mark of pfn {pfn}");
-            let state = tables.frames().states(tables.machine(), pfn);
+            let state = tables.frames().states(pfn);
             expect_eq!(
                 state.map(|s| s.0.kind),
                 Ok(Kind::Owned),
@@ -55,9 +55,7 @@ fn life(context: &mut Context) -> Outcome {
             let mut frame = tables.alloc_frame()?;
             *tables.frame_memory(&mut frame) = [!0; 512];
             let pfn = frame.pfn();
-            let state = |tables: &crate::mm::Tables<_>| {
-                tables.frames().states(tables.machine(), pfn).map(|s| s.0)
-            };
+            let state = |tables: &crate::mm::Tables<_>| tables.frames().states(pfn).map(|s| s.0);
             expect_eq!(
                 state(tables),
                 Ok(State::of(Kind::Owned)),

@@ -166,8 +166,8 @@ fn given_back(context: &mut Context) -> Outcome {
             let found = probe::read(va);
             expect_eq!(found, ABSENT_READ, "read at {va:#x}, which was given back");
             let pfn = hypercall::Pfn::truncate((va - VIRT_BASE) / PAGE);
-            let (state, _) = mm::with(|tables| tables.frames().states(tables.machine(), pfn))
-                .map_err(MmError::from)?;
+            let (state, _) =
+                mm::with(|tables| tables.frames().states(pfn)).map_err(MmError::from)?;
             let usual = matches!(state.kind, Kind::Free | Kind::Owned | Kind::Table);
             expect_eq!(
                 usual,

@@ -26,7 +26,7 @@ fn page(_: &mut Context) -> Outcome {
     let (applied, _) = mm::with(|tables| {
         let value = tables.pte_val(tables.ptep_get(va)?);
         let pfn = value.ok_or(MmError::NotMapped { va })?.pfn;
-        let states = tables.frames().states(tables.machine(), pfn);
+        let states = tables.frames().states(pfn);
         states.map_err(MmError::from)
     })?;
     if applied.kind == Kind::Shared {

@@ -68,7 +68,7 @@ fn wrong_table(context: &mut Context) -> Outcome {
     let (root, wrong, plain) = mm::with(|tables| {
         let place = tables.pmd_slot(va)?.place();
         let root = tables.root();
-        let states = |tables: &crate::mm::Tables<_>| tables.frames().states(tables.machine(), root);
+        let states = |tables: &crate::mm::Tables<_>| tables.frames().states(root);
         let was = states(tables);
         let entry: Pmd = tables.make_pmd(Value::new(root, Flags::TABLE))?;
         // SAFETY: refused.

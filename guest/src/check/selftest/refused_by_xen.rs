@@ -135,12 +135,12 @@ fn reserved_slot(_: &mut Context) -> Outcome {
         let own = p4d(tables, layout::DIRECT.start).ok_or(none)?;
         let entry: P4d = tables.get(own).with_flags(Flags::TABLE);
         let table = tables.p4d_val(entry).ok_or(none)?.pfn;
-        let before = tables.frames().states(tables.machine(), table);
+        let before = tables.frames().states(table);
         let reserved = p4d(tables, layout::XEN.start + (15 << 39)).ok_or(none)?;
         // SAFETY: refused.
         let result = unsafe { tables.set_p4d(reserved.place(), entry) };
         tables.flush()?;
-        let same = before == tables.frames().states(tables.machine(), table);
+        let same = before == tables.frames().states(table);
         Ok::<_, MmError>((result, same))
     })?;
     let error = refusal(result)?;

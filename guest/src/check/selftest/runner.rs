@@ -251,7 +251,7 @@ fn in_use(tables: &Tables<Running>, before: Counts) -> Result<(u64, u64), MmErro
     let mut expected = before.mapped - before.free;
     for pfn in before.mapped..after.mapped {
         let pfn = Pfn::truncate(pfn);
-        let (state, _) = tables.frames().states(tables.machine(), pfn)?;
+        let (state, _) = tables.frames().states(pfn)?;
         let special = !matches!(state.kind, Kind::Free | Kind::Owned | Kind::Table);
         expected += u64::from(special);
     }

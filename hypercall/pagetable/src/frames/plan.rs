@@ -23,15 +23,11 @@ impl Frames {
     ///
     /// # Errors
     /// A step is not allowed, or the log is full.
-    pub fn plan<M: Machine>(
-        &mut self,
-        machine: &M,
-        steps: &[(Pfn, Step)],
-    ) -> Result<u32, FrameError> {
+    pub fn plan(&mut self, steps: &[(Pfn, Step)]) -> Result<u32, FrameError> {
         self.plan_all(|frames| {
             steps
                 .iter()
-                .try_for_each(|&(pfn, step)| frames.plan_one(machine, pfn, step))
+                .try_for_each(|&(pfn, step)| frames.plan_one(pfn, step))
         })
     }
 
@@ -62,16 +58,11 @@ impl Frames {
     ///
     /// # Errors
     /// The step is not allowed, or the log is full.
-    pub fn plan_one<M: Machine>(
-        &mut self,
-        machine: &M,
-        pfn: Pfn,
-        step: Step,
-    ) -> Result<(), FrameError> {
+    pub fn plan_one(&mut self, pfn: Pfn, step: Step) -> Result<(), FrameError> {
         if self.log.is_full() {
             return Err(FrameError::Full);
         }
-        let (applied, planned) = self.states(machine, pfn)?;
+        let (applied, planned) = self.states(pfn)?;
         let next = planned
             .after(step)
             .map_err(|e| FrameError::Illegal(pfn, e))?;
@@ -104,14 +95,14 @@ impl Frames {
     }
 
     /// Steps that came true, by the tag of their request.
-    pub fn applied<M: Machine>(&mut self, machine: &M, tag: u32) {
+    pub fn applied(&mut self, tag: u32) {
         let first = (tag as usize & 0xffff).wrapping_sub(1);
         for at in first..first.saturating_add(tag as usize >> 16) {
             let Some(logged) = self.log.get(at) else {
                 return;
             };
             let Logged { pfn, step, .. } = *logged;
-            let Ok((applied, planned)) = self.states(machine, pfn) else {
+            let Ok((applied, planned)) = self.states(pfn) else {
                 return;
             };
             if let Ok(next) = applied.after(step) {

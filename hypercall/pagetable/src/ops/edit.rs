@@ -145,7 +145,7 @@ impl<M: Machine> Tables<M> {
     pub(super) fn check_may_be_writable(&self, va: u64, entry: Pte) -> Result<(), MmError> {
         // A frame without a record is none of the kernel's tables or constants.
         let pfn = entry.mfn().and_then(|mfn| self.machine().pfn(mfn));
-        if pfn.is_some_and(|pfn| !self.frames().may_be_writable(self.machine(), pfn)) {
+        if pfn.is_some_and(|pfn| !self.frames().may_be_writable(pfn)) {
             return Err(MmError::MustStayReadOnly { va });
         }
         Ok(())
@@ -286,7 +286,7 @@ impl<M: Machine> Tables<M> {
     /// Whether a table may be swapped for a copy: one entry refers to it and nothing else does.
     fn may_be_replaced(&self, table: Pfn) -> bool {
         self.frames()
-            .states(self.machine(), table)
+            .states(table)
             .is_ok_and(|(_, planned)| planned.links == 1 && !planned.pinned)
     }
 

@@ -146,6 +146,11 @@ impl<M: Machine> Tables<M> {
         &self.mmu.completion.frames
     }
 
+    #[inline]
+    pub(super) fn frames_mut(&mut self) -> &mut Frames {
+        &mut self.mmu.completion.frames
+    }
+
     /// The record and the machine it asks.
     #[inline]
     pub(super) fn ledger(&mut self) -> (&mut Frames, &M) {

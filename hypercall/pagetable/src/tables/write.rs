@@ -260,14 +260,14 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub(crate) fn plan(&mut self, steps: &[(Pfn, Step)]) -> Result<u32, MmError> {
         self.settle();
-        let (frames, machine) = self.ledger();
-        match frames.plan(machine, steps) {
+        let frames = self.frames_mut();
+        match frames.plan(steps) {
             Err(FrameError::Full) => {}
             planned => return Ok(planned?),
         }
         self.flush()?;
-        let (frames, machine) = self.ledger();
-        Ok(frames.plan(machine, steps)?)
+        let frames = self.frames_mut();
+        Ok(frames.plan(steps)?)
     }
 
     /// Queues the change of a frame's own mapping in the window, with a step.

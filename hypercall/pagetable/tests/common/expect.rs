@@ -71,7 +71,7 @@ pub(crate) fn records(world: &World) {
     let counts = frames.counts();
     let mut free = 0;
     for pfn in (0..counts.mapped).map(Pfn::truncate) {
-        let (applied, planned) = frames.states(machine, pfn).unwrap();
+        let (applied, planned) = frames.states(pfn).unwrap();
         assert_eq!(applied, planned, "pfn {pfn}: nothing is queued");
         let Some(mfn) = machine.mfn(pfn) else {
             assert_eq!(applied.kind, Kind::Hole);
@@ -126,7 +126,7 @@ pub(crate) fn records(world: &World) {
 pub(crate) fn no_plans(world: &World) {
     let frames = world.tables.frames();
     for pfn in (0..frames.counts().mapped).map(Pfn::truncate) {
-        let (applied, planned) = frames.states(world.tables.machine(), pfn).unwrap();
+        let (applied, planned) = frames.states(pfn).unwrap();
         assert_eq!(applied, planned, "pfn {pfn}: nothing is queued");
     }
 }
@@ -191,7 +191,7 @@ pub(crate) fn census(world: &World) -> HashMap<String, u64> {
     let frames = world.tables.frames();
     let mut census = HashMap::new();
     for pfn in (0..frames.counts().mapped).map(Pfn::truncate) {
-        let (state, _) = frames.states(world.tables.machine(), pfn).unwrap();
+        let (state, _) = frames.states(pfn).unwrap();
         *census.entry(format!("{state}")).or_default() += 1;
     }
     census
