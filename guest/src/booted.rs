@@ -5,12 +5,12 @@
 
 use core::fmt;
 
-use crate::boot::info::ConsoleInfo;
 use crate::checks::{self, Facts};
 use crate::init_memory::{self, Given};
 use crate::mm::levels::Levels;
 use crate::monitor::{Leave, Monitor};
 use crate::selection::Selection;
+use crate::start_info::ConsoleInfo;
 use crate::{mm, power, verdict};
 
 /// What is left to do, and what the boot came to.

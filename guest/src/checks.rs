@@ -10,7 +10,7 @@ use heapless::String;
 use linkme::distributed_slice;
 
 use crate::boot::before::Before;
-use crate::boot::cmdline::Options;
+use crate::options::Options;
 use crate::println;
 use crate::selection::Selection;
 use crate::tested::Summary;

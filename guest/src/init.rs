@@ -15,8 +15,8 @@ use linker::tables::{InitCall, Level};
 use linkme::distributed_slice;
 use marks::init;
 
-use crate::boot::cmdline::Options;
 use crate::capability::admits;
+use crate::options::Options;
 use crate::refused::Refused;
 use crate::subarch;
 

@@ -33,6 +33,8 @@ pub mod console;
 pub mod entry;
 #[cfg(target_os = "none")]
 mod event;
+pub mod foreign;
+pub mod frame;
 #[cfg(target_os = "none")]
 mod heap;
 #[cfg(target_os = "none")]
@@ -42,14 +44,19 @@ mod init_memory;
 pub mod lock;
 pub mod mm;
 pub mod monitor;
-pub mod native;
+pub mod options;
+#[cfg(target_os = "none")]
+mod pc;
 #[cfg(target_os = "none")]
 pub mod power;
+#[cfg(target_os = "none")]
+pub mod probe;
 #[cfg(target_os = "none")]
 mod refused;
 pub mod selection;
 #[cfg(target_os = "none")]
 mod shared;
+pub mod start_info;
 pub mod subarch;
 #[cfg(target_os = "none")]
 mod tested;

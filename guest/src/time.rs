@@ -7,7 +7,6 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use hypercall::abi::shared_info::vcpu_info;
 
 use crate::capability::{HYPERCALLS, is_here};
-use crate::native::clock;
 use crate::{shared, subarch};
 
 /// Nanoseconds since the host booted, as Xen counts them. As long as Xen's page is not mapped, or
@@ -16,8 +15,29 @@ pub(crate) fn monotonic() -> Option<u64> {
     match shared::vcpu() {
         Some(vcpu) if is_here(&HYPERCALLS) => Some(system_time(vcpu)),
         _ if subarch::is_pv() => None,
-        _ => clock::monotonic(),
+        _ => counted(),
     }
+}
+
+/// Ticks of the processor's counter in a millisecond; 0 while unknown.
+static KHZ: AtomicU64 = AtomicU64::new(0);
+/// The counter when the kernel started.
+static START: AtomicU64 = AtomicU64::new(0);
+
+/// Says how fast the processor's counter runs, in ticks a millisecond, if anybody knows, and what it
+/// was when the kernel started.
+pub(crate) fn set_counter(khz: Option<u64>, start: u64) {
+    START.store(start, Ordering::Relaxed);
+    KHZ.store(khz.unwrap_or(0), Ordering::Relaxed);
+}
+
+/// Nanoseconds since the kernel started, by the processor's counter; `None` if nobody knows how fast
+/// it runs.
+pub(crate) fn counted() -> Option<u64> {
+    let khz = KHZ.load(Ordering::Relaxed);
+    let ticks = tsc().saturating_sub(START.load(Ordering::Relaxed));
+    let nanoseconds = u128::from(ticks) * 1_000_000 / u128::from((khz != 0).then_some(khz)?);
+    Some(nanoseconds as u64)
 }
 
 /// Xen's system time when the kernel started; all ones while nobody asked.
@@ -28,7 +48,7 @@ static STARTED: AtomicU64 = AtomicU64::new(u64::MAX);
 pub(crate) fn since_start() -> u64 {
     let before = || match subarch::is_pv() {
         true => 0,
-        false => clock::monotonic().unwrap_or(0),
+        false => counted().unwrap_or(0),
     };
     let Some(vcpu) = shared::vcpu().filter(|_| is_here(&HYPERCALLS)) else {
         return before();

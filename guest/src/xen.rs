@@ -1,16 +1,15 @@
-//! The one value that stands for whoever answers hypercalls: Xen by `syscall` for a PV guest;
-//! without that, the [`native`] back end for page tables, and for the rest Xen by
-//! VMCALL or, on bare metal, the few devices that stand in for it.
+//! The one value that stands for whoever answers hypercalls: Xen by `syscall` for a PV guest; without
+//! that a back end, which a way in names once, before anything is asked ([`tell`]).
 //!
-//! Which one it is was decided before the first call; the choice costs a PV hypercall two
+//! What a back end answers itself it is asked for with typed arguments ([`hypercall::instead`]); the
+//! rest goes to the Xen that it has underneath, if there is one. Which it is costs a PV hypercall two
 //! instructions.
 
+use hypercall::instead::{Devices, PageTables};
 use hypercall::{Errno, Hypervisor, Op, Xen};
-use marks::asks_first;
+use spin::Once;
 
-use crate::native::cpu::Processor;
-use crate::native::{self, devices, interrupts, ports};
-use crate::subarch::{self, Subarch};
+use crate::subarch;
 
 /// Who answers, chosen by the way of running.
 #[derive(Clone, Copy, Debug)]
@@ -22,15 +21,59 @@ pub(crate) const XEN: Answering = Answering;
 // by Xen as the kernel of a 64-bit PV guest.
 pub(crate) const PV: Xen = unsafe { Xen::new() };
 
+/// Who answers where the kernel owns the processor.
+pub(crate) trait BackEnd: Sync {
+    /// The page tables.
+    fn page_tables(&self) -> &dyn PageTables;
+
+    /// The devices, where no Xen stands in for them.
+    fn devices(&self) -> Option<&dyn Devices>;
+
+    /// Makes a hypercall of the Xen underneath.
+    ///
+    /// # Safety
+    /// As [`Hypervisor::call`].
+    unsafe fn call(&self, op: Op, args: [u64; 5]) -> i64;
+
+    /// Turns interrupts off and says whether they were off before.
+    fn mask(&self) -> bool;
+
+    /// Turns interrupts on, and has what waits delivered.
+    fn unmask(&self);
+
+    /// Whether a device waits for interrupts to be on.
+    fn is_requested(&self) -> bool;
+}
+
+/// The back end; none under PV.
+static BACK_END: Once<&'static dyn BackEnd> = Once::new();
+
+/// Says who answers. The first that is told stays.
+pub(crate) fn tell(back_end: &'static dyn BackEnd) {
+    BACK_END.call_once(|| back_end);
+}
+
+/// The back end, where the way of running has one and it was told.
+#[cold]
+#[inline(never)]
+fn back_end() -> Option<&'static dyn BackEnd> {
+    BACK_END.get().copied()
+}
+
+/// Whether a device waits for upcalls to be unmasked.
+pub(crate) fn is_requested() -> bool {
+    back_end().is_some_and(BackEnd::is_requested)
+}
+
 impl Hypervisor for Answering {
     #[inline]
     unsafe fn call(&self, op: Op, args: [u64; 5]) -> i64 {
         if subarch::is_pv() {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller's promise is the one that is asked for.
             return unsafe { PV.call(op, args) };
         }
         let [a, b, c, d, e] = args;
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise is the one that is asked for.
         unsafe { without_pv(op, a, b, c, d, e) }
     }
 
@@ -49,46 +92,51 @@ impl Hypervisor for Answering {
             unmask_without_pv();
         }
     }
+
+    #[inline]
+    fn page_tables(&self) -> Option<&dyn PageTables> {
+        if subarch::is_pv() {
+            return None;
+        }
+        back_end().map(BackEnd::page_tables)
+    }
+
+    #[inline]
+    fn devices(&self) -> Option<&dyn Devices> {
+        if subarch::is_pv() {
+            return None;
+        }
+        back_end().and_then(BackEnd::devices)
+    }
 }
 
-/// Masks upcalls where they are interrupts. Under PV it is too early for any.
+/// Masks upcalls where they are interrupts. Before anybody is told of it is too early for any.
 #[cold]
 #[inline(never)]
 extern "C" fn mask_without_pv() -> bool {
-    subarch::is_pv() || interrupts::mask()
+    back_end().is_none_or(BackEnd::mask)
 }
 
 /// Unmasks upcalls where they are interrupts.
 #[cold]
 #[inline(never)]
 extern "C" fn unmask_without_pv() {
-    if !subarch::is_pv() {
-        interrupts::unmask();
+    if let Some(back_end) = back_end() {
+        back_end.unmask();
     }
 }
 
-/// A call where Xen is not asked about page tables. The arguments come one by one, in registers, so
-/// that a caller need not have them in memory for a case that under PV never comes.
+/// A call without PV. The arguments come one by one, in registers, so that a caller need not have them
+/// in memory for a case that under PV never comes.
 ///
 /// # Safety
 /// As [`Hypervisor::call`].
 #[cold]
-#[asks_first]
+#[inline(never)]
 unsafe extern "C" fn without_pv(op: Op, a: u64, b: u64, c: u64, d: u64, e: u64) -> i64 {
-    let args = [a, b, c, d, e];
-    // SAFETY: the caller's promise.
-    if let Some(result) = unsafe { native::call(&Processor, op, args) } {
-        return result;
-    }
-    match subarch::current() {
-        Subarch::Bare => {
-            // SAFETY: the caller's promise.
-            let answer = unsafe { devices::call(op, args) };
-            // SAFETY: as above.
-            let answer = answer.or_else(|| unsafe { ports::call(op, args) });
-            answer.unwrap_or(Errno::ENOSYS.to_return())
-        }
-        // SAFETY: the caller's promise; a hypercall is what these guests make by this instruction.
-        _ => unsafe { hypercall::hvm::XenHvm::detect().call(op, args) },
+    match back_end() {
+        // SAFETY: the caller's promise is the one that is asked for.
+        Some(back_end) => unsafe { back_end.call(op, [a, b, c, d, e]) },
+        None => Errno::ENOSYS.to_return(),
     }
 }

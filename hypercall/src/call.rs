@@ -11,6 +11,7 @@ use core::{
 };
 
 use crate::abi::{shared_info::vcpu_info, xen};
+use crate::instead::{Devices, PageTables};
 
 macro_rules! ops {
     ($($(#[$doc:meta])* $variant:ident = $number:ident, $name:literal;)*) => {
@@ -125,6 +126,18 @@ pub trait Hypervisor {
     /// Puts back what [`mask_upcalls`](Self::mask_upcalls) found. Where that unmasks, events that
     /// became pending meanwhile are delivered before this returns.
     fn restore_upcalls(&self, was: bool);
+
+    /// Who carries out requests about page tables, where this does not.
+    #[inline]
+    fn page_tables(&self) -> Option<&dyn PageTables> {
+        None
+    }
+
+    /// Who answers for console, time, events and the end of the run, where this does not.
+    #[inline]
+    fn devices(&self) -> Option<&dyn Devices> {
+        None
+    }
 }
 
 impl<H: Hypervisor + ?Sized> Hypervisor for &H {
@@ -142,6 +155,16 @@ impl<H: Hypervisor + ?Sized> Hypervisor for &H {
     #[inline]
     fn restore_upcalls(&self, was: bool) {
         (**self).restore_upcalls(was);
+    }
+
+    #[inline]
+    fn page_tables(&self) -> Option<&dyn PageTables> {
+        (**self).page_tables()
+    }
+
+    #[inline]
+    fn devices(&self) -> Option<&dyn Devices> {
+        (**self).devices()
     }
 }
 

@@ -8,6 +8,10 @@ use crate::{Hypervisor, Op, XenError, abi::xen};
 /// Fails with `EPERM` where the domain may not, `EFAULT`.
 #[inline]
 pub fn write<H: Hypervisor + ?Sized>(hv: &H, bytes: &[u8]) -> Result<(), XenError> {
+    if let Some(devices) = hv.devices() {
+        devices.write(bytes);
+        return Ok(());
+    }
     let args = [
         xen::CONSOLEIO_write as u64,
         bytes.len() as u64,
@@ -27,6 +31,10 @@ pub fn read<'b, H: Hypervisor + ?Sized>(
     hv: &H,
     buffer: &'b mut [u8],
 ) -> Result<&'b [u8], XenError> {
+    if let Some(devices) = hv.devices() {
+        let read = devices.read(buffer).min(buffer.len());
+        return Ok(&buffer[..read]);
+    }
     let args = [
         xen::CONSOLEIO_read as u64,
         buffer.len() as u64,

@@ -10,6 +10,7 @@ use crate::{
         domid_t,
         event::{self, evtchn_port_t},
     },
+    instead::check,
 };
 
 /// An event-channel port of this domain. 0 is never bound.
@@ -41,6 +42,9 @@ fn op<H: Hypervisor + ?Sized, A>(
 /// Raises the event on the other end of `port`. `EINVAL` if it has none.
 #[inline]
 pub fn send<H: Hypervisor + ?Sized>(hv: &H, port: Port) -> Result<(), XenError> {
+    if let Some(devices) = hv.devices() {
+        return check(Op::EventChannelOp, Some("send"), devices.send(port));
+    }
     op(
         hv,
         event::EVTCHNOP_send,
@@ -52,6 +56,9 @@ pub fn send<H: Hypervisor + ?Sized>(hv: &H, port: Port) -> Result<(), XenError> 
 /// Unmasks `port`, raising the upcall again if it is pending; also for a port of another vCPU.
 #[inline]
 pub fn unmask<H: Hypervisor + ?Sized>(hv: &H, port: Port) -> Result<(), XenError> {
+    if let Some(devices) = hv.devices() {
+        return check(Op::EventChannelOp, Some("unmask"), devices.unmask(port));
+    }
     op(
         hv,
         event::EVTCHNOP_unmask,
@@ -63,6 +70,9 @@ pub fn unmask<H: Hypervisor + ?Sized>(hv: &H, port: Port) -> Result<(), XenError
 /// Closes `port`, whatever it is bound to.
 #[inline]
 pub fn close<H: Hypervisor + ?Sized>(hv: &H, port: Port) -> Result<(), XenError> {
+    if let Some(devices) = hv.devices() {
+        return check(Op::EventChannelOp, Some("close"), devices.close(port));
+    }
     op(
         hv,
         event::EVTCHNOP_close,
@@ -75,6 +85,13 @@ pub fn close<H: Hypervisor + ?Sized>(hv: &H, port: Port) -> Result<(), XenError>
 /// once, on vCPU 0: `EEXIST` else.
 #[inline]
 pub fn bind_virq<H: Hypervisor + ?Sized>(hv: &H, virq: u32, vcpu: u32) -> Result<Port, XenError> {
+    if let Some(devices) = hv.devices() {
+        return check(
+            Op::EventChannelOp,
+            Some("bind_virq"),
+            devices.bind_virq(virq),
+        );
+    }
     let mut arg = event::evtchn_bind_virq {
         virq,
         vcpu,
@@ -87,6 +104,9 @@ pub fn bind_virq<H: Hypervisor + ?Sized>(hv: &H, virq: u32, vcpu: u32) -> Result
 /// A port that interrupts `vcpu` when sent to.
 #[inline]
 pub fn bind_ipi<H: Hypervisor + ?Sized>(hv: &H, vcpu: u32) -> Result<Port, XenError> {
+    if let Some(devices) = hv.devices() {
+        return check(Op::EventChannelOp, Some("bind_ipi"), devices.bind_ipi());
+    }
     let mut arg = event::evtchn_bind_ipi { vcpu, port: 0 };
     op(hv, event::EVTCHNOP_bind_ipi, "bind_ipi", &mut arg)?;
     Ok(Port(arg.port))

@@ -45,6 +45,7 @@ pub mod error;
 pub mod event;
 pub mod glossary;
 pub mod hvm;
+pub mod instead;
 pub mod lazy;
 pub mod memory;
 pub mod mmu;

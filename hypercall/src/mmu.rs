@@ -13,6 +13,7 @@ use crate::{
         mmu::{self, mmu_update, mmuext_op, mmuext_op_arg1, mmuext_op_arg2},
         xen::DOMID_SELF,
     },
+    instead::{Refused, check},
 };
 
 /// The level of a page table, and of the entries in it: 1 maps pages, 4 is the root.
@@ -88,6 +89,18 @@ pub unsafe fn update<H: Hypervisor + ?Sized>(
     requests: &[mmu_update],
     owner: domid_t,
 ) -> Result<(), Stopped> {
+    if let Some(tables) = hv.page_tables() {
+        // SAFETY: the caller's promise is the one that is asked for.
+        let answer = unsafe { tables.update(requests) };
+        return answer.map_err(|Refused { errno, done }| Stopped {
+            error: XenError {
+                op: Op::MmuUpdate,
+                sub: None,
+                errno,
+            },
+            done,
+        });
+    }
     let mut done = 0u32;
     let args = [
         requests.as_ptr() as u64,
@@ -312,6 +325,10 @@ pub unsafe fn ext_raw<H: Hypervisor + ?Sized>(
 /// that is cleared or copied to, is not in use.
 #[inline]
 pub unsafe fn ext<H: Hypervisor + ?Sized>(hv: &H, op: ExtOp) -> Result<(), XenError> {
+    if let Some(tables) = hv.page_tables() {
+        // SAFETY: the caller's promise is the one that is asked for.
+        return check(Op::MmuextOp, Some(op.name()), unsafe { tables.ext(op) });
+    }
     let raw = [op.raw()];
     // SAFETY: `op`, and the bitmap in it, live until the call is over; the caller answers for the
     // rest.
@@ -375,6 +392,11 @@ pub unsafe fn update_va_mapping<H: Hypervisor + ?Sized>(
     value: u64,
     flush: VaFlush,
 ) -> Result<(), XenError> {
+    if let Some(tables) = hv.page_tables() {
+        // SAFETY: the caller's promise is the one that is asked for.
+        let answer = unsafe { tables.update_va(va, value, flush) };
+        return check(Op::UpdateVaMapping, None, answer);
+    }
     let args = [va.as_u64(), value, flush.raw(), 0, 0];
     // SAFETY: a bitmap of vCPUs lives in `flush` until the call is over; the caller answers for
     // the mapping.

@@ -1,8 +1,9 @@
 //! `sched_op`: giving the CPU away, for a moment or for good (`sched.h`).
 
 use crate::{
-    Hypervisor, Op, XenError,
+    Errno, Hypervisor, Op, XenError,
     abi::{event::evtchn_port_t, sched},
+    instead::check,
 };
 
 /// Why a domain ends; the tool stack decides what follows (`on_poweroff`, `on_reboot`, …).
@@ -26,6 +27,10 @@ pub enum Shutdown {
 /// Lets another vCPU run; returns when it is this one's turn again.
 #[inline]
 pub fn r#yield<H: Hypervisor + ?Sized>(hv: &H) -> Result<(), XenError> {
+    if let Some(devices) = hv.devices() {
+        devices.pause();
+        return Ok(());
+    }
     // SAFETY: no memory is involved.
     let value = unsafe { hv.call(Op::SchedOp, [sched::SCHEDOP_yield as u64, 0, 0, 0, 0]) };
     XenError::check(Op::SchedOp, Some("yield"), value).map(drop)
@@ -48,6 +53,10 @@ pub fn poll<H: Hypervisor + ?Sized>(
     ports: &[evtchn_port_t],
     deadline: u64,
 ) -> Result<(), XenError> {
+    if let Some(devices) = hv.devices() {
+        let answer = devices.poll(ports, deadline);
+        return check(Op::SchedOp, Some("poll"), answer);
+    }
     let poll = sched::sched_poll {
         ports: ports.as_ptr().cast_mut(),
         nr_ports: ports.len() as u32,
@@ -65,6 +74,10 @@ pub fn poll<H: Hypervisor + ?Sized>(
 /// Fails with `EINVAL` for a reason Xen does not know.
 #[inline]
 pub fn shutdown<H: Hypervisor + ?Sized>(hv: &H, reason: Shutdown) -> Result<(), XenError> {
+    if let Some(devices) = hv.devices() {
+        devices.shutdown(reason);
+        return check(Op::SchedOp, Some("shutdown"), Err(Errno::ENODEV));
+    }
     let arg = sched::sched_shutdown {
         reason: reason as u32,
     };

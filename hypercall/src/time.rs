@@ -3,12 +3,16 @@
 use crate::{
     Hypervisor, Op, XenError,
     abi::vcpu::{VCPUOP_set_periodic_timer, VCPUOP_stop_periodic_timer, vcpu_set_periodic_timer},
+    instead::check,
 };
 
 /// Raises `VIRQ_TIMER` on this vCPU when system time reaches `deadline`, in nanoseconds; at once
 /// if it has passed; never for 0, which stops the timer. Replaces an earlier deadline.
 #[inline]
 pub fn set_timer<H: Hypervisor + ?Sized>(hv: &H, deadline: u64) -> Result<(), XenError> {
+    if let Some(devices) = hv.devices() {
+        return check(Op::SetTimerOp, None, devices.set_timer(deadline));
+    }
     // SAFETY: no memory is involved.
     let value = unsafe { hv.call(Op::SetTimerOp, [deadline, 0, 0, 0, 0]) };
     XenError::check(Op::SetTimerOp, None, value).map(drop)
@@ -38,6 +42,10 @@ pub fn set_periodic<H: Hypervisor + ?Sized>(
 /// Stops the periodic timer of `vcpu`, the calling one. A vCPU starts with one of 100 Hz.
 #[inline]
 pub fn stop_periodic<H: Hypervisor + ?Sized>(hv: &H, vcpu: u32) -> Result<(), XenError> {
+    if hv.devices().is_some() {
+        // A machine's timer was never periodic.
+        return Ok(());
+    }
     let args = [VCPUOP_stop_periodic_timer as u64, vcpu as u64, 0, 0, 0];
     // SAFETY: no memory is involved.
     let value = unsafe { hv.call(Op::VcpuOp, args) };

@@ -5,7 +5,7 @@ use hypercall::abi::start_info::start_info;
 use hypercall::addr::ADDR_MASK;
 use marks::init;
 
-use crate::trap::probe;
+use crate::probe;
 
 /// What kind of PV guest the kernel was started as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,15 +7,15 @@ use linker::tables::Level;
 use marks::init;
 
 use super::before::Before;
-use super::cmdline::{self, DirectMap, Options};
-use super::info::ConsoleInfo;
 use crate::booted::{self, Booted};
 use crate::checks::{self, Asked};
 use crate::init::{self, initcall};
 use crate::mm::MmError;
 use crate::mm::levels::Levels;
 use crate::mm::takeover::Report;
+use crate::options::{self, DirectMap, Options};
 use crate::refused::Refused;
+use crate::start_info::ConsoleInfo;
 use crate::subarch::{self, Subarch};
 use crate::{capability, console, mm, power, println, time, verdict};
 
@@ -92,8 +92,8 @@ pub(super) fn prepare<'a>(subarch: Subarch, entered: &Entered<'a>) -> Options<'a
     );
     let Entered { via, by, .. } = entered;
     let line = entered.cmdline;
-    let options = cmdline::parse(line)
-        .and_then(|options| cmdline::check_names(line, checks::exists).map(|()| options))
+    let options = options::parse(line)
+        .and_then(|options| options::check_names(line, checks::exists).map(|()| options))
         .unwrap_or_else(|e| {
             println!("{e}");
             verdict::fail(e.summary());
@@ -101,7 +101,7 @@ pub(super) fn prepare<'a>(subarch: Subarch, entered: &Entered<'a>) -> Options<'a
         });
     console::set_filter(options.log.clone());
     log::info!(target: "boot", "{via}, {by}, command line '{}'", line.escape_ascii());
-    for passed in cmdline::passed_over(line) {
+    for passed in options::passed_over(line) {
         let (word, whose) = (passed.word.escape_ascii(), passed.whose);
         log::info!(target: "boot", "passed over '{word}': for {whose}");
     }

@@ -10,7 +10,7 @@ use crate::mm::layout::Fixed;
 use crate::mm::running::Running;
 use crate::mm::takeover::Early;
 use crate::mm::{Flags, MmError};
-use crate::trap::probe;
+use crate::probe;
 
 /// What is looked at: a constant of the image.
 static MARK: u64 = 0x6669_786d_6170_2121;

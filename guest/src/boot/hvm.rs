@@ -21,8 +21,8 @@ use hypercall::Pfn;
 use marks::init;
 use pvh::start_info::{MemmapTableEntry, MemmapType, ModlistEntry, START_MAGIC_VALUE, StartInfo};
 
-use super::info::{BootError, CMDLINE, Module};
 use crate::mm::native::{MAX_RANGES, Memory, Ranges};
+use crate::start_info::{BootError, CMDLINE, Module};
 
 const PAGE: u64 = 4096;
 /// The frames that the entry has mapped and the kernel starts in, from the image on.
@@ -38,7 +38,7 @@ const MAX_FRAMES: u64 = 1 << 32;
 /// What the loader told the kernel, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HvmInfo {
-    /// The command line, up to as much as [`cmdline`](super::cmdline) can refuse for its length.
+    /// The command line, up to as much as [`cmdline`](crate::options) can refuse for its length.
     pub cmdline: Vec<u8, CMDLINE>,
     /// Where memory is.
     pub memory: Memory,

@@ -2,14 +2,11 @@
 
 #[cfg(target_os = "none")]
 pub(crate) mod before;
-pub mod cmdline;
 #[cfg(target_os = "none")]
 pub(crate) mod common;
 #[cfg(target_os = "none")]
 mod fixmap;
-pub mod foreign;
 pub mod hvm;
-pub mod info;
 pub mod processor;
 #[cfg(target_os = "none")]
 mod provoke;

@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 
 use marks::init;
 
-use super::cmdline::Provoke;
+use crate::options::Provoke;
 use crate::trap::report::FAIL_IN_REPORT;
 use crate::{mm, power, println, verdict, xen::XEN};
 

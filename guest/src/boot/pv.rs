@@ -11,7 +11,6 @@ use pagetable::pv::FrameLists;
 use super::before::{Before, Kind};
 use super::common::{self, Entered, prepare, start_kernel_common};
 use super::fixmap;
-use super::info::{self, BootError, BootInfo, ConsoleInfo, Expect, Flags};
 use super::processor;
 use crate::console::{self, ring};
 use crate::mm::layout::{self, Fixed};
@@ -20,9 +19,10 @@ use crate::mm::running::Running;
 use crate::mm::tables::Fold;
 use crate::mm::takeover::{Initial, Report, Start};
 use crate::mm::{self, MmError};
+use crate::start_info::{self as given, BootError, BootInfo, ConsoleInfo, Expect, Flags};
 use crate::subarch::Subarch;
 use crate::xen::XEN;
-use crate::{power, println, shared, trap, verdict};
+use crate::{power, println, probe, shared, trap, verdict};
 
 const PAGE: u64 = 4096;
 
@@ -101,7 +101,7 @@ fn via(info: &BootInfo) -> &'static str {
 
 #[init]
 fn read_start_info(address: u64) -> Result<&'static start_info, BootError> {
-    info::check_pointer(address, VIRT_BASE)?;
+    given::check_pointer(address, VIRT_BASE)?;
     // SAFETY: Xen passes a page-aligned address in the initial mapping, checked as far as can be;
     // the structure is integers and shorter than the page. It is read before its page is reused.
     Ok(unsafe { &*core::ptr::with_exposed_provenance::<start_info>(address as usize) })
@@ -125,7 +125,7 @@ fn parse(si: &start_info, address: u64) -> Result<BootInfo, BootError> {
 /// The ring's pfn comes from the M2P; whether the p2m agrees is checked with the rest.
 #[init]
 fn open_console(si: &start_info) -> Result<(ConsoleInfo, Option<&'static ring::Page>), BootError> {
-    let info = info::console(si)?;
+    let info = given::console(si)?;
     let ConsoleInfo::Ring { mfn, .. } = info else {
         return Ok((info, None));
     };
@@ -134,13 +134,13 @@ fn open_console(si: &start_info) -> Result<(ConsoleInfo, Option<&'static ring::P
         value: mfn.as_u64(),
         expected: "a machine frame that the initial mapping reaches",
     };
-    let pfn = trap::probe::read(layout::M2P + mfn.as_u64() * 8).map_err(|_| bad)?;
+    let pfn = probe::read(layout::M2P + mfn.as_u64() * 8).map_err(|_| bad)?;
     let address = VIRT_BASE
         + pfn
             .checked_mul(PAGE)
             .filter(|n| *n < layout::IMAGE.end - VIRT_BASE)
             .ok_or(bad)?;
-    trap::probe::read(address).map_err(|_| bad)?;
+    probe::read(address).map_err(|_| bad)?;
     // SAFETY: the frame is the console's by Xen's word, the initial mapping reaches it, and it is
     // all atomics.
     Ok((

@@ -13,6 +13,7 @@ use hypercall::hvm::{parameter, xen_leaves};
 use hypercall::{Mfn, XenError, memory};
 use linker::{Image, early_tables};
 use marks::init;
+use pagetable::native::Cpu;
 use pvh::start_info::MemmapTableEntry;
 use x86_64::VirtAddr;
 use x86_64::instructions::tlb;
@@ -22,19 +23,20 @@ use x86_64::registers::model_specific::{Efer, EferFlags};
 use super::common::{self, Entered, prepare, start_kernel_common};
 use super::fixmap;
 use super::hvm::{self, Ask, HvmInfo};
-use super::info::ConsoleInfo;
 use super::processor;
 use crate::console;
 use crate::mm::entry::{Entry, L1};
 use crate::mm::layout::{self, Fixed};
+use crate::mm::processor::Processor;
 use crate::mm::running::Running;
 use crate::mm::takeover::{Initial, Report, Start};
 use crate::mm::{self, MmError};
-use crate::native::cpu::Processor;
-use crate::native::{Cpu, clock, descriptors, devices, interrupts, timer};
+use crate::pc::back_end::{OnMetal, OnXen};
+use crate::pc::{clock, descriptors, devices, interrupts, timer};
+use crate::start_info::ConsoleInfo;
 use crate::subarch::{self, Subarch};
-use crate::xen::XEN;
-use crate::{power, println, trap, verdict};
+use crate::xen::{self, XEN};
+use crate::{power, println, time, trap, verdict};
 
 const PAGE: u64 = 4096;
 /// Frames that the entry maps.
@@ -52,6 +54,11 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
     };
     // SAFETY: it is what CPUID says, and nothing was asked or written yet.
     unsafe { subarch::set(subarch) };
+    xen::tell(match subarch {
+        Subarch::Bare => &OnMetal,
+        _ => &OnXen,
+    });
+    let started = time::tsc();
     descriptors::install();
     trap::install_native();
     if let Some(feature) = lacking {
@@ -64,7 +71,7 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
         timer::probe();
         interrupts::probe();
     }
-    clock::init();
+    time::set_counter(clock::find(), started);
     let (console, refused) = open_console(subarch);
     common::greet(subarch);
     if let Some(e) = refused {

@@ -12,15 +12,15 @@ use core::fmt::{self, Write};
 
 use linkme::distributed_slice;
 
-use crate::boot::cmdline::Fuzz;
 use crate::checks::{self, Asked, CHECKS, Check, Facts, Failed};
 use crate::lock::Lock;
 use crate::mm::fuzz::{Divergence, Eye, Fuzzer, window};
 use crate::mm::layout;
 use crate::mm::{self, MmError, Tables};
+use crate::options::Fuzz;
 use crate::println;
+use crate::probe;
 use crate::time;
-use crate::trap::probe;
 
 /// Pages of the window: 8 MiB, four tables.
 const PAGES: usize = 2048;

@@ -15,8 +15,8 @@ use log::{LevelFilter, Log, Metadata, Record};
 use super::filter::Filter;
 use super::ring::{self, CorruptIndex};
 use super::stream::{Patience, Stream, Wire};
-use crate::boot::info::ConsoleInfo;
 use crate::lock::Lock;
+use crate::start_info::ConsoleInfo;
 use crate::time::{self, tsc};
 use crate::xen::XEN;
 

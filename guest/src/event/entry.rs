@@ -12,8 +12,8 @@ use hypercall::abi::xen::__HYPERVISOR_iret;
 use hypercall::trap::{Callback, register_callback};
 use marks::init;
 
-use crate::boot::cmdline::Options;
 use crate::init::initcall;
+use crate::options::Options;
 use crate::refused::Refused;
 use crate::xen::XEN;
 

@@ -6,7 +6,7 @@
 //! being lost.
 //!
 //! An upcall is a callback from Xen under PV, and an interrupt in hardware virtualisation. Without
-//! Xen, interrupts of devices become events of the same form (`native::ports`).
+//! Xen, interrupts of devices become events of the same form (`pc::ports`).
 //!
 //! A handler runs with upcalls masked and as interrupt context: the lazy MMU mode of what it
 //! interrupted does not apply to it. It may use the page tables, print and allocate: what it
@@ -30,15 +30,17 @@ use hypercall::queue::Access;
 use hypercall::{Hypervisor, XenError};
 use marks::init;
 
-use crate::boot::cmdline::Options;
 use crate::init::initcall;
 use crate::lock::Lock;
 use crate::mm::Current;
-use crate::native::interrupts;
+use crate::options::Options;
 use crate::refused::Refused;
-use crate::subarch::{self, Subarch};
-use crate::xen::XEN;
+use crate::xen::{self, XEN};
 use crate::{shared, time};
+
+/// The vector by which upcalls come where they are interrupts: behind the exceptions' 32 and the 16 of
+/// the lines that a machine's controllers have.
+pub(crate) const VECTOR: u8 = 0x30;
 
 /// Ports that can have a handler at once.
 const HANDLERS: usize = 16;
@@ -152,8 +154,7 @@ pub(crate) fn is_raised(port: Port) -> bool {
 
 /// Whether an upcall is waiting to be delivered, or what will be one.
 pub(crate) fn is_pending() -> bool {
-    let bare = subarch::current() == Subarch::Bare;
-    is_announced() || bare && interrupts::is_requested()
+    is_announced() || xen::is_requested()
 }
 
 /// Whether the byte says that there are events to look for.

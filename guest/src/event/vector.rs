@@ -12,11 +12,10 @@ use core::ptr::NonNull;
 use hypercall::{Mfn, hvm, memory};
 use marks::init;
 
-use crate::boot::cmdline::Options;
 use crate::init::initcall;
 use crate::mm::layout::Fixed;
 use crate::mm::{self, Flags};
-use crate::native::interrupts;
+use crate::options::Options;
 use crate::refused::Refused;
 use crate::shared;
 use crate::xen::XEN;
@@ -43,6 +42,6 @@ fn install(_: &Options<'_>) -> Result<(), Refused> {
         unsafe { shared::publish(page) };
     }
     // SAFETY: the gate leads to `event::interrupted`, which clears the pending byte.
-    Ok(unsafe { hvm::set_callback_vector(&XEN, interrupts::EVENT) }?)
+    Ok(unsafe { hvm::set_callback_vector(&XEN, super::VECTOR) }?)
 }
 initcall!("vector", Core, after [], needs SHARED_FRAME, install);

@@ -21,8 +21,8 @@ impl Levels {
     #[cfg(target_os = "none")]
     #[must_use]
     pub fn current() -> Levels {
-        use crate::native::Cpu;
-        use crate::native::cpu::{Processor, has_la57};
+        use super::processor::{Processor, has_la57};
+        use pagetable::native::Cpu;
         match crate::subarch::current() {
             Subarch::XenPv => Levels::explain(Subarch::XenPv, Fold::FourLevels, false),
             native => Levels::explain(native, Processor.fold(), has_la57()),

@@ -10,6 +10,8 @@ pub mod layout;
 pub mod levels;
 pub mod native;
 #[cfg(target_os = "none")]
+pub(crate) mod processor;
+#[cfg(target_os = "none")]
 pub mod running;
 
 #[cfg(target_os = "none")]

@@ -7,8 +7,8 @@ use pagetable::pv::FrameLists;
 
 use super::layout;
 use super::native::{Memory, Ranges};
-use crate::native::cpu;
-use crate::trap::probe;
+use super::processor;
+use crate::probe;
 use crate::xen::Answering;
 
 const PAGE: u64 = 4096;
@@ -64,7 +64,7 @@ impl Running {
     /// Where the kernel writes its tables itself, whoever does so must know the window.
     fn tell_writer(&self) {
         if self.lists.is_empty() {
-            cpu::set_window(self.base(), self.reach * PAGE);
+            processor::set_window(self.base(), self.reach * PAGE);
         }
     }
 }

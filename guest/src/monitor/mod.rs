@@ -17,8 +17,8 @@ mod run {
 
     use super::commands;
     use super::line::{Key, Line};
-    use crate::boot::info::ConsoleInfo;
     use crate::console::{self, print};
+    use crate::start_info::ConsoleInfo;
     use crate::tested::Summary;
     use crate::xen::XEN;
     use crate::{event, time};

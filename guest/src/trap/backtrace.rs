@@ -7,7 +7,7 @@ use core::fmt;
 
 use linker::symbols;
 
-use super::probe;
+use crate::probe;
 
 /// Longest backtrace; deeper callers are counted out.
 const DEPTH: usize = 24;

@@ -12,8 +12,8 @@ use hypercall::abi::xen::__HYPERVISOR_iret;
 use hypercall::trap::{END, gate};
 use hypercall::{Hypervisor, VirtAddr, XenError};
 
-use super::frame::{EXCEPTIONS, Frame};
 use super::saved::call_with_frame;
+use crate::frame::{EXCEPTIONS, Frame};
 
 /// Lowest privilege that may raise the vector with `int n`; the kernel itself runs at 3.
 const DPL_KERNEL: u8 = 3;
@@ -53,7 +53,7 @@ global_asm!(
     "    ud2",
     ".popsection",
     vectors = const VECTORS,
-    with_error = const super::frame::vectors_with_error(),
+    with_error = const crate::frame::vectors_with_error(),
     handler = sym handle,
     iret = const __HYPERVISOR_iret,
 );

@@ -1,11 +1,9 @@
 //! Traps: who handles an exception, and what is said when nobody does.
 //!
 //! A handler may repair the frame and return. A fault at an address listed in the exception table
-//! resumes at the listed place instead (see [`probe`]): that is how the kernel reads memory it has
+//! resumes at the listed place instead (see [`crate::probe`]): that is how the kernel reads memory it has
 //! no reason to trust. Everything else is reported and ends the domain with SHUTDOWN_crash. A fault
 //! inside the report ends it at once, so that no mistake in the reporting code can hang.
-
-pub mod frame;
 
 #[cfg(target_os = "none")]
 pub mod backtrace;
@@ -13,8 +11,6 @@ pub mod backtrace;
 mod entry;
 #[cfg(target_os = "none")]
 mod native;
-#[cfg(target_os = "none")]
-pub mod probe;
 #[cfg(target_os = "none")]
 pub mod report;
 #[cfg(target_os = "none")]
@@ -38,7 +34,7 @@ fn fault_address() -> Option<u64> {
 
 /// Sees every trap first; true if that was all there is to do.
 #[cfg(target_os = "none")]
-pub(crate) type Observer = fn(&frame::Frame) -> bool;
+pub(crate) type Observer = fn(&crate::frame::Frame) -> bool;
 
 #[cfg(target_os = "none")]
 static OBSERVER: crate::lock::Lock<Option<Observer>> = crate::lock::Lock::new(None);
@@ -50,10 +46,10 @@ pub(crate) fn observe(observer: Option<Observer>) {
 }
 
 #[cfg(target_os = "none")]
-fn dispatch(frame: &mut frame::Frame) {
+fn dispatch(frame: &mut crate::frame::Frame) {
     // Not `lock`: a trap while it is changed is a mistake to be reported, not to hang in.
     let observer = OBSERVER.try_lock().and_then(|observer| *observer);
-    if observer.is_some_and(|observe| observe(frame)) || probe::resume(frame) {
+    if observer.is_some_and(|observe| observe(frame)) || crate::probe::resume(frame) {
         return;
     }
     report::unexpected(frame)

@@ -12,13 +12,13 @@ use spin::Once;
 use x86_64::VirtAddr;
 use x86_64::structures::idt::InterruptDescriptorTable;
 
-use super::frame::Frame;
 use super::saved::call_with_frame;
-use crate::native::descriptors::DOUBLE_FAULT_STACK;
-use crate::native::interrupts;
+use crate::frame::Frame;
+use crate::pc::descriptors::DOUBLE_FAULT_STACK;
+use crate::pc::interrupts;
 
 /// Vectors that have a stub: up to the last interrupt.
-const VECTORS: usize = interrupts::EVENT as usize + 1;
+const VECTORS: usize = interrupts::LAST as usize + 1;
 
 global_asm!(
     ".pushsection .native.text, \"ax\", @progbits",
@@ -42,7 +42,7 @@ global_asm!(
     "    iretq",
     ".popsection",
     vectors = const VECTORS,
-    with_error = const super::frame::vectors_with_error(),
+    with_error = const crate::frame::vectors_with_error(),
     handler = sym handle,
 );
 
@@ -91,7 +91,7 @@ fn table() -> InterruptDescriptorTable {
         idt.double_fault
             .set_handler_addr(stub(8))
             .set_stack_index(DOUBLE_FAULT_STACK);
-        for vector in interrupts::FIRST..=interrupts::EVENT {
+        for vector in interrupts::FIRST..=interrupts::LAST {
             idt[vector].set_handler_addr(stub(usize::from(vector)));
         }
     }

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use hypercall::Hypervisor;
 
 use super::backtrace::Backtrace;
-use super::frame::{Frame, PageFaultCode};
+use crate::frame::{Frame, PageFaultCode};
 use crate::xen::XEN;
 use crate::{console, mm, power, println, verdict};
 

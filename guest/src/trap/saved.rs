@@ -6,7 +6,7 @@
 
 use core::mem::{offset_of, size_of};
 
-use super::frame::Frame;
+use crate::frame::Frame;
 
 /// Gives the registers to a macro, in the order in which they are pushed.
 macro_rules! registers {

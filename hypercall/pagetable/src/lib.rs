@@ -27,6 +27,7 @@ pub mod fuzz;
 pub mod layout;
 pub mod machine;
 pub mod mapping;
+pub mod native;
 mod ops;
 pub mod pv;
 mod record;

@@ -14,6 +14,7 @@ use crate::{
         mmu::{MMU_PT_UPDATE_PRESERVE_AD, mmu_update, mmuext_op},
         xen::DOMID_SELF,
     },
+    instead::{PageTables, Refused},
     mmu::{self, Level, Stopped, VaFlush},
     multicall,
 };
@@ -207,6 +208,9 @@ impl<const N: usize> Batch<N> {
     /// Writes the calls down and makes them: a single one as it is, several as a multicall. Says
     /// how many there were, and the errno of the multicall itself.
     fn issue<H: Hypervisor + ?Sized>(&mut self, hv: &H) -> (usize, Option<Errno>) {
+        if let Some(tables) = hv.page_tables() {
+            return (self.carry_out(tables), None);
+        }
         for (raw, entry) in self
             .ext_raw
             .iter_mut()
@@ -260,6 +264,45 @@ impl<const N: usize> Batch<N> {
         // SAFETY: as above, for each entry.
         let result = unsafe { multicall::multicall(hv, &mut self.calls[..calls]) };
         (calls, result.err().map(|error| error.errno))
+    }
+
+    /// Has the lists carried out by whoever answers instead of Xen, and writes down what became of
+    /// each as if it had been a call. Says how many there were.
+    #[cold]
+    fn carry_out(&mut self, tables: &dyn PageTables) -> usize {
+        let mut calls = 0;
+        let mut note = |op, count: usize, result: Result<(), Refused>| {
+            let (value, done) = match result {
+                Ok(()) => (0, count as u32),
+                Err(Refused { errno, done }) => (errno.to_return(), done),
+            };
+            let place = (self.calls.get_mut(calls), self.done.get_mut(calls));
+            if let (Some(call), Some(noted)) = place {
+                *call = multicall::entry(op, [0; 5]);
+                call.result = value as u64;
+                *noted = done;
+                calls += 1;
+            }
+        };
+        let mut from = super::Round::ZERO;
+        for &to in &self.rounds[..self.closed as usize] {
+            let updates = &self.updates[from.updates as usize..to.updates as usize];
+            if !updates.is_empty() {
+                // SAFETY: whoever queued the requests answered for them.
+                let result = unsafe { tables.update(updates) };
+                note(Op::MmuUpdate, updates.len(), result);
+            }
+            let ext = &self.ext[from.ext as usize..to.ext as usize];
+            if !ext.is_empty() {
+                let result = ext.iter().zip(0..).try_for_each(|(entry, done)| {
+                    // SAFETY: whoever queued the operations answered for them.
+                    unsafe { tables.ext(entry.op) }.map_err(|errno| Refused { errno, done })
+                });
+                note(Op::MmuextOp, ext.len(), result);
+            }
+            from = to;
+        }
+        calls
     }
 
     /// Carries out the pending TLB flushes on their own, after a call that should have was stopped

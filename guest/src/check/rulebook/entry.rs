@@ -11,8 +11,9 @@ use hypercall::abi::shared_info::vcpu_info;
 use hypercall::{Hypervisor, Op, VirtAddr};
 use rules::{Cause, Entry};
 
+use crate::frame::Frame;
 use crate::lock::Lock;
-use crate::trap::{self, frame::Frame};
+use crate::trap;
 use crate::xen::XEN;
 
 /// The vector of `int n`: the instruction has the number in it.

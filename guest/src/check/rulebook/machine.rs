@@ -15,8 +15,8 @@ use crate::mm::Flags;
 use crate::mm::frames::{Frame, FrameError};
 use crate::mm::machine::Machine as _;
 use crate::mm::{self, MmError, fuzz};
+use crate::probe;
 use crate::shared;
-use crate::trap::probe;
 use crate::xen::XEN;
 
 /// Pages for the tests. The broom of a test knows twenty.

@@ -13,10 +13,10 @@ use hypercall::{Hypervisor, Op};
 use rules::{About, RULES, Rule, twin};
 
 use crate::boot::before::{Before, Kind};
-use crate::boot::cmdline::Twins;
 use crate::checks::{self, Asked, CHECKS, Check, Facts, Failed, NAMED, Named};
 use crate::console::print;
 use crate::mm::{self, MmError, Tables};
+use crate::options::Twins;
 use crate::println;
 use crate::selection::Selection;
 use crate::xen::XEN;

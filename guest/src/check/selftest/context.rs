@@ -12,7 +12,7 @@ use crate::mm::entry::L2;
 use crate::mm::machine::Machine;
 use crate::mm::tables::Slot;
 use crate::mm::{self, Flags, MmError, Tables, layout};
-use crate::trap::probe::{self, Fault};
+use crate::probe::{self, Fault};
 
 /// Bytes in a page.
 pub(crate) const PAGE: u64 = 4096;

@@ -8,8 +8,8 @@ use super::{Outcome, Trouble, expect_eq, expect_matches, selftest};
 use crate::init_memory;
 use crate::mm::state::Kind;
 use crate::mm::{self, Flags, MmError, Value, layout};
+use crate::probe::{self, Fault};
 use crate::shared;
-use crate::trap::probe::{self, Fault};
 
 /// An x86 `ret`.
 const RET: u8 = 0xc3;

@@ -6,7 +6,7 @@ use hypercall::{FlushReason, LazyError};
 use super::context::{Context, PAGE, READ_ONLY, in_table};
 use super::{Outcome, expect_eq, expect_matches, selftest};
 use crate::mm::{self, Current, Flags, Pte, Value};
-use crate::trap::probe;
+use crate::probe;
 
 /// Updates queued now.
 fn queued() -> usize {

@@ -11,11 +11,11 @@ use x86_64::instructions::port::Port as IoPort;
 use super::context::Context;
 use super::interrupt::{Open, counting, one_shot, sleep_until_raised};
 use super::{Outcome, Trouble, expect_eq, selftest};
+use crate::frame::Frame;
 use crate::mm::layout::Fixed;
 use crate::mm::state::{Kind, State};
 use crate::mm::{self, MmError};
-use crate::native::interrupts;
-use crate::trap::frame::Frame;
+use crate::pc::interrupts;
 use crate::xen::XEN;
 use crate::{console, trap};
 

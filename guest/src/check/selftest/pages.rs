@@ -6,7 +6,7 @@ use super::context::{
 use super::{Outcome, expect_eq, expect_matches, selftest};
 use crate::mm::machine::Machine;
 use crate::mm::{self, Flags, MmError};
-use crate::trap::probe;
+use crate::probe;
 
 /// Offsets of a range in its first table: aligned; across the end of a table for most sizes; at
 /// the last page of a table.

@@ -18,9 +18,9 @@ use crate::mm::state::Kind;
 use crate::mm::{self, Current, MmError, Tables};
 use crate::monitor::commands::command;
 use crate::monitor::{Leave, Monitor};
+use crate::probe;
 use crate::selection::Selection;
 use crate::tested::Summary;
-use crate::trap::probe;
 use crate::{capability, println};
 
 /// Tests that can be registered; more are an error.

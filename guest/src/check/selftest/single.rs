@@ -8,7 +8,7 @@ use super::{Outcome, Trouble, expect_eq, expect_matches, selftest};
 use crate::capability::{self, HYPERCALLS};
 use crate::mm::layout::Fixed;
 use crate::mm::{self, Current, Flags, MmError, Pte, Value};
-use crate::trap::probe;
+use crate::probe;
 use linker::Image;
 
 /// Data whose A and D bits the processor has yet to set.

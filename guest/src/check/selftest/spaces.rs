@@ -9,7 +9,7 @@ use crate::mm::entry::{L4, TableLevel, XEN_BITS};
 use crate::mm::machine::Machine;
 use crate::mm::spaces::Space;
 use crate::mm::{self, Flags, MmError};
-use crate::trap::probe;
+use crate::probe;
 
 /// An address of the user half.
 const USER: u64 = 0x12_3456_7000;

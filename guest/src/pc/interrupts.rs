@@ -14,12 +14,15 @@ use x86_64::instructions::interrupts::{are_enabled, disable, enable, without_int
 use x86_64::instructions::port::Port;
 
 use super::{ports, timer};
+use crate::event;
 
 /// The first vector of an interrupt: those below are exceptions' (SDM volume 3, 6.2). The lines of
 /// the controllers begin here, eight for each.
 pub(crate) const FIRST: u8 = 0x20;
-/// The last one that has a gate: by which events come, from Xen or raised by the kernel itself.
-pub(crate) const EVENT: u8 = FIRST + 2 * LINES;
+/// The last one that has a gate.
+pub(crate) const LAST: u8 = event::VECTOR;
+
+const _: () = assert!(LAST >= FIRST + 2 * LINES);
 
 /// Lines of a controller.
 const LINES: u8 = 8;
@@ -63,7 +66,7 @@ pub(crate) fn unmask() {
 pub(crate) fn take(vector: u64) -> bool {
     let line = vector.checked_sub(FIRST.into());
     let known = match line {
-        _ if vector == u64::from(EVENT) => true,
+        _ if vector == u64::from(event::VECTOR) => true,
         Some(line @ 0..16) if is_present() => take_line(line as u8),
         _ => false,
     };
@@ -110,8 +113,7 @@ pub(crate) fn spurious() -> u32 {
 }
 
 /// Whether a line waits for interrupts to be on.
-#[inline(never)]
-pub(crate) fn is_requested() -> bool {
+pub(super) fn is_requested() -> bool {
     is_present() && read(0, READ_REQUESTED) & !unused() != 0
 }
 

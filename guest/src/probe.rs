@@ -7,7 +7,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::frame::{Frame, PageFaultCode};
+use crate::frame::{Frame, PageFaultCode};
 
 const PAGE_FAULT: u64 = 14;
 const GENERAL_PROTECTION: u64 = 13;
@@ -139,7 +139,7 @@ fn return_from_call(frame: &mut Frame) -> bool {
 }
 
 /// Sends a fault of a listed instruction to its place to resume. False if it is not listed.
-pub(super) fn resume(frame: &mut Frame) -> bool {
+pub(crate) fn resume(frame: &mut Frame) -> bool {
     if !matches!(frame.vector, PAGE_FAULT | GENERAL_PROTECTION) || frame.from_user() {
         return false;
     }

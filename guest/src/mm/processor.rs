@@ -9,9 +9,9 @@ use x86_64::instructions::tlb;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr4, Cr4Flags};
 use x86_64::structures::paging::{PhysFrame, Size4KiB};
 
-use super::Cpu;
 use crate::mm::layout;
-use crate::mm::tables::Fold;
+use pagetable::native::Cpu;
+use pagetable::tables::Fold;
 
 /// Where physical address 0 is mapped: the early mapping, later the direct map.
 static WINDOW: AtomicU64 = AtomicU64::new(layout::IMAGE.start);

@@ -1,19 +1,15 @@
 //! What stands in for Xen on bare metal: a serial port for its console, and ways to end a run.
 //!
-//! Console and power are reached by the same hypercalls as under Xen, answered here, so that
-//! nothing above knows the difference. Events are in [`ports`](super::ports).
+//! Nothing above knows the difference: see [`back_end`](super::back_end). Events are in
+//! [`ports`](super::ports).
 //!
 //! Power-off tries what QEMU offers, most telling first: its debug-exit device ends it with a
 //! status that names the reason; without that device, the ACPI power-management port of its PC
 //! machines. Writing to either where it does not exist does nothing.
 
-use core::hint::spin_loop;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use hypercall::abi::sched::{self, sched_shutdown};
-use hypercall::abi::xen;
-use hypercall::{Errno, Op};
-use marks::native;
+use hypercall::sched::Shutdown;
 use uart_16550::backend::PioBackend;
 use uart_16550::spec::registers::IER;
 use uart_16550::{Config, Uart16550};
@@ -89,44 +85,8 @@ pub(super) fn interrupt_on_input(on: bool) {
     }
 }
 
-/// Answers hypercalls that are about console and power; `None` for others.
-///
-/// # Safety
-/// As [`hypercall::Hypervisor::call`].
-#[native]
-#[inline(never)]
-pub(crate) unsafe fn call(op: Op, args: [u64; 5]) -> Option<i64> {
-    let [command, first, second, ..] = args;
-    match (op, command as u32) {
-        (Op::ConsoleIo, xen::CONSOLEIO_write) => {
-            let text = core::ptr::with_exposed_provenance(second as usize);
-            // SAFETY: the caller names bytes that can be read.
-            write(unsafe { core::slice::from_raw_parts(text, first as usize) });
-            Some(0)
-        }
-        (Op::ConsoleIo, xen::CONSOLEIO_read) => {
-            let buffer = core::ptr::with_exposed_provenance_mut(second as usize);
-            // SAFETY: the caller names bytes that can be written.
-            let buffer = unsafe { core::slice::from_raw_parts_mut(buffer, first as usize) };
-            Some(Serial.take(buffer) as i64)
-        }
-        // There is nobody else to run.
-        (Op::SchedOp, sched::SCHEDOP_yield) => {
-            spin_loop();
-            Some(0)
-        }
-        (Op::SchedOp, sched::SCHEDOP_shutdown) => {
-            let asked = core::ptr::with_exposed_provenance::<sched_shutdown>(first as usize);
-            // SAFETY: the caller names the structure.
-            end(unsafe { (*asked).reason });
-            Some(Errno::ENODEV.to_return())
-        }
-        _ => None,
-    }
-}
-
 /// Writes to the serial port, with the line ends of a terminal, what it takes in a bounded time.
-fn write(text: &[u8]) {
+pub(super) fn write(text: &[u8]) {
     let mut tries = TRIES;
     let mut put = |mut bytes: &[u8]| {
         while !bytes.is_empty() && tries > 0 {
@@ -148,13 +108,13 @@ fn write(text: &[u8]) {
 }
 
 /// Ends the run, if this machine has any of the ways known here.
-fn end(reason: u32) {
+pub(super) fn end(reason: Shutdown) {
     // SAFETY: ports of QEMU's machines that end it; on others nothing answers there.
     unsafe {
-        Port::<u32>::new(DEBUG_EXIT).write(DEBUG_EXIT_BASE + reason);
+        Port::<u32>::new(DEBUG_EXIT).write(DEBUG_EXIT_BASE + reason as u32);
         match reason {
-            sched::SHUTDOWN_reboot => Port::<u8>::new(RESET).write(RESET_FULL),
-            sched::SHUTDOWN_poweroff => Port::<u16>::new(ACPI_PM1A).write(ACPI_S5),
+            Shutdown::Reboot => Port::<u8>::new(RESET).write(RESET_FULL),
+            Shutdown::Poweroff => Port::<u16>::new(ACPI_PM1A).write(ACPI_S5),
             // Nobody would be told of a crash by a machine that is off.
             _ => {}
         }

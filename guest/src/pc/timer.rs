@@ -9,8 +9,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use x86_64::instructions::interrupts::without_interrupts;
 use x86_64::instructions::port::Port;
 
-use super::clock;
-use crate::time::tsc;
+use crate::time::{self, tsc};
 
 /// Counts a second.
 const HZ: u64 = 1_193_182;
@@ -61,7 +60,7 @@ pub(super) fn set_sleep(deadline: u64) {
 
 /// The time. Without a clock every time has come.
 pub(super) fn now() -> u64 {
-    clock::monotonic().unwrap_or(NEVER)
+    time::counted().unwrap_or(NEVER)
 }
 
 /// Looks for the timer: it says itself which mode it is in. A bus where nobody answers does not, be it

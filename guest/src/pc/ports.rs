@@ -1,28 +1,26 @@
 //! Events without Xen: the event channels of a PC's devices, and of the kernel itself.
 //!
-//! What is above waits for events by the same hypercalls as under Xen, answered here, and finds
-//! them in a page laid out as `shared_info`, so that nothing above knows the difference. The timer
+//! What is above waits for events as under Xen ([`back_end`](super::back_end)), and finds them in a
+//! page laid out as `shared_info`, so that nothing above knows the difference. The timer
 //! and the console's input are raised by interrupts; a port of the kernel's own by a hypercall,
 //! which raises the interrupt that brings events if it may come.
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use hypercall::abi::event as channels;
-use hypercall::abi::sched::{self, sched_poll};
-use hypercall::abi::{vcpu, xen};
+use hypercall::Errno;
+use hypercall::abi::xen;
 use hypercall::event::Port;
-use hypercall::{Errno, Op};
-use marks::{init, native};
+use marks::init;
 use x86_64::instructions::interrupts::{are_enabled, disable, enable, enable_and_hlt};
 
-use super::{clock, devices, interrupts, timer};
-use crate::boot::cmdline::Options;
+use super::{devices, interrupts, timer};
 use crate::init::initcall;
 use crate::mm::machine::Machine;
 use crate::mm::{self, MmError};
+use crate::options::Options;
 use crate::refused::Refused;
-use crate::{event, shared};
+use crate::{event, shared, time};
 
 /// The ports of the timer and of the console's input. 0 is never bound.
 const TIMER: u32 = 1;
@@ -31,7 +29,7 @@ const INPUT: u32 = 2;
 const OWN: u32 = 3;
 const END: u32 = 64;
 /// Ports that can be polled at once, as under Xen.
-const MOST_POLLED: u32 = 128;
+const MOST_POLLED: usize = 128;
 
 /// Ports that are bound, one bit each.
 static BOUND: AtomicU64 = AtomicU64::new(0);
@@ -57,7 +55,7 @@ fn install(_: &Options<'_>) -> Result<(), Refused> {
     }
     timer::init();
     interrupts::init();
-    if !clock::is_known() {
+    if time::counted().is_none() {
         log::warn!(
             target: "pc",
             "nobody knows how fast the time-stamp counter runs: there is no clock"
@@ -76,7 +74,7 @@ fn install(_: &Options<'_>) -> Result<(), Refused> {
 }
 
 /// Whether a timer can raise events: it takes an interrupt controller as well.
-fn has_timer() -> bool {
+pub(super) fn has_timer() -> bool {
     timer::is_present() && interrupts::is_present()
 }
 
@@ -86,101 +84,73 @@ fn has_input() -> bool {
 }
 
 /// Refuses what this machine has no device for.
-fn need(is_there: bool) -> Result<(), Errno> {
+pub(super) fn need(is_there: bool) -> Result<(), Errno> {
     is_there.then_some(()).ok_or(Errno::ENODEV)
 }
 initcall!("devices", Core, after [], needs PC, install);
 
-/// Answers hypercalls that are about events and waiting for them; `None` for others.
-///
-/// # Safety
-/// As [`hypercall::Hypervisor::call`].
-#[native]
-#[inline(never)]
-pub(crate) unsafe fn call(op: Op, args: [u64; 5]) -> Option<i64> {
-    let [command, argument, ..] = args;
-    let result = match (op, command as u32) {
-        // SAFETY: the caller's promise.
-        (Op::EventChannelOp, command) => unsafe { channel(command, argument) },
-        // SAFETY: the caller names the structure, and the ports in it.
-        (Op::SchedOp, sched::SCHEDOP_poll) => unsafe { poll(argument_of(argument)) },
-        (Op::SetTimerOp, _) => need(has_timer()).map(|()| timer::set_event(command)),
-        // The timer was never periodic.
-        (Op::VcpuOp, vcpu::VCPUOP_stop_periodic_timer) => Ok(()),
-        _ => return None,
-    };
-    Some(result.map_or_else(Errno::to_return, |()| 0))
+/// The port of a virtual interrupt.
+pub(super) fn bind_virq(virq: u32) -> Result<Port, Errno> {
+    match virq {
+        xen::VIRQ_TIMER => {
+            need(has_timer())?;
+            bind(TIMER..TIMER + 1, Errno::EEXIST)
+        }
+        xen::VIRQ_CONSOLE => {
+            need(has_input())?;
+            let port = bind(INPUT..INPUT + 1, Errno::EEXIST)?;
+            devices::interrupt_on_input(true);
+            Ok(port)
+        }
+        _ => Err(Errno::EINVAL),
+    }
 }
 
-/// # Safety
-/// A `T` is there, nobody else's for the time of the call.
-unsafe fn argument_of<'a, T>(address: u64) -> &'a mut T {
-    // SAFETY: the caller's promise.
-    unsafe { &mut *core::ptr::with_exposed_provenance_mut(address as usize) }
+/// A port that the kernel raises itself.
+pub(super) fn bind_ipi() -> Result<Port, Errno> {
+    bind(OWN..END, Errno::ENOSPC)
 }
 
-/// `event_channel_op`.
-///
-/// # Safety
-/// `argument` is what the command takes.
-#[native]
-unsafe fn channel(command: u32, argument: u64) -> Result<(), Errno> {
-    // SAFETY: the caller pairs command and structure.
-    unsafe {
-        match command {
-            channels::EVTCHNOP_bind_virq => {
-                let asked: &mut channels::evtchn_bind_virq = argument_of(argument);
-                asked.port = match asked.virq {
-                    xen::VIRQ_TIMER => {
-                        need(has_timer())?;
-                        bind(TIMER..TIMER + 1, Errno::EEXIST)?
-                    }
-                    xen::VIRQ_CONSOLE => {
-                        need(has_input())?;
-                        let port = bind(INPUT..INPUT + 1, Errno::EEXIST)?;
-                        devices::interrupt_on_input(true);
-                        port
-                    }
-                    _ => return Err(Errno::EINVAL),
-                };
-            }
-            channels::EVTCHNOP_bind_ipi => {
-                let asked: &mut channels::evtchn_bind_ipi = argument_of(argument);
-                asked.port = bind(OWN..END, Errno::ENOSPC)?;
-            }
-            channels::EVTCHNOP_send => {
-                let port = bound(argument_of::<channels::evtchn_send>(argument).port)?;
-                if port < OWN {
-                    return Err(Errno::EINVAL);
-                }
-                raise(port);
-                deliver();
-            }
-            channels::EVTCHNOP_unmask => {
-                unmask(bound(
-                    argument_of::<channels::evtchn_unmask>(argument).port,
-                )?);
-                deliver();
-            }
-            channels::EVTCHNOP_close => {
-                let port = bound(argument_of::<channels::evtchn_close>(argument).port)?;
-                match port {
-                    TIMER => timer::set_event(0),
-                    INPUT => devices::interrupt_on_input(false),
-                    _ => {}
-                }
-                BOUND.fetch_and(!(1 << port), Ordering::Relaxed);
-            }
-            _ => return Err(Errno::ENOSYS),
+/// Raises a port of the kernel's own.
+pub(super) fn send(port: Port) -> Result<(), Errno> {
+    let port = bound(port.0)?;
+    if port < OWN {
+        return Err(Errno::EINVAL);
+    }
+    raise(port);
+    deliver();
+    Ok(())
+}
+
+/// Unmasks a port, which may be raised already.
+pub(super) fn unmask(port: Port) -> Result<(), Errno> {
+    let port = bound(port.0)?;
+    if let Some(ports) = shared::ports() {
+        ports.mask[0].fetch_and(!(1 << port), Ordering::AcqRel);
+        if ports.pending[0].load(Ordering::Acquire) >> port & 1 == 1 {
+            announce();
         }
     }
+    deliver();
+    Ok(())
+}
+
+/// Gives a port back.
+pub(super) fn close(port: Port) -> Result<(), Errno> {
+    let port = bound(port.0)?;
+    match port {
+        TIMER => timer::set_event(0),
+        INPUT => devices::interrupt_on_input(false),
+        _ => {}
+    }
+    BOUND.fetch_and(!(1 << port), Ordering::Relaxed);
     Ok(())
 }
 
 /// Binds the first free of these ports.
-fn bind(ports: core::ops::Range<u32>, none: Errno) -> Result<u32, Errno> {
+fn bind(ports: core::ops::Range<u32>, none: Errno) -> Result<Port, Errno> {
     let free = |port: &u32| BOUND.fetch_or(1 << port, Ordering::Relaxed) >> port & 1 == 0;
-    ports.into_iter().find(free).ok_or(none)
+    ports.into_iter().find(free).map(Port).ok_or(none)
 }
 
 /// The port, if it is bound.
@@ -212,15 +182,6 @@ fn raise(port: u32) {
     }
 }
 
-/// Unmasks a port, which may be raised already.
-fn unmask(port: u32) {
-    let Some(ports) = shared::ports() else { return };
-    ports.mask[0].fetch_and(!(1 << port), Ordering::AcqRel);
-    if ports.pending[0].load(Ordering::Acquire) >> port & 1 == 1 {
-        announce();
-    }
-}
-
 /// Says that there is something for the kernel in the first word, the only one with ports.
 fn announce() {
     if let Some((pending, selector)) = shared::upcall() {
@@ -241,36 +202,27 @@ pub(super) fn bring() {
 pub(super) fn deliver() {
     if are_enabled() && event::is_announced() {
         // SAFETY: the gate's stub saves all registers. Handlers use memory, hence no options.
-        unsafe { core::arch::asm!("int {vector}", vector = const interrupts::EVENT) };
+        unsafe { core::arch::asm!("int {vector}", vector = const event::VECTOR) };
     }
 }
 
-/// `SCHEDOP_poll`: sleeps until one of the ports is raised or the time has come, whether or not
-/// upcalls are masked; where they are open, also until one came.
-///
-/// # Safety
-/// The ports are there.
-#[native]
-unsafe fn poll(asked: &sched_poll) -> Result<(), Errno> {
-    if asked.nr_ports > MOST_POLLED {
+/// Sleeps until one of the ports is raised or the time has come, whether or not upcalls are masked;
+/// where they are open, also until one came.
+pub(super) fn poll(ports: &[u32], deadline: u64) -> Result<(), Errno> {
+    if ports.len() > MOST_POLLED {
         return Err(Errno::EINVAL);
     }
-    let ports = match asked.nr_ports {
-        0 => &[],
-        // SAFETY: the caller's promise.
-        count => unsafe { core::slice::from_raw_parts(asked.ports, count as usize) },
-    };
     let raised = || ports.iter().any(|&port| event::is_raised(Port(port)));
-    let is_over = || asked.timeout != 0 && asked.timeout <= timer::now();
+    let is_over = || deadline != 0 && deadline <= timer::now();
     let open = are_enabled();
     // From here on nothing can come unseen between a look and the sleep.
     disable();
     let before = BROUGHT.load(Ordering::Relaxed);
     HELD.store(!open, Ordering::Relaxed);
-    timer::set_sleep(asked.timeout);
+    timer::set_sleep(deadline);
     while !raised() && !is_over() && BROUGHT.load(Ordering::Relaxed) == before {
         // Without a timer nothing would end the sleep at its time.
-        if asked.timeout == 0 || has_timer() {
+        if deadline == 0 || has_timer() {
             enable_and_hlt();
         } else {
             enable();

@@ -15,8 +15,8 @@ use core::fmt;
 
 use marks::init;
 
-use super::foreign;
 use crate::console::filter::{Filter, FilterError};
+use crate::foreign;
 use crate::selection::Selection;
 
 /// The longest line that is taken, in bytes: one less than Xen's builders leave of any line that is

@@ -5,7 +5,7 @@
 //! other fields, so that a corrupt field gives an error naming it and never a wild read. Three
 //! fields are machine numbers (`shared_info`, `store_mfn`, `console.domU.mfn`); `mod_start` is a
 //! pfn if and only if SIF_MOD_START_PFN is set. The command line may fill all its 1024 bytes
-//! without a terminator; whether it is whole is for its [parser](super::cmdline) to say.
+//! without a terminator; whether it is whole is for its [parser](crate::options) to say.
 
 use core::fmt;
 use core::ops::Range;

@@ -1,0 +1,122 @@
+//! Who answers where the kernel owns the processor: its page tables and interrupts are the kernel's
+//! own; for the rest there is Xen underneath ([`OnXen`]), or the devices of a machine ([`OnMetal`]).
+
+use hypercall::event::Port;
+use hypercall::instead::{Devices, PageTables};
+use hypercall::sched::Shutdown;
+use hypercall::{Errno, Hypervisor, Op};
+use pagetable::native::OwnTables;
+
+use super::{devices, interrupts, ports, timer};
+use crate::console::Device;
+use crate::mm::processor::Processor;
+use crate::xen::BackEnd;
+
+static TABLES: OwnTables<Processor> = OwnTables(Processor);
+
+/// In Xen's hardware virtualisation.
+pub(crate) struct OnXen;
+
+/// Without Xen.
+pub(crate) struct OnMetal;
+
+impl BackEnd for OnXen {
+    fn page_tables(&self) -> &dyn PageTables {
+        &TABLES
+    }
+
+    fn devices(&self) -> Option<&dyn Devices> {
+        None
+    }
+
+    unsafe fn call(&self, op: Op, args: [u64; 5]) -> i64 {
+        // SAFETY: the caller's promise is the one that is asked for; a hypercall is what such a
+        // guest makes by this instruction.
+        unsafe { hypercall::hvm::XenHvm::detect().call(op, args) }
+    }
+
+    fn mask(&self) -> bool {
+        interrupts::mask()
+    }
+
+    fn unmask(&self) {
+        interrupts::unmask();
+    }
+
+    fn is_requested(&self) -> bool {
+        false
+    }
+}
+
+impl BackEnd for OnMetal {
+    fn page_tables(&self) -> &dyn PageTables {
+        &TABLES
+    }
+
+    fn devices(&self) -> Option<&dyn Devices> {
+        Some(self)
+    }
+
+    unsafe fn call(&self, _: Op, _: [u64; 5]) -> i64 {
+        Errno::ENOSYS.to_return()
+    }
+
+    fn mask(&self) -> bool {
+        interrupts::mask()
+    }
+
+    fn unmask(&self) {
+        interrupts::unmask();
+    }
+
+    fn is_requested(&self) -> bool {
+        interrupts::is_requested()
+    }
+}
+
+impl Devices for OnMetal {
+    fn write(&self, text: &[u8]) {
+        devices::write(text);
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> usize {
+        devices::Serial.take(buffer)
+    }
+
+    /// There is nobody else to run.
+    fn pause(&self) {
+        core::hint::spin_loop();
+    }
+
+    fn poll(&self, polled: &[u32], deadline: u64) -> Result<(), Errno> {
+        ports::poll(polled, deadline)
+    }
+
+    fn shutdown(&self, reason: Shutdown) {
+        devices::end(reason);
+    }
+
+    fn set_timer(&self, deadline: u64) -> Result<(), Errno> {
+        ports::need(ports::has_timer()).map(|()| timer::set_event(deadline))
+    }
+
+    fn bind_virq(&self, virq: u32) -> Result<Port, Errno> {
+        ports::bind_virq(virq)
+    }
+
+    fn bind_ipi(&self) -> Result<Port, Errno> {
+        ports::bind_ipi()
+    }
+
+    fn send(&self, port: Port) -> Result<(), Errno> {
+        ports::send(port)
+    }
+
+    fn unmask(&self, port: Port) -> Result<(), Errno> {
+        ports::unmask(port)
+    }
+
+    fn close(&self, port: Port) -> Result<(), Errno> {
+        ports::close(port)
+    }
+}
