@@ -9,7 +9,7 @@ use core::fmt;
 use heapless::String;
 use linkme::distributed_slice;
 
-use crate::boot::before::Before;
+use crate::before::Before;
 use crate::options::Options;
 use crate::println;
 use crate::selection::Selection;

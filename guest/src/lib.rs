@@ -4,8 +4,10 @@
 //!
 //! - **Xen owns the page tables; we ask.** Not one entry is written except through
 //!   [`mm`], which sends it to Xen in batches and knows what Xen will refuse before asking.
-//! - **Data flows one way**: `start_info` → [`boot::info::BootInfo`] → p2m → typed levels →
-//!   batcher → hypercall. No module reaches round its neighbour.
+//! - **Arrows go down**: `guest/rooms.txt` lists the modules from the ground up, and a test holds that
+//!   none names one that stands above it; what must call upwards is handed in (a trait, a table of
+//!   handlers). Data flows one way: `start_info` → [`start_info::BootInfo`] → p2m → typed levels →
+//!   batcher → hypercall.
 //! - **Numbers are types.** Pseudo-physical and machine frames, entries of each level: mixing them
 //!   does not compile, and a large page cannot be expressed.
 //! - **What another side wrote is checked**: `start_info`, the command line, ring indices.
@@ -19,6 +21,8 @@
     allow(dead_code, unused_imports, reason = "some of it only the checks use")
 )]
 
+#[cfg(target_os = "none")]
+mod before;
 pub mod boot;
 #[cfg(target_os = "none")]
 mod booted;

@@ -10,6 +10,8 @@ mod mutants;
 mod notes;
 mod odd;
 mod regression;
+#[cfg(test)]
+mod rooms;
 mod rules;
 mod skips;
 mod smoke;

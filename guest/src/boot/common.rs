@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use linker::tables::Level;
 use marks::init;
 
-use super::before::Before;
+use crate::before::Before;
 use crate::booted::{self, Booted};
 use crate::checks::{self, Asked};
 use crate::init::{self, initcall};

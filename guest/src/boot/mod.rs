@@ -1,8 +1,6 @@
 //! From the first call after the entry shim to a kernel that knows where it is.
 
 #[cfg(target_os = "none")]
-pub(crate) mod before;
-#[cfg(target_os = "none")]
 pub(crate) mod common;
 #[cfg(target_os = "none")]
 mod fixmap;

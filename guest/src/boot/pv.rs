@@ -8,10 +8,10 @@ use linker::{Image, VIRT_BASE};
 use marks::init;
 use pagetable::pv::FrameLists;
 
-use super::before::{Before, Kind};
 use super::common::{self, Entered, prepare, start_kernel_common};
 use super::fixmap;
 use super::processor;
+use crate::before::{Before, Kind};
 use crate::console::{self, ring};
 use crate::mm::layout::{self, Fixed};
 use crate::mm::machine::Machine;

@@ -10,7 +10,7 @@ use hypercall::{Hypervisor, MachAddr, Mfn, Pfn, VirtAddr};
 use rules::{About, Cause, Entry, Fault, Machine, Observed, Page};
 
 use super::{entry, upcall};
-use crate::boot::before::Before;
+use crate::before::Before;
 use crate::mm::Flags;
 use crate::mm::frames::{Frame, FrameError};
 use crate::mm::machine::Machine as _;

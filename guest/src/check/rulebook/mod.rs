@@ -12,7 +12,7 @@ use core::fmt::{self, Write};
 use hypercall::{Hypervisor, Op};
 use rules::{About, RULES, Rule, twin};
 
-use crate::boot::before::{Before, Kind};
+use crate::before::{Before, Kind};
 use crate::checks::{self, Asked, CHECKS, Check, Facts, Failed, NAMED, Named};
 use crate::console::print;
 use crate::mm::{self, MmError, Tables};
