@@ -28,8 +28,8 @@ pub(crate) fn page() -> Option<NonNull<shared_info>> {
 
 /// Says how many pages the domain has and where its p2m list is mapped, by which table: what tools
 /// outside of the domain read to find its memory (`arch_shared_info`, `arch-x86/xen.h`). `whole` says
-/// that they go by the list's mapping (`SIF_VIRT_P2M_4TOOLS`): they are told that there is no tree
-/// of its frames. Others find the tree not set up yet, and refuse.
+/// that they have promised to go by the list's mapping (`SIF_VIRT_P2M_4TOOLS`): they are told that
+/// there is no tree of its frames. Others find that tree not set up yet.
 ///
 /// The generation stays even, which means that no change is under way: the list's mapping does not
 /// change any more, and the table stays for as long as the domain. Whoever changes either makes the

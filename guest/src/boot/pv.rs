@@ -214,14 +214,11 @@ fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<Report, MmErro
 }
 
 /// Tells Xen's tools where the p2m list is, without which they can neither dump nor save a domain.
-/// Those too old for a list that is mapped in one piece would need a tree of its frames, which there
-/// is not. dom0 and what the shim starts have no tools that could.
+/// Those too old for a list that is mapped in one piece find no tree of its frames, and refuse. The
+/// flag does not tell them apart: libxl leaves it out although it follows such a list.
 #[init]
 fn tell_tools(info: &BootInfo) -> Result<(), MmError> {
     let whole = info.flags.contains(Flags::VIRT_P2M_4TOOLS);
-    if !whole && kind(info) == Kind::DomU {
-        log::info!(target: "boot", "the tools are too old for this p2m list: they cannot dump the domain");
-    }
     // In the initial mapping it was left for the direct map, with the rest of memory.
     let list = if layout::P2M.contains(&info.p2m_list) {
         info.p2m_list
