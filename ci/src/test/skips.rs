@@ -34,7 +34,7 @@ const ALLOWED: &[Allowed] = &[
         tests: &["interrupt.page"],
         vias: &[Via::Dom0, Via::Xl, Via::Shim, Via::Bare, Via::Bare4],
         up_to_mib: None,
-        reason: "none of the kernel's takes its place",
+        reason: "only a PVH guest chooses the frame of shared_info",
         always: true,
     },
     Allowed {
