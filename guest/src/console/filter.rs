@@ -15,14 +15,14 @@ const NAME: usize = 32;
 /// keeps the list complete.
 const KNOWN: &[&str] = &[
     "boot",
+    "check",
+    "check::selftest::refused_by_xen",
+    "event",
     "heap",
     "init",
     "mm",
-    "mm::fresh",
-    "mm::ops",
     "mmu",
-    "selftest",
-    "selftest::refused_by_xen",
+    "pc",
 ];
 
 /// A level for everything, and exceptions by module.
@@ -153,11 +153,14 @@ mod tests {
 
     #[test]
     fn the_longest_module_decides() {
-        let f = Filter::parse("warn,mm=debug,mm::ops=trace").unwrap();
+        let f = Filter::parse("warn,check=debug,check::selftest::refused_by_xen=trace").unwrap();
         assert_eq!(f.level_for("console"), LevelFilter::Warn);
-        assert_eq!(f.level_for("mm::walk"), LevelFilter::Debug);
-        assert_eq!(f.level_for("mm::ops"), LevelFilter::Trace);
-        assert_eq!(f.level_for("mmx"), LevelFilter::Warn);
+        assert_eq!(f.level_for("check::bench"), LevelFilter::Debug);
+        assert_eq!(
+            f.level_for("check::selftest::refused_by_xen"),
+            LevelFilter::Trace
+        );
+        assert_eq!(f.level_for("checks"), LevelFilter::Warn);
         assert_eq!(f.max(), LevelFilter::Trace);
     }
 

@@ -156,6 +156,7 @@ impl<M: Machine> Tables<M> {
             for page in (0..pages).map(|i| va + i * PAGE) {
                 if let Some((pfn, kind)) = tables.planned_kind(page)?
                     && kinds.contains(&kind)
+                    && !tables.is_executable(pfn)
                 {
                     // SAFETY: executable nowhere, so nobody relies on its not changing.
                     unsafe { tables.set_window(pfn, Flags::DATA, Step::Thaw) }?;

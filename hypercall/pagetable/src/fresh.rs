@@ -198,7 +198,7 @@ impl<M: Machine> Tables<M> {
                 _ => Ok(()),
             };
             if let Err(e) = reclaimed {
-                log::warn!("pfn {pfn} could not be reclaimed: {e}");
+                log::warn!(target: "mm", "pfn {pfn} could not be reclaimed: {e}");
             }
         }
     }

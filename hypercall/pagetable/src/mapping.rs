@@ -155,6 +155,7 @@ impl<M: Machine> Tables<M> {
             && let Err(StillMapped { error, mapping }) = self.unmap_and_free(mapping)
         {
             log::error!(
+                target: "mm",
                 "{} pages at {:#x} stay mapped: {error}",
                 mapping.pages,
                 mapping.va
@@ -274,7 +275,7 @@ impl<M: Machine> Tables<M> {
     fn undo_chunk(&mut self, va: u64, frames: &Chunk) {
         // All of them, whether they came to be mapped or not.
         if let Err(e) = self.unmap_chunk(va, frames, &mut Self::free_or_strand) {
-            log::error!("pages at {va:#x} stay mapped: {e}");
+            log::error!(target: "mm", "pages at {va:#x} stay mapped: {e}");
         }
     }
 

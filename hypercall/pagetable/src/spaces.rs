@@ -268,7 +268,7 @@ impl<M: Machine> Tables<M> {
             // SAFETY: these are the tables that were in use.
             if let Err(also) = unsafe { self.change_bases(before) } {
                 // Only one error can be returned; the later one is not lost either.
-                log::error!("the way back to the space before: {also}");
+                log::error!(target: "mm", "the way back to the space before: {also}");
             }
         }
         Err(error)

@@ -131,7 +131,7 @@ impl<M: Machine> Tables<M> {
         self.settle();
         if let (Err(_), Err(also)) = (&result, &left) {
             // Only one error can be returned; the later one is not lost either.
-            log::error!("{also}");
+            log::error!(target: "mm", "{also}");
         }
         let value = result?;
         left?;
