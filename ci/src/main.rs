@@ -32,6 +32,7 @@ use workspace::Workspace;
 
 fn main() -> ExitCode {
     interrupt::watch();
+    process::remember_own();
     let cli = Cli::parse();
     match workspace::keep_apart().and_then(|()| run(&cli.command)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,7 +6,9 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,29 @@ const PATIENCE: Duration = Duration::from_secs(2);
 enum Said {
     Line(Vec<u8>),
     Error(Vec<u8>),
+}
+
+/// This program's file.
+static OWN: OnceLock<PathBuf> = OnceLock::new();
+
+/// Remembers where this program is. Tests that run it have cargo put it there anew, and the system
+/// then says of the one that runs that it was deleted.
+pub(crate) fn remember_own() {
+    if let Ok(path) = std::env::current_exe() {
+        // The first answer is the right one.
+        let _ = OWN.set(path);
+    }
+}
+
+/// A command that runs this program.
+///
+/// # Errors
+/// The system does not say where it is.
+pub(crate) fn own() -> Result<Command> {
+    let path = OWN.get().cloned();
+    let path = path.map_or_else(std::env::current_exe, Ok);
+    let path = path.map_err(Failure::file("find", "the program itself"))?;
+    Ok(Command::new(path))
 }
 
 /// Runs a program whose output goes where this one's does.

@@ -1,6 +1,5 @@
 //! The build itself: it depends on what the repository says, not on the environment.
 
-use std::process::Command;
 use std::time::Instant;
 
 use super::{Suite, checks, quietly};
@@ -30,8 +29,7 @@ pub(super) fn run(suite: &mut Suite) -> Result<()> {
     let path = suite.kernel()?;
     let read = || std::fs::read(&path).map_err(Failure::file("read", &path));
     let before = read()?;
-    let mut command =
-        Command::new(std::env::current_exe().map_err(Failure::file("find", "the program itself"))?);
+    let mut command = process::own()?;
     command
         .arg("build")
         .current_dir(&suite.workspace.root)

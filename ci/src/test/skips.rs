@@ -27,7 +27,7 @@ const ALLOWED: &[Allowed] = &[
         tests: &["interrupt.unknown"],
         vias: PV,
         up_to_mib: None,
-        reason: "Xen takes what comes, and calls back",
+        reason: "Xen takes a PV guest's interrupts and exceptions, and calls it back",
         always: true,
     },
     Allowed {
@@ -41,7 +41,7 @@ const ALLOWED: &[Allowed] = &[
         tests: &["interrupt.spurious", "interrupt.serial"],
         vias: &[Via::Dom0, Via::Xl, Via::Shim, Via::Pvh],
         up_to_mib: None,
-        reason: "Xen stands in for them",
+        reason: "Xen gives its guests no PC devices",
         always: true,
     },
     Allowed {
@@ -57,7 +57,7 @@ const ALLOWED: &[Allowed] = &[
         ],
         vias: NATIVE,
         up_to_mib: None,
-        reason: "no Xen looks at these page tables",
+        reason: "only a PV guest's page tables are checked by Xen",
         always: true,
     },
     Allowed {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     const SERIAL: &str = "selftest interrupt.serial ......................... skip: \
-        not on xen-pv: Xen stands in for them";
+        not on xen-pv: Xen gives its guests no PC devices";
 
     #[test]
     fn a_skip_is_allowed_where_its_reason_holds() {
@@ -161,7 +161,7 @@ mod tests {
             bare.starts_with("self-test interrupt.serial may not"),
             "{bare}"
         );
-        let other = SERIAL.replace("Xen stands in for them", "it is late");
+        let other = SERIAL.replace("Xen gives its guests no PC devices", "it is late");
         assert!(run(&other, Via::Xl, None).is_err());
         let ordinary = "selftest mm.map.512 ............................... skip: x";
         assert!(run(ordinary, Via::Xl, None).is_err());

@@ -257,7 +257,7 @@ const TABLE: &[Smoke] = &[
         cmdline: "selftest=image.p2m",
         expect: PASS,
         says: &[
-            "boot: no page tables that Xen checks: no Xen looks",
+            "boot: only a PV guest's page tables are checked by Xen",
             "selftest image.p2m ................................ skip: not on ",
         ],
     },

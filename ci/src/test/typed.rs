@@ -81,8 +81,7 @@ pub(super) fn boot(
     kernel: &Path,
     words: &str,
 ) -> Result<Command> {
-    let mut command =
-        Command::new(std::env::current_exe().map_err(Failure::file("find", "the program itself"))?);
+    let mut command = process::own()?;
     command.args(["boot", "--via", via.name(), "--cmdline", words]);
     command.arg("--kernel").arg(kernel);
     command.args(provision.xen.iter().flat_map(|xen| ["--xen", xen]));

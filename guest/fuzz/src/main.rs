@@ -9,8 +9,8 @@
 mod common;
 
 use common::lists::{self, PAGES};
-use pagetable::fuzz::Op;
 use libfuzzer_sys::fuzz_target;
+use pagetable::fuzz::Op;
 
 /// Longer lists find no more, and take longer.
 const OPS: usize = 256;
