@@ -77,14 +77,13 @@ pub(crate) struct Job {
     pub(crate) timeout: Option<Duration>,
 }
 
-#[cfg(test)]
 impl Job {
     /// One that leaves to the stack what it can.
-    fn plain(via: Via) -> Self {
+    pub(crate) fn new(name: impl Into<String>, via: Via, kernel: impl Into<PathBuf>) -> Self {
         Self {
-            name: "x".into(),
+            name: name.into(),
             via,
-            kernel: "/k".into(),
+            kernel: kernel.into(),
             cmdline: String::new(),
             mem_mib: None,
             vcpus: None,
@@ -94,6 +93,12 @@ impl Job {
             dump: None,
             timeout: None,
         }
+    }
+
+    /// One for tests that do not look at what it boots.
+    #[cfg(test)]
+    fn plain(via: Via) -> Self {
+        Self::new("x", via, "/k")
     }
 }
 

@@ -2,12 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::Suite;
-use crate::console::transcript::{Show, Transcript};
-use crate::console::verdict::judge;
-use crate::exit::{Failure, Result};
+use super::{Suite, single};
+use crate::exit::Result;
 use crate::stack::dom0::Dom0;
-use crate::stack::{Job, Mode, Setting, Stack, Via};
+use crate::stack::{Job, Via};
 
 const NAME: &str = "dom0: the example maps a page";
 const PACKAGE: &str = "first-page";
@@ -18,35 +16,12 @@ pub(super) fn run(suite: &mut Suite, vias: &[Via]) -> Result<()> {
         return Ok(());
     }
     let since = Instant::now();
-    let jobs = [Job {
-        name: PACKAGE.into(),
-        via: Via::Dom0,
-        kernel: suite.workspace.build(PACKAGE)?,
-        cmdline: String::new(),
-        mem_mib: None,
-        vcpus: None,
-        initrd: None,
-        cpu: Vec::new(),
-        config: Vec::new(),
-        dump: None,
+    let kernel = suite.workspace.build(PACKAGE)?;
+    let job = Job {
         timeout: Some(Duration::from_secs(60)),
-    }];
-    let dir = suite.workspace.run_dir("test")?.join(PACKAGE);
-    let mut transcript = Transcript::create(&dir, Show::Nothing, None)?;
-    let setting = Setting {
-        provision: &suite.provision,
-        mode: Mode::default(),
-        workspace: &suite.workspace.root,
-        dir: &dir,
+        ..Job::new(PACKAGE, Via::Dom0, kernel)
     };
-    let end = Dom0.open(setting, &jobs)?.run(&jobs[0], &mut transcript);
-    transcript.finish();
-    let result = match end {
-        Err(Failure::Interrupted) => return Err(Failure::Interrupted),
-        Err(failure) => Err(failure),
-        Ok(end) => judge(&transcript.guest, &end).into_result(),
-    };
-    let result = result.map_err(|reason| format!("{reason}\n{}", transcript.tail(30).trim_end()));
+    let result = single::boot(suite, &Dom0, job, |_| Ok(()))?;
     suite.report(NAME, since, result);
     Ok(())
 }

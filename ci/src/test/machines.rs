@@ -3,12 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::Suite;
-use crate::console::transcript::{Show, Transcript};
-use crate::console::verdict::judge;
-use crate::exit::{Failure, Result};
+use super::{Suite, single};
+use crate::exit::Result;
 use crate::stack::bare::Bare;
-use crate::stack::{Job, Mode, Setting, Stack, Via};
+use crate::stack::{Job, Via};
 
 /// A machine, and what the kernel says of it.
 struct Row {
@@ -78,46 +76,22 @@ pub(super) fn run(suite: &mut Suite, vias: &[Via]) -> Result<()> {
         return Ok(());
     }
     let kernel = suite.kernel()?;
-    let run_dir = suite.workspace.run_dir("test")?;
     for row in TABLE {
         let since = Instant::now();
-        let jobs = [Job {
-            name: row.name.replace(' ', "-"),
-            via: Via::Bare,
-            kernel: kernel.clone(),
+        let job = Job {
             cmdline: "log=warn selftest=interrupt".into(),
-            mem_mib: None,
-            vcpus: None,
-            initrd: None,
-            cpu: Vec::new(),
-            config: Vec::new(),
-            dump: None,
             timeout: Some(TIMEOUT),
-        }];
-        let dir = run_dir.join(format!("machine-{}", jobs[0].name));
-        let mut transcript = Transcript::create(&dir, Show::Nothing, None)?;
+            ..Job::new(
+                format!("machine-{}", row.name.replace(' ', "-")),
+                Via::Bare,
+                kernel.clone(),
+            )
+        };
         let stack = Bare {
             la57: true,
             machine: Some(row.machine),
         };
-        let setting = Setting {
-            provision: &suite.provision,
-            mode: Mode::default(),
-            workspace: &suite.workspace.root,
-            dir: &dir,
-        };
-        let end = stack.open(setting, &jobs)?.run(&jobs[0], &mut transcript);
-        transcript.finish();
-        let result = match end {
-            Err(Failure::Interrupted) => return Err(Failure::Interrupted),
-            Err(failure) => Err(failure.to_string()),
-            Ok(end) => match judge(&transcript.guest, &end).into_result() {
-                Err(failure) => Err(failure.to_string()),
-                Ok(()) => says(row, &transcript.guest),
-            },
-        };
-        let result =
-            result.map_err(|reason| format!("{reason}\n{}", transcript.tail(30).trim_end()));
+        let result = single::boot(suite, &stack, job, |lines| says(row, lines))?;
         suite.report(&name(row), since, result);
     }
     Ok(())

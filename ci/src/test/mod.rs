@@ -13,6 +13,7 @@ mod regression;
 #[cfg(test)]
 mod rooms;
 mod rules;
+mod single;
 mod skips;
 mod smoke;
 mod tables;

@@ -1,0 +1,40 @@
+//! A boot of one job by a stack of its own, for rows that share no stack with others.
+
+use super::Suite;
+use crate::console::transcript::{Show, Transcript};
+use crate::console::verdict::judge;
+use crate::exit::{Failure, Result};
+use crate::stack::{Job, Mode, Setting, Stack};
+
+/// Boots the job and judges it; `check` looks at what a boot that passed has said. The reason of a
+/// failure comes with the last lines of the console.
+///
+/// # Errors
+/// The stack cannot be opened, its logs cannot be written, or the run was interrupted.
+pub(super) fn boot(
+    suite: &Suite,
+    stack: &dyn Stack,
+    job: Job,
+    check: impl FnOnce(&[String]) -> std::result::Result<(), String>,
+) -> Result<std::result::Result<(), String>> {
+    let jobs = [job];
+    let dir = suite.workspace.run_dir("test")?.join(&jobs[0].name);
+    let mut transcript = Transcript::create(&dir, Show::Nothing, None)?;
+    let setting = Setting {
+        provision: &suite.provision,
+        mode: Mode::default(),
+        workspace: &suite.workspace.root,
+        dir: &dir,
+    };
+    let end = stack.open(setting, &jobs)?.run(&jobs[0], &mut transcript);
+    transcript.finish();
+    let result = match end {
+        Err(Failure::Interrupted) => return Err(Failure::Interrupted),
+        Err(failure) => Err(failure.to_string()),
+        Ok(end) => match judge(&transcript.guest, &end).into_result() {
+            Err(failure) => Err(failure.to_string()),
+            Ok(()) => check(&transcript.guest),
+        },
+    };
+    Ok(result.map_err(|reason| format!("{reason}\n{}", transcript.tail(30).trim_end())))
+}
