@@ -10,8 +10,9 @@
 const OWNERS: &[(&str, &[&str])] = &[
     // What its own line says of these, it appends to dom0's: `create_dom0`, xen/arch/x86/setup.c.
     ("Xen", &["acpi", "noapic"]),
-    // util/grub.d/20_linux_xen.in, 10_linux.in; BOOT_IMAGE is of grub-core/loader/i386/linux.c.
-    ("GRUB", &["placeholder", "BOOT_IMAGE", "ro", "rw"]),
+    // util/grub.d/20_linux_xen.in, 10_linux.in, `single` in their recovery entries; BOOT_IMAGE is of
+    // grub-core/loader/i386/linux.c.
+    ("GRUB", &["placeholder", "BOOT_IMAGE", "ro", "rw", "single"]),
     // `root=` of a configuration is put before `extra=`: `parse_cmdline`, tools/xl/xl_parse.c.
     ("xl", &["root"]),
     // xend did the same with an `ip=`; `initrd` is SYSLINUX's, `auto` and `vga` are LILO's.

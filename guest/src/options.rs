@@ -609,6 +609,8 @@ mod tests {
              plymouth.enable=0 xen_privcmd.unrestricted swiotlb=2048 apparmor=1 security=apparmor",
             // GRUB, for dom0, and Xen behind it.
             "placeholder root=UUID=0c268053-24fb-4ff7-8d2a-053a9006ef50 ro quiet noapic acpi=off",
+            // The same, of the entry for recovery.
+            "placeholder root=UUID=0c268053-24fb-4ff7-8d2a-053a9006ef50 ro single",
             // xl with `root` and nothing else.
             "root=/dev/xvda1",
         ] {
