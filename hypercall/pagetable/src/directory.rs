@@ -7,6 +7,8 @@
 //! The pages are named by where the window maps them: a record is found by four loads, without
 //! asking for a frame number on the way.
 
+use core::sync::atomic::AtomicU64;
+
 use hypercall::Pfn;
 
 use crate::error::FrameError;
@@ -139,7 +141,7 @@ impl Directory {
 
     /// The record of a frame, if its step has records.
     #[inline]
-    pub(super) fn record(&self, pfn: Pfn) -> Option<*mut u64> {
+    pub(super) fn record(&self, pfn: Pfn) -> Option<&AtomicU64> {
         let step = pfn.as_u64() / STEP;
         if step >= self.steps {
             return None;
@@ -147,11 +149,14 @@ impl Directory {
         let (root, at) = Self::places(step);
         let page = |address: u64| core::ptr::with_exposed_provenance_mut::<u64>(address as usize);
         // SAFETY: for a step below `steps` the root and its entry were made by `add`, and lead to
-        // pages of this value's that the window maps for good; each index is within its page.
+        // pages of this value's that the window maps for good; each index is within its page. A page
+        // of records is looked at in no other way once it was made.
         unsafe {
             let entry = self.roots[root % ROOTS].add(at).read();
             let records = page(entry).add((step % STEPS) as usize).read();
-            Some(page(records).add((pfn.as_u64() % STEP) as usize))
+            Some(AtomicU64::from_ptr(
+                page(records).add((pfn.as_u64() % STEP) as usize),
+            ))
         }
     }
 

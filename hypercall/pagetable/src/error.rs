@@ -18,6 +18,8 @@ pub enum FrameError {
     Illegal(Pfn, Illegal),
     /// More steps or frames in waiting than fit: flush first.
     Full,
+    /// What the frame is another vCPU's queue decides, or this one would while another's speaks of it.
+    Busy(Pfn),
     /// No memory of the domain, or none that is mapped yet.
     NoRecord(Pfn),
 }
@@ -28,6 +30,10 @@ impl fmt::Display for FrameError {
             FrameError::OutOfMemory => f.write_str("out of memory: no free frame"),
             FrameError::Illegal(pfn, illegal) => write!(f, "pfn {pfn}: {illegal}"),
             FrameError::Full => f.write_str("too many frame changes queued at once"),
+            FrameError::Busy(pfn) => write!(
+                f,
+                "pfn {pfn}: another vCPU's queue is about to change the frame"
+            ),
             FrameError::NoRecord(pfn) => write!(f, "pfn {pfn}: not mapped memory of this domain"),
         }
     }

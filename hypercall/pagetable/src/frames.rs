@@ -1,25 +1,30 @@
 //! The record of every frame, and the allocator that hands them out.
 //!
 //! A record has two states: what Xen has *applied* and what is *planned* once the queue is flushed.
-//! Steps are checked against the plan when they are queued; each is logged, and its place in the
-//! log is the tag of the queued request, so that a flush tells exactly which came true
-//! ([`Completion`]). After a flush that failed, the plan of every frame in the log falls back to
-//! what was applied: the record never claims something that Xen refused.
+//! Steps are checked against the plan when they are queued; each goes into the [`Log`] of the vCPU
+//! that queues it, and its place there is the tag of the queued request, so that a flush tells
+//! exactly which came true ([`Completion`]). After a flush that failed, the plan of every frame in
+//! the log falls back to what the others make of it: the record never claims something that Xen
+//! refused.
+//!
+//! A record is one word, and changes by compare-exchange: whoever has a reference may change it.
 //!
 //! Memory is handed out lazily. Records exist for memory that the window maps, one page of records
 //! for each 2 MiB; the direct map adds 2 MiB steps when the allocator runs low, so that boot costs
 //! the same whatever the size of the domain.
 
-mod plan;
+mod log;
 mod stranded;
 
 use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use buddy_system_allocator::linked_list::LinkedList;
 use heapless::Vec;
 use hypercall::Pfn;
 use hypercall::batch::Completion;
 
+pub use self::log::Log;
 use crate::directory::{self, Directory};
 pub use crate::error::FrameError;
 use crate::machine::Machine;
@@ -32,15 +37,8 @@ pub const STEP: u64 = 512;
 /// Frames kept back for the growth of the direct map itself by a step: a table of each level but the
 /// topmost, pages of records, directory and root, and one more.
 const RESERVE: u64 = 7;
-/// Steps that can be queued between two flushes.
-const LOG: usize = 512;
-/// Frames that wait for a flush before they are free, and stranded ones that are listed.
-const LIMBO: usize = 512;
-
-const _: () = assert!(
-    LOG > 256 + 240,
-    "a root can be pinned: all but Xen's slots, and itself"
-);
+/// Stranded frames that are listed.
+const LISTED: usize = 512;
 
 /// Counts of frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,14 +73,6 @@ impl Frame {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Logged {
-    pfn: Pfn,
-    step: Step,
-    /// It came true.
-    applied: bool,
-}
-
 /// All frames of the domain.
 pub struct Frames {
     directory: Directory,
@@ -96,18 +86,12 @@ pub struct Frames {
     barren: u64,
     /// Frames that are something else than memory to hand out, wherever they lie.
     special: Vec<(Range<u64>, Kind), 8>,
-    /// Requests that carried steps and did not come true.
-    refusals: u32,
-    /// Steps or frames wait in `log` or `limbo`.
-    unsettled: bool,
-    log: Vec<Logged, LOG>,
-    limbo: Vec<Pfn, LIMBO>,
     /// Frames that nobody holds, as Xen refused what was to become of them: those that the list has
     /// room for, and how many there are.
-    stranded: Vec<Pfn, LIMBO>,
+    stranded: Vec<Pfn, LISTED>,
     strandings: usize,
     /// Frames that are frozen, or will be.
-    frozen: u64,
+    frozen: AtomicU64,
 }
 
 // SAFETY: the list's raw pointers lead only to free frames, which belong to this value alone.
@@ -134,13 +118,9 @@ impl Frames {
             spans: Spans::EMPTY,
             barren: 0,
             special: Vec::new(),
-            refusals: 0,
-            unsettled: false,
-            log: Vec::new(),
-            limbo: Vec::new(),
             stranded: Vec::new(),
             strandings: 0,
-            frozen: 0,
+            frozen: AtomicU64::new(0),
         }
     }
 
@@ -368,26 +348,17 @@ impl Frames {
         Ok(())
     }
 
-    /// Takes a frame back as soon as everything queued so far has been carried out: at the next
-    /// [`Frames::settle`]. Its state does not tell whether anything is queued for it: one that was
-    /// sealed and unsealed again since the last flush looks as if nothing had happened.
-    ///
-    /// # Errors
-    /// Too many wait: flush first.
-    pub fn free_after_flush(&mut self, frame: Frame) -> Result<(), FrameError> {
-        self.unsettled = true;
-        self.limbo.push(frame.0).map_err(|_| FrameError::Full)
-    }
-
     /// Takes a step that needs nobody's consent, or has it already.
     ///
     /// # Errors
     /// The step is not allowed, in what was applied or in what is planned.
-    pub fn step_now(&mut self, pfn: Pfn, step: Step) -> Result<(), FrameError> {
-        let (applied, planned) = self.states(pfn)?;
-        let after = |state: State| state.after(step).map_err(|e| FrameError::Illegal(pfn, e));
-        let (applied, planned) = (after(applied)?, after(planned)?);
-        self.put(pfn, applied, planned)
+    #[inline]
+    pub fn step_now(&self, pfn: Pfn, step: Step) -> Result<(), FrameError> {
+        self.change(pfn, |record| {
+            let (applied, planned) = record.states();
+            let after = |state: State| state.after(step).map_err(|e| FrameError::Illegal(pfn, e));
+            Ok(record.with_states(after(applied)?, after(planned)?))
+        })
     }
 
     /// Whether the kernel may have a frame mapped writable, now and once the queue is flushed; also
@@ -395,11 +366,7 @@ impl Frames {
     #[inline]
     #[must_use]
     pub fn may_be_writable(&self, pfn: Pfn) -> bool {
-        let Ok(record) = self.record(pfn) else {
-            return true;
-        };
-        // SAFETY: `record` points into a page of records, which belongs to this value.
-        Record::from_bits(unsafe { record.read() }).may_be_writable()
+        self.load(pfn).is_ok_and(Record::may_be_writable) || self.record(pfn).is_err()
     }
 
     /// What a frame is now: (applied by Xen, planned once the queue is flushed).
@@ -408,33 +375,61 @@ impl Frames {
     /// It has no record.
     #[inline]
     pub fn states(&self, pfn: Pfn) -> Result<(State, State), FrameError> {
-        let record = self.record(pfn)?;
-        // SAFETY: `record` points into a page of records, which belongs to this value.
-        Ok(Record::from_bits(unsafe { record.read() }).states())
+        Ok(self.load(pfn)?.states())
     }
 
-    /// Records what a frame is, without asking.
+    /// Records what a frame is, without asking. For frames that nothing is queued for.
     ///
     /// # Errors
     /// It has no record.
     #[inline]
-    pub fn set(&mut self, pfn: Pfn, state: State) -> Result<(), FrameError> {
-        self.put(pfn, state, state)
+    pub fn set(&self, pfn: Pfn, state: State) -> Result<(), FrameError> {
+        self.change(pfn, |record| Ok(record.with_states(state, state)))
     }
 
+    /// Whether any frame is frozen, or will be: only then writable mappings need a look.
     #[inline]
-    fn put(&mut self, pfn: Pfn, applied: State, planned: State) -> Result<(), FrameError> {
-        let record = self.record(pfn)?;
-        // SAFETY: as in `states`, and `self` is borrowed exclusively.
-        unsafe {
-            let stranded = Record::from_bits(record.read()).is_stranded();
-            record.write(Record::new(applied, planned).with_stranded(stranded).bits());
+    #[must_use]
+    pub fn has_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Relaxed) > 0
+    }
+
+    /// Counts frames that are frozen, or will be.
+    #[inline]
+    fn count_frozen(&self, change: i64) {
+        if change != 0 {
+            self.frozen
+                .fetch_add(change.cast_unsigned(), Ordering::Relaxed);
         }
-        Ok(())
     }
 
     #[inline]
-    fn record(&self, pfn: Pfn) -> Result<*mut u64, FrameError> {
+    fn load(&self, pfn: Pfn) -> Result<Record, FrameError> {
+        Ok(Record::from_bits(self.record(pfn)?.load(Ordering::Relaxed)))
+    }
+
+    /// Changes a record, whoever else does at the same time: `to` is asked again if somebody was
+    /// faster.
+    #[inline]
+    fn change(
+        &self,
+        pfn: Pfn,
+        mut to: impl FnMut(Record) -> Result<Record, FrameError>,
+    ) -> Result<(), FrameError> {
+        let record = self.record(pfn)?;
+        let mut seen = record.load(Ordering::Relaxed);
+        loop {
+            let next = to(Record::from_bits(seen))?.bits();
+            // Acquire and release, as what a frame is decides who may touch its memory.
+            match record.compare_exchange_weak(seen, next, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    #[inline]
+    fn record(&self, pfn: Pfn) -> Result<&AtomicU64, FrameError> {
         let record = self.directory.record(pfn);
         record
             .filter(|_| pfn.as_u64() < self.counts.total)
@@ -448,23 +443,26 @@ impl Frames {
     }
 }
 
-/// The machine and the record of its frames: what the queue's flushes report to.
+/// What the flushes of a vCPU's queue report to: its log, with the machine and the record of its
+/// frames.
 pub struct Ledger<M> {
     /// The machine.
     pub(crate) machine: M,
     /// The record.
     pub(crate) frames: Frames,
+    /// What is planned with the queue.
+    pub(crate) log: Log,
 }
 
 impl<M: Machine> Completion for Ledger<M> {
     #[inline]
     fn applied(&mut self, tag: u32) {
-        self.frames.applied(tag);
+        self.log.applied(&self.frames, tag);
     }
 
     #[inline]
     fn dropped(&mut self, _: u32) {
         // Settling brings the plan back to what was applied.
-        self.frames.refusals = self.frames.refusals.wrapping_add(1);
+        self.log.refused();
     }
 }

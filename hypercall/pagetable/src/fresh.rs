@@ -235,7 +235,7 @@ impl<M: Machine> Tables<M> {
     /// Makes an unreferenced table writable and gives its frame back after the flush.
     #[track_caller]
     pub(super) fn release_table(&mut self, table: Pfn) -> Result<(), MmError> {
-        let unsealed = if self.frames().has_room(2, 1) {
+        let unsealed = if self.log().has_room(2, 1) {
             self.unseal(table)
         } else {
             self.flush().and_then(|()| self.unseal(table))
@@ -247,10 +247,10 @@ impl<M: Machine> Tables<M> {
     /// Gives a frame back after the flush.
     #[track_caller]
     pub(super) fn free_once_flushed(&mut self, frame: Frame) -> Result<(), MmError> {
-        if !self.frames().has_room(0, 1) {
+        if !self.log().has_room(0, 1) {
             self.flush()?;
         }
-        self.frames_mut().free_after_flush(frame)?;
+        self.log_mut().free_after_flush(frame)?;
         self.settle();
         Ok(())
     }

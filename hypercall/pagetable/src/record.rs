@@ -4,13 +4,20 @@
 
 use crate::state::{Kind, State};
 
-/// What is known about one frame. Either half: kind in bits 0-7, level in 8-10, pinned in 12, links
-/// from 16 on; the applied state below, the planned one above. Bit 13 is the whole record's.
+/// What is known about one frame. A state takes 24 bits: kind in 0-3, level in 4-6, pinned in 7,
+/// links from 8 on. The applied one lies in bits 0-23, the planned one in 24-47; bit 48 says that the
+/// frame is stranded; from bit 49 on stands how many steps are in waiting for it, in all logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record(u64);
 
+/// Bits of a state.
+const STATE: u32 = 24;
 /// Nobody holds the frame, whatever it is: see `Frames::strand`.
-const STRANDED: u64 = 1 << 13;
+const STRANDED: u64 = 1 << 48;
+/// Where the number of steps in waiting begins: 15 bits, more than the logs of 63 vCPUs hold.
+const WAITING: u32 = 49;
+
+const _: () = assert!(Kind::ALL.len() <= 16, "a kind has four bits");
 
 /// One bit for each kind that may be mapped writable.
 const WRITABLE_KINDS: u64 = {
@@ -24,15 +31,28 @@ const WRITABLE_KINDS: u64 = {
 };
 
 impl Record {
-    /// From both states.
+    /// From both states, with nothing in waiting.
+    #[inline]
     pub(super) fn new(applied: State, planned: State) -> Record {
-        let pack = |s: State| -> u64 {
-            u64::from(s.kind as u8)
-                | u64::from(s.level) << 8
-                | u64::from(s.pinned) << 12
-                | u64::from(s.links) << 16
-        };
-        Record(pack(applied) | pack(planned) << 32)
+        Record(pack(applied) | pack(planned) << STATE)
+    }
+
+    /// The same with other states.
+    #[inline]
+    pub(super) fn with_states(self, applied: State, planned: State) -> Record {
+        Record(Record::new(applied, planned).0 | self.0 >> (2 * STATE) << (2 * STATE))
+    }
+
+    /// How many planned steps have neither come true nor been given up.
+    #[inline]
+    pub(super) const fn waiting(self) -> u16 {
+        (self.0 >> WAITING) as u16
+    }
+
+    /// The same with another number of steps in waiting, below 2^15.
+    #[inline]
+    pub(super) const fn with_waiting(self, waiting: u16) -> Record {
+        Record(self.0 << (64 - WAITING) >> (64 - WAITING) | (waiting as u64) << WAITING)
     }
 
     /// Whether nobody holds the frame.
@@ -62,24 +82,36 @@ impl Record {
     /// Both states: (applied, planned).
     #[inline]
     pub(super) fn states(self) -> (State, State) {
-        let unpack = |bits: u64| State {
-            kind: Kind::ALL
-                .get(bits as usize & 0xff)
-                .copied()
-                .unwrap_or(Kind::Hole),
-            level: (bits >> 8 & 7) as u8,
-            pinned: bits >> 12 & 1 != 0,
-            links: (bits >> 16) as u16,
-        };
-        (unpack(self.0 & 0xffff_ffff), unpack(self.0 >> 32))
+        (unpack(self.0), unpack(self.0 >> STATE))
     }
 
     /// Whether the frame may be mapped writable in both states: as [`State::may_be_writable`], for
     /// loops over many frames.
     #[inline]
     pub(super) const fn may_be_writable(self) -> bool {
-        let both = WRITABLE_KINDS >> (self.0 & 0x3f) & WRITABLE_KINDS >> (self.0 >> 32 & 0x3f);
+        let both = WRITABLE_KINDS >> (self.0 & 15) & WRITABLE_KINDS >> (self.0 >> STATE & 15);
         both & 1 == 1
+    }
+}
+
+#[inline]
+fn pack(state: State) -> u64 {
+    u64::from(state.kind as u8)
+        | u64::from(state.level & 7) << 4
+        | u64::from(state.pinned) << 7
+        | u64::from(state.links) << 8
+}
+
+#[inline]
+fn unpack(bits: u64) -> State {
+    State {
+        kind: Kind::ALL
+            .get(bits as usize & 15)
+            .copied()
+            .unwrap_or(Kind::Hole),
+        level: (bits >> 4 & 7) as u8,
+        pinned: bits >> 7 & 1 != 0,
+        links: (bits >> 8) as u16,
     }
 }
 
@@ -103,6 +135,14 @@ mod tests {
                 assert_eq!(stranded.states(), (applied, planned));
                 assert!(stranded.is_stranded() && !record.is_stranded());
                 assert_eq!(stranded.with_stranded(false), record);
+                let waits = stranded.with_waiting(0x7fff);
+                assert_eq!(
+                    (waits.waiting(), waits.states()),
+                    (0x7fff, stranded.states())
+                );
+                assert_eq!(waits.with_states(planned, applied).waiting(), 0x7fff);
+                assert!(waits.is_stranded());
+                assert_eq!(waits.with_waiting(0), stranded);
             }
         }
     }

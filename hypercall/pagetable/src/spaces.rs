@@ -14,10 +14,10 @@ use hypercall::mmu::{ExtOp, Level};
 
 use crate::entry::{Entry, L1, L2, L4, L5, TableLevel};
 use crate::error::MmError;
-use crate::frames::{Frame, FrameError};
+use crate::frames::{Frame, FrameError, Ledger};
 use crate::fresh::Fresh;
 use crate::machine::Machine;
-use crate::state::{Illegal, Kind, State, Step};
+use crate::state::{Illegal, Kind, Step};
 use crate::tables::{Fold, Tables};
 
 /// The first slot of a root that is not user mode's.
@@ -194,18 +194,22 @@ impl<M: Machine> Tables<M> {
     ) -> Result<u32, FrameError> {
         let below = self.fold().top() - 1;
         let xens = UPPER_HALF..kernel_slots(self.fold());
-        let (frames, machine) = self.ledger();
+        let Ledger {
+            machine,
+            frames,
+            log,
+        } = &mut self.mmu.completion;
         // SAFETY: a root is a table, or about to be one: nobody's own memory any more.
         let live = unsafe { machine.live(root) }.ok_or(FrameError::NoRecord(root))?;
-        frames.plan_all(|frames| {
-            frames.plan_one(root, own)?;
+        log.plan_all(frames, |log| {
+            log.plan_one(frames, root, own)?;
             let kept = live.iter().enumerate().filter(|(i, _)| !xens.contains(i));
             // Entries of any level are read alike.
             let tables = kept.filter_map(|(_, word)| Entry::<L1>::from_table(word).mfn());
             for pfn in tables.filter_map(|mfn| machine.pfn(mfn)) {
                 let (_, planned) = frames.states(pfn).unwrap_or_default();
                 if planned.kind == Kind::Table {
-                    frames.plan_one(pfn, each(below))?;
+                    log.plan_one(frames, pfn, each(below))?;
                 }
             }
             Ok(())
@@ -300,11 +304,12 @@ impl<M: Machine> Tables<M> {
         } else {
             before.user
         };
+        let top = self.fold().top();
         for root in core::iter::once(before.kernel).chain(before.user) {
-            self.count_base(root, -1)?;
+            self.frames().step_now(root, Step::Unlink)?;
         }
         for root in core::iter::once(kernel).chain(user) {
-            self.count_base(root, 1)?;
+            self.frames().step_now(root, Step::Link(top))?;
         }
         self.set_roots(kernel, user);
         switched.map_err(|error| error.error)?;
@@ -321,14 +326,6 @@ impl<M: Machine> Tables<M> {
             ExtOp::NewBaseptr(self.mfn(space.kernel)?),
             ExtOp::NewUserBaseptr(user),
         ])
-    }
-
-    /// Counts a base register that refers, or no longer refers, to a root.
-    fn count_base(&mut self, root: Pfn, change: i16) -> Result<(), MmError> {
-        let frames = self.frames_mut();
-        let (state, _) = frames.states(root)?;
-        let links = state.links.saturating_add_signed(change);
-        Ok(frames.set(root, State { links, ..state })?)
     }
 
     /// Ends a space that is not the current one, with all tables of its user half. The pages that
@@ -388,8 +385,7 @@ impl<M: Machine> Tables<M> {
             };
             if level < top {
                 // Those below a root lost their reference with its pin, these with their parent.
-                let frames = self.frames_mut();
-                frames.step_now(value.pfn, Step::Unlink)?;
+                self.frames().step_now(value.pfn, Step::Unlink)?;
             }
             self.dissolve(value.pfn, level - 1)?;
         }

@@ -110,6 +110,16 @@ pub enum Step {
     Thaw,
 }
 
+impl Step {
+    /// Whether it changes a count, as steps of several vCPUs may at once: not what the frame is, nor
+    /// whether it is pinned.
+    #[inline]
+    #[must_use]
+    pub const fn is_counted(self) -> bool {
+        matches!(self, Step::Link(_) | Step::Unlink)
+    }
+}
+
 /// A step that is not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Illegal {

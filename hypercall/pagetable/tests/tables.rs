@@ -7,7 +7,7 @@ use common::{BASE, MIB, ModelMachine, PAGE, World, expect, small};
 use hypercall::{Errno, Op, Pfn};
 use model::{Injection, Kind};
 use pagetable::entry::{L3, TableLevel};
-use pagetable::frames::{FrameError, Frames};
+use pagetable::frames::{FrameError, Frames, Log};
 use pagetable::fuzz::{Eye, Mode, in_table, queued};
 use pagetable::machine::Machine;
 use pagetable::state::{Kind as Frame, State, Step};
@@ -292,6 +292,7 @@ fn a_plan_that_cannot_be_made_whole_is_not_made() {
     frames
         .init(machine, 16 * MIB, 16 * MIB, &mut (first..first + 40))
         .unwrap();
+    let (frames, log) = (&mut frames, &mut Log::new());
     let [a, b] = [700, 701].map(Pfn::truncate);
     let table = State::table(1, 3, false);
     frames.set(a, table).unwrap();
@@ -307,7 +308,7 @@ fn a_plan_that_cannot_be_made_whole_is_not_made() {
         &[(a, Step::Link(1)), (a, Step::Pin(1)), (a, Step::Pin(1))],
         &[(b, Step::Seal(1)), (b, Step::Link(1)), (a, Step::Unseal)],
     ] {
-        let planned = frames.plan(steps);
+        let planned = log.plan(frames, steps);
         assert!(
             matches!(planned, Err(FrameError::Illegal(..))),
             "{planned:?}"
@@ -315,17 +316,17 @@ fn a_plan_that_cannot_be_made_whole_is_not_made() {
         assert_eq!(frames.states(a).unwrap(), (table, table));
         let owned = State::of(Frame::Owned);
         assert_eq!(frames.states(b).unwrap(), (owned, owned));
-        assert!(!frames.unsettled());
+        assert!(!log.unsettled());
     }
     // Two requests, one of which comes true.
-    let one = frames
-        .plan(&[(a, Step::Link(1)), (b, Step::Seal(2))])
+    let one = log
+        .plan(frames, &[(a, Step::Link(1)), (b, Step::Seal(2))])
         .unwrap();
-    let two = frames.plan(&[(a, Step::Pin(1))]).unwrap();
+    let two = log.plan(frames, &[(a, Step::Pin(1))]).unwrap();
     assert_ne!(one, two);
-    frames.applied(two);
+    log.applied(frames, two);
     assert_eq!(frames.states(a).unwrap().0, State::table(1, 3, true));
-    frames.settle(machine);
+    log.settle(frames, machine);
     let pinned = State::table(1, 3, true);
     assert_eq!(frames.states(a).unwrap(), (pinned, pinned));
     assert_eq!(frames.states(b).unwrap().1, State::of(Frame::Owned));

@@ -48,23 +48,16 @@ impl Frames {
     }
 
     fn is_stranded(&self, pfn: Pfn) -> bool {
-        // SAFETY: `record` points into a page of records, which belongs to this value.
-        let stranded = |record: *mut u64| Record::from_bits(unsafe { record.read() }).is_stranded();
-        self.record(pfn).is_ok_and(stranded)
+        self.load(pfn).is_ok_and(Record::is_stranded)
     }
 
     /// Records whether a frame is stranded, and says whether that is new.
     fn set_stranded(&mut self, pfn: Pfn, stranded: bool) -> bool {
-        let new = self.is_stranded(pfn) != stranded;
-        if let Ok(record) = self.record(pfn) {
-            // SAFETY: `record` points into a page of records, which belongs to this value, and that
-            // is borrowed exclusively.
-            unsafe {
-                let changed = Record::from_bits(record.read()).with_stranded(stranded);
-                record.write(changed.bits());
-            }
-            return new;
-        }
-        false
+        let mut new = false;
+        let changed = self.change(pfn, |record| {
+            new = record.is_stranded() != stranded;
+            Ok(record.with_stranded(stranded))
+        });
+        changed.is_ok() && new
     }
 }

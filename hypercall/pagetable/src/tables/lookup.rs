@@ -137,7 +137,7 @@ impl<M: Machine> Tables<M> {
     pub(crate) fn pmd_place(&self, va: u64) -> Result<Place<L2>, MmError> {
         if let Some((number, first, refusals)) = self.last_pmd.get()
             && number == va >> L3::SHIFT
-            && refusals == self.frames().refusals()
+            && refusals == self.log().refusals()
         {
             return Ok(first.at(L2::index(va)));
         }
@@ -155,7 +155,7 @@ impl<M: Machine> Tables<M> {
         }
         let first = self.pmd_at(pud, va & !(L3::SPAN - 1));
         let first = first.ok_or(none(3))?;
-        let refusals = self.frames().refusals();
+        let refusals = self.log().refusals();
         self.last_pmd.set(Some((va >> L3::SHIFT, first, refusals)));
         Ok(first.at(L2::index(va)))
     }
@@ -165,7 +165,7 @@ impl<M: Machine> Tables<M> {
     pub(crate) fn pte_place(&self, va: u64) -> Result<Place<L1>, MmError> {
         if let Some((number, first, refusals)) = self.last.get()
             && number == va >> L2::SHIFT
-            && refusals == self.frames().refusals()
+            && refusals == self.log().refusals()
         {
             return Ok(first.at(L1::index(va)));
         }
@@ -180,7 +180,7 @@ impl<M: Machine> Tables<M> {
         }
         let first = self.pte_at(pmd, va & !(L2::SPAN - 1));
         let first = first.ok_or(MmError::NoTable { va, level: 2 })?;
-        let refusals = self.frames().refusals();
+        let refusals = self.log().refusals();
         self.last.set(Some((va >> L2::SHIFT, first, refusals)));
         Ok(first.at(L1::index(va)))
     }

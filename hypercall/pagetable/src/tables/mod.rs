@@ -25,7 +25,7 @@ use hypercall::{Mfn, Pfn};
 
 use super::entry::{Entry, L1, L2, L3, L4, L5, P4d, Pgd, Pmd, Pte, Pud, TableLevel, Value};
 use super::error::MmError;
-use super::frames::{Frame, Frames, Ledger};
+use super::frames::{Frame, Frames, Ledger, Log};
 use super::machine::{Machine, Words};
 use super::space_list::SpaceList;
 use super::spaces::Space;
@@ -91,6 +91,7 @@ impl<M: Machine> Tables<M> {
         let ledger = Ledger {
             machine,
             frames: Frames::new(),
+            log: Log::new(),
         };
         let root = Pfn::truncate(0);
         Tables {
@@ -146,6 +147,18 @@ impl<M: Machine> Tables<M> {
         &self.mmu.completion.frames
     }
 
+    /// What is planned with the queue.
+    #[inline]
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.mmu.completion.log
+    }
+
+    #[inline]
+    pub(super) fn log_mut(&mut self) -> &mut Log {
+        &mut self.mmu.completion.log
+    }
+
     #[inline]
     pub(super) fn frames_mut(&mut self) -> &mut Frames {
         &mut self.mmu.completion.frames
@@ -154,7 +167,9 @@ impl<M: Machine> Tables<M> {
     /// The record and the machine it asks.
     #[inline]
     pub(super) fn ledger(&mut self) -> (&mut Frames, &M) {
-        let Ledger { machine, frames } = &mut self.mmu.completion;
+        let Ledger {
+            machine, frames, ..
+        } = &mut self.mmu.completion;
         (frames, machine)
     }
 
@@ -248,9 +263,13 @@ impl<M: Machine> Tables<M> {
     /// Brings the record up to date after flushes that happened in between.
     #[inline]
     pub(super) fn settle(&mut self) {
-        if self.frames().unsettled() && self.mmu.batch().is_empty() {
-            let (frames, machine) = self.ledger();
-            frames.settle(machine);
+        if self.log().unsettled() && self.mmu.batch().is_empty() {
+            let Ledger {
+                machine,
+                frames,
+                log,
+            } = &mut self.mmu.completion;
+            log.settle(frames, machine);
         }
     }
 

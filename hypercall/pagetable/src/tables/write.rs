@@ -9,7 +9,7 @@ use crate::entry::{
     Entry, Flags, L1, L2, L3, L4, L5, P4d, Pgd, Pmd, Pte, Pud, TableLevel, UpperLevel,
 };
 use crate::error::MmError;
-use crate::frames::{Frame, FrameError};
+use crate::frames::{Frame, FrameError, Ledger};
 use crate::machine::Machine;
 use crate::state::Step;
 
@@ -260,14 +260,14 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub(crate) fn plan(&mut self, steps: &[(Pfn, Step)]) -> Result<u32, MmError> {
         self.settle();
-        let frames = self.frames_mut();
-        match frames.plan(steps) {
+        let Ledger { frames, log, .. } = &mut self.mmu.completion;
+        match log.plan(frames, steps) {
             Err(FrameError::Full) => {}
             planned => return Ok(planned?),
         }
         self.flush()?;
-        let frames = self.frames_mut();
-        Ok(frames.plan(steps)?)
+        let Ledger { frames, log, .. } = &mut self.mmu.completion;
+        Ok(log.plan(frames, steps)?)
     }
 
     /// Queues the change of a frame's own mapping in the window, with a step.
