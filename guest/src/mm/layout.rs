@@ -5,7 +5,7 @@
 //! ffff8880_00000000  direct map of all memory, 4 KiB pages, never executable
 //! ffffc000_00000000  p2m list, where INIT_P2M asked Xen to put it; read-only
 //! ffffc900_00000000  mappings made by the kernel at run time
-//! ffffc980_00000000  kernel heap
+//! ffffca00_00000000  kernel heap
 //! ffffffff_80000000  the image
 //! ffffffff_c0000000  fixmap
 //! ```
@@ -54,9 +54,9 @@ regions! {
     /// The p2m list (INIT_P2M).
     P2M = 0xffff_c000_0000_0000, TIB / 2, "p2m", "mfn of each pfn, read-only, written by Xen's tools";
     /// Mappings made at run time.
-    DYNAMIC = 0xffff_c900_0000_0000, TIB / 2, "dynamic", "mappings made at run time";
+    DYNAMIC = 0xffff_c900_0000_0000, TIB, "dynamic", "mappings made at run time";
     /// The kernel heap.
-    HEAP = 0xffff_c980_0000_0000, TIB / 2, "heap", "the kernel heap, grown page by page";
+    HEAP = 0xffff_ca00_0000_0000, TIB / 2, "heap", "the kernel heap, grown page by page";
     /// The image, as linked.
     IMAGE = 0xffff_ffff_8000_0000, GIB, "image", "the kernel as linked";
     /// Fixed single-page mappings, known before memory is.
@@ -155,6 +155,7 @@ impl Layout for Regions {
     const P2M: Range<u64> = P2M;
     const IMAGE: Range<u64> = IMAGE;
     const FIXMAP: Range<u64> = FIXMAP;
+    const RUNTIME: &'static [Range<u64>] = &[DYNAMIC, HEAP];
 
     fn name_of(address: u64) -> Option<&'static str> {
         region_of(address).map(|region| region.name)

@@ -6,8 +6,9 @@
 //! same whatever the size of the domain.
 
 use hypercall::{Mfn, Pfn};
+use marks::init;
 
-use crate::entry::{Flags, L1, L2, L3, Pte, UpperLevel, Value};
+use crate::entry::{Flags, L1, L2, L3, L4, Pte, TableLevel, UpperLevel, Value};
 use crate::error::MmError;
 use crate::frames::{Frame, FrameError, STEP};
 use crate::fresh::Fresh;
@@ -130,6 +131,22 @@ impl<M: Machine> Tables<M> {
         Ok(())
     }
 
+    /// Makes the entries of the root for every region that the kernel can ever use, with an empty
+    /// table each: from then on every space has the same, and none ever changes.
+    #[init]
+    pub(super) fn lay_out_kernel_half(&mut self) -> Result<(), MmError> {
+        let memory = self.frames().counts().total * 4096;
+        let direct = M::Layout::DIRECT.start..M::Layout::DIRECT.start + memory;
+        for region in core::iter::once(direct).chain(M::Layout::RUNTIME.iter().cloned()) {
+            let first = region.start & !(L4::SPAN - 1);
+            for va in (first..region.end).step_by(L4::SPAN as usize) {
+                self.ensure_pud_place(va)?;
+            }
+        }
+        self.close_kernel_half();
+        Ok(())
+    }
+
     /// The slot of the L2 entry for an address; tables on the way are made.
     ///
     /// # Errors
@@ -159,6 +176,14 @@ impl<M: Machine> Tables<M> {
         if let Ok(slot) = self.pmd_place(va) {
             return Ok(slot);
         }
+        let pud = self.ensure_pud_place(va)?;
+        self.ensure_below(pud, va, Flags::TABLE)?;
+        let none = MmError::NoTable { va, level: 3 };
+        self.pmd_at(pud, va).ok_or(none)
+    }
+
+    /// The place of the L3 entry for an address; tables on the way are made.
+    fn ensure_pud_place(&mut self, va: u64) -> Result<Place<L3>, MmError> {
         let none = |level| MmError::NoTable { va, level };
         let pgd = self.pgd_at(va).ok_or(none(5))?;
         if self.fold() == Fold::FiveLevels {
@@ -172,9 +197,7 @@ impl<M: Machine> Tables<M> {
             Flags::TABLE
         };
         self.ensure_below(p4d, va, flags)?;
-        let pud: Place<L3> = self.pud_at(p4d, va).ok_or(none(4))?;
-        self.ensure_below(pud, va, Flags::TABLE)?;
-        self.pmd_at(pud, va).ok_or(none(3))
+        self.pud_at(p4d, va).ok_or(none(4))
     }
 
     /// Makes sure that an L1 table leads to an address.
@@ -206,6 +229,7 @@ impl<M: Machine> Tables<M> {
         if entry.is_present() {
             return Ok(());
         }
+        self.check_root_entry(L::NUMBER, va)?;
         // Not `alloc_frame`: growth itself comes by here.
         self.settle();
         let (frames, machine) = self.ledger();

@@ -80,6 +80,11 @@ pub enum MmError {
         /// Length in pages.
         pages: u64,
     },
+    /// In no region of the kernel's: the entries of its half of a root stand from boot on.
+    KernelHalf {
+        /// The address.
+        va: u64,
+    },
     /// Writable and executable at once.
     WriteAndExecute {
         /// The address.
@@ -162,6 +167,12 @@ impl fmt::Display for MmError {
                 write!(
                     f,
                     "{pages} pages at {va:#x}: not a range that may be changed"
+                )
+            }
+            MmError::KernelHalf { va } => {
+                write!(
+                    f,
+                    "{va:#x}: the kernel's entries of the root stand from boot on, and none is for this"
                 )
             }
             MmError::WriteAndExecute { va } => {

@@ -56,10 +56,12 @@ const USER: u64 = 5 << 30;
 /// What a frame of the pool says in its first word, with its number added: reads tell frames apart.
 const NAME: u64 = 0x6e61_6d65_0000_0000;
 
-/// Where nothing else is mapped: the first half of 8 MiB lies below another L4 entry than the rest.
+/// Where nothing else is mapped, if the kernel's first [runtime region](Layout::RUNTIME) is larger
+/// than 512 GiB and used from its start: the first half of 8 MiB lies below another L4 entry than the
+/// rest.
 #[must_use]
 pub const fn window<L: Layout>() -> u64 {
-    L::P2M.end + (1 << 39) - (4 << 20)
+    L::RUNTIME[0].start + (1 << 39) - (4 << 20)
 }
 
 /// Accesses memory as the kernel would, by virtual address; a fault is an answer.

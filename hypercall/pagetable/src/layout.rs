@@ -18,6 +18,9 @@ pub trait Layout {
     const IMAGE: Range<u64>;
     /// Pages at fixed places, which may be other domains' or devices'.
     const FIXMAP: Range<u64>;
+    /// Where else the kernel maps something while it runs, in its half: what is in none of these
+    /// cannot be mapped, as the entries of the roots that lead there are made at boot.
+    const RUNTIME: &'static [Range<u64>];
 
     /// The name of the region that an address lies in, for reports.
     fn name_of(address: u64) -> Option<&'static str>;

@@ -3,8 +3,8 @@
 //! Under PV both kernel and user mode run in ring 3, and every kernel page is reachable for user
 //! code if the tables lead there; what keeps them apart is that user mode runs on a root of its own
 //! that has only the user half (`MMUEXT_NEW_USER_BASEPTR`). Entries of the user half are written to
-//! both roots; entries of the kernel half to the kernel root of every space, so that the kernel is
-//! the same in all of them.
+//! both roots; those of the kernel half stand from the takeover on and are copied into every space's
+//! root, so that the kernel is the same in all of them and nothing is ever written to the others.
 //!
 //! Both roots are pinned: switching to them then costs Xen no validation.
 

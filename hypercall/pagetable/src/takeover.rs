@@ -288,7 +288,8 @@ impl<'t, M: Machine> Early<'t, M> {
         frames.move_to_window(machine);
         tables.lazily(|tables| {
             protect_p2m(tables, &start)?;
-            give_image_its_tables(tables, &start.image, steps)
+            give_image_its_tables(tables, &start.image, steps)?;
+            tables.lay_out_kernel_half()
         })?;
         Ok(report)
     }

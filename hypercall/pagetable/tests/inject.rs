@@ -265,12 +265,12 @@ const CASES: &[Case] = &[
         act: |world, frames| world.map(5 << 39, &frames[..1], Flags::CONST | Flags::USER),
     },
     Case {
-        name: "map below a new L4 entry of the kernel half, of every space",
+        name: "map below an L4 entry of the kernel half, every space's",
         prepare: |world, frames| {
             space(world, frames);
-            world.unmap(layout::P2M.end, 1).unwrap();
+            world.unmap(layout::HEAP.start, 1).unwrap();
         },
-        act: |world, frames| world.map(layout::P2M.end, &frames[..1], Flags::DATA),
+        act: |world, frames| world.map(layout::HEAP.start, &frames[..1], Flags::DATA),
     },
     Case {
         name: "set_memory_x",

@@ -98,9 +98,9 @@ fn the_kernel_half_is_the_same_in_all() {
     let frames = world.named_frames(2);
     let boot = world.tables.boot_space();
     let spaces = [(); 2].map(|()| world.tables.create_space().unwrap());
-    // Slots of the root that no space had when it was made: in one that exists already, from the
-    // boot space and from another.
-    let new = [layout::HEAP.end - PAGE, layout::P2M.end + (1 << 39)];
+    // Below slots of the root that nothing was mapped below when the spaces were made: from the boot
+    // space and from another.
+    let new = [layout::HEAP.end - PAGE, layout::DYNAMIC.end - PAGE];
     for (n, (space, va)) in [(boot, new[0]), (spaces[1], new[1])]
         .into_iter()
         .enumerate()
@@ -118,6 +118,17 @@ fn the_kernel_half_is_the_same_in_all() {
     for va in new {
         world.unmap(va, 1).unwrap();
     }
+    // Where no region is nothing can be mapped, and nothing is lost with the attempt.
+    let (nowhere, free) = (
+        layout::P2M.end + (1 << 39),
+        world.tables.frames().counts().free,
+    );
+    let refused = world.map(nowhere, &frames[..1], Flags::DATA).unwrap_err();
+    assert!(
+        matches!(refused, MmError::KernelHalf { va } if va == nowhere),
+        "{refused}"
+    );
+    assert_eq!(world.tables.frames().counts().free, free);
     for space in spaces {
         world.tables.destroy_space(space).unwrap();
     }

@@ -3,7 +3,7 @@
 
 use hypercall::batch::{Failed, Reason};
 use hypercall::queue::{Access, MmuError};
-use hypercall::{Errno, ExtOp, Level};
+use hypercall::{Errno, ExtOp, Level, Update};
 
 use super::context::{Context, PAGE, in_table};
 use super::refuse::{raw, refusal, table_of};
@@ -127,26 +127,31 @@ fn p4d(tables: &Tables<Running>, va: u64) -> Option<Slot<'_, L4>> {
     tables.p4d_offset(pgd, va)
 }
 
-/// A reserved slot of the root: Xen refuses, the error says why, and the record of the table that
-/// would have been linked is as it was.
+/// A reserved slot of the root: the tables refuse it, as an entry of the kernel's half; a request as
+/// such Xen refuses, the error says why, and the record of the table that would have been linked is
+/// as it was.
 fn reserved_slot(_: &mut Context) -> Outcome {
-    let (result, same) = mm::with(|tables| {
+    let va = layout::XEN.start + (15 << 39);
+    let (entry, reserved, table, before) = mm::with(|tables| {
         let none = MmError::NoTable { va: 0, level: 4 };
         let own = p4d(tables, layout::DIRECT.start).ok_or(none)?;
         let entry: P4d = tables.get(own).with_flags(Flags::TABLE);
         let table = tables.p4d_val(entry).ok_or(none)?.pfn;
-        let before = tables.frames().states(table);
-        let reserved = p4d(tables, layout::XEN.start + (15 << 39)).ok_or(none)?;
-        // SAFETY: refused.
-        let result = unsafe { tables.set_p4d(reserved.place(), entry) };
-        tables.flush()?;
-        let same = before == tables.frames().states(table);
-        Ok::<_, MmError>((result, same))
+        let reserved = p4d(tables, va).ok_or(none)?.place();
+        let before = tables.frames().states(table)?;
+        Ok::<_, MmError>((entry, reserved, table, before))
     })?;
-    let error = refusal(result)?;
+    // SAFETY: refused.
+    let result = mm::with(|tables| unsafe { tables.set_p4d(reserved, entry) });
+    expect_matches!(result, Err(MmError::KernelHalf { va: at }) if at == va, "by the tables");
+    let update = Update::new(Level::L4, reserved.machine(), entry.bits());
+    // SAFETY: refused.
+    let result = Current.with(|mmu| unsafe { mmu.set(update) });
+    let error = refusal(result.map_err(MmError::from))?;
     expect_eq!(error.error.errno, Errno::EINVAL, "errno");
     expect_eq!(error.why(), Reason::XenSlot, "the rule");
-    expect_eq!(same, true, "the record of the table is as it was");
+    let after = mm::with(|tables| tables.frames().states(table));
+    expect_eq!(after, Ok(before), "the record of the table is as it was");
     Ok(())
 }
 selftest!("refuse.reserved_slot", reserved_slot, needs XEN_TABLES);

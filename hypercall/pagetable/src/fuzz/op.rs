@@ -142,7 +142,7 @@ pub enum Op {
     Shift {
         /// Page below the entry.
         at: u16,
-        /// Whether it is the L4 entry.
+        /// Whether it is the L4 entry, where that may change.
         upper: bool,
     },
     /// Makes a page code, and takes it back.

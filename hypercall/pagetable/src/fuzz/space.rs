@@ -2,7 +2,7 @@
 
 use super::page::{Divergence, Page, What};
 use super::{Eye, Fuzzer, Op, PAGE, Side, USER_PAGES, queued};
-use crate::entry::Entry;
+use crate::entry::{Entry, L4, TableLevel};
 use crate::error::MmError;
 use crate::frames::FrameError;
 use crate::machine::Machine;
@@ -142,6 +142,8 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         (at, upper): (usize, bool),
     ) -> Result<(), Divergence> {
         let va = self.va(at);
+        // The kernel's entries of a root stand.
+        let upper = upper && tables.check_root_entry(L4::NUMBER, va).is_ok();
         let far = va ^ if upper { FAR_L4 } else { FAR_L3 };
         let moved = relink(tables, upper, va, far);
         if !moved.map_err(|e| self.differs(op, va, What::Error(e), 0, 0))? {

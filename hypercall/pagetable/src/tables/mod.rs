@@ -48,6 +48,8 @@ pub struct Tables<M: Machine> {
     elsewhere: bool,
     fold: Fold,
     pub(super) boot_root: Pfn,
+    /// The kernel's half of the roots has all the entries that it will ever have.
+    kernel_half_stands: bool,
     pub(super) spaces: SpaceList,
     /// The L1 and L2 tables that were used last: the number of the span each covers, its first
     /// slot, and the refusals until then. Most requests are near the one before, and a walk costs
@@ -105,6 +107,7 @@ impl<M: Machine> Tables<M> {
             elsewhere: false,
             fold: Fold::FourLevels,
             boot_root: root,
+            kernel_half_stands: false,
             spaces: SpaceList::new(),
             last: Cell::new(None),
             last_pmd: Cell::new(None),
@@ -184,6 +187,22 @@ impl<M: Machine> Tables<M> {
         self.fold = fold;
         self.boot_root = root;
         self.set_roots(root, None);
+    }
+
+    /// From now on no entry of the kernel's half of a root changes.
+    pub(super) fn close_kernel_half(&mut self) {
+        self.kernel_half_stands = true;
+    }
+
+    /// Refuses to change an entry of the kernel's half of a root once all of them stand: other spaces
+    /// have copies.
+    #[inline]
+    pub(super) fn check_root_entry(&self, level: usize, va: u64) -> Result<(), MmError> {
+        let of_kernel = level == usize::from(self.fold.top()) && va >> 63 == 1;
+        if of_kernel && self.kernel_half_stands {
+            return Err(MmError::KernelHalf { va });
+        }
+        Ok(())
     }
 
     /// Base registers refer to these roots from now on, and operations are about them.

@@ -131,10 +131,10 @@ impl<M: Machine> Tables<M> {
     }
 
     /// Writes an L4 entry: in a root, one of the user half also in the tables of user mode, where
-    /// those exist, one of the kernel half in every space.
+    /// those exist. Those of the kernel's half stand from the takeover on.
     ///
     /// # Errors
-    /// A frame in the wrong state, or Xen's refusal.
+    /// A frame in the wrong state, an entry of the kernel's half of a root, or Xen's refusal.
     ///
     /// # Safety
     /// As [`Tables::set_pmd`].
@@ -163,7 +163,7 @@ impl<M: Machine> Tables<M> {
         }
     }
 
-    /// Writes an entry that refers to a table: one of the root also where it is mirrored.
+    /// Writes an entry that refers to a table: one of the user half of a root also to user mode's.
     #[inline]
     #[track_caller]
     pub(crate) unsafe fn set_upper<L: UpperLevel>(
@@ -171,46 +171,22 @@ impl<M: Machine> Tables<M> {
         slot: Place<L>,
         entry: Entry<L>,
     ) -> Result<(), MmError> {
-        // SAFETY: the caller's promise.
-        unsafe { self.set_one(slot, entry) }?;
-        if L::NUMBER == usize::from(self.fold.top()) {
-            // SAFETY: what the root in use may hold the others may.
-            return unsafe { self.mirror(slot, entry) };
+        if L::NUMBER < usize::from(self.fold.top()) {
+            // SAFETY: what is in use below stays mapped, as the caller says.
+            return unsafe { self.set_one(slot, entry) };
         }
-        Ok(())
-    }
-
-    /// Writes to other roots what was written to the root in use: an entry of the user half to user
-    /// mode's, one of the kernel half to every space's.
-    ///
-    /// # Safety
-    /// What is in use below the entry is mapped as before.
-    #[track_caller]
-    unsafe fn mirror<L: UpperLevel>(
-        &mut self,
-        slot: Place<L>,
-        entry: Entry<L>,
-    ) -> Result<(), MmError> {
-        let index = slot.machine.entry_index();
+        // Sign-extended, as addresses of the upper half are.
+        let bits = 64 - L::SHIFT - 9;
+        let index = slot.machine.entry_index() as u64;
+        let va = ((index << L::SHIFT << bits).cast_signed() >> bits).cast_unsigned();
+        self.check_root_entry(L::NUMBER, va)?;
+        // SAFETY: what is in use below stays mapped, as the caller says.
+        unsafe { self.set_one(slot, entry) }?;
         let in_root = self.machine().mfn(self.root) == Some(slot.machine.frame());
-        let va = (index as u64) << L::SHIFT;
-        if in_root && index < 256 {
-            if let Some(mirror) = self.user_root.and_then(|user| self.place_in::<L>(user, va)) {
-                // SAFETY: user mode sees what the kernel sees there.
-                unsafe { self.set_one(mirror, entry) }?;
-            }
-        } else if in_root {
-            let (current, boot) = (self.root, self.boot_root);
-            for place in 0..=self.spaces.len() {
-                let created = place.checked_sub(1).and_then(|place| self.space(place));
-                let root = created.map_or(boot, |space| space.kernel);
-                if root != current
-                    && let Some(mirror) = self.place_in::<L>(root, va)
-                {
-                    // SAFETY: the kernel is the same in every space.
-                    unsafe { self.set_one(mirror, entry) }?;
-                }
-            }
+        let user = self.user_root.filter(|_| in_root && va >> 63 == 0);
+        if let Some(mirror) = user.and_then(|user| self.place_in::<L>(user, va)) {
+            // SAFETY: user mode finds there what the kernel finds, of which the caller says it may.
+            return unsafe { self.set_one(mirror, entry) };
         }
         Ok(())
     }
