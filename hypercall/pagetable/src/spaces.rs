@@ -227,8 +227,12 @@ impl<M: Machine> Tables<M> {
     /// it is switched to; the kernel's half is the same in every space. Afterwards operations are
     /// about the space as before, or, if `f` switched, about the one it switched to.
     ///
+    /// It is a lazy section, and at its end everything queued goes out, whatever section it lies in:
+    /// nobody who works on the space afterwards finds it unlike what a queue says.
+    ///
     /// # Errors
-    /// Those of `f`, or there is no such space (any more).
+    /// Those of `f`, there is no such space (any more), or Xen's refusal.
+    #[track_caller]
     pub fn in_space<R>(
         &mut self,
         space: Space,
@@ -247,10 +251,17 @@ impl<M: Machine> Tables<M> {
             },
         );
         self.work_on(space);
-        let result = f(self);
+        let result = self.lazily(f);
+        let flushed = self.flush();
         let stays = self.current_space() == current;
         self.work_on(if stays { before } else { self.current_space() });
-        result
+        if let (Err(_), Err(also)) = (&result, &flushed) {
+            // Only one error can be returned; the later one is not lost either.
+            log::error!(target: "mm", "{also}");
+        }
+        let value = result?;
+        flushed?;
+        Ok(value)
     }
 
     /// Switches to a space. What is queued goes out with the switch.

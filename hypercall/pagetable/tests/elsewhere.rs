@@ -153,3 +153,21 @@ fn a_space_exists_while_it_is_worked_on() {
     assert!(matches!(gone, Err(MmError::NoSpace { .. })), "{gone:?}");
     expect::sound(&world);
 }
+/// What was done to another space is in force at the end, also within a lazy section.
+#[test]
+fn work_on_a_space_ends_with_a_flush() {
+    let (mut world, _, there, frames) = two_spaces();
+    mode(&mut world.tables, Mode::Enter).unwrap();
+    // SAFETY: nothing runs on the model.
+    in_space(&mut world, there, |tables| unsafe {
+        let pages = frames[1..4].iter().copied();
+        tables.map(USER, pages, PAGE_OF_USERS)?.defer();
+        assert!(!tables.mmu().batch().is_empty(), "queued while it lasts");
+        Ok(())
+    });
+    assert!(world.tables.mmu().batch().is_empty(), "sent at its end");
+    mode(&mut world.tables, Mode::Leave).unwrap();
+    world.switch(there);
+    assert_eq!(world.eye().load(USER), name(frames[1]));
+    expect::sound(&world);
+}

@@ -39,6 +39,7 @@ pub(crate) const OPS: &[Op] = &[
     sized("move_aligned", move_aligned),
     sized("set_ptes", set_ptes),
     single("lazy_empty", lazy_empty),
+    single("space_lock", space_lock),
     single("lazy_nested_8", lazy_nested),
     single("set_pte_flags", set_pte_flags),
     single("space_create_destroy", space),
@@ -136,6 +137,14 @@ fn set_ptes(bench: &mut Bench<'_>) -> Result<(), MmError> {
 
 fn lazy_empty(bench: &mut Bench<'_>) -> Result<(), MmError> {
     bench.measure(|tables, _, _| tables.lazily(|_| Ok(())))
+}
+
+/// Working on a space without doing anything: what taking and releasing it costs.
+fn space_lock(bench: &mut Bench<'_>) -> Result<(), MmError> {
+    bench.measure(|tables, _, _| {
+        let space = tables.current_space();
+        tables.in_space(space, |_| Ok(()))
+    })
 }
 
 fn lazy_nested(bench: &mut Bench<'_>) -> Result<(), MmError> {
