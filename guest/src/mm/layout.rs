@@ -5,13 +5,13 @@
 //! ffff8880_00000000  direct map of all memory, 4 KiB pages, never executable
 //! ffffc000_00000000  p2m list, where INIT_P2M asked Xen to put it; read-only
 //! ffffc900_00000000  mappings made by the kernel at run time
-//! ffffca00_00000000  kernel heap
+//! ffffc9c0_00000000  kernel heap
 //! ffffffff_80000000  the image
 //! ffffffff_c0000000  fixmap
 //! ```
 //!
-//! Each region but the last two has L4 slots of its own, so that one entry decides what no page in
-//! it may be: the p2m's is read-only, the direct map's is no-execute. The regions that overlap or
+//! The p2m list and the direct map have L4 slots of their own, so that one entry decides what no page
+//! in them may be: the p2m's is read-only, the direct map's is no-execute. Regions that overlap or
 //! share such a slot fail to compile.
 
 use core::fmt;
@@ -54,9 +54,9 @@ regions! {
     /// The p2m list (INIT_P2M).
     P2M = 0xffff_c000_0000_0000, TIB / 2, "p2m", "mfn of each pfn, read-only, written by Xen's tools";
     /// Mappings made at run time.
-    DYNAMIC = 0xffff_c900_0000_0000, TIB, "dynamic", "mappings made at run time";
+    DYNAMIC = 0xffff_c900_0000_0000, 3 * TIB / 4, "dynamic", "mappings made at run time";
     /// The kernel heap.
-    HEAP = 0xffff_ca00_0000_0000, TIB / 2, "heap", "the kernel heap, grown page by page";
+    HEAP = 0xffff_c9c0_0000_0000, TIB / 4, "heap", "the kernel heap, grown page by page";
     /// The image, as linked.
     IMAGE = 0xffff_ffff_8000_0000, GIB, "image", "the kernel as linked";
     /// Fixed single-page mappings, known before memory is.
