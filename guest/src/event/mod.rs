@@ -12,6 +12,12 @@
 //! interrupted does not apply to it. It may use the page tables, print and allocate: what it
 //! interrupted holds no lock, for every [`Lock`] masks upcalls.
 //!
+//! # Handlers
+//! A handler is a value with its own context, bound to a port by [`bind`]: what comes back owns the
+//! port and closes it when dropped. Handlers are kept by port, on the heap, up to the highest port
+//! that ever had one. Xen gives the lowest port that is free, so the list is no longer than the ports
+//! are many; every port that the ABI has can be bound, and an event finds its handler by one look.
+//!
 //! # Storms
 //! An upcall serves every port that is raised once before it serves one of them again, until none is
 //! raised. A port that is raised again and again meanwhile, be it by its own handler, would hold the
@@ -22,9 +28,12 @@
 mod entry;
 mod vector;
 
+extern crate alloc;
+
+use alloc::vec::Vec;
+use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use heapless::Vec;
 use hypercall::event::Port;
 use hypercall::queue::Access;
 use hypercall::{Hypervisor, XenError};
@@ -42,11 +51,18 @@ use crate::{shared, time};
 /// the lines that a machine's controllers have.
 pub(crate) const VECTOR: u8 = 0x30;
 
-/// Ports that can have a handler at once.
-const HANDLERS: usize = 16;
+/// What is called when a port is raised. It carries its own context.
+pub(crate) trait Handler: Sync {
+    /// Called with upcalls masked, as interrupt context, after the event was taken.
+    fn raised(&self, port: Port);
+}
 
-/// What is called when a port is raised.
-pub(crate) type Handler = fn();
+/// A function without a context.
+impl<F: Fn() + Sync> Handler for F {
+    fn raised(&self, _: Port) {
+        self();
+    }
+}
 
 /// How often an upcall calls a handler.
 pub(crate) const MOST: u32 = 64;
@@ -54,28 +70,78 @@ pub(crate) const MOST: u32 = 64;
 /// How long a port that storms is held back at least, in nanoseconds.
 const HOLD: u64 = 1_000_000;
 
-/// A port with its handler.
-struct Open {
-    port: Port,
-    handler: Handler,
-    /// Calls by the present upcall, or by the last one.
+/// The handler of a port.
+struct Entry {
+    handler: &'static dyn Handler,
+    /// The last upcall that called it.
+    upcall: u64,
+    /// Calls by that upcall.
     calls: u32,
-    /// When it was held back, if it is; 0 without a clock.
+    /// When the port was held back, if it is; 0 without a clock.
     held: Option<u64>,
     /// Whether the log has said so.
     said: bool,
 }
 
-static TABLE: Lock<Vec<Open, HANDLERS>> = Lock::new(Vec::new());
+/// The handlers.
+struct Table {
+    /// Upcalls so far.
+    upcalls: u64,
+    /// By port.
+    entries: Vec<Option<Entry>>,
+}
+
+impl Table {
+    /// The entry of a port that has a handler.
+    fn entry(&mut self, port: Port) -> Option<&mut Entry> {
+        self.entries.get_mut(port.0 as usize)?.as_mut()
+    }
+
+    /// Enters a handler, growing the list up to its port.
+    fn insert(&mut self, port: Port, handler: &'static dyn Handler) -> Result<(), BindError> {
+        let index = port.0 as usize;
+        let more = (index + 1).saturating_sub(self.entries.len());
+        if self.entries.try_reserve(more).is_err() {
+            return Err(BindError::NoMemory);
+        }
+        if more > 0 {
+            self.entries.resize_with(index + 1, || None);
+        }
+        let entry = &mut self.entries[index];
+        if entry.is_some() {
+            return Err(BindError::Taken);
+        }
+        *entry = Some(Entry {
+            handler,
+            upcall: 0,
+            calls: 0,
+            held: None,
+            said: false,
+        });
+        Ok(())
+    }
+
+    /// Forgets the handler of a port.
+    fn remove(&mut self, port: Port) {
+        if let Some(entry) = self.entries.get_mut(port.0 as usize) {
+            *entry = None;
+        }
+    }
+}
+
+static TABLE: Lock<Table> = Lock::new(Table {
+    upcalls: 0,
+    entries: Vec::new(),
+});
 
 /// Whether a port is held back.
 static HELD: AtomicBool = AtomicBool::new(false);
 
 /// Called at the start of every upcall, if anybody asks for it.
-static OBSERVER: Lock<Option<Handler>> = Lock::new(None);
+static OBSERVER: Lock<Option<fn()>> = Lock::new(None);
 
 /// Has upcalls seen by `observer`, or by nobody.
-pub(crate) fn observe(observer: Option<Handler>) {
+pub(crate) fn observe(observer: Option<fn()>) {
     *OBSERVER.lock() = observer;
 }
 
@@ -92,23 +158,62 @@ fn init(_: &Options<'_>) -> Result<(), Refused> {
 }
 initcall!("events", Service, after [], needs EVERYWHERE, init);
 
-/// Has `handler` called whenever `port` is raised, from now on. False if there are too many.
-pub(crate) fn open(port: Port, handler: Handler) -> Result<bool, XenError> {
-    let open = Open {
-        port,
-        handler,
-        calls: 0,
-        held: None,
-        said: false,
-    };
-    let room = TABLE.lock().push(open).is_ok();
-    if room {
-        hypercall::event::unmask(&XEN, port)?;
-    }
-    Ok(room)
+/// Why a port did not get a handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BindError {
+    /// The heap has no room for the entry.
+    NoMemory,
+    /// The ABI has no such port.
+    NoSuchPort,
+    /// The port has a handler.
+    Taken,
+    /// Xen refused to unmask it.
+    Refused(XenError),
 }
 
-/// Closes a port and forgets its handler. It is masked again, as whoever gets its number next
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BindError::NoMemory => f.write_str("no memory for the handler of a port"),
+            BindError::NoSuchPort => f.write_str("there is no such port"),
+            BindError::Taken => f.write_str("the port has a handler"),
+            BindError::Refused(e) => e.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for BindError {}
+
+/// A port with its handler: dropped, the port is masked and closed, and the handler is forgotten.
+#[derive(Debug)]
+#[must_use = "dropped, it closes the port"]
+pub(crate) struct Bound(Port);
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        // A port that Xen does not close stays masked, and nothing handles it any more.
+        let _ = close(self.0);
+    }
+}
+
+/// Has `handler` called whenever `port` is raised, for as long as what is returned lives.
+///
+/// # Errors
+/// See [`BindError`]. The port is then masked, without this handler, and still the caller's.
+pub(crate) fn bind(port: Port, handler: &'static dyn Handler) -> Result<Bound, BindError> {
+    if place(port).is_none() {
+        return Err(BindError::NoSuchPort);
+    }
+    TABLE.lock().insert(port, handler)?;
+    if let Err(e) = hypercall::event::unmask(&XEN, port) {
+        TABLE.lock().remove(port);
+        mask(port);
+        return Err(BindError::Refused(e));
+    }
+    Ok(Bound(port))
+}
+
+/// Closes a port, which [`Bound`] does by itself, and forgets its handler. It is masked again, as whoever gets its number next
 /// expects.
 ///
 /// # Errors
@@ -116,7 +221,7 @@ pub(crate) fn open(port: Port, handler: Handler) -> Result<bool, XenError> {
 pub(crate) fn close(port: Port) -> Result<(), XenError> {
     {
         let mut table = TABLE.lock();
-        table.retain(|open| open.port != port);
+        table.remove(port);
         mask(port);
     }
     hypercall::event::close(&XEN, port)?;
@@ -183,7 +288,7 @@ fn upcall() {
     let _ = Current.with(|mmu| mmu.enter_irq());
     let now = time::monotonic().unwrap_or(u64::MAX);
     reopen(|held| now.saturating_sub(held) >= HOLD);
-    TABLE.lock().iter_mut().for_each(|open| open.calls = 0);
+    TABLE.lock().upcalls += 1;
     loop {
         pending.store(0, Ordering::SeqCst);
         // What is raised from here on sets its word's bit again.
@@ -209,29 +314,35 @@ fn serve(ports: &shared::Ports, word: usize) {
     let open = !ports.mask[word].load(Ordering::Relaxed);
     let raised = ports.pending[word].load(Ordering::Acquire) & open;
     each_bit(raised, |bit| {
-        if let Some(handler) = admit(Port(word as u32 * 64 + bit)) {
+        let port = Port(word as u32 * 64 + bit);
+        if let Some(handler) = admit(port) {
             ports.pending[word].fetch_and(!(1 << bit), Ordering::AcqRel);
-            handler();
+            handler.raised(port);
         }
     });
 }
 
 /// The handler of a port that is raised, unless the port is held back from here on. One that has no
 /// handler is masked as well: nobody waits for it.
-fn admit(port: Port) -> Option<Handler> {
+fn admit(port: Port) -> Option<&'static dyn Handler> {
     let mut table = TABLE.lock();
-    let Some(open) = table.iter_mut().find(|open| open.port == port) else {
+    let upcall = table.upcalls;
+    let Some(entry) = table.entry(port) else {
         mask(port);
         return None;
     };
-    if open.calls < MOST {
-        open.calls += 1;
-        return Some(open.handler);
+    if entry.upcall != upcall {
+        entry.upcall = upcall;
+        entry.calls = 0;
+    }
+    if entry.calls < MOST {
+        entry.calls += 1;
+        return Some(entry.handler);
     }
     mask(port);
     HELD.store(true, Ordering::Relaxed);
-    open.held = Some(time::monotonic().unwrap_or(0));
-    let said = core::mem::replace(&mut open.said, true);
+    entry.held = Some(time::monotonic().unwrap_or(0));
+    let said = core::mem::replace(&mut entry.said, true);
     drop(table);
     if !said {
         log::warn!(
@@ -243,28 +354,36 @@ fn admit(port: Port) -> Option<Handler> {
     None
 }
 
-/// Opens the ports that were held back at a time of which `is_over` says that it is long enough ago.
+/// Opens the ports that were held back at a time of which `is_over` says that it is long enough ago,
+/// each once: one that storms again meanwhile is held back again.
 fn reopen(is_over: impl Fn(u64) -> bool) {
-    if !HELD.load(Ordering::Relaxed) {
+    if !HELD.swap(false, Ordering::Relaxed) {
         return;
     }
-    let mut ports = Vec::<Port, HANDLERS>::new();
-    let mut still = false;
-    for open in TABLE.lock().iter_mut() {
-        match open.held {
-            Some(held) if is_over(held) => {
-                open.held = None;
-                // There is room for all.
-                let _ = ports.push(open.port);
+    let count = TABLE.lock().entries.len();
+    for port in (0..count as u32).map(Port) {
+        let over = {
+            let mut table = TABLE.lock();
+            let Some(entry) = table.entry(port) else {
+                continue;
+            };
+            match entry.held {
+                Some(held) if is_over(held) => {
+                    entry.held = None;
+                    true
+                }
+                Some(_) => {
+                    HELD.store(true, Ordering::Relaxed);
+                    false
+                }
+                None => false,
             }
-            Some(_) => still = true,
-            None => {}
+        };
+        if over {
+            // The lock is free: an upcall may come at once. Refused, it is a port that Xen no longer
+            // knows.
+            let _ = hypercall::event::unmask(&XEN, port);
         }
-    }
-    HELD.store(still, Ordering::Relaxed);
-    for port in ports {
-        // Refused, it is a port that Xen no longer knows.
-        let _ = hypercall::event::unmask(&XEN, port);
     }
 }
 

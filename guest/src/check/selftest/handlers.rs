@@ -3,12 +3,14 @@
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use hypercall::event::{Port, send};
+use hypercall::Errno;
+use hypercall::event::{Port, bind_ipi, send};
 
+use super::alloc::vec::Vec;
 use super::context::Context;
 use super::interrupt::Open;
-use super::{Outcome, expect_eq, selftest};
-use crate::event::{self, MOST};
+use super::{Outcome, Trouble, expect_eq, selftest};
+use crate::event::{self, BindError, Handler, MOST};
 use crate::lock::Lock;
 use crate::xen::XEN;
 use crate::{console, mm};
@@ -35,7 +37,7 @@ impl fmt::Display for Raises<'_> {
 /// over: a line comes in one piece, and nobody waits for the console's lock.
 fn handler_prints(_: &mut Context) -> Outcome {
     HITS.store(0, Ordering::Relaxed);
-    let ipi = Open::ipi(print)?;
+    let ipi = Open::ipi(&print)?;
     console::print(format_args!(
         "(while it is raised, this is {}",
         Raises(&ipi)
@@ -52,7 +54,7 @@ fn handler_locks(_: &mut Context) -> Outcome {
         *LOCK.lock() += 1;
     }
     *LOCK.lock() = 0;
-    let ipi = Open::ipi(lock)?;
+    let ipi = Open::ipi(&lock)?;
     {
         let held = LOCK.lock();
         send(&XEN, ipi.0)?;
@@ -103,8 +105,8 @@ fn calls(of: usize) -> u32 {
 /// number of calls, with the port held back and not forgotten. Another port that was raised at the
 /// same time is served before the first is served again, and is served later as well.
 fn own(_: &mut Context) -> Outcome {
-    let storm = Open::ipi(|| raise(0, 0))?;
-    let other = Open::ipi(innocent)?;
+    let storm = Open::ipi(&|| raise(0, 0))?;
+    let other = Open::ipi(&innocent)?;
     begin([&storm, &storm]);
     mm::with(|_| send(&XEN, storm.0).and_then(|()| send(&XEN, other.0)))?;
     expect_eq!(calls(0), MOST, "calls of the storm's handler");
@@ -130,7 +132,7 @@ selftest!("interrupt.storm.own", own, needs EVERYWHERE);
 
 /// Two ports whose handlers raise each other: neither is raised while its own handler runs.
 fn mutual(_: &mut Context) -> Outcome {
-    let ports = [Open::ipi(|| raise(0, 1))?, Open::ipi(|| raise(1, 0))?];
+    let ports = [Open::ipi(&|| raise(0, 1))?, Open::ipi(&|| raise(1, 0))?];
     begin([&ports[0], &ports[1]]);
     send(&XEN, ports[0].0)?;
     let sum = calls(0) + calls(1);
@@ -146,3 +148,66 @@ fn mutual(_: &mut Context) -> Outcome {
     Ok(())
 }
 selftest!("interrupt.storm.mutual", mutual, needs EVERYWHERE);
+
+/// A handler that counts its calls, and knows the port of the last one.
+struct Counter {
+    calls: AtomicU32,
+    port: AtomicU32,
+}
+
+impl Handler for Counter {
+    fn raised(&self, port: Port) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.port.store(port.0, Ordering::Relaxed);
+    }
+}
+
+/// More ports than a word of the ABI's bits has.
+static COUNTERS: [Counter; 100] = [const {
+    Counter {
+        calls: AtomicU32::new(0),
+        port: AtomicU32::new(0),
+    }
+}; 100];
+
+/// Many ports at once, each with a handler of its own: every handler is called for its port alone. A
+/// PC's event channels without Xen are fewer: there all that can be had are taken.
+fn many(context: &mut Context) -> Outcome {
+    let mut ports = Vec::new();
+    for counter in &COUNTERS {
+        let port = match bind_ipi(&XEN, 0) {
+            Err(e) if e.errno == Errno::ENOSPC => break,
+            other => other?,
+        };
+        let port = Open::new(port, counter)?;
+        counter.calls.store(0, Ordering::Relaxed);
+        if ports.try_reserve(1).is_err() {
+            return Err(Trouble::error("no memory"));
+        }
+        ports.push(port);
+    }
+    let bound = ports.len();
+    expect_eq!(bound > 32, true, "{bound} ports are many");
+    for (i, port) in ports.iter().enumerate() {
+        for _ in 0..=i % 3 {
+            send(&XEN, port.0)?;
+        }
+    }
+    for (i, (port, counter)) in ports.iter().zip(&COUNTERS).enumerate() {
+        let calls = counter.calls.load(Ordering::Relaxed);
+        expect_eq!(calls, i as u32 % 3 + 1, "calls of handler {i}");
+        let last = counter.port.load(Ordering::Relaxed);
+        expect_eq!(last, port.0.0, "the port of handler {i}");
+    }
+    let first = &ports[0];
+    let taken = event::bind(first.0, &COUNTERS[1]).err();
+    expect_eq!(
+        taken,
+        Some(BindError::Taken),
+        "a second handler of one port"
+    );
+    drop(ports);
+    context.note(format_args!("({bound} ports)"));
+    Ok(())
+}
+selftest!("interrupt.many", many, needs EVERYWHERE);

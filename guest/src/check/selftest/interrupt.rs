@@ -12,7 +12,7 @@ use hypercall::sched::poll;
 use super::context::{Context, PAGE, READ_ONLY, in_table};
 use super::{Outcome, Trouble, expect_eq, selftest};
 use crate::capability::{PC, is_here};
-use crate::event::{self, Handler};
+use crate::event::{self, Bound, Handler};
 use crate::lock::Lock;
 use crate::mm::{self, Current, Flags, MmError};
 use crate::time;
@@ -58,15 +58,15 @@ impl Seen {
     };
 }
 
-/// A port with its handler, closed when dropped.
-pub(super) struct Open(pub(super) Port);
+/// A port, with its handler if it has one; closed when dropped.
+pub(super) struct Open(pub(super) Port, Option<Bound>);
 
 impl Open {
-    pub(super) fn ipi(handler: Handler) -> Result<Open, Trouble> {
+    pub(super) fn ipi(handler: &'static dyn Handler) -> Result<Open, Trouble> {
         Open::new(bind_ipi(&XEN, 0)?, handler)
     }
 
-    pub(super) fn timer(handler: Handler) -> Result<Open, Trouble> {
+    pub(super) fn timer(handler: &'static dyn Handler) -> Result<Open, Trouble> {
         let port = match bind_virq(&XEN, VIRQ_TIMER, 0) {
             Err(e) if e.errno == Errno::ENODEV => {
                 return Err(Trouble::skip("this machine has no timer that interrupts"));
@@ -76,21 +76,26 @@ impl Open {
         Open::new(port, handler)
     }
 
+    /// A port that stays masked.
+    pub(super) fn masked(port: Port) -> Open {
+        Open(port, None)
+    }
+
     #[inline(never)]
-    fn new(port: Port, handler: Handler) -> Result<Open, Trouble> {
+    pub(super) fn new(port: Port, handler: &'static dyn Handler) -> Result<Open, Trouble> {
         COUNT.store(0, Ordering::Relaxed);
-        let open = Open(port);
-        match event::open(port, handler)? {
-            true => Ok(open),
-            false => Err(Trouble::error("too many event handlers")),
-        }
+        let mut open = Open::masked(port);
+        open.1 = Some(event::bind(port, handler)?);
+        Ok(open)
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        // A port that Xen does not close stays as it is; nothing handles it any more.
-        let _ = event::close(self.0);
+        if self.1.is_none() {
+            // A port that Xen does not close stays as it is; nothing handles it.
+            let _ = event::close(self.0);
+        }
     }
 }
 
@@ -131,7 +136,7 @@ fn wait() -> Outcome {
 /// An event sent to oneself is taken as soon as the hypercall returns; while upcalls are masked it
 /// waits, and is taken as soon as they are not.
 fn delivery(_: &mut Context) -> Outcome {
-    let ipi = Open::ipi(counting)?;
+    let ipi = Open::ipi(&counting)?;
     send(&XEN, ipi.0)?;
     expect_eq!(count(), 1, "interrupts after sending");
     mm::with(|_| {
@@ -156,7 +161,7 @@ fn again() {
 /// times, and runs ten times. (A kernel that cleared the pending byte after looking for events
 /// would lose one.)
 fn not_lost(_: &mut Context) -> Outcome {
-    let ipi = Open::ipi(again)?;
+    let ipi = Open::ipi(&again)?;
     PORT.store(ipi.0.0, Ordering::Relaxed);
     send(&XEN, ipi.0)?;
     expect_eq!(count(), 10, "interrupts");
@@ -192,7 +197,7 @@ pub(super) fn one_shot(nanoseconds: u64) -> Outcome {
 /// Xen starts every vCPU with a periodic timer of 100 Hz, and a PC's firmware leaves one of 18 Hz. It
 /// is stopped: in 60 ms no event comes. One that is asked for comes once.
 fn timer(_: &mut Context) -> Outcome {
-    let _timer = Open::timer(counting)?;
+    let _timer = Open::timer(&counting)?;
     pass(60_000_000)?;
     expect_eq!(count(), 0, "interrupts in 60 ms without a timer");
     one_shot(2_000_000)?;
@@ -205,7 +210,7 @@ selftest!("interrupt.timer", timer, needs EVERYWHERE);
 /// A timer for far off, which what counts the time may have to come to in several steps, comes once
 /// as well.
 fn timer_far(_: &mut Context) -> Outcome {
-    let _timer = Open::timer(counting)?;
+    let _timer = Open::timer(&counting)?;
     one_shot(150_000_000)?;
     expect_eq!(count(), 1, "interrupts of a one-shot timer");
     Ok(())
@@ -233,7 +238,7 @@ fn before_its_time(change: impl Fn() -> Outcome) -> Outcome {
 /// A timer that is set again forgets its old time, and one that is stopped never comes.
 fn timer_reset(_: &mut Context) -> Outcome {
     const LATER: u64 = 40_000_000;
-    let _timer = Open::timer(counting)?;
+    let _timer = Open::timer(&counting)?;
     let due = Cell::new(0);
     before_its_time(|| {
         due.set(now()? + LATER);
@@ -293,7 +298,7 @@ pub(super) fn sleep_until_raised(port: &Open) -> Outcome {
 /// until the port is raised.
 fn polling(_: &mut Context) -> Outcome {
     // Never opened, so that it stays masked.
-    let port = Open(bind_ipi(&XEN, 0)?);
+    let port = Open::masked(bind_ipi(&XEN, 0)?);
     sleep(&port, 20_000_000)?;
     mm::with(|_| sleep(&port, 5_000_000))?;
     send(&XEN, port.0)?;
@@ -304,7 +309,7 @@ selftest!("interrupt.poll", polling, needs EVERYWHERE);
 /// A sleep with upcalls masked is ended by a port that has a handler, too; the handler does not run
 /// before upcalls are unmasked.
 fn polling_masked(_: &mut Context) -> Outcome {
-    let timer = Open::timer(counting)?;
+    let timer = Open::timer(&counting)?;
     mm::with(|_| {
         let due = now()? + 3_000_000;
         hypercall::time::set_timer(&XEN, due)?;
@@ -321,7 +326,7 @@ selftest!("interrupt.poll.masked", polling_masked, needs EVERYWHERE);
 /// The entry stub gives back every register that a function may change, to code that has no reason
 /// to expect a call: interrupted by a timer, at an instruction of its own choosing.
 fn registers(_: &mut Context) -> Outcome {
-    let _timer = Open::timer(counting)?;
+    let _timer = Open::timer(&counting)?;
     for round in 0..8 {
         COUNT.store(0, Ordering::Relaxed);
         hypercall::time::set_timer(&XEN, now()? + 200_000)?;
@@ -454,7 +459,7 @@ fn in_section(context: &mut Context, raise: impl FnOnce() -> Outcome) -> Outcome
 
 /// The interrupt raised by the interrupted context itself, at a known place.
 fn lazy_ipi(context: &mut Context) -> Outcome {
-    let ipi = Open::ipi(intrude)?;
+    let ipi = Open::ipi(&intrude)?;
     in_section(context, || {
         send(&XEN, ipi.0)?;
         expect_eq!(count(), 1, "interrupts");
@@ -465,7 +470,7 @@ selftest!("interrupt.lazy.ipi", lazy_ipi, &[3], needs EVERYWHERE);
 
 /// The interrupt by a timer, whenever it comes.
 fn lazy_timer(context: &mut Context) -> Outcome {
-    let _timer = Open::timer(intrude)?;
+    let _timer = Open::timer(&intrude)?;
     in_section(context, || {
         hypercall::time::set_timer(&XEN, now()? + 300_000)?;
         wait()
@@ -491,7 +496,7 @@ fn look() {
 /// batch, where half of it is in force. Upcalls are masked over a flush: an event that is pending
 /// when it begins is delivered when it is over, with all 512 updates in force.
 fn flush_pending(context: &mut Context) -> Outcome {
-    let ipi = Open::ipi(look)?;
+    let ipi = Open::ipi(&look)?;
     context.with_frames(|context, pile| {
         let va = context.area(0);
         context.map(va, pile, Flags::DATA)?;
@@ -528,7 +533,7 @@ selftest!("interrupt.flush.pending", flush_pending, &[512], needs EVERYWHERE);
 /// The same with events that come during the flush, from a timer, round after round: whenever it
 /// strikes, the handler sees all of a batch or nothing.
 fn flush_timer(context: &mut Context) -> Outcome {
-    let _timer = Open::timer(look)?;
+    let _timer = Open::timer(&look)?;
     context.with_frames(|context, pile| {
         let va = context.area(0);
         context.map(va, pile, Flags::DATA)?;

@@ -74,7 +74,7 @@ fn spurious(_: &mut Context) -> Outcome {
     // SAFETY: both gates' stubs save all registers.
     unsafe { core::arch::asm!("int 0x27", "int 0x2f") };
     expect_eq!(interrupts::spurious() - before, 2, "spurious interrupts");
-    let _timer = Open::timer(counting)?;
+    let _timer = Open::timer(&counting)?;
     one_shot(1_000_000)
 }
 selftest!("interrupt.spurious", spurious, needs PC);
@@ -92,7 +92,7 @@ fn serial(_: &mut Context) -> Outcome {
                 "this machine has no serial port that interrupts",
             ));
         }
-        other => Open(other?),
+        other => Open::masked(other?),
     };
     let (mut data, mut control) = (IoPort::<u8>::new(0x3f8), IoPort::<u8>::new(0x3fc));
     // SAFETY: the first serial port's registers; nothing is printed before it is as it was.
