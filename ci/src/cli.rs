@@ -47,8 +47,8 @@ Examples:
   cargo xtask rules --xen 4.20 --on dom0    on another Xen that Debian packages
   cargo xtask rules --xen ~/xen/xen/xen     on a hypervisor of your own
   cargo xtask rules R9 R77                  these, even if they can end the domain
-  cargo xtask rules --twin 100              random requests as well, compared with the model
-  cargo xtask rules --twin 100..200         those of other seeds
+  cargo xtask rules --differential 100      random requests as well, compared with the model
+  cargo xtask rules --differential 100..200 those of other seeds
   cargo xtask rules --book rules.md         the book, with the last verdict of each target";
 
 const FUZZ_HELP: &str = "\
@@ -242,7 +242,7 @@ pub(crate) struct RulesArgs {
     /// Make the random requests of the seeds from FROM, or 0, to before TO as well and compare
     /// with the model
     #[arg(long, value_name = "[FROM..]TO", value_parser = seeds)]
-    pub(crate) twin: Option<Range<u64>>,
+    pub(crate) differential: Option<Range<u64>>,
     /// Give up a boot after so many seconds [default: 60, and 0.4 for each seed]
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) timeout: Option<u64>,
@@ -397,8 +397,8 @@ mod tests {
             &["x", "fly"],
             &["x", "bench", "map,unmap"],
             &["x", "bench", "--vs", "nothing"],
-            &["x", "rules", "--twin", "0"],
-            &["x", "rules", "--twin", "9..9"],
+            &["x", "rules", "--differential", "0"],
+            &["x", "rules", "--differential", "9..9"],
             &["x", "rules", "--timeout", "0"],
             &["x", "rules", "--xen-log", "loud"],
             &["x", "fuzz", "--seed", "ten"],

@@ -82,15 +82,15 @@ pub const WORDS: &[Word] = &[
         help: "carry out random page-table operations, 10000 or OPS, and compare with a reference",
     },
     Word {
-        name: "twin",
-        form: "twin=[FROM..]TO[:STEPS]",
+        name: "differential",
+        form: "differential=[FROM..]TO[:STEPS]",
         help: "make the random requests of the seeds from FROM, or 0, to before TO, 500 or STEPS \
                each, and print digests",
     },
 ];
 
 /// Words of checks, which an image can be built without.
-const CHECKS: &[&str] = &["selftest", "bench", "rules", "fuzz", "twin"];
+const CHECKS: &[&str] = &["selftest", "bench", "rules", "fuzz", "differential"];
 
 /// A deliberate failure, for testing whoever watches the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +150,7 @@ pub struct Fuzz {
 
 /// Random requests whose results another machine can be compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Twins {
+pub struct Differential {
     /// The first sequence.
     pub from: u64,
     /// The one that is no longer made.
@@ -173,7 +173,7 @@ pub struct Options<'a> {
     /// Random page-table operations to carry out.
     pub fuzz: Option<Fuzz>,
     /// Random requests to make.
-    pub twin: Option<Twins>,
+    pub differential: Option<Differential>,
     /// The failure to provoke.
     pub provoke: Option<Provoke>,
     /// Whether to stay and read commands.
@@ -299,7 +299,7 @@ fn two_numbers(text: &str) -> Option<(u64, Option<u64>)> {
 
 /// Which random requests. None of them is not to be taken for a run that passed.
 #[init]
-fn twins(text: &str) -> Option<Twins> {
+fn seeds(text: &str) -> Option<Differential> {
     let (seeds, steps) = match text.split_once(':') {
         None => (text, 500),
         Some((seeds, steps)) => (seeds, number(steps)?.try_into().ok()?),
@@ -308,7 +308,7 @@ fn twins(text: &str) -> Option<Twins> {
         None => (0, number(seeds)?),
         Some((from, to)) => (number(from)?, number(to)?),
     };
-    (from < to && steps > 0).then_some(Twins { from, to, steps })
+    (from < to && steps > 0).then_some(Differential { from, to, steps })
 }
 
 /// A word of a line, with its place from 1.
@@ -428,9 +428,9 @@ fn parse_for(line: &[u8], has_checks: bool) -> Result<Options<'_>, CmdlineError<
                 let ops = ops.unwrap_or(10_000);
                 options.fuzz = Some(Fuzz { seed, ops });
             }
-            "twin" => {
-                let found = twins(needed()?).ok_or_else(|| error(Reason::BadValue))?;
-                options.twin = Some(found);
+            "differential" => {
+                let found = seeds(needed()?).ok_or_else(|| error(Reason::BadValue))?;
+                options.differential = Some(found);
             }
             "provoke" => {
                 let kind = needed()?;
@@ -505,7 +505,7 @@ mod tests {
                 "provoke" => "provoke=panic",
                 "directmap" => "directmap=full",
                 "fuzz" => "fuzz=0x2a:1000",
-                "twin" => "twin=7",
+                "differential" => "differential=7",
                 other => other,
             };
             parse(example.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
@@ -527,10 +527,10 @@ mod tests {
 
     #[test]
     fn random_requests_are_of_any_seeds() {
-        let found = |line: &'static str| parse(line.as_bytes()).unwrap().twin.unwrap();
-        let twins = |from, to, steps| Twins { from, to, steps };
-        assert_eq!(found("twin=7"), twins(0, 7, 500));
-        assert_eq!(found("twin=0x10..20:9"), twins(16, 20, 9));
+        let found = |line: &'static str| parse(line.as_bytes()).unwrap().differential.unwrap();
+        let seeds = |from, to, steps| Differential { from, to, steps };
+        assert_eq!(found("differential=7"), seeds(0, 7, 500));
+        assert_eq!(found("differential=0x10..20:9"), seeds(16, 20, 9));
     }
 
     #[test]
@@ -545,11 +545,11 @@ mod tests {
             ("selftest=", Reason::NeedsValue),
             ("fuzz=1:", Reason::BadValue),
             ("fuzz=-1", Reason::BadValue),
-            ("twin=1:0x100000000", Reason::BadValue),
-            ("twin=0", Reason::BadValue),
-            ("twin=1:0", Reason::BadValue),
-            ("twin=7..7", Reason::BadValue),
-            ("twin=7..", Reason::BadValue),
+            ("differential=1:0x100000000", Reason::BadValue),
+            ("differential=0", Reason::BadValue),
+            ("differential=1:0", Reason::BadValue),
+            ("differential=7..7", Reason::BadValue),
+            ("differential=7..", Reason::BadValue),
             ("fuzz=1:0", Reason::BadValue),
             ("selftest=mm.map,", Reason::NeedsValue),
             ("bench=,", Reason::NeedsValue),

@@ -54,3 +54,14 @@
 //! | subarch | a way of running: Xen PV, Xen PVH, bare | `X86_SUBARCH_XEN` |
 //! | capability | what only some subarches have | |
 //! | verdict | the line that ends a run: pass, fail or crash | |
+//!
+//! # Testing
+//!
+//! | word | meaning | in Xen or Linux |
+//! |---|---|---|
+//! | rule | a statement about Xen that can be tested, on the model and on Xen itself | |
+//! | model | Xen's checks of page tables, on the host | |
+//! | test bench | what a rule's test works with, put back when the test ends | |
+//! | differential run | the same random requests on two machines, whose results must be the same | |
+//! | local checks, Xen's checks | what the kernel refuses by itself; what only Xen refuses | |
+//! | handler | what is called when a port is raised, with its own context | `irq_handler_t` with `dev_id` |

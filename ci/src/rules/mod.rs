@@ -46,15 +46,15 @@ pub(crate) struct Plan {
     /// Of the rules, those that can: each gets a boot of its own.
     kills: Vec<u16>,
     /// Random sequences of requests that must come to the same as on the model.
-    twins: Range<u64>,
+    seeds: Range<u64>,
     /// When to give up a boot, if not by what it does.
     timeout: Option<Duration>,
 }
 
 impl Plan {
     /// With random sequences as well.
-    pub(crate) fn with_twins(self, twins: Range<u64>) -> Plan {
-        Plan { twins, ..self }
+    pub(crate) fn with_differential(self, seeds: Range<u64>) -> Plan {
+        Plan { seeds, ..self }
     }
 
     /// With a time for each boot.
@@ -90,7 +90,7 @@ impl Plan {
             all: names.is_empty(),
             numbers: numbers(others),
             kills: numbers(killers),
-            twins: 0..0,
+            seeds: 0..0,
             timeout: None,
         })
     }
@@ -107,7 +107,7 @@ pub(crate) struct Judged {
     /// What became of each rule.
     results: book::Results,
     /// Random sequences that came to the same as on the model.
-    twins: u64,
+    seeds: u64,
     /// What went wrong besides.
     trouble: Vec<Failure>,
 }
@@ -117,7 +117,7 @@ impl Judged {
         Judged {
             label,
             results: BTreeMap::new(),
-            twins: 0,
+            seeds: 0,
             trouble: Vec::new(),
         }
     }
@@ -132,8 +132,8 @@ impl Judged {
             .filter(|(count, _)| *count > 0)
             .map(|(count, name)| format!("{count} {name}"))
             .collect();
-        if self.twins > 0 {
-            words.push(format!("{} random sequences as on the model", self.twins));
+        if self.seeds > 0 {
+            words.push(format!("{} random sequences as on the model", self.seeds));
         }
         words.join(", ")
     }
@@ -163,7 +163,7 @@ pub(crate) fn rules(arguments: &RulesArgs) -> Result<()> {
         return render(&kept, file);
     }
     let plan = Plan::new(&arguments.names, arguments.kills)?
-        .with_twins(arguments.twin.clone().unwrap_or_default())
+        .with_differential(arguments.differential.clone().unwrap_or_default())
         .within(arguments.timeout.map(Duration::from_secs));
     let on = |target| arguments.on.contains(&target) || arguments.on.contains(&On::All);
     let vias: Vec<_> = [

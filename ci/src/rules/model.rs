@@ -4,14 +4,14 @@ use std::ops::Range;
 
 use model::{Kind, Layout};
 use rules::on_model::OnModel;
-use rules::{Rule, twin};
+use rules::{Rule, differential};
 
 use super::{Judged, Plan};
 use crate::stack::Via;
 
 /// Pages of a domain.
 const PAGES: u64 = 4096;
-/// Requests of a random sequence: the kernel's default for the word `twin`.
+/// Requests of a random sequence: the kernel's default for the word `differential`.
 const STEPS: u32 = 500;
 
 fn domain(kind: Kind) -> OnModel {
@@ -43,7 +43,7 @@ pub(super) fn judge(plan: &Plan) -> Judged {
 }
 
 /// What a random sequence comes to, in the words that the kernel uses.
-pub(super) fn twin(via: Via, seeds: Range<u64>) -> Vec<String> {
+pub(super) fn differential(via: Via, seeds: Range<u64>) -> Vec<String> {
     let machine = domain(match via {
         Via::Dom0 => Kind::Dom0,
         Via::Shim | Via::KvmShim => Kind::Shim,
@@ -51,9 +51,11 @@ pub(super) fn twin(via: Via, seeds: Range<u64>) -> Vec<String> {
         Via::Xl | Via::Pvh | Via::Bare | Via::Bare4 => Kind::DomU,
     });
     seeds
-        .map(|seed| match twin::run(&machine, seed, STEPS, None) {
-            Ok(digest) => digest.to_string(),
-            Err(outcome) => outcome.message().to_owned(),
-        })
+        .map(
+            |seed| match differential::run(&machine, seed, STEPS, None) {
+                Ok(digest) => digest.to_string(),
+                Err(outcome) => outcome.message().to_owned(),
+            },
+        )
         .collect()
 }

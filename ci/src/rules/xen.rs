@@ -16,7 +16,7 @@ use crate::stack::{Job, Mode, Session, Setting, Via, XenLog};
 
 /// All rules take three seconds; a random sequence a few hundredths of one, and more in the shim.
 const TIMEOUT: Duration = Duration::from_secs(60);
-const TWIN_TIMEOUT: Duration = Duration::from_millis(400);
+const SEED_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// The boot that rules share.
 const SHARED: &str = "rules";
@@ -127,14 +127,14 @@ fn jobs(via: Via, kernel: &Path, plan: &Plan) -> Vec<Job> {
     } else if !plan.numbers.is_empty() {
         words.push(list(&plan.numbers));
     }
-    let Range { start, end } = plan.twins;
+    let Range { start, end } = plan.seeds;
     let seeds = match start {
-        0 => format!("twin={end}"),
-        _ => format!("twin={start}..{end}"),
+        0 => format!("differential={end}"),
+        _ => format!("differential={start}..{end}"),
     };
     words.extend((start < end).then_some(seeds));
-    let twins = u32::try_from(end - start).unwrap_or(u32::MAX);
-    let timeout = TIMEOUT.saturating_add(TWIN_TIMEOUT.saturating_mul(twins));
+    let seeds = u32::try_from(end - start).unwrap_or(u32::MAX);
+    let timeout = TIMEOUT.saturating_add(SEED_TIMEOUT.saturating_mul(seeds));
     let shared = (!words.is_empty()).then(|| job(SHARED.into(), words.join(" "), timeout));
     let own = plan
         .kills
@@ -178,13 +178,13 @@ fn add(judged: &mut Judged, plan: &Plan, job: &Job, lines: &[String], end: &End)
             judged.trouble.push(Failure::Guest(text));
         }
     }
-    if !plan.twins.is_empty() && job.name == SHARED && !explained {
-        let found = twins(lines);
-        let expected = model::twin(job.via, plan.twins.clone());
-        for (seed, expected) in plan.twins.clone().zip(&expected) {
+    if !plan.seeds.is_empty() && job.name == SHARED && !explained {
+        let found = seeds(lines);
+        let expected = model::differential(job.via, plan.seeds.clone());
+        for (seed, expected) in plan.seeds.clone().zip(&expected) {
             let trouble = match found.get(&seed) {
                 Some(found) if found == expected => {
-                    judged.twins += 1;
+                    judged.seeds += 1;
                     continue;
                 }
                 Some(found) => format!("{found}, on the model {expected}"),
@@ -198,9 +198,9 @@ fn add(judged: &mut Judged, plan: &Plan, job: &Job, lines: &[String], end: &End)
 
 /// What the random sequences came to, by their seeds. The kernel makes them in order: a number that
 /// is not above those before it has lost digits, and its line with them.
-fn twins(lines: &[String]) -> BTreeMap<u64, &str> {
+fn seeds(lines: &[String]) -> BTreeMap<u64, &str> {
     let mut found = BTreeMap::new();
-    for (seed, text) in lines.iter().filter_map(|line| twin(line)) {
+    for (seed, text) in lines.iter().filter_map(|line| seed_line(line)) {
         if found.last_key_value().is_none_or(|(&last, _)| last < seed) {
             found.insert(seed, text);
         }
@@ -208,9 +208,9 @@ fn twins(lines: &[String]) -> BTreeMap<u64, &str> {
     found
 }
 
-/// A seed and what it came to, from `twin seed 7 pass "..."`.
-fn twin(line: &str) -> Option<(u64, &str)> {
-    let rest = line.strip_prefix("twin seed ")?;
+/// A seed and what it came to, from `differential seed 7 pass "..."`.
+fn seed_line(line: &str) -> Option<(u64, &str)> {
+    let rest = line.strip_prefix("differential seed ")?;
     let (seed, rest) = rest.split_once(' ')?;
     let text = rest.split_once('"')?.1.trim_end().strip_suffix('"')?;
     Some((seed.parse().ok()?, text))
@@ -220,10 +220,10 @@ fn twin(line: &str) -> Option<(u64, &str)> {
 mod tests {
     use super::*;
 
-    fn plan(names: &[&str], twins: Range<u64>) -> Plan {
+    fn plan(names: &[&str], seeds: Range<u64>) -> Plan {
         let names: Vec<_> = names.iter().map(|name| String::from(*name)).collect();
         Plan {
-            twins,
+            seeds,
             ..Plan::new(&names, false).unwrap()
         }
     }
@@ -237,11 +237,11 @@ mod tests {
     fn what_kills_boots_alone() {
         assert_eq!(
             words(&plan(&[], 0..3)),
-            ["log=warn directmap=full rules twin=3"]
+            ["log=warn directmap=full rules differential=3"]
         );
         assert_eq!(
             words(&plan(&["R9"], 7..9)),
-            ["log=warn directmap=full rules=R9 twin=7..9"]
+            ["log=warn directmap=full rules=R9 differential=7..9"]
         );
         assert_eq!(
             words(&plan(&["9", "R77", "R8"], 0..0)),
@@ -257,17 +257,17 @@ mod tests {
     fn a_lost_line_is_no_other_sequences() {
         let plan = plan(&["R9"], 2..5);
         let jobs = jobs(Via::Dom0, Path::new("kernel"), &plan);
-        let digests = model::twin(Via::Dom0, 2..5);
+        let digests = model::differential(Via::Dom0, 2..5);
         let mut judged = Judged::new("dom0".into());
         let text = format!(
-            "rule R09 pass \"\"\ntwin seed 2 pass \"{}\"\ntwin seed 3 pa\n\
-             twin seed 4 pass \"{}\"\nverdict: pass",
+            "rule R09 pass \"\"\ndifferential seed 2 pass \"{}\"\ndifferential seed 3 pa\n\
+             differential seed 4 pass \"{}\"\nverdict: pass",
             digests[0], digests[2]
         );
         let lines: Vec<_> = text.lines().map(str::to_owned).collect();
         let end = End::Shutdown(crate::console::verdict::Shutdown::Poweroff);
         add(&mut judged, &plan, &jobs[0], &lines, &end);
-        assert_eq!(judged.twins, 2);
+        assert_eq!(judged.seeds, 2);
         let trouble: Vec<_> = judged.trouble.iter().map(ToString::to_string).collect();
         let lost = "random sequence 3: its line on the console is lost";
         assert_eq!(trouble, [lost]);
@@ -278,17 +278,17 @@ mod tests {
         let plan = plan(&["R9"], 0..1);
         let jobs = jobs(Via::Dom0, Path::new("kernel"), &plan);
         let good = format!(
-            "rule R09 run\nrule R09 pass \"\"\ntwin seed 0 pass \"{}\"\nverdict: pass\n",
-            model::twin(Via::Dom0, 0..1)[0]
+            "rule R09 run\nrule R09 pass \"\"\ndifferential seed 0 pass \"{}\"\nverdict: pass\n",
+            model::differential(Via::Dom0, 0..1)[0]
         );
         let end = End::Shutdown(crate::console::verdict::Shutdown::Poweroff);
-        for (text, twins) in [(good.clone(), 1), (good.replace("500 steps", "x"), 0)] {
+        for (text, seeds) in [(good.clone(), 1), (good.replace("500 steps", "x"), 0)] {
             let mut judged = Judged::new("dom0".into());
             let lines: Vec<_> = text.lines().map(str::to_owned).collect();
             add(&mut judged, &plan, &jobs[0], &lines, &end);
             assert_eq!(
-                (judged.twins, judged.trouble.len()),
-                (twins, 1 - twins as usize)
+                (judged.seeds, judged.trouble.len()),
+                (seeds, 1 - seeds as usize)
             );
         }
     }

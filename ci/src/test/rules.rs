@@ -12,7 +12,7 @@ use crate::stack::{Via, XenLog};
 pub(super) const VIAS: &[Via] = &[Via::Dom0, Via::Xl, Via::Shim];
 
 /// Random sequences, each of 500 requests.
-const TWINS: u64 = 10;
+const SEEDS: u64 = 10;
 
 /// What the test is called.
 pub(super) fn name(via: Via) -> String {
@@ -21,7 +21,7 @@ pub(super) fn name(via: Via) -> String {
 
 /// Judges, a report a target.
 pub(super) fn run(suite: &mut Suite) -> Result<()> {
-    let plan = Plan::new(&[], false)?.with_twins(0..TWINS);
+    let plan = Plan::new(&[], false)?.with_differential(0..SEEDS);
     let kernel = suite.kernel()?;
     let dir = suite.workspace.run_dir("rules")?;
     // What shares a host shares its boot.

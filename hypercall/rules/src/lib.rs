@@ -5,11 +5,11 @@
 //! Xen, through [`Machine`]. Where dom0, a domU and the shim's guest are treated differently, the
 //! difference is part of the rule.
 //!
-//! What no rule thinks of, [`twin`] finds: the same random requests on the model and on real Xen.
+//! What no rule thinks of, [`differential`] finds: the same random requests on the model and on real Xen.
 //!
 //! # Invariants
 //!
-//! - A test puts back what it changes ([`lab::Lab`] does most of it), so rules run in any order
+//! - A test puts back what it changes ([`test_bench::TestBench`] does most of it), so rules run in any order
 //!   within one boot. One whose test can end the domain says so ([`Rule::kills`]).
 //! - A result is one line (see [`Report`]). A line that announces a rule and is followed by none
 //!   is a crash.
@@ -24,12 +24,12 @@ extern crate std;
 
 #[cfg(feature = "std")]
 pub mod book;
-pub mod lab;
+pub mod differential;
 pub mod machine;
 #[cfg(feature = "std")]
 pub mod on_model;
 mod report;
-pub mod twin;
+pub mod test_bench;
 
 use core::fmt;
 
@@ -45,7 +45,7 @@ pub(crate) mod prelude {
     };
 
     pub(crate) use crate::{
-        Cause, Check, Kind, Machine, expect, expect_eq, expect_result, fail, lab::*, skip,
+        Cause, Check, Kind, Machine, expect, expect_eq, expect_result, fail, skip, test_bench::*,
     };
 }
 

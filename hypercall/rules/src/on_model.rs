@@ -95,8 +95,11 @@ impl Machine for OnModel {
     }
 
     fn set_writable(&self, page: &Page, writable: bool) -> bool {
-        let flags = self.initial_flags & !crate::lab::RW;
-        let value = crate::lab::entry(page.mfn, flags | if writable { crate::lab::RW } else { 0 });
+        let flags = self.initial_flags & !crate::test_bench::RW;
+        let value = crate::test_bench::entry(
+            page.mfn,
+            flags | if writable { crate::test_bench::RW } else { 0 },
+        );
         let va = hypercall::VirtAddr::new(page.va);
         let flush = hypercall::mmu::VaFlush::Page(hypercall::mmu::Scope::All);
         // SAFETY: the page is free or a test's, which knows what it does to it.

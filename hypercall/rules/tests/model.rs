@@ -140,7 +140,7 @@ fn a_seed_does_not_depend_on_frame_numbers() {
             .iter()
             .map(|machine| {
                 let pages = machine.free_pages();
-                let digest = rules::twin::run(machine, seed, 500, None).unwrap();
+                let digest = rules::differential::run(machine, seed, 500, None).unwrap();
                 machine.model().check_invariants().unwrap();
                 assert_eq!(machine.free_pages(), pages);
                 digest

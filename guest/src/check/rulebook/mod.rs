@@ -10,13 +10,13 @@ mod upcall;
 use core::fmt::{self, Write};
 
 use hypercall::{Hypervisor, Op};
-use rules::{About, RULES, Rule, twin};
+use rules::{About, RULES, Rule, differential};
 
 use crate::before::{Before, Kind};
 use crate::checks::{self, Asked, CHECKS, Check, Facts, Failed, NAMED, Named};
 use crate::console::print;
 use crate::mm::{self, MmError, Tables};
-use crate::options::Twins;
+use crate::options::Differential;
 use crate::println;
 use crate::selection::Selection;
 use crate::xen::XEN;
@@ -79,7 +79,7 @@ static CHECK: Check = Check {
 /// Judges Xen by the rules and makes random requests, as far as asked for.
 fn check(asked: &Asked<'_>, facts: &mut Facts) -> Result<(), Failed> {
     let Asked { options, before } = asked;
-    if options.rules == Selection::None && options.twin.is_none() {
+    if options.rules == Selection::None && options.differential.is_none() {
         return Ok(());
     }
     let before = checks::or_fail("rules", before.ok_or("the rules are about PV"))?;
@@ -91,9 +91,9 @@ fn check(asked: &Asked<'_>, facts: &mut Facts) -> Result<(), Failed> {
         // There is room for all checks.
         let _ = write!(facts, " {summary}");
     }
-    match options.twin {
-        Some(seeds) if !checks::or_fail("twin", twins(seeds, before))? => {
-            Err(checks::reason("twin"))
+    match options.differential {
+        Some(seeds) if !checks::or_fail("differential", differential_runs(seeds, before))? => {
+            Err(checks::reason("differential"))
         }
         _ => Ok(()),
     }
@@ -132,10 +132,10 @@ fn run(selection: Selection<'_>, before: &Before) -> Result<Summary, MmError> {
 ///
 /// # Errors
 /// As for [`run`].
-fn twins(twins: Twins, before: &Before) -> Result<bool, MmError> {
-    let Twins { from, to, steps } = twins;
+fn differential_runs(seeds: Differential, before: &Before) -> Result<bool, MmError> {
+    let Differential { from, to, steps } = seeds;
     let (counts, clean) = undisturbed(before, |machine| {
-        twin::run_many(machine, from..to, steps, &mut Lines)
+        differential::run_many(machine, from..to, steps, &mut Lines)
     })?;
     Ok(counts.error == 0 && clean)
 }

@@ -12,9 +12,9 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
-    let page = lab.page()?;
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
+    let page = bench.page()?;
     let tables = [
         (slot(&window.l2, 1), "L2"),
         (slot(&window.l3, 1), "L3"),
@@ -23,12 +23,12 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
     for (slot, level) in tables {
         for bit in [PSE, G, PWT, PCD] {
             let value = entry(window.l1.mfn, TABLE | bit);
-            expect_result!(lab.update(slot, value), EINVAL, "{level} with {bit:#x}");
+            expect_result!(bench.update(slot, value), EINVAL, "{level} with {bit:#x}");
         }
     }
     for bits in [0, D, 0xe00, G, NX, 1 << 53, 1 << 58] {
         let value = entry(page.mfn, READ | bits);
-        expect_result!(lab.update(slot(&window.l1, 0), value), 0, "L1 with {bits:#x}");
+        expect_result!(bench.update(slot(&window.l1, 0), value), 0, "L1 with {bits:#x}");
         let found = word(&window.l1, 0);
         expect_eq!(found & bits & !AD, bits & !AD, "the bits of {value:#x}");
     }

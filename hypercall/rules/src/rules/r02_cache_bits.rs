@@ -11,17 +11,17 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
-    let page = lab.page()?;
-    let expected = match lab.kind() {
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
+    let page = bench.page()?;
+    let expected = match bench.kind() {
         Kind::Dom0 => 0,
         Kind::DomU | Kind::Shim => EINVAL,
     };
     // Read-only mappings, so that nothing incoherent is ever written.
     for bits in [PWT, PCD, PWT | PCD, PSE] {
         let value = entry(page.mfn, READ | bits);
-        let result = lab.update(slot(&window.l1, 0), value);
+        let result = bench.update(slot(&window.l1, 0), value);
         expect_result!(result, expected, "L1 with {bits:#x}");
     }
     Ok(())

@@ -13,9 +13,9 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
-    let page = lab.page()?;
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
+    let page = bench.page()?;
     let cases = [
         (P, P | U | GUEST_KERNEL),
         (P | A | D, P | A | D | U | GUEST_KERNEL),
@@ -25,23 +25,23 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
         (P | GUEST_KERNEL, P | U | GUEST_KERNEL),
     ];
     for (written, expected) in cases {
-        let result = lab.update(slot(&window.l1, 3), entry(page.mfn, written));
+        let result = bench.update(slot(&window.l1, 3), entry(page.mfn, written));
         expect_result!(result, 0, "writing flags {written:#x}");
         let found = word(&window.l1, 3) & !FRAME;
         expect_eq!(found, expected, "flags written as {written:#x}");
     }
-    let other = lab.table()?;
-    let result = lab.update(slot(&window.l2, 1), entry(other.mfn, P));
+    let other = bench.table()?;
+    let result = bench.update(slot(&window.l2, 1), entry(other.mfn, P));
     expect_result!(result, 0, "an L2 entry with P alone");
     expect_eq!(word(&window.l2, 1) & !FRAME, P | U, "the L2 entry");
-    let other = lab.table()?;
-    let result = lab.update(slot(&window.l3, 1), entry(other.mfn, P));
+    let other = bench.table()?;
+    let result = bench.update(slot(&window.l3, 1), entry(other.mfn, P));
     expect_result!(result, 0, "an L3 entry with P alone");
     expect_eq!(word(&window.l3, 1) & !FRAME, P | U, "the L3 entry");
     // Validation of a whole table does the same; an L4 of the test's own shows the last case.
-    let l3 = lab.table()?;
-    let l4 = lab.table_with(&[entry(l3.mfn, P)])?;
-    expect_result!(lab.pin(Level::L4, &l4), 0, "pinning an L4");
+    let l3 = bench.table()?;
+    let l4 = bench.table_with(&[entry(l3.mfn, P)])?;
+    expect_result!(bench.pin(Level::L4, &l4), 0, "pinning an L4");
     expect_eq!(word(&l4, 0) & !FRAME, P | U | A, "the L4 entry");
     Ok(())
 }

@@ -11,11 +11,11 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
-    let page = lab.page()?;
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
+    let page = bench.page()?;
     for flags in [P | G, P | U | G | GUEST_KERNEL] {
-        let result = lab.update(slot(&window.l1, 0), entry(page.mfn, flags));
+        let result = bench.update(slot(&window.l1, 0), entry(page.mfn, flags));
         expect_result!(result, 0, "flags {flags:#x}");
         let found = word(&window.l1, 0) & !FRAME & !AD;
         expect_eq!(found, P | U | G | GUEST_KERNEL, "flags written as {flags:#x}");

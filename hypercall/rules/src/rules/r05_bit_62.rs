@@ -10,14 +10,14 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
-    let page = lab.page()?;
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
+    let page = bench.page()?;
     let expected = if machine.about().debug { EINVAL } else { 0 };
-    let result = lab.update(slot(&window.l1, 0), entry(page.mfn, READ | 1 << 62));
+    let result = bench.update(slot(&window.l1, 0), entry(page.mfn, READ | 1 << 62));
     expect_result!(result, expected, "bit 62 at L1");
-    let other = lab.table()?;
-    let result = lab.update(slot(&window.l2, 1), entry(other.mfn, TABLE | 1 << 62));
+    let other = bench.table()?;
+    let result = bench.update(slot(&window.l2, 1), entry(other.mfn, TABLE | 1 << 62));
     expect_result!(result, 0, "bit 62 at L2");
     Ok(())
 }

@@ -10,22 +10,22 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
+    let bench = TestBench::new(machine);
     if let Some(flags) = machine.initial_flags() {
         expect_eq!(flags & (RW | NX), RW, "RW and NX of the initial mapping");
     }
-    let window = lab.window()?;
-    let page = lab.page()?;
+    let window = bench.window()?;
+    let page = bench.page()?;
     // `ret`, all over.
     set_word(&page, 0, 0xc3c3_c3c3_c3c3_c3c3);
-    let result = lab.update_va(window.va, entry(page.mfn, READ), UVMF_INVLPG);
+    let result = bench.update_va(window.va, entry(page.mfn, READ), UVMF_INVLPG);
     expect_result!(result, 0, "mapping without NX");
     match machine.execute(window.va) {
         None => skip!("this machine cannot execute a test's page"),
         Some(Err(fault)) => fail!("a page without NX does not execute: code {:#x}", fault.code),
         Some(Ok(())) => {}
     }
-    let result = lab.update_va(window.va, entry(page.mfn, READ | NX), UVMF_INVLPG);
+    let result = bench.update_va(window.va, entry(page.mfn, READ | NX), UVMF_INVLPG);
     expect_result!(result, 0, "mapping with NX");
     match machine.execute(window.va) {
         Some(Err(fault)) => expect!(fault.code & 0x10 != 0, "fault code {:#x}", fault.code),

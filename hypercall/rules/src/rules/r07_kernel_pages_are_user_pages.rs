@@ -12,8 +12,8 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let page = lab.page()?;
+    let bench = TestBench::new(machine);
+    let page = bench.page()?;
     let mut table = machine.l4();
     for shift in [39, 30, 21, 12] {
         let index = (page.va >> shift & 511) as usize;

@@ -13,16 +13,16 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
-    let page = lab.page()?;
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
+    let page = bench.page()?;
     for value in [0, 0xe00, RW | U | A] {
-        let result = lab.update(slot(&window.l1, 0), value);
+        let result = bench.update(slot(&window.l1, 0), value);
         expect_result!(result, 0, "a non-present entry {value:#x}");
         expect_eq!(word(&window.l1, 0), value, "the entry");
     }
     let value = entry(page.mfn, RW);
-    let result = lab.update(slot(&window.l1, 0), value);
+    let result = bench.update(slot(&window.l1, 0), value);
     expect_result!(result, 0, "a non-present entry with an address");
     expect_eq!(word(&window.l1, 0), value, "the entry");
     expect!(machine.read(window.va).is_err(), "it translates");

@@ -12,22 +12,22 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
     let writable = entry(window.l1.mfn, WRITE);
-    expect_result!(lab.update(slot(&window.l1, 0), writable), EBUSY, "mapping a table writable");
-    expect_result!(lab.update_va(window.va, writable, 0), EBUSY, "update_va_mapping of a table");
-    let page = lab.page()?;
-    expect_result!(lab.pin(Level::L1, &page), EINVAL, "pinning a page mapped writable");
-    let result = lab.update(slot(&window.l2, 1), entry(page.mfn, TABLE));
+    expect_result!(bench.update(slot(&window.l1, 0), writable), EBUSY, "mapping a table writable");
+    expect_result!(bench.update_va(window.va, writable, 0), EBUSY, "update_va_mapping of a table");
+    let page = bench.page()?;
+    expect_result!(bench.pin(Level::L1, &page), EINVAL, "pinning a page mapped writable");
+    let result = bench.update(slot(&window.l2, 1), entry(page.mfn, TABLE));
     expect_result!(result, EINVAL, "linking a page mapped writable");
-    lab.set_writable(&page, false)?;
-    expect_result!(lab.pin(Level::L1, &page), 0, "pinning it read-only");
-    expect_result!(lab.pin(Level::L1, &page), EINVAL, "pinning it twice");
-    expect_result!(lab.pin(Level::L2, &page), EINVAL, "pinning it at another level");
-    let result = lab.update(slot(&window.l3, 1), entry(page.mfn, TABLE));
+    bench.set_writable(&page, false)?;
+    expect_result!(bench.pin(Level::L1, &page), 0, "pinning it read-only");
+    expect_result!(bench.pin(Level::L1, &page), EINVAL, "pinning it twice");
+    expect_result!(bench.pin(Level::L2, &page), EINVAL, "pinning it at another level");
+    let result = bench.update(slot(&window.l3, 1), entry(page.mfn, TABLE));
     expect_result!(result, EINVAL, "linking it at another level");
     expect!(!machine.set_writable(&page, true), "a pinned table was mapped writable");
-    expect_result!(lab.unpin(&page), 0, "unpinning it");
-    lab.set_writable(&page, true)
+    expect_result!(bench.unpin(&page), 0, "unpinning it");
+    bench.set_writable(&page, true)
 }

@@ -10,15 +10,15 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let page = lab.page()?;
+    let bench = TestBench::new(machine);
+    let page = bench.page()?;
     let value = entry(page.mfn, READ);
     let va = machine.scratch_va();
-    expect_result!(lab.update_va(va, value, 0), EINVAL, "an address without tables");
-    let window = lab.window()?;
-    expect_result!(lab.update_va(va, value, 0), 0, "an address with tables");
+    expect_result!(bench.update_va(va, value, 0), EINVAL, "an address without tables");
+    let window = bench.window()?;
+    expect_result!(bench.update_va(va, value, 0), 0, "an address with tables");
     expect_eq!(word(&window.l1, 0) & FRAME, page.mfn.addr().as_u64(), "the entry's frame");
-    expect_result!(lab.update_va(va + (1 << 21), value, 0), EINVAL, "an empty L2 entry");
-    expect_result!(lab.update_va(0xffff_8000_0000_0000, 0, 0), EINVAL, "Xen's address");
+    expect_result!(bench.update_va(va + (1 << 21), value, 0), EINVAL, "an empty L2 entry");
+    expect_result!(bench.update_va(0xffff_8000_0000_0000, 0, 0), EINVAL, "Xen's address");
     Ok(())
 }

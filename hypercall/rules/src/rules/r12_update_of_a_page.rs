@@ -11,21 +11,21 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let page = lab.page()?;
-    expect_result!(lab.update(slot(&page, 7), u64::MAX), 0, "a page mapped writable");
+    let bench = TestBench::new(machine);
+    let page = bench.page()?;
+    expect_result!(bench.update(slot(&page, 7), u64::MAX), 0, "a page mapped writable");
     expect_eq!(word(&page, 7), u64::MAX, "the word");
-    let read_only = lab.table()?;
-    expect_result!(lab.update(slot(&read_only, 7), 0x1234), 0, "a page mapped read-only");
+    let read_only = bench.table()?;
+    expect_result!(bench.update(slot(&read_only, 7), 0x1234), 0, "a page mapped read-only");
     expect_eq!(word(&read_only, 7), 0x1234, "the word");
-    let gdt = lab.table()?;
+    let gdt = bench.table()?;
     let frames = [gdt.mfn.as_u64()];
-    let result = lab.call(Op::SetGdt, [frames.as_ptr() as u64, 512, 0, 0, 0]);
+    let result = bench.call(Op::SetGdt, [frames.as_ptr() as u64, 512, 0, 0, 0]);
     expect_result!(result, 0, "loading an empty GDT");
-    let result = lab.update(slot(&gdt, 0), 0);
-    let unload = lab.call(Op::SetGdt, [0; 5]);
+    let result = bench.update(slot(&gdt, 0), 0);
+    let unload = bench.call(Op::SetGdt, [0; 5]);
     expect_result!(result, EINVAL, "a page of descriptors");
     expect_result!(unload, 0, "unloading the GDT");
-    expect_result!(lab.update(slot(&gdt, 0), 0), 0, "the page afterwards");
+    expect_result!(bench.update(slot(&gdt, 0), 0), 0, "the page afterwards");
     Ok(())
 }

@@ -11,9 +11,9 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
-    let (one, two) = (lab.page()?, lab.page()?);
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
+    let (one, two) = (bench.page()?, bench.page()?);
     set_word(&one, 0, 1);
     set_word(&two, 0, 2);
     let kinds = [
@@ -25,10 +25,10 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
         (UVMF_TLB_FLUSH | UVMF_ALL, true),
     ];
     for (flags, flushes) in kinds {
-        let result = lab.update_va(window.va, entry(one.mfn, READ), UVMF_TLB_FLUSH | UVMF_ALL);
+        let result = bench.update_va(window.va, entry(one.mfn, READ), UVMF_TLB_FLUSH | UVMF_ALL);
         expect_result!(result, 0, "mapping the first page");
         expect_eq!(machine.read(window.va), Ok(1), "the first page");
-        let result = lab.update_va(window.va, entry(two.mfn, READ), flags);
+        let result = bench.update_va(window.va, entry(two.mfn, READ), flags);
         expect_result!(result, 0, "flags {flags}");
         // A real TLB may forget on its own, so a stale value is certain on the model alone.
         let found = machine.read(window.va);

@@ -12,22 +12,22 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
-    let (one, two) = (lab.page()?, lab.page()?);
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
+    let (one, two) = (bench.page()?, bench.page()?);
     set_word(&one, 0, 1);
     set_word(&two, 0, 2);
-    let map = |page: &crate::Page| lab.update(slot(&window.l1, 0), entry(page.mfn, READ));
+    let map = |page: &crate::Page| bench.update(slot(&window.l1, 0), entry(page.mfn, READ));
     expect_result!(map(&one), 0, "mapping the first page");
     expect_eq!(machine.read(window.va), Ok(1), "the first page");
     expect_result!(map(&two), 0, "mapping the second page");
     if machine.about().model {
         expect_eq!(machine.read(window.va), Ok(1), "the value seen without a flush");
     }
-    let other = lab.table_with(&[entry(one.mfn, READ)])?;
-    lab.flush();
+    let other = bench.table_with(&[entry(one.mfn, READ)])?;
+    bench.flush();
     expect_eq!(machine.read(window.va), Ok(2), "the second page");
-    let result = lab.update(slot(&window.l2, 0), entry(other.mfn, TABLE));
+    let result = bench.update(slot(&window.l2, 0), entry(other.mfn, TABLE));
     expect_result!(result, 0, "another L1 table");
     expect_eq!(machine.read(window.va), Ok(1), "the value seen after an L2 update");
     Ok(())

@@ -13,11 +13,11 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
-    let page = lab.page()?;
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
+    let page = bench.page()?;
     let at = |table: &crate::Page, index: u64| table.va + index * 8;
-    let dom0 = lab.kind() == Kind::Dom0;
+    let dom0 = bench.kind() == Kind::Dom0;
     let value = entry(page.mfn, READ);
     let check = |emulated: bool, what: &str| -> Check {
         let stored = machine.write(at(&window.l1, 5), value);
@@ -39,7 +39,7 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
         // R49: without a fault address Xen does not see that a table was meant.
         return Ok(());
     }
-    let assist = |on: bool| lab.call(Op::VmAssist, [!on as u64, 2, 0, 0, 0]);
+    let assist = |on: bool| bench.call(Op::VmAssist, [!on as u64, 2, 0, 0, 0]);
     expect_result!(assist(true), 0, "switching the assist on");
     let result = check(true, "assist on");
     expect_result!(assist(false), 0, "switching the assist off");

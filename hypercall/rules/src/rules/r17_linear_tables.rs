@@ -13,15 +13,15 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let l4 = lab.table()?;
-    expect_result!(lab.pin(Level::L4, &l4), 0, "pinning an empty L4");
-    let result = lab.update(slot(&l4, 5), entry(l4.mfn, TABLE));
+    let bench = TestBench::new(machine);
+    let l4 = bench.table()?;
+    expect_result!(bench.pin(Level::L4, &l4), 0, "pinning an empty L4");
+    let result = bench.update(slot(&l4, 5), entry(l4.mfn, TABLE));
     expect_result!(result, EINVAL, "a writable linear entry");
-    let result = lab.update(slot(&l4, 5), entry(l4.mfn, READ));
+    let result = bench.update(slot(&l4, 5), entry(l4.mfn, READ));
     expect!(result == 0 || result == EINVAL, "a read-only linear entry gave {result}");
     if result == 0 {
-        expect_result!(lab.update(slot(&l4, 5), 0), 0, "taking it out");
+        expect_result!(bench.update(slot(&l4, 5), 0), 0, "taking it out");
     }
     Ok(())
 }

@@ -11,14 +11,14 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let l4 = lab.table()?;
-    let user = |mfn: u64| lab.ext(MMUEXT_NEW_USER_BASEPTR, mfn, 0);
+    let bench = TestBench::new(machine);
+    let l4 = bench.table()?;
+    let user = |mfn: u64| bench.ext(MMUEXT_NEW_USER_BASEPTR, mfn, 0);
     expect_result!(user(l4.mfn.as_u64()), 0, "loading a user L4 that was not pinned");
     expect!(!machine.set_writable(&l4, true), "the user L4 was mapped writable");
-    expect_result!(lab.pin(Level::L4, &l4), 0, "pinning it");
-    expect_result!(lab.unpin(&l4), 0, "unpinning it");
+    expect_result!(bench.pin(Level::L4, &l4), 0, "pinning it");
+    expect_result!(bench.unpin(&l4), 0, "unpinning it");
     expect!(!machine.set_writable(&l4, true), "the unpinned user L4 was mapped writable");
     expect_result!(user(0), 0, "letting go of it");
-    lab.set_writable(&l4, true)
+    bench.set_writable(&l4, true)
 }

@@ -11,22 +11,22 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
-    let page = lab.page()?;
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
+    let page = bench.page()?;
     let good = |index| request(slot(&window.l1, index), entry(page.mfn, READ));
     let bad = request(slot(&window.l1, 1), entry(window.l1.mfn, WRITE));
-    expect_eq!(lab.updates(&[good(0), bad, good(2)]), (EBUSY, 1), "result and count");
+    expect_eq!(bench.updates(&[good(0), bad, good(2)]), (EBUSY, 1), "result and count");
     expect!(word(&window.l1, 0) & P != 0, "the first was not done");
     expect_eq!(word(&window.l1, 1), 0, "the second");
     expect_eq!(word(&window.l1, 2), 0, "the third");
-    expect_eq!(lab.updates(&[good(0), good(1), good(2)]), (0, 3), "result and count");
-    expect_eq!(lab.updates(&[]), (0, 0), "an empty list");
+    expect_eq!(bench.updates(&[good(0), good(1), good(2)]), (0, 3), "result and count");
+    expect_eq!(bench.updates(&[]), (0, 0), "an empty list");
     let flush = ext(MMUEXT_TLB_FLUSH_LOCAL, 0, 0);
     let bad = ext(MMUEXT_UNPIN_TABLE, page.mfn.as_u64(), 0);
-    expect_eq!(lab.exts(&[flush, flush, bad, flush]), (EINVAL, 2), "mmuext_op");
+    expect_eq!(bench.exts(&[flush, flush, bad, flush]), (EINVAL, 2), "mmuext_op");
     let list = [good(3)];
     let args = [list.as_ptr() as u64, 1, 0, DOMID_SELF as u64, 0];
-    expect_result!(lab.call(Op::MmuUpdate, args), 0, "without a count");
+    expect_result!(bench.call(Op::MmuUpdate, args), 0, "without a count");
     Ok(())
 }

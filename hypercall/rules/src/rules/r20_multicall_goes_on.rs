@@ -11,9 +11,9 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
-    let page = lab.page()?;
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
+    let page = bench.page()?;
     let map = |va, page: &crate::Page, flags| {
         let value = entry(page.mfn, flags);
         entry_for(Op::UpdateVaMapping as u64, [va, value, 0, 0, 0])
@@ -26,13 +26,13 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
         entry_for(Op::Multicall as u64, nested),
         map(window.va + 0x2000, &page, READ),
     ];
-    expect_result!(lab.multicall(&mut calls), 0, "the multicall");
+    expect_result!(bench.multicall(&mut calls), 0, "the multicall");
     for (index, expected) in [0, EBUSY, EINVAL, 0].into_iter().enumerate() {
         expect_result!(calls[index].result as i64, expected, "entry {index}");
     }
     expect!(word(&window.l1, 2) & P != 0, "the last entry was not done");
     expect_eq!(word(&window.l1, 3), 0, "the nested entry");
-    expect_result!(lab.call(Op::Multicall, [BAD_POINTER, 1, 0, 0, 0]), EFAULT, "a bad list");
-    expect_result!(lab.multicall(&mut []), 0, "an empty list");
+    expect_result!(bench.call(Op::Multicall, [BAD_POINTER, 1, 0, 0, 0]), EFAULT, "a bad list");
+    expect_result!(bench.multicall(&mut []), 0, "an empty list");
     Ok(())
 }

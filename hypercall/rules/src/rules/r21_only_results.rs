@@ -11,10 +11,10 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
+    let bench = TestBench::new(machine);
     let version = abi::version::XENVER_version as u64;
     let mut calls = [entry_for(Op::XenVersion as u64, [version, 0, 3, 4, 5])];
-    expect_result!(lab.multicall(&mut calls), 0, "the multicall");
+    expect_result!(bench.multicall(&mut calls), 0, "the multicall");
     let (major, minor) = machine.about().version;
     let expected = (major as u64) << 16 | minor as u64;
     expect_eq!(calls[0].result, expected, "the version as result");

@@ -10,17 +10,17 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let page = lab.page()?;
+    let bench = TestBench::new(machine);
+    let page = bench.page()?;
     // Each argument in turn decides: the list, its length, the count's address, the domain.
     let list = [request(slot(&page, 0), 1), request(slot(&page, 1), 2)];
     let mut done = 0u32;
     let mut args = [list.as_ptr() as u64, 1, &raw mut done as u64, DOMID_SELF as u64, u64::MAX];
-    expect_result!(lab.call(Op::MmuUpdate, args), 0, "one request");
+    expect_result!(bench.call(Op::MmuUpdate, args), 0, "one request");
     expect_eq!((done, word(&page, 0), word(&page, 1)), (1, 1, 0), "count and words");
     args[3] = abi::xen::DOMID_INVALID as u64;
-    expect_result!(lab.call(Op::MmuUpdate, args), ESRCH, "a domain that is none");
+    expect_result!(bench.call(Op::MmuUpdate, args), ESRCH, "a domain that is none");
     args = [BAD_POINTER, 1, 0, DOMID_SELF as u64, 0];
-    expect_result!(lab.call(Op::MmuUpdate, args), EFAULT, "a list that is none");
+    expect_result!(bench.call(Op::MmuUpdate, args), EFAULT, "a list that is none");
     Ok(())
 }

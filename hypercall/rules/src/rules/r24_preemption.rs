@@ -13,10 +13,10 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let page = lab.page()?;
-    let port = lab.bind_ipi()?;
-    lab.unmask_port(port)?;
+    let bench = TestBench::new(machine);
+    let page = bench.page()?;
+    let port = bench.bind_ipi()?;
+    bench.unmask_port(port)?;
     let send = abi::event::evtchn_send { port };
     let sent = [abi::event::EVTCHNOP_send as u64, &raw const send as u64, 0, 0, 0];
     let list = [request(slot(&page, 0), 1), request(slot(&page, 1), 1)];
@@ -26,9 +26,9 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
         entry_for(Op::MmuUpdate as u64, update),
     ];
     let mut result = 0;
-    let observed = machine.observe_upcall(&page, &mut || result = lab.multicall(&mut calls));
+    let observed = machine.observe_upcall(&page, &mut || result = bench.multicall(&mut calls));
     // The handler has cleared what was pending; the port goes as well.
-    lab.close_port(port);
+    bench.close_port(port);
     let Some(observed) = observed else {
         skip!("this machine cannot look into an upcall");
     };

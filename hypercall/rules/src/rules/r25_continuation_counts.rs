@@ -11,17 +11,17 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let page = lab.page()?;
+    let bench = TestBench::new(machine);
+    let page = bench.page()?;
     let list = [request(slot(&page, 0), 1)];
     let mut done = 7u32;
     let count = &raw mut done as u64;
     let args = [list.as_ptr() as u64, 1 | 1 << 31, count, DOMID_SELF as u64, 0];
-    expect_result!(lab.call(Op::MmuUpdate, args), 0, "one request and bit 31");
+    expect_result!(bench.call(Op::MmuUpdate, args), 0, "one request and bit 31");
     expect_eq!(done, 8, "the count, 7 before");
     for op in [Op::MmuUpdate, Op::MmuextOp] {
         let args = [0, 1 << 31, 0, 1234, 0];
-        expect_result!(lab.call(op, args), 1234, "{op} of bit 31 alone");
+        expect_result!(bench.call(op, args), 1234, "{op} of bit 31 alone");
     }
     Ok(())
 }

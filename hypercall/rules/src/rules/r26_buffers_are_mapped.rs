@@ -11,10 +11,10 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
+    let bench = TestBench::new(machine);
     let try_with = |address: u64| {
         let args = [address, 1, 0, DOMID_SELF as u64, 0];
-        (lab.call(Op::MmuUpdate, args), lab.call(Op::MmuextOp, args))
+        (bench.call(Op::MmuUpdate, args), bench.call(Op::MmuextOp, args))
     };
     expect_eq!(try_with(BAD_POINTER), (EFAULT, EFAULT), "lists at an address of Xen's");
     if machine.about().model {
@@ -23,15 +23,15 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
     }
     let va = machine.scratch_va();
     expect_eq!(try_with(va), (EFAULT, EFAULT), "lists at an address without tables");
-    let window = lab.window()?;
+    let window = bench.window()?;
     expect_eq!(try_with(va), (EFAULT, EFAULT), "lists at an address that is not mapped");
-    let page = lab.page()?;
+    let page = bench.page()?;
     set_word(&page, 0, slot(&page, 2).as_u64());
     set_word(&page, 1, 5);
-    let result = lab.update_va(window.va, entry(page.mfn, READ), UVMF_INVLPG);
+    let result = bench.update_va(window.va, entry(page.mfn, READ), UVMF_INVLPG);
     expect_result!(result, 0, "mapping the list");
     let args = [va, 1, 0, DOMID_SELF as u64, 0];
-    expect_result!(lab.call(Op::MmuUpdate, args), 0, "a list in a page mapped read-only");
+    expect_result!(bench.call(Op::MmuUpdate, args), 0, "a list in a page mapped read-only");
     expect_eq!(word(&page, 2), 5, "the word it wrote");
     Ok(())
 }

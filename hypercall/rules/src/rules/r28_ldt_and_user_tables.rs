@@ -11,9 +11,9 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
+    let bench = TestBench::new(machine);
     let va = machine.scratch_va();
-    let set = |address: u64, entries: u64| lab.ext(MMUEXT_SET_LDT, address, entries);
+    let set = |address: u64, entries: u64| bench.ext(MMUEXT_SET_LDT, address, entries);
     expect_result!(set(va, 8193), EINVAL, "8193 entries");
     expect_result!(set(va + 8, 1), EINVAL, "an address that is not aligned");
     expect_result!(set(0xffff_8000_0000_0000, 1), EINVAL, "an address of Xen's");
@@ -21,7 +21,7 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
     expect_result!(set(va, 8192), 0, "8192 entries");
     expect_result!(set(va + 8, 0), 0, "no entries, whatever the address");
     for _ in 0..2 {
-        expect_result!(lab.ext(MMUEXT_NEW_USER_BASEPTR, 0, 0), 0, "no user tables");
+        expect_result!(bench.ext(MMUEXT_NEW_USER_BASEPTR, 0, 0), 0, "no user tables");
     }
     Ok(())
 }

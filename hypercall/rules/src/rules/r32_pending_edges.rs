@@ -14,25 +14,25 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
+    let bench = TestBench::new(machine);
     let hv = machine.hv();
     let was = hv.mask_upcalls();
-    let result = edges(&lab);
+    let result = edges(&bench);
     hv.restore_upcalls(was);
     result
 }
 
-fn edges(lab: &Lab<'_>) -> Check {
-    let port = lab.bind_ipi()?;
-    let result = with_port(lab, port);
-    lab.close_port(port);
+fn edges(bench: &TestBench<'_>) -> Check {
+    let port = bench.bind_ipi()?;
+    let result = with_port(bench, port);
+    bench.close_port(port);
     result
 }
 
-fn with_port(lab: &Lab<'_>, port: u32) -> Check {
+fn with_port(bench: &TestBench<'_>, port: u32) -> Check {
     let (word, bit) = (port as usize / 64, 1u64 << (port % 64));
-    let shared = lab.machine.shared_info();
-    let info = lab.machine.vcpu_info();
+    let shared = bench.machine.shared_info();
+    let info = bench.machine.vcpu_info();
     // SAFETY: both structures are mapped as long as the kernel runs, and fields are accessed as
     // Xen does, whole. With upcalls masked no handler of this vCPU is in the way.
     let (pending, select, upcall) = unsafe {
@@ -58,16 +58,16 @@ fn with_port(lab: &Lab<'_>, port: u32) -> Check {
         select.write_volatile(0);
         upcall.write_volatile(0);
     };
-    lab.unmask_port(port)?;
+    bench.unmask_port(port)?;
     clear();
-    expect_result!(lab.send(port), 0, "sending to an IPI port");
+    expect_result!(bench.send(port), 0, "sending to an IPI port");
     let first = look();
     clear();
-    expect_result!(lab.send(port), 0, "sending again");
+    expect_result!(bench.send(port), 0, "sending again");
     let second = look();
     // SAFETY: as above.
     unsafe { pending.write_volatile(pending.read_volatile() & !bit) };
-    expect_result!(lab.send(port), 0, "sending with the port's bit cleared");
+    expect_result!(bench.send(port), 0, "sending with the port's bit cleared");
     let third = look();
     // SAFETY: as above.
     unsafe {

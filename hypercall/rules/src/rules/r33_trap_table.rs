@@ -17,7 +17,7 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
+    let bench = TestBench::new(machine);
     let table = [
         abi::arch::trap_info {
             vector: 200,
@@ -27,12 +27,12 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
         },
         hypercall::trap::END,
     ];
-    let result = lab.call(Op::SetTrapTable, [table.as_ptr() as u64, 0, 0, 0, 0]);
+    let result = bench.call(Op::SetTrapTable, [table.as_ptr() as u64, 0, 0, 0, 0]);
     expect_result!(result, EINVAL, "a handler at an address that is not canonical");
-    let result = lab.call(Op::SetTrapTable, [BAD_POINTER, 0, 0, 0, 0]);
+    let result = bench.call(Op::SetTrapTable, [BAD_POINTER, 0, 0, 0, 0]);
     expect_result!(result, EFAULT, "a table that cannot be read");
     let end = [hypercall::trap::END];
-    let result = lab.call(Op::SetTrapTable, [end.as_ptr() as u64, 0, 0, 0, 0]);
+    let result = bench.call(Op::SetTrapTable, [end.as_ptr() as u64, 0, 0, 0, 0]);
     expect_result!(result, 0, "an empty table");
     for (dpl, vector) in [(3, 0x81), (0, 13)] {
         let Some(entry) = machine.enter(Cause::Interrupt(0x81, dpl), true) else {

@@ -14,7 +14,7 @@ use crate::prelude::*;
 use abi::callback::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
+    let bench = TestBench::new(machine);
     let register = |kind: u16, address: u64| {
         let arg = callback_register {
             r#type: kind,
@@ -22,7 +22,7 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
             address,
         };
         let args = [CALLBACKOP_register as u64, &raw const arg as u64, 0, 0, 0];
-        lab.call(Op::CallbackOp, args)
+        bench.call(Op::CallbackOp, args)
     };
     for kind in [
         CALLBACKTYPE_event,
@@ -36,14 +36,14 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
     }
     expect_result!(register(99, 0), ENOSYS, "type 99");
     let bad = [1 << 47, 1 << 47, 1 << 47, 0, 0];
-    expect_result!(lab.call(Op::SetCallbacks, bad), 0, "set_callbacks of bad addresses");
+    expect_result!(bench.call(Op::SetCallbacks, bad), 0, "set_callbacks of bad addresses");
     for (kind, expected) in [(CALLBACKTYPE_event, EINVAL), (99, ENOSYS)] {
         let arg = callback_unregister {
             r#type: kind,
             _unused: 0,
         };
         let args = [CALLBACKOP_unregister as u64, &raw const arg as u64, 0, 0, 0];
-        expect_result!(lab.call(Op::CallbackOp, args), expected, "taking back type {kind}");
+        expect_result!(bench.call(Op::CallbackOp, args), expected, "taking back type {kind}");
     }
     Ok(())
 }

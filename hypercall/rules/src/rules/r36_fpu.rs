@@ -11,11 +11,11 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    expect_result!(lab.call(Op::FpuTaskswitch, [0; 5]), 0, "clearing TS");
-    expect_result!(lab.call(Op::FpuTaskswitch, [1, 0, 0, 0, 0]), 0, "setting TS");
+    let bench = TestBench::new(machine);
+    expect_result!(bench.call(Op::FpuTaskswitch, [0; 5]), 0, "clearing TS");
+    expect_result!(bench.call(Op::FpuTaskswitch, [1, 0, 0, 0, 0]), 0, "setting TS");
     let entry = machine.enter(Cause::Fpu, true);
-    let clear = lab.call(Op::FpuTaskswitch, [0; 5]);
+    let clear = bench.call(Op::FpuTaskswitch, [0; 5]);
     expect_result!(clear, 0, "clearing TS");
     let Some(entry) = entry else {
         skip!("this machine is not entered");

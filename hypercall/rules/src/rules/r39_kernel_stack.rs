@@ -12,13 +12,13 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let page = lab.page()?;
+    let bench = TestBench::new(machine);
+    let page = bench.page()?;
     let ss = abi::arch::FLAT_KERNEL_SS as u64;
     // Nothing runs in user mode meanwhile, so the stack named here is never used. The kernel names
     // its own before it goes there.
     for sp in [0, 8, 0xffff_8100_0000_0000, page.va + 4096] {
-        let result = lab.call(Op::StackSwitch, [ss, sp, 0, 0, 0]);
+        let result = bench.call(Op::StackSwitch, [ss, sp, 0, 0, 0]);
         expect_result!(result, 0, "a stack at {sp:#x}");
     }
     Ok(())

@@ -11,22 +11,22 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
+    let bench = TestBench::new(machine);
     let Some(info) = machine.start_info() else {
         skip!("this kernel has not kept start_info");
     };
-    let window = lab.window()?;
+    let window = bench.window()?;
     let shared = Mfn::truncate(info.shared_info >> 12);
-    let result = lab.update(slot(&window.l1, 0), entry(shared, WRITE));
+    let result = bench.update(slot(&window.l1, 0), entry(shared, WRITE));
     expect_result!(result, 0, "mapping shared_info as a machine frame");
     if machine.about().kind != Kind::Dom0 {
         let store = Mfn::truncate(info.store_mfn);
-        let result = lab.update(slot(&window.l1, 1), entry(store, WRITE));
+        let result = bench.update(slot(&window.l1, 1), entry(store, WRITE));
         expect_result!(result, 0, "mapping the xenstore page as a machine frame");
-        let m2p = lab.m2p(store)?;
+        let m2p = bench.m2p(store)?;
         expect!(m2p < info.nr_pages, "the M2P says {m2p:#x} for the xenstore page");
     }
-    let m2p = lab.m2p(shared)?;
+    let m2p = bench.m2p(shared)?;
     expect!(m2p >= info.nr_pages, "the M2P says {m2p:#x} for shared_info");
     Ok(())
 }

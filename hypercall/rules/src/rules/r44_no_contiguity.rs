@@ -11,10 +11,10 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
+    let bench = TestBench::new(machine);
     for _ in 0..8 {
-        let page = lab.page()?;
-        expect_eq!(lab.m2p(page.mfn)?, page.pfn.as_u64(), "the M2P for {}", page.mfn);
+        let page = bench.page()?;
+        expect_eq!(bench.m2p(page.mfn)?, page.pfn.as_u64(), "the M2P for {}", page.mfn);
     }
     Ok(())
 }

@@ -11,9 +11,9 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
+    let bench = TestBench::new(machine);
     for va in [1 << 47, 1 << 56, 0xffff_7fff_ffff_f000, 0xff00_0000_0000_0000] {
-        expect_result!(lab.update_va(va, 0, 0), EINVAL, "update_va_mapping of {va:#x}");
+        expect_result!(bench.update_va(va, 0, 0), EINVAL, "update_va_mapping of {va:#x}");
     }
     Ok(())
 }

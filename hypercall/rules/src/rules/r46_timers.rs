@@ -11,12 +11,12 @@ use crate::prelude::*;
 use abi::vcpu::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
+    let bench = TestBench::new(machine);
     let short = vcpu_set_periodic_timer { period_ns: 999_999 };
     let arg = &raw const short as u64;
-    let op = |cmd: u32, arg: u64| lab.call(Op::VcpuOp, [cmd as u64, 0, arg, 0, 0]);
+    let op = |cmd: u32, arg: u64| bench.call(Op::VcpuOp, [cmd as u64, 0, arg, 0, 0]);
     expect_result!(op(VCPUOP_set_periodic_timer, arg), EINVAL, "a period below a millisecond");
     expect_result!(op(VCPUOP_stop_periodic_timer, 0), 0, "stopping the timer");
-    expect_result!(lab.call(Op::SetTimerOp, [0; 5]), 0, "no deadline");
+    expect_result!(bench.call(Op::SetTimerOp, [0; 5]), 0, "no deadline");
     Ok(())
 }

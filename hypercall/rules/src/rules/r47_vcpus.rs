@@ -14,8 +14,8 @@ use crate::prelude::*;
 use abi::vcpu::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let op = |cmd: u32, id: u32, arg: u64| lab.call(Op::VcpuOp, [cmd as u64, id as u64, arg, 0, 0]);
+    let bench = TestBench::new(machine);
+    let op = |cmd: u32, id: u32, arg: u64| bench.call(Op::VcpuOp, [cmd as u64, id as u64, arg, 0, 0]);
     expect_result!(op(VCPUOP_is_up, 0, 0), 1, "whether vCPU 0 is up");
     expect_result!(op(VCPUOP_is_up, 8191, 0), ENOENT, "whether vCPU 8191 is up");
     // Two pages of zeros are more than a context has.

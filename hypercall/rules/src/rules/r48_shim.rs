@@ -13,7 +13,7 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
+    let bench = TestBench::new(machine);
     // A bad offset, so that nobody changes its event channels over this.
     let mut control = abi::event::evtchn_init_control {
         control_gfn: 0,
@@ -23,18 +23,18 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
         _pad: [0; 7],
     };
     let arg = &raw mut control as u64;
-    let result = lab.call(
+    let result = bench.call(
         Op::EventChannelOp,
         [abi::event::EVTCHNOP_init_control as u64, arg, 0, 0, 0],
     );
-    let expected = match lab.kind() {
+    let expected = match bench.kind() {
         Kind::Shim => EOPNOTSUPP,
         Kind::DomU | Kind::Dom0 => EINVAL,
     };
     expect_result!(result, expected, "FIFO event channels at an odd offset");
     let empty = [abi::xen::CONSOLEIO_write as u64, 0, 4096, 0, 0];
-    let result = lab.call(Op::ConsoleIo, empty);
-    match lab.kind() {
+    let result = bench.call(Op::ConsoleIo, empty);
+    match bench.kind() {
         Kind::DomU if !machine.about().debug => {
             expect_result!(result, EPERM, "an empty write to Xen's console");
         }

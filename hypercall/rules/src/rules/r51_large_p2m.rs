@@ -28,8 +28,8 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
             let kind = machine.about().kind;
             expect!(kind != Kind::DomU, "a domU's p2m has a large page");
             // Any change that Xen has to look at will do: taking W away.
-            let lab = Lab::new(machine);
-            let result = lab.update(slot, value & !RW);
+            let bench = TestBench::new(machine);
+            let result = bench.update(slot, value & !RW);
             expect_result!(result, EINVAL, "writing a large entry");
             return Ok(());
         }

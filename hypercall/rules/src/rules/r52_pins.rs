@@ -11,17 +11,17 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
-    let (page, table) = (lab.page()?, lab.table()?);
-    expect_result!(lab.unpin(&page), EINVAL, "unpinning a page");
-    expect_result!(lab.unpin(&window.l1), EINVAL, "unpinning a table that is only linked");
-    expect_result!(lab.pin(Level::L1, &table), 0, "pinning a table");
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
+    let (page, table) = (bench.page()?, bench.table()?);
+    expect_result!(bench.unpin(&page), EINVAL, "unpinning a page");
+    expect_result!(bench.unpin(&window.l1), EINVAL, "unpinning a table that is only linked");
+    expect_result!(bench.pin(Level::L1, &table), 0, "pinning a table");
     expect!(!machine.set_writable(&table, true), "a pinned table was mapped writable");
-    let link = |value| lab.update(slot(&window.l2, 1), value);
+    let link = |value| bench.update(slot(&window.l2, 1), value);
     expect_result!(link(entry(table.mfn, TABLE)), 0, "linking it");
-    expect_result!(lab.unpin(&table), 0, "unpinning it");
+    expect_result!(bench.unpin(&table), 0, "unpinning it");
     expect!(!machine.set_writable(&table, true), "a linked table was mapped writable");
     expect_result!(link(0), 0, "unlinking it");
-    lab.set_writable(&table, true)
+    bench.set_writable(&table, true)
 }

@@ -11,24 +11,24 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
-    let (page, inner) = (lab.page()?, lab.table()?);
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
+    let (page, inner) = (bench.page()?, bench.table()?);
     // A table that would map another table writable.
-    let bad = lab.table_with(&[entry(page.mfn, WRITE), entry(window.l1.mfn, WRITE)])?;
-    expect_result!(lab.pin(Level::L1, &bad), EBUSY, "an L1 that maps a table writable");
+    let bad = bench.table_with(&[entry(page.mfn, WRITE), entry(window.l1.mfn, WRITE)])?;
+    expect_result!(bench.pin(Level::L1, &bad), EBUSY, "an L1 that maps a table writable");
     // One level up: a good L1, then the bad one.
-    let above = lab.table_with(&[entry(inner.mfn, TABLE), entry(bad.mfn, TABLE)])?;
-    let result = lab.pin(Level::L2, &above);
+    let above = bench.table_with(&[entry(inner.mfn, TABLE), entry(bad.mfn, TABLE)])?;
+    let result = bench.pin(Level::L2, &above);
     expect!(result < 0, "an L2 with a bad L1 gave {result}");
     for table in [&inner, &bad, &above] {
-        lab.set_writable(table, true)?;
+        bench.set_writable(table, true)?;
     }
     // The page, which the bad table mapped writable for a moment, can become a table.
     set_word(&page, 0, 0);
-    lab.set_writable(&page, false)?;
-    expect_result!(lab.pin(Level::L1, &page), 0, "pinning what the bad table mapped");
-    let flags = lab.table_with(&[entry(page.mfn, TABLE | PSE)])?;
-    expect_result!(lab.pin(Level::L2, &flags), EINVAL, "an L2 with a large page");
+    bench.set_writable(&page, false)?;
+    expect_result!(bench.pin(Level::L1, &page), 0, "pinning what the bad table mapped");
+    let flags = bench.table_with(&[entry(page.mfn, TABLE | PSE)])?;
+    expect_result!(bench.pin(Level::L2, &flags), EINVAL, "an L2 with a large page");
     Ok(())
 }

@@ -11,21 +11,21 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
-    let page = lab.page()?;
-    lab.set_writable(&page, false)?;
-    let result = lab.update(slot(&window.l1, 0), entry(page.mfn, WRITE));
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
+    let page = bench.page()?;
+    bench.set_writable(&page, false)?;
+    let result = bench.update(slot(&window.l1, 0), entry(page.mfn, WRITE));
     expect_result!(result, 0, "a writable page");
-    lab.flush();
+    bench.flush();
     expect_eq!(machine.write(window.va, 1), Ok(()), "a store");
-    let result = lab.update(slot(&window.l2, 0), entry(window.l1.mfn, TABLE & !RW));
+    let result = bench.update(slot(&window.l2, 0), entry(window.l1.mfn, TABLE & !RW));
     expect_result!(result, 0, "an L2 entry without RW");
     match machine.write(window.va, 2) {
         Ok(()) => fail!("a store through an L2 entry without RW succeeds"),
         Err(fault) => expect!(fault.is_protection(), "fault code {:#x}", fault.code),
     }
     expect_eq!(machine.read(window.va), Ok(1), "a load");
-    expect_result!(lab.pin(Level::L1, &page), EINVAL, "pinning the page as a table");
+    expect_result!(bench.pin(Level::L1, &page), EINVAL, "pinning the page as a table");
     Ok(())
 }

@@ -10,22 +10,22 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
-    let page = lab.page()?;
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
+    let page = bench.page()?;
     set_word(&page, 0, 7);
     for index in [1, 2, 511] {
-        let result = lab.update(slot(&window.l2, index), entry(window.l1.mfn, TABLE));
+        let result = bench.update(slot(&window.l2, index), entry(window.l1.mfn, TABLE));
         expect_result!(result, 0, "linking an L1 table at L2 entry {index}");
     }
-    let result = lab.update(slot(&window.l1, 3), entry(page.mfn, READ));
+    let result = bench.update(slot(&window.l1, 3), entry(page.mfn, READ));
     expect_result!(result, 0, "mapping a page");
-    lab.flush();
+    bench.flush();
     for index in [0, 1, 2, 511] {
         let va = window.va + (index << 21) + 0x3000;
         expect_eq!(machine.read(va), Ok(7), "the page through L2 entry {index}");
     }
-    let result = lab.update(slot(&window.l3, 1), entry(window.l1.mfn, TABLE));
+    let result = bench.update(slot(&window.l3, 1), entry(window.l1.mfn, TABLE));
     expect_result!(result, EINVAL, "linking the L1 table in an L3");
     Ok(())
 }

@@ -11,12 +11,12 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
-    let (page, other) = (lab.page()?, lab.table()?);
-    let clear = |page: &crate::Page| lab.ext(MMUEXT_CLEAR_PAGE, page.mfn.as_u64(), 0);
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
+    let (page, other) = (bench.page()?, bench.table()?);
+    let clear = |page: &crate::Page| bench.ext(MMUEXT_CLEAR_PAGE, page.mfn.as_u64(), 0);
     let copy = |to: &crate::Page, from: &crate::Page| {
-        lab.ext(MMUEXT_COPY_PAGE, to.mfn.as_u64(), from.mfn.as_u64())
+        bench.ext(MMUEXT_COPY_PAGE, to.mfn.as_u64(), from.mfn.as_u64())
     };
     set_word(&page, 511, 5);
     expect_result!(copy(&other, &page), 0, "copying to a page mapped read-only");

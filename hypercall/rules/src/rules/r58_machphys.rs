@@ -11,19 +11,19 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let page = lab.page()?;
+    let bench = TestBench::new(machine);
+    let page = bench.page()?;
     let set = |mfn: Mfn, pfn: u64| {
         let request = abi::mmu::mmu_update {
             ptr: mfn.addr().as_u64() | MMU_MACHPHYS_UPDATE as u64,
             val: pfn,
         };
-        lab.updates(&[request])
+        bench.updates(&[request])
     };
     let old = page.pfn.as_u64();
-    expect_eq!(lab.m2p(page.mfn)?, old, "the M2P");
+    expect_eq!(bench.m2p(page.mfn)?, old, "the M2P");
     let changed = set(page.mfn, 0x1234_5678);
-    let found = lab.m2p(page.mfn)?;
+    let found = bench.m2p(page.mfn)?;
     let restored = set(page.mfn, old);
     expect_eq!(changed, (0, 1), "changing it");
     expect_eq!(found, 0x1234_5678, "the M2P");

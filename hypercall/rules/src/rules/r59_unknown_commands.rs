@@ -11,15 +11,15 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let page = lab.page()?;
+    let bench = TestBench::new(machine);
+    let page = bench.page()?;
     for (cmd, expected) in [(0, 0), (2, 0), (3, 0), (4, ENOSYS), (5, ENOSYS), (7, ENOSYS)] {
         let mut request = request(slot(&page, 1), cmd);
         request.ptr |= cmd;
-        expect_result!(lab.updates(&[request]).0, expected, "command {cmd}");
+        expect_result!(bench.updates(&[request]).0, expected, "command {cmd}");
     }
     let flush = ext(MMUEXT_TLB_FLUSH_LOCAL, 0, 0);
     let unknown = ext(999, 0, 0);
-    expect_eq!(lab.exts(&[flush, unknown, flush]), (ENOSYS, 1), "operation 999");
+    expect_eq!(bench.exts(&[flush, unknown, flush]), (ENOSYS, 1), "operation 999");
     Ok(())
 }

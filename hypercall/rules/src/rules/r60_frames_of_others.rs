@@ -11,29 +11,29 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
     // What the current L4 names in a slot of Xen's is a frame of Xen's.
     let Some(xen) = machine.table_word(MachAddr::of_entry(machine.l4(), 261)) else {
         skip!("the kernel cannot read its L4");
     };
     expect!(xen & P != 0, "slot 261 of the L4 is empty");
     let xen = Mfn::truncate((xen & FRAME) >> 12);
-    let result = lab.update(slot(&window.l1, 0), entry(xen, READ));
+    let result = bench.update(slot(&window.l1, 0), entry(xen, READ));
     expect_result!(result, EBUSY, "mapping {xen} of Xen's");
     // Machine frame 0x100 is below 1 MiB... or rather, 0xa0 is: the old video memory.
     let device = Mfn::truncate(0xa0);
-    let result = lab.update(slot(&window.l1, 0), entry(device, READ));
-    let dom0 = lab.kind() == Kind::Dom0;
+    let result = bench.update(slot(&window.l1, 0), entry(device, READ));
+    let dom0 = bench.kind() == Kind::Dom0;
     expect_result!(result, if dom0 { 0 } else { EPERM }, "mapping video memory");
     if dom0 {
         expect_eq!(word(&window.l1, 0) & (PWT | PCD), PWT | PCD, "the cache bits");
-        expect_result!(lab.update(slot(&window.l1, 0), 0), 0, "unmapping it");
+        expect_result!(bench.update(slot(&window.l1, 0), 0), 0, "unmapping it");
     }
     for mfn in [xen, device] {
-        let result = lab.update(slot(&window.l2, 1), entry(mfn, TABLE));
+        let result = bench.update(slot(&window.l2, 1), entry(mfn, TABLE));
         expect_result!(result, EINVAL, "{mfn} as a table");
-        expect_result!(lab.update(MachAddr::of_entry(mfn, 0), 0), EINVAL, "writing to {mfn}");
+        expect_result!(bench.update(MachAddr::of_entry(mfn, 0), 0), EINVAL, "writing to {mfn}");
     }
     Ok(())
 }

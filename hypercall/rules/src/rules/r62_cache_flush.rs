@@ -9,11 +9,11 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let expected = match lab.kind() {
+    let bench = TestBench::new(machine);
+    let expected = match bench.kind() {
         Kind::Dom0 => 0,
         Kind::DomU | Kind::Shim => EACCES,
     };
-    expect_result!(lab.ext(MMUEXT_FLUSH_CACHE, 0, 0), expected, "FLUSH_CACHE");
+    expect_result!(bench.ext(MMUEXT_FLUSH_CACHE, 0, 0), expected, "FLUSH_CACHE");
     Ok(())
 }

@@ -12,10 +12,10 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
-    let page = lab.page()?;
-    let update = |at: u64, value: u64| lab.call(Op::UpdateDescriptor, [at, value, 0, 0, 0]);
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
+    let page = bench.page()?;
+    let update = |at: u64, value: u64| bench.call(Op::UpdateDescriptor, [at, value, 0, 0, 0]);
     let at = slot(&page, 1).as_u64();
     let cases = [
         (0x00cf_9300_0000_ffff, Some(0x00cf_f300_0000_ffff)),

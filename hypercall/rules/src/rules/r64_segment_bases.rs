@@ -11,8 +11,8 @@ use crate::prelude::*;
 use abi::arch::{SEGBASE_FS, SEGBASE_GS_KERNEL, SEGBASE_GS_USER};
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let set = |which: u32, base: u64| lab.call(Op::SetSegmentBase, [which as u64, base, 0, 0, 0]);
+    let bench = TestBench::new(machine);
+    let set = |which: u32, base: u64| bench.call(Op::SetSegmentBase, [which as u64, base, 0, 0, 0]);
     for which in [SEGBASE_FS, SEGBASE_GS_USER, SEGBASE_GS_KERNEL] {
         expect_result!(set(which, 1 << 47), EINVAL, "base {which} at no canonical address");
     }

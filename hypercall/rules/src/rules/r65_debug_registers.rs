@@ -11,9 +11,9 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let set = |register: u64, value: u64| lab.call(Op::SetDebugreg, [register, value, 0, 0, 0]);
-    let get = |register: u64| lab.call(Op::GetDebugreg, [register, 0, 0, 0, 0]);
+    let bench = TestBench::new(machine);
+    let set = |register: u64, value: u64| bench.call(Op::SetDebugreg, [register, value, 0, 0, 0]);
+    let get = |register: u64| bench.call(Op::GetDebugreg, [register, 0, 0, 0, 0]);
     let old = get(1);
     expect_result!(set(1, 0x1234_5678), 0, "a breakpoint, not enabled");
     expect_result!(get(1), 0x1234_5678, "reading it");

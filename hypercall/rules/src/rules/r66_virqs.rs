@@ -12,21 +12,21 @@ use crate::prelude::*;
 use abi::{event::*, xen::*};
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
+    let bench = TestBench::new(machine);
     let bind = |virq: u32, vcpu: u32| {
         let mut op = evtchn_bind_virq {
             virq,
             vcpu,
             port: 0,
         };
-        (lab.event_op(EVTCHNOP_bind_virq, &raw mut op as u64), op.port)
+        (bench.event_op(EVTCHNOP_bind_virq, &raw mut op as u64), op.port)
     };
     // The kernel may have it bound already, and then the first attempt shows the rule.
     let (first, port) = bind(VIRQ_DEBUG, 0);
     expect!(first == 0 || first == EEXIST, "binding a VIRQ gave {first}");
     let (second, _) = bind(VIRQ_DEBUG, 0);
     if first == 0 {
-        lab.close_port(port);
+        bench.close_port(port);
     }
     expect_result!(second, EEXIST, "binding it again");
     expect_result!(bind(NR_VIRQS, 0).0, EINVAL, "a VIRQ that is none");

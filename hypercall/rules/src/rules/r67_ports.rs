@@ -12,8 +12,8 @@ use crate::prelude::*;
 use abi::event::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let port = lab.bind_ipi()?;
+    let bench = TestBench::new(machine);
+    let port = bench.bind_ipi()?;
     let mut status = evtchn_status {
         dom: DOMID_SELF,
         port,
@@ -21,22 +21,22 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
         vcpu: 99,
         u: evtchn_status_u { virq: 0 },
     };
-    let result = lab.event_op(EVTCHNOP_status, &raw mut status as u64);
-    let closed = lab.close_port(port);
+    let result = bench.event_op(EVTCHNOP_status, &raw mut status as u64);
+    let closed = bench.close_port(port);
     expect_result!(result, 0, "the status of an IPI port");
     expect_eq!((status.status, status.vcpu), (EVTCHNSTAT_ipi, 0), "status and vCPU");
     expect_result!(closed, 0, "closing it");
     // In the shim that would do harm: R77.
-    if lab.kind() != Kind::Shim {
-        expect_result!(lab.close_port(port), EINVAL, "closing it again");
+    if bench.kind() != Kind::Shim {
+        expect_result!(bench.close_port(port), EINVAL, "closing it again");
     }
-    expect_result!(lab.send(port), EINVAL, "sending to a closed port");
-    expect_result!(lab.send(1 << 20), EINVAL, "sending to a port that cannot exist");
-    expect_result!(lab.event_op(EVTCHNOP_send, BAD_POINTER), EFAULT, "a bad argument");
-    let unknown = match lab.kind() {
+    expect_result!(bench.send(port), EINVAL, "sending to a closed port");
+    expect_result!(bench.send(1 << 20), EINVAL, "sending to a port that cannot exist");
+    expect_result!(bench.event_op(EVTCHNOP_send, BAD_POINTER), EFAULT, "a bad argument");
+    let unknown = match bench.kind() {
         Kind::Shim => EOPNOTSUPP,
         Kind::DomU | Kind::Dom0 => ENOSYS,
     };
-    expect_result!(lab.event_op(99, 0), unknown, "an operation that is none");
+    expect_result!(bench.event_op(99, 0), unknown, "an operation that is none");
     Ok(())
 }

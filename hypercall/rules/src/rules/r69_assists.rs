@@ -10,8 +10,8 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let assist = |cmd: u64, kind: u64| lab.call(Op::VmAssist, [cmd, kind, 0, 0, 0]);
+    let bench = TestBench::new(machine);
+    let assist = |cmd: u64, kind: u64| bench.call(Op::VmAssist, [cmd, kind, 0, 0, 0]);
     let writable = abi::xen::VMASST_TYPE_writable_pagetables as u64;
     for _ in 0..2 {
         expect_result!(assist(1, writable), 0, "switching off an assist");

@@ -11,7 +11,7 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
+    let bench = TestBench::new(machine);
     let poll = |ports: &[u32]| {
         let arg = abi::sched::sched_poll {
             ports: ports.as_ptr().cast_mut(),
@@ -20,16 +20,16 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
             timeout: 1,
         };
         let args = [abi::sched::SCHEDOP_poll as u64, &raw const arg as u64, 0, 0, 0];
-        lab.call(Op::SchedOp, args)
+        bench.call(Op::SchedOp, args)
     };
     expect_result!(poll(&[0; 129]), EINVAL, "129 ports");
     expect_result!(poll(&[1 << 20]), EINVAL, "a port that cannot exist");
     let was = machine.hv().mask_upcalls();
-    let port = lab.bind_ipi()?;
+    let port = bench.bind_ipi()?;
     let result = poll(&[port]);
     let masked = machine.hv().mask_upcalls();
     machine.hv().restore_upcalls(was);
-    lab.close_port(port);
+    bench.close_port(port);
     expect_result!(result, 0, "a deadline in the past");
     expect!(masked, "the poll unmasked upcalls");
     Ok(())

@@ -11,9 +11,9 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let page = lab.page()?;
-    let map = lab.m2p_range()?;
+    let bench = TestBench::new(machine);
+    let page = bench.page()?;
+    let map = bench.m2p_range()?;
     expect_eq!(map.v_start, 0xffff_8000_0000_0000, "the start of the M2P");
     expect!(map.v_end > map.v_start, "the M2P ends at {:#x}", map.v_end);
     expect!(page.mfn.as_u64() <= map.max_mfn, "{} has no word", page.mfn);
@@ -23,7 +23,7 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
         Ok(()) => fail!("a store to the M2P succeeds"),
         Err(fault) => expect!(fault.is_protection(), "fault code {:#x}", fault.code),
     }
-    let highest = lab.call(Op::MemoryOp, [2, 0, 0, 0, 0]);
+    let highest = bench.call(Op::MemoryOp, [2, 0, 0, 0, 0]);
     expect!(highest >= page.mfn.as_u64() as i64, "the highest RAM page is {highest:#x}");
     Ok(())
 }

@@ -11,9 +11,9 @@ use crate::prelude::*;
 use abi::memory::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
+    let bench = TestBench::new(machine);
     let ask = |cmd: u32, domid: u16| {
-        lab.call(Op::MemoryOp, [cmd as u64, &raw const domid as u64, 0, 0, 0])
+        bench.call(Op::MemoryOp, [cmd as u64, &raw const domid as u64, 0, 0, 0])
     };
     let current = ask(XENMEM_current_reservation, DOMID_SELF);
     let maximum = ask(XENMEM_maximum_reservation, DOMID_SELF);

@@ -11,21 +11,21 @@
 use crate::prelude::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
-    let window = lab.window()?;
-    let (one, two) = (lab.table()?, lab.table()?);
-    let map = |value| lab.update(slot(&window.l1, 0), value);
+    let bench = TestBench::new(machine);
+    let window = bench.window()?;
+    let (one, two) = (bench.table()?, bench.table()?);
+    let map = |value| bench.update(slot(&window.l1, 0), value);
     expect_result!(map(entry(one.mfn, WRITE)), 0, "mapping the first page writable");
-    expect_result!(lab.pin(Level::L1, &one), EINVAL, "pinning it");
+    expect_result!(bench.pin(Level::L1, &one), EINVAL, "pinning it");
     let before = word(&window.l1, 0);
     expect_result!(map(entry(window.l2.mfn, WRITE)), EBUSY, "replacing it by a table");
     expect_eq!(word(&window.l1, 0), before, "the entry");
     expect_result!(map(entry(two.mfn, WRITE)), 0, "replacing it by the second page");
-    expect_result!(lab.pin(Level::L1, &one), 0, "pinning the first page");
+    expect_result!(bench.pin(Level::L1, &one), 0, "pinning the first page");
     // Upper levels alike: the old table is an ordinary page again.
-    let link = |page: &crate::Page| lab.update(slot(&window.l2, 1), entry(page.mfn, TABLE));
-    let other = lab.table()?;
+    let link = |page: &crate::Page| bench.update(slot(&window.l2, 1), entry(page.mfn, TABLE));
+    let other = bench.table()?;
     expect_result!(link(&other), 0, "linking a table");
     expect_result!(link(&one), 0, "replacing it");
-    lab.set_writable(&other, true)
+    bench.set_writable(&other, true)
 }

@@ -11,9 +11,9 @@ use crate::prelude::*;
 use abi::physdev::*;
 
 pub(crate) fn test(machine: &dyn Machine) -> Check {
-    let lab = Lab::new(machine);
+    let bench = TestBench::new(machine);
     let arg = physdev_set_iopl { iopl: 4 };
     let args = [PHYSDEVOP_set_iopl as u64, &raw const arg as u64, 0, 0, 0];
-    expect_result!(lab.call(Op::PhysdevOp, args), EINVAL, "level 4");
+    expect_result!(bench.call(Op::PhysdevOp, args), EINVAL, "level 4");
     Ok(())
 }

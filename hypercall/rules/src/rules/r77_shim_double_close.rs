@@ -17,15 +17,15 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
     if machine.about().kind != Kind::Shim {
         skip!("this is no shim");
     }
-    let lab = Lab::new(machine);
-    let port = lab.bind_ipi()?;
-    expect_result!(lab.close_port(port), 0, "closing a port");
-    let next = lab.bind_ipi()?;
+    let bench = TestBench::new(machine);
+    let port = bench.bind_ipi()?;
+    expect_result!(bench.close_port(port), 0, "closing a port");
+    let next = bench.bind_ipi()?;
     expect_eq!(next, port, "the number given out next");
-    expect_result!(lab.close_port(next), 0, "closing it");
-    expect_result!(lab.close_port(next), EINVAL, "closing it again");
+    expect_result!(bench.close_port(next), 0, "closing it");
+    expect_result!(bench.close_port(next), EINVAL, "closing it again");
     let mut ipi = abi::event::evtchn_bind_ipi { vcpu: 0, port: 0 };
-    let result = lab.event_op(abi::event::EVTCHNOP_bind_ipi, &raw mut ipi as u64);
+    let result = bench.event_op(abi::event::EVTCHNOP_bind_ipi, &raw mut ipi as u64);
     expect_result!(result, EBUSY, "asking for a port");
     Ok(())
 }

@@ -35,23 +35,23 @@ pub(crate) fn test(machine: &dyn Machine) -> Check {
     if about.debug {
         skip!("a debug Xen would stop in an assertion");
     }
-    let lab = Lab::new(machine);
-    // Not the lab's: they cannot be given back. What the lost table named is lost with it.
+    let bench = TestBench::new(machine);
+    // Not the test bench's: they cannot be given back. What the lost table named is lost with it.
     let (Some(lost), Some(good)) = (machine.alloc(), machine.alloc()) else {
         return Err(error("the machine is out of pages"));
     };
-    lab.set_writable(&good, false)?;
+    bench.set_writable(&good, false)?;
     set_word(&lost, 1, entry(good.mfn, TABLE));
     set_word(&lost, 2, entry(good.mfn, TABLE | PSE));
-    lab.set_writable(&lost, false)?;
-    let l3 = lab.table_with(&[entry(lost.mfn, TABLE)])?;
-    let l4 = lab.table_with(&[0, entry(l3.mfn, TABLE)])?;
-    expect_result!(lab.pin(Level::L4, &l4), EINVAL, "pinning an L4 above a bad L2");
-    lab.set_writable(&l3, true)?;
-    lab.set_writable(&l4, true)?;
+    bench.set_writable(&lost, false)?;
+    let l3 = bench.table_with(&[entry(lost.mfn, TABLE)])?;
+    let l4 = bench.table_with(&[0, entry(l3.mfn, TABLE)])?;
+    expect_result!(bench.pin(Level::L4, &l4), EINVAL, "pinning an L4 above a bad L2");
+    bench.set_writable(&l3, true)?;
+    bench.set_writable(&l4, true)?;
     let freed = machine.set_writable(&lost, true);
     if freed {
-        lab.set_writable(&good, true)?;
+        bench.set_writable(&good, true)?;
         machine.free(lost);
         machine.free(good);
         fail!("the L2 was cleaned up: this Xen does not lose it");

@@ -1,7 +1,7 @@
-//! The bench that tests work on: raw hypercalls, pages, a stretch of address space with tables of
-//! its own; and the broom, which puts everything back however a test ends.
+//! What a rule's test works with: raw hypercalls, pages, a stretch of address space with tables of its
+//! own. All of it is put back when the test ends, however it ends.
 //!
-//! Invariant: what a [`Lab`] handed out is, when it is dropped, unpinned, unlinked, writable and
+//! Invariant: what a [`TestBench`] handed out is, when it is dropped, unpinned, unlinked, writable and
 //! given back.
 
 use core::cell::{Cell, RefCell};
@@ -130,19 +130,19 @@ pub struct Window {
     pub l1: Page,
 }
 
-/// The bench.
-pub struct Lab<'m> {
+/// What a test got to work with.
+pub struct TestBench<'m> {
     /// What is tested on.
     pub machine: &'m dyn Machine,
-    pages: RefCell<([Option<Page>; Lab::ROOM], usize)>,
+    pages: RefCell<([Option<Page>; TestBench::ROOM], usize)>,
     root: Cell<Option<MachAddr>>,
 }
 
-impl<'m> Lab<'m> {
+impl<'m> TestBench<'m> {
     /// Pages it can look after.
     pub const ROOM: usize = 20;
 
-    /// A clean bench.
+    /// One that has handed out nothing yet.
     pub fn new(machine: &'m dyn Machine) -> Self {
         Self {
             machine,
@@ -159,7 +159,7 @@ impl<'m> Lab<'m> {
     /// Makes a hypercall.
     pub fn call(&self, op: Op, args: [u64; 5]) -> i64 {
         // SAFETY: tests point at their own memory, or at memory that Xen must refuse; what they
-        // ask for concerns only what the lab handed out, or is put back.
+        // ask for concerns only what the test bench handed out, or is put back.
         unsafe { self.machine.hv().call(op, args) }
     }
 
@@ -356,7 +356,7 @@ impl<'m> Lab<'m> {
     }
 }
 
-impl Drop for Lab<'_> {
+impl Drop for TestBench<'_> {
     fn drop(&mut self) {
         // What was never set says so, and that is all right: the order is what matters. User
         // tables, the window, pins; then nothing holds the pages any more.

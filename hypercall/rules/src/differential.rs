@@ -1,4 +1,4 @@
-//! The same random requests on two machines: what a rule book cannot think of.
+//! Differential runs, the same random requests on two machines: what a rule book cannot think of.
 //!
 //! A seed stands for a sequence of raw requests on a dozen pages. Run on the model and on a real
 //! Xen, every result and every word of every page must be the same, but for the machine frames,
@@ -8,7 +8,7 @@
 
 use core::fmt;
 
-use crate::{Kind, Machine, Outcome, Page, Summary, Text, lab::*};
+use crate::{Kind, Machine, Outcome, Page, Summary, Text, test_bench::*};
 use hypercall::{
     MachAddr, Mfn, Op,
     abi::mmu::{
@@ -61,8 +61,8 @@ impl Random {
     }
 }
 
-struct Twin<'m> {
-    lab: Lab<'m>,
+struct DifferentialRun<'m> {
+    bench: TestBench<'m>,
     random: Random,
     pages: [Page; PAGES],
     /// Frames that are not the guest's to use: Xen's, a device.
@@ -73,7 +73,7 @@ struct Twin<'m> {
     told: Option<Text>,
 }
 
-impl Twin<'_> {
+impl DifferentialRun<'_> {
     fn note(&mut self, value: u64) {
         for byte in value.to_le_bytes() {
             self.digest = (self.digest ^ byte as u64).wrapping_mul(0x100_0000_01b3);
@@ -138,7 +138,7 @@ impl Twin<'_> {
     fn va(&mut self) -> u64 {
         let first = (1 << 30) + (1 << 21) + (1 << 12);
         let step = [0, 0, 0x1000, 0x20_0000, 0x4000_0000][self.random.below(5) as usize];
-        self.lab.machine.scratch_va() + first + step
+        self.bench.machine.scratch_va() + first + step
     }
 
     fn requests(&mut self) {
@@ -158,7 +158,7 @@ impl Twin<'_> {
             self.tell(format_args!(" {table:x}[{}]^{cmd}=", slot.entry_index()));
             self.tell_value(val);
         }
-        let (result, done) = self.lab.updates(&list[..len]);
+        let (result, done) = self.bench.updates(&list[..len]);
         self.note_result(result);
         self.note(done as u64);
         self.tell(format_args!(" -> {result} after {done}"));
@@ -171,12 +171,12 @@ impl Twin<'_> {
         self.tell_value(target << 12);
         self.tell_value(other << 12);
         let result = match choice {
-            cmd @ 0..5 => self.lab.ext(cmd as u32, target, 0),
-            5..8 => self.lab.ext(4, target, 0),
-            8 => self.lab.ext(MMUEXT_CLEAR_PAGE, target, 0),
-            9 => self.lab.ext(MMUEXT_COPY_PAGE, target, other),
-            10 => self.lab.ext(MMUEXT_NEW_USER_BASEPTR, target, 0),
-            _ => self.lab.ext(MMUEXT_TLB_FLUSH_LOCAL, 0, 0),
+            cmd @ 0..5 => self.bench.ext(cmd as u32, target, 0),
+            5..8 => self.bench.ext(4, target, 0),
+            8 => self.bench.ext(MMUEXT_CLEAR_PAGE, target, 0),
+            9 => self.bench.ext(MMUEXT_COPY_PAGE, target, other),
+            10 => self.bench.ext(MMUEXT_NEW_USER_BASEPTR, target, 0),
+            _ => self.bench.ext(MMUEXT_TLB_FLUSH_LOCAL, 0, 0),
         };
         self.tell(format_args!(" -> {result}"));
         self.note_result(result);
@@ -185,13 +185,13 @@ impl Twin<'_> {
     fn access(&mut self) {
         let va = self.va();
         // A TLB may or may not remember; after a flush both machines must see the same.
-        self.lab.flush();
+        self.bench.flush();
         let seen = match self.random.below(4) {
-            0 => match self.lab.machine.write(va, 0) {
+            0 => match self.bench.machine.write(va, 0) {
                 Ok(()) => 0,
                 Err(fault) => fault.code as u64,
             },
-            _ => match self.lab.machine.read(va) {
+            _ => match self.bench.machine.read(va) {
                 Ok(word) => self.normal(word),
                 Err(fault) => fault.code as u64,
             },
@@ -206,7 +206,7 @@ impl Twin<'_> {
             7..12 => self.ext(),
             12 => {
                 let (va, value) = (self.va(), self.value());
-                let result = self.lab.update_va(va, value, UVMF_INVLPG);
+                let result = self.bench.update_va(va, value, UVMF_INVLPG);
                 self.tell(format_args!("va {va:x} -> {result}"));
                 self.tell_value(value);
                 self.note_result(result);
@@ -216,7 +216,7 @@ impl Twin<'_> {
                     0 => 0,
                     _ => entry(self.target(), TABLE),
                 };
-                let result = self.lab.hang(value);
+                let result = self.bench.hang(value);
                 self.tell(format_args!("root -> {result}"));
                 self.tell_value(value);
                 self.note_result(result);
@@ -224,7 +224,7 @@ impl Twin<'_> {
             14 => {
                 let frames = [self.target().as_u64()];
                 let args = [frames.as_ptr() as u64, self.random.below(2) * 512, 0, 0, 0];
-                let result = self.lab.call(Op::SetGdt, args);
+                let result = self.bench.call(Op::SetGdt, args);
                 self.tell(format_args!("gdt of {} -> {result}", args[1]));
                 self.tell_value(frames[0] << 12);
                 self.note_result(result);
@@ -267,24 +267,24 @@ pub fn run(
     steps: u32,
     mut trace: Option<&mut dyn fmt::Write>,
 ) -> Result<Digest, Outcome> {
-    let lab = Lab::new(machine);
-    let mut pages = [lab.table()?; PAGES];
+    let bench = TestBench::new(machine);
+    let mut pages = [bench.table()?; PAGES];
     for page in &mut pages[1..] {
-        *page = lab.table()?;
+        *page = bench.table()?;
     }
     // One of them is mapped writable, and so cannot be a table.
-    lab.set_writable(&pages[PAGES - 1], true)?;
+    bench.set_writable(&pages[PAGES - 1], true)?;
     let xen = machine
         .table_word(MachAddr::of_entry(machine.l4(), 261))
         .ok_or_else(|| error("the kernel cannot read its L4"))?;
     // Dom0 may map devices; a frame of Xen's is refused to it as to anybody.
     let xen = Mfn::truncate((xen & FRAME) >> 12);
-    let device = match lab.kind() {
+    let device = match bench.kind() {
         Kind::Dom0 => xen,
         Kind::DomU | Kind::Shim => Mfn::truncate(0xa0),
     };
-    let mut twin = Twin {
-        lab,
+    let mut state = DifferentialRun {
+        bench,
         random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
         pages,
         others: [xen, device],
@@ -293,29 +293,32 @@ pub fn run(
         told: None,
     };
     for step in 0..steps {
-        twin.told = trace.is_some().then(Text::empty);
-        twin.step();
+        state.told = trace.is_some().then(Text::empty);
+        state.step();
         if let Some(trace) = &mut trace {
-            let before = twin.digest;
-            twin.note_pages();
-            let after = core::mem::replace(&mut twin.digest, before);
+            let before = state.digest;
+            state.note_pages();
+            let after = core::mem::replace(&mut state.digest, before);
             // A sink that fails cannot be told so.
-            let told = twin.told.unwrap_or(Text::empty());
+            let told = state.told.unwrap_or(Text::empty());
             let told = told.as_str();
-            let _ = writeln!(trace, "twin seed {seed} step {step} {after:016x} {told}");
+            let _ = writeln!(
+                trace,
+                "differential seed {seed} step {step} {after:016x} {told}"
+            );
         }
     }
-    twin.note_pages();
-    // What the lab does not know about.
-    twin.lab.call(Op::SetGdt, [0; 5]);
+    state.note_pages();
+    // What the test bench does not know about.
+    state.bench.call(Op::SetGdt, [0; 5]);
     Ok(Digest {
         steps,
-        done: twin.done,
-        digest: twin.digest,
+        done: state.done,
+        digest: state.digest,
     })
 }
 
-/// Carries out several seeds, a line each: `twin seed 7 pass "..."` with the [`Digest`] in it.
+/// Carries out several seeds, a line each: `differential seed 7 pass "..."` with the [`Digest`] in it.
 pub fn run_many(
     machine: &dyn Machine,
     seeds: core::ops::Range<u64>,
@@ -334,7 +337,11 @@ pub fn run_many(
                 ("error", Text::new(format_args!("{}", outcome.message())))
             }
         };
-        let _ = writeln!(sink, "twin seed {seed} {word} \"{}\"", text.as_str());
+        let _ = writeln!(
+            sink,
+            "differential seed {seed} {word} \"{}\"",
+            text.as_str()
+        );
     }
     summary
 }
