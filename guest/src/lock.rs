@@ -135,7 +135,7 @@ unsafe impl RawMutex for RawLock {
 mod here {
     use hypercall::Hypervisor;
 
-    use crate::xen::XEN;
+    use crate::xen::HV;
 
     /// The vCPU that this runs on: there is one.
     #[inline]
@@ -145,12 +145,12 @@ mod here {
 
     #[inline]
     pub(super) fn mask_upcalls() -> bool {
-        XEN.mask_upcalls()
+        HV.mask_upcalls()
     }
 
     #[inline]
     pub(super) fn restore_upcalls(was: bool) {
-        XEN.restore_upcalls(was);
+        HV.restore_upcalls(was);
     }
 }
 

@@ -3,7 +3,7 @@
 use hypercall::sched::Shutdown;
 
 use crate::console;
-use crate::xen::XEN;
+use crate::xen::HV;
 
 /// Powers the domain off.
 pub fn off() -> ! {
@@ -24,6 +24,6 @@ fn shutdown(reason: Shutdown) -> ! {
     console::drain();
     // A refusal is answered by asking again: there is nothing else a dead kernel can do.
     loop {
-        let _ = hypercall::sched::shutdown(&XEN, reason);
+        let _ = hypercall::sched::shutdown(&HV, reason);
     }
 }

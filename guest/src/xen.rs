@@ -1,5 +1,5 @@
-//! The one value that stands for whoever answers hypercalls: Xen by `syscall` for a PV guest; without
-//! that a back end, which a way in names once, before anything is asked ([`tell`]).
+//! [`HV`], the kernel's [`Hypervisor`]: Xen by `syscall` for a PV guest; without that a back end, which
+//! a way in names once, before anything is asked ([`tell`]).
 //!
 //! What a back end answers itself it is asked for with typed arguments ([`hypercall::instead`]); the
 //! rest goes to the Xen that it has underneath, if there is one. Which it is costs a PV hypercall two
@@ -11,11 +11,12 @@ use spin::Once;
 
 use crate::subarch;
 
-/// Who answers, chosen by the way of running.
+/// The hypervisor, or what stands in for it, by the way of running.
 #[derive(Clone, Copy, Debug)]
-pub struct Answering;
+pub struct Hv;
 
-pub(crate) const XEN: Answering = Answering;
+/// The one value of [`Hv`].
+pub(crate) const HV: Hv = Hv;
 
 // SAFETY: used only where the way of running is PV, which is said of nothing but an image entered
 // by Xen as the kernel of a 64-bit PV guest.
@@ -65,7 +66,7 @@ pub(crate) fn is_requested() -> bool {
     back_end().is_some_and(BackEnd::is_requested)
 }
 
-impl Hypervisor for Answering {
+impl Hypervisor for Hv {
     #[inline]
     unsafe fn call(&self, op: Op, args: [u64; 5]) -> i64 {
         if subarch::is_pv() {

@@ -6,7 +6,7 @@ use marks::init;
 
 use crate::options::Provoke;
 use crate::trap::report::FAIL_IN_REPORT;
-use crate::{mm, power, println, verdict, xen::XEN};
+use crate::{mm, power, println, verdict, xen::HV};
 
 /// An address in the user half that nothing maps.
 const NOWHERE: u64 = 0x5ead_beef_0000;
@@ -34,7 +34,7 @@ pub(crate) fn provoke(kind: Provoke) {
         }
         Provoke::Hang => loop {
             // A refused yield is a busier hang.
-            let _ = hypercall::sched::r#yield(&XEN);
+            let _ = hypercall::sched::r#yield(&HV);
         },
     }
 }

@@ -21,7 +21,7 @@ use crate::mm::takeover::{Initial, Report, Start};
 use crate::mm::{self, MmError};
 use crate::start_info::{self as given, BootError, BootInfo, ConsoleInfo, Expect, Flags};
 use crate::subarch::Subarch;
-use crate::xen::XEN;
+use crate::xen::HV;
 use crate::{power, println, probe, shared, trap, verdict};
 
 const PAGE: u64 = 4096;
@@ -33,7 +33,7 @@ const PAGE: u64 = 4096;
 pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
     common::entered();
     // An exception before the console is open is still better reported than fatal.
-    let traps = trap::install(&XEN);
+    let traps = trap::install(&HV);
     // The console first: whatever is wrong with the rest can then be said.
     let opened = read_start_info(address).and_then(|si| Ok((open_console(si)?, si)));
     let info = opened.and_then(|(ring, si)| {

@@ -35,7 +35,7 @@ use crate::pc::back_end::{OnMetal, OnXen};
 use crate::pc::{clock, descriptors, devices, interrupts, timer};
 use crate::start_info::ConsoleInfo;
 use crate::subarch::{self, Subarch};
-use crate::xen::{self, XEN};
+use crate::xen::{self, HV};
 use crate::{power, println, time, trap, verdict};
 
 const PAGE: u64 = 4096;
@@ -108,8 +108,8 @@ fn open_console(subarch: Subarch) -> (ConsoleInfo, Option<XenError>) {
         console::init_device(&devices::Serial);
         return (ConsoleInfo::Hypervisor, None);
     }
-    let asked = parameter(&XEN, HVM_PARAM_CONSOLE_PFN)
-        .and_then(|frame| Ok((frame, parameter(&XEN, HVM_PARAM_CONSOLE_EVTCHN)?)));
+    let asked = parameter(&HV, HVM_PARAM_CONSOLE_PFN)
+        .and_then(|frame| Ok((frame, parameter(&HV, HVM_PARAM_CONSOLE_EVTCHN)?)));
     match asked {
         Ok((frame @ 1.., port)) => {
             let info = ConsoleInfo::Ring {
@@ -158,7 +158,7 @@ impl Ask for Loaders {
             return None;
         }
         let mut map = [e820entry::default(); hvm::MAX_ENTRIES as usize];
-        let known = memory::memory_map(&XEN, &mut map).ok()?;
+        let known = memory::memory_map(&HV, &mut map).ok()?;
         for (to, from) in to.iter_mut().zip(known) {
             *to = MemmapTableEntry {
                 addr: from.addr,
@@ -174,7 +174,7 @@ impl Ask for Loaders {
         if self.subarch != Subarch::XenPvh {
             return None;
         }
-        memory::current_reservation(&XEN).ok()
+        memory::current_reservation(&HV).ok()
     }
 
     fn ring(&mut self) -> Option<u64> {

@@ -16,7 +16,7 @@ const NAME: usize = 32;
 const KNOWN: &[&str] = &[
     "boot",
     "check",
-    "check::selftest::refused_by_xen",
+    "check::selftest::xen_checks",
     "event",
     "heap",
     "init",
@@ -153,11 +153,11 @@ mod tests {
 
     #[test]
     fn the_longest_module_decides() {
-        let f = Filter::parse("warn,check=debug,check::selftest::refused_by_xen=trace").unwrap();
+        let f = Filter::parse("warn,check=debug,check::selftest::xen_checks=trace").unwrap();
         assert_eq!(f.level_for("console"), LevelFilter::Warn);
         assert_eq!(f.level_for("check::bench"), LevelFilter::Debug);
         assert_eq!(
-            f.level_for("check::selftest::refused_by_xen"),
+            f.level_for("check::selftest::xen_checks"),
             LevelFilter::Trace
         );
         assert_eq!(f.level_for("checks"), LevelFilter::Warn);

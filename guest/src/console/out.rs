@@ -18,7 +18,7 @@ use super::stream::{Patience, Stream, Wire};
 use crate::lock::Lock;
 use crate::start_info::ConsoleInfo;
 use crate::time::{self, tsc};
-use crate::xen::XEN;
+use crate::xen::HV;
 
 enum Out {
     /// Before the console is known.
@@ -119,7 +119,7 @@ pub(crate) fn read(buffer: &mut [u8]) -> usize {
     let console = CONSOLE.lock();
     match &console.out {
         Out::Closed => 0,
-        Out::Hypervisor => hypercall::console::read(&XEN, buffer).map_or(0, |bytes| bytes.len()),
+        Out::Hypervisor => hypercall::console::read(&HV, buffer).map_or(0, |bytes| bytes.len()),
         Out::Device(device) => device.take(buffer),
         Out::Ring { page, port } => {
             let taken = page.take(buffer).unwrap_or_else(|e| {
@@ -168,7 +168,7 @@ pub(crate) unsafe fn steal() {
 /// Prints text from code that may not touch the console's lock.
 pub(crate) fn print_panicking(text: &str) {
     // Nothing is left to do about a refusal.
-    let _ = hypercall::console::write(&XEN, text.as_bytes());
+    let _ = hypercall::console::write(&HV, text.as_bytes());
 }
 
 impl Console {
@@ -218,7 +218,7 @@ impl Wire for Out {
             notify(*port);
         }
         // A yield that is refused is a shorter wait.
-        let _ = hypercall::sched::r#yield(&XEN);
+        let _ = hypercall::sched::r#yield(&HV);
     }
 
     fn now(&self) -> Option<u64> {
@@ -228,7 +228,7 @@ impl Wire for Out {
 
 fn notify(port: u32) {
     // The port was given by Xen; a refusal means that the daemon is gone, which waiting finds out.
-    let _ = hypercall::event::send(&XEN, Port(port));
+    let _ = hypercall::event::send(&HV, Port(port));
 }
 
 /// Says through Xen's own log that the ring cannot be trusted: the ring itself may be unreadable.

@@ -15,7 +15,7 @@ use marks::init;
 use crate::init::initcall;
 use crate::options::Options;
 use crate::refused::Refused;
-use crate::xen::XEN;
+use crate::xen::HV;
 
 global_asm!(
     ".pushsection .text.entries, \"ax\", @progbits",
@@ -72,6 +72,6 @@ fn install(_: &Options<'_>) -> Result<(), Refused> {
     let address = VirtAddr::from_ptr(&raw const event_entry);
     // SAFETY: the stub is written for the frame of an upcall, saves what it changes, keeps the
     // stack aligned and returns by the iret hypercall; the image is never unmapped.
-    Ok(unsafe { register_callback(&XEN, Callback::Event, address, true) }?)
+    Ok(unsafe { register_callback(&HV, Callback::Event, address, true) }?)
 }
 initcall!("upcalls", Core, after [], needs XEN_TABLES, install);

@@ -44,7 +44,7 @@ use crate::lock::Lock;
 use crate::mm::Current;
 use crate::options::Options;
 use crate::refused::Refused;
-use crate::xen::{self, XEN};
+use crate::xen::{self, HV};
 use crate::{shared, time};
 
 /// The vector by which upcalls come where they are interrupts: behind the exceptions' 32 and the 16 of
@@ -152,8 +152,8 @@ fn init(_: &Options<'_>) -> Result<(), Refused> {
     for word in shared::ports().into_iter().flat_map(|ports| ports.mask) {
         word.store(!0, Ordering::Relaxed);
     }
-    hypercall::time::stop_periodic(&XEN, 0)?;
-    XEN.restore_upcalls(false);
+    hypercall::time::stop_periodic(&HV, 0)?;
+    HV.restore_upcalls(false);
     Ok(())
 }
 initcall!("events", Service, after [], needs EVERYWHERE, init);
@@ -205,7 +205,7 @@ pub(crate) fn bind(port: Port, handler: &'static dyn Handler) -> Result<Bound, B
         return Err(BindError::NoSuchPort);
     }
     TABLE.lock().insert(port, handler)?;
-    if let Err(e) = hypercall::event::unmask(&XEN, port) {
+    if let Err(e) = hypercall::event::unmask(&HV, port) {
         TABLE.lock().remove(port);
         mask(port);
         return Err(BindError::Refused(e));
@@ -224,7 +224,7 @@ pub(crate) fn close(port: Port) -> Result<(), XenError> {
         table.remove(port);
         mask(port);
     }
-    hypercall::event::close(&XEN, port)?;
+    hypercall::event::close(&HV, port)?;
     // A bit that was set before must not raise the next owner of the number.
     take(port);
     Ok(())
@@ -382,7 +382,7 @@ fn reopen(is_over: impl Fn(u64) -> bool) {
         if over {
             // The lock is free: an upcall may come at once. Refused, it is a port that Xen no longer
             // knows.
-            let _ = hypercall::event::unmask(&XEN, port);
+            let _ = hypercall::event::unmask(&HV, port);
         }
     }
 }

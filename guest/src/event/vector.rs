@@ -18,7 +18,7 @@ use crate::mm::{self, Flags};
 use crate::options::Options;
 use crate::refused::Refused;
 use crate::shared;
-use crate::xen::XEN;
+use crate::xen::HV;
 
 /// Maps the page and names the vector. The vector's gate is there since the traps' are.
 #[init]
@@ -27,7 +27,7 @@ fn install(_: &Options<'_>) -> Result<(), Refused> {
     mm::with(|tables| -> Result<(), Refused> {
         let frame = tables.alloc_frame()?;
         // SAFETY: the frame was handed out just now, and is declared to be shared below.
-        if let Err(e) = unsafe { memory::place_shared_info(&XEN, frame.pfn()) } {
+        if let Err(e) = unsafe { memory::place_shared_info(&HV, frame.pfn()) } {
             tables.free_frame(frame)?;
             return Err(e.into());
         }
@@ -42,6 +42,6 @@ fn install(_: &Options<'_>) -> Result<(), Refused> {
         unsafe { shared::publish(page) };
     }
     // SAFETY: the gate leads to `event::interrupted`, which clears the pending byte.
-    Ok(unsafe { hvm::set_callback_vector(&XEN, super::VECTOR) }?)
+    Ok(unsafe { hvm::set_callback_vector(&HV, super::VECTOR) }?)
 }
 initcall!("vector", Core, after [], needs SHARED_FRAME, install);

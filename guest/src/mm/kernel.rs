@@ -12,9 +12,9 @@ use pagetable::tables::Tables;
 
 use super::running::Running;
 use crate::lock::Lock;
-use crate::xen::{Answering, XEN};
+use crate::xen::{HV, Hv};
 
-static TABLES: Lock<Tables<Running>> = Lock::new(Tables::new(XEN, Running::EMPTY));
+static TABLES: Lock<Tables<Running>> = Lock::new(Tables::new(HV, Running::EMPTY));
 
 /// Calls `f` with the kernel's page tables. Called by `f` again, it panics.
 #[track_caller]
@@ -46,11 +46,11 @@ pub(crate) unsafe fn steal<R>(f: impl FnOnce(&Tables<Running>, bool) -> R) -> R 
 pub struct Current;
 
 impl Access for Current {
-    type Hv = Answering;
+    type Hv = Hv;
     type Completion = Ledger<Running>;
 
     #[track_caller]
-    fn with<R>(&self, f: impl FnOnce(&mut Mmu<Answering, Ledger<Running>>) -> R) -> R {
+    fn with<R>(&self, f: impl FnOnce(&mut Mmu<Hv, Ledger<Running>>) -> R) -> R {
         with(|tables| f(tables.mmu()))
     }
 

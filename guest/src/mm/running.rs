@@ -9,7 +9,7 @@ use super::layout;
 use super::native::{Memory, Ranges};
 use super::processor;
 use crate::probe;
-use crate::xen::Answering;
+use crate::xen::Hv;
 
 const PAGE: u64 = 4096;
 
@@ -70,7 +70,7 @@ impl Running {
 }
 
 impl Machine for Running {
-    type Hv = Answering;
+    type Hv = Hv;
     type Layout = layout::Regions;
 
     #[inline]

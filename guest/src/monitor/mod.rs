@@ -20,7 +20,7 @@ mod run {
     use crate::console::{self, print};
     use crate::start_info::ConsoleInfo;
     use crate::tested::Summary;
-    use crate::xen::XEN;
+    use crate::xen::HV;
     use crate::{event, time};
 
     /// Sleep no longer than this, in nanoseconds: an event that the other side forgets to send is
@@ -91,7 +91,7 @@ mod run {
         match console {
             ConsoleInfo::Ring { port, .. } => Some(Port(port)),
             // Refused, the monitor looks from time to time.
-            ConsoleInfo::Hypervisor => bind_virq(&XEN, VIRQ_CONSOLE, 0).ok(),
+            ConsoleInfo::Hypervisor => bind_virq(&HV, VIRQ_CONSOLE, 0).ok(),
         }
     }
 
@@ -100,8 +100,8 @@ mod run {
         let deadline = time::monotonic().map_or(0, |now| now + NAP);
         // Refused, it is a busier wait.
         let _ = match port {
-            Some(port) => hypercall::sched::poll(&XEN, &[port.0], deadline),
-            None => hypercall::sched::r#yield(&XEN),
+            Some(port) => hypercall::sched::poll(&HV, &[port.0], deadline),
+            None => hypercall::sched::r#yield(&HV),
         };
     }
 }

@@ -7,7 +7,7 @@ use hypercall::Hypervisor;
 
 use super::backtrace::Backtrace;
 use crate::frame::{Frame, PageFaultCode};
-use crate::xen::XEN;
+use crate::xen::HV;
 use crate::{console, mm, power, println, verdict};
 
 const PAGE_FAULT: u64 = 14;
@@ -20,7 +20,7 @@ pub static FAIL_IN_REPORT: AtomicBool = AtomicBool::new(false);
 
 /// Enters a report, or ends the domain if one is under way. No event is taken from here on.
 fn enter(what: &str) {
-    XEN.mask_upcalls();
+    HV.mask_upcalls();
     match DEPTH.fetch_add(1, Ordering::Relaxed) {
         // SAFETY: the report never returns to whoever holds the console.
         0 => unsafe { console::steal() },

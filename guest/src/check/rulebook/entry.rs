@@ -14,7 +14,7 @@ use rules::{Cause, Entry};
 use crate::frame::Frame;
 use crate::lock::Lock;
 use crate::trap;
-use crate::xen::XEN;
+use crate::xen::HV;
 
 /// The vector of `int n`: the instruction has the number in it.
 const SOFTWARE: u8 = 0x81;
@@ -44,7 +44,7 @@ fn observer(frame: &Frame) -> bool {
     }
     // Below RIP lie RCX, R11 and the error code, if the vector has one.
     let below = if frame.exception().has_error { 24 } else { 16 };
-    let mask = XEN.mask_upcalls();
+    let mask = HV.mask_upcalls();
     *SEEN.lock() = Some(Seen {
         frame: *frame,
         rsp: (&raw const frame.rip) as u64 - below,
@@ -77,10 +77,10 @@ pub(super) fn enter(vcpu: *mut vcpu_info, cause: Cause, masked: bool) -> Option<
         Cause::Breakpoint | Cause::PageFault(_) => {}
         Cause::Fpu => {
             // SAFETY: sets TS, nothing else; the kernel does not use the FPU.
-            unsafe { XEN.call(Op::FpuTaskswitch, [1, 0, 0, 0, 0]) };
+            unsafe { HV.call(Op::FpuTaskswitch, [1, 0, 0, 0, 0]) };
         }
         Cause::Interrupt(SOFTWARE, dpl) => {
-            trap::install_breakpoint(&XEN, SOFTWARE, dpl).ok()?;
+            trap::install_breakpoint(&HV, SOFTWARE, dpl).ok()?;
         }
         Cause::Interrupt(..) | Cause::Upcall => return None,
     }
@@ -215,12 +215,12 @@ fn raise(cause: Cause) -> u64 {
 fn mask_after_iretq(vcpu: *mut vcpu_info) -> Option<bool> {
     let handler = VirtAddr::from_ptr(&raw const rulebook_iretq);
     // SAFETY: the handler is written for an exception without an error code, and part of the image.
-    unsafe { trap::install_stub(&XEN, BREAKPOINT, handler, 3) }.ok()?;
+    unsafe { trap::install_stub(&HV, BREAKPOINT, handler, 3) }.ok()?;
     let was = with_mask(vcpu, false);
     raise(Cause::Breakpoint);
     let after = with_mask(vcpu, was);
     // Every handler as it was.
-    trap::install(&XEN).ok()?;
+    trap::install(&HV).ok()?;
     Some(after)
 }
 

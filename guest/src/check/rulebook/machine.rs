@@ -17,7 +17,7 @@ use crate::mm::machine::Machine as _;
 use crate::mm::{self, MmError, fuzz};
 use crate::probe;
 use crate::shared;
-use crate::xen::XEN;
+use crate::xen::HV;
 
 /// Pages for the tests. The broom of a test knows twenty.
 const PAGES: usize = 40;
@@ -82,7 +82,7 @@ fn fault(fault: probe::Fault) -> Fault {
 
 impl Machine for Real<'_> {
     fn hv(&self) -> &dyn Hypervisor {
-        &XEN
+        &HV
     }
 
     fn about(&self) -> About {
@@ -111,7 +111,7 @@ impl Machine for Real<'_> {
         };
         let flush = VaFlush::Page(Scope::All);
         // SAFETY: only the rights of a page that the tests alone use.
-        unsafe { update_va_mapping(&XEN, VirtAddr::new(page.va), value, flush) }.is_ok()
+        unsafe { update_va_mapping(&HV, VirtAddr::new(page.va), value, flush) }.is_ok()
     }
 
     fn entry_of(&self, page: &Page) -> Option<MachAddr> {

@@ -19,7 +19,7 @@ use crate::mm::{self, MmError, Tables};
 use crate::options::Differential;
 use crate::println;
 use crate::selection::Selection;
-use crate::xen::XEN;
+use crate::xen::HV;
 use linkme::distributed_slice;
 
 use machine::Real;
@@ -163,7 +163,7 @@ fn selects(selection: Selection<'_>, rule: &Rule) -> bool {
 /// order afterwards.
 fn undisturbed<R>(before: &Before, f: impl FnOnce(&Real<'_>) -> R) -> Result<(R, bool), MmError> {
     // No Xen refuses to say.
-    let version = hypercall::version::version(&XEN);
+    let version = hypercall::version::version(&HV);
     let about = About {
         kind: match before.kind {
             Kind::Dom0 => rules::Kind::Dom0,
@@ -176,9 +176,9 @@ fn undisturbed<R>(before: &Before, f: impl FnOnce(&Real<'_>) -> R) -> Result<(R,
         vcpus: vcpus(),
     };
     let machine = Real::new(about, before)?;
-    let was = XEN.mask_upcalls();
+    let was = HV.mask_upcalls();
     let result = f(&machine);
-    XEN.restore_upcalls(was);
+    HV.restore_upcalls(was);
     machine.end()?;
     let audit = mm::with(Tables::audit)?;
     if !audit.is_clean() {
@@ -195,13 +195,13 @@ fn is_debug_build() -> bool {
         [version.into(), 0, 0, 0, 0],
     )];
     // SAFETY: asking for the version touches no memory.
-    let result = unsafe { hypercall::multicall::multicall(&XEN, &mut calls) };
+    let result = unsafe { hypercall::multicall::multicall(&HV, &mut calls) };
     result.is_ok() && calls[0].op != Op::XenVersion as u64
 }
 
 /// How many vCPUs the domain may have.
 fn vcpus() -> u32 {
-    let exists = |id: &u32| hypercall::vcpu::is_up(&XEN, *id).is_ok();
+    let exists = |id: &u32| hypercall::vcpu::is_up(&HV, *id).is_ok();
     (0..128).take_while(exists).count() as u32
 }
 

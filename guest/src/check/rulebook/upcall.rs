@@ -6,7 +6,7 @@ use hypercall::Hypervisor;
 use rules::{Observed, Page};
 
 use crate::event;
-use crate::xen::XEN;
+use crate::xen::HV;
 
 static WATCHED: AtomicPtr<u64> = AtomicPtr::new(core::ptr::null_mut());
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -16,13 +16,13 @@ static WORD: AtomicU64 = AtomicU64::new(0);
 pub(super) fn observe(watch: &Page, work: &mut dyn FnMut()) -> Observed {
     WATCHED.store(watch.ptr, Ordering::Relaxed);
     COUNT.store(0, Ordering::Relaxed);
-    let was = XEN.mask_upcalls();
+    let was = HV.mask_upcalls();
     event::observe(Some(look));
-    XEN.restore_upcalls(false);
+    HV.restore_upcalls(false);
     work();
-    XEN.mask_upcalls();
+    HV.mask_upcalls();
     event::observe(None);
-    XEN.restore_upcalls(was);
+    HV.restore_upcalls(was);
     Observed {
         upcalls: COUNT.load(Ordering::Relaxed),
         word: WORD.load(Ordering::Relaxed),

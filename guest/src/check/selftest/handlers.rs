@@ -12,7 +12,7 @@ use super::interrupt::Open;
 use super::{Outcome, Trouble, expect_eq, selftest};
 use crate::event::{self, BindError, Handler, MOST};
 use crate::lock::Lock;
-use crate::xen::XEN;
+use crate::xen::HV;
 use crate::{console, mm};
 
 /// Handlers that ran.
@@ -28,7 +28,7 @@ struct Raises<'a>(&'a Open);
 
 impl fmt::Display for Raises<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        send(&XEN, self.0.0).map_err(|_| fmt::Error)?;
+        send(&HV, self.0.0).map_err(|_| fmt::Error)?;
         f.write_str("printed in one piece) ")
     }
 }
@@ -57,7 +57,7 @@ fn handler_locks(_: &mut Context) -> Outcome {
     let ipi = Open::ipi(&lock)?;
     {
         let held = LOCK.lock();
-        send(&XEN, ipi.0)?;
+        send(&HV, ipi.0)?;
         expect_eq!(*held, 0, "handlers while the lock is held");
     }
     expect_eq!(*LOCK.lock(), 1, "handlers when it is free");
@@ -78,7 +78,7 @@ fn raise(own: usize, other: usize) {
     CALLS[own].fetch_add(1, Ordering::Relaxed);
     if STORM.load(Ordering::Relaxed) {
         // Were it refused, the counts would tell.
-        let _ = send(&XEN, Port(PORTS[other].load(Ordering::Relaxed)));
+        let _ = send(&HV, Port(PORTS[other].load(Ordering::Relaxed)));
     }
 }
 
@@ -108,13 +108,13 @@ fn own(_: &mut Context) -> Outcome {
     let storm = Open::ipi(&|| raise(0, 0))?;
     let other = Open::ipi(&innocent)?;
     begin([&storm, &storm]);
-    mm::with(|_| send(&XEN, storm.0).and_then(|()| send(&XEN, other.0)))?;
+    mm::with(|_| send(&HV, storm.0).and_then(|()| send(&HV, other.0)))?;
     expect_eq!(calls(0), MOST, "calls of the storm's handler");
     expect_eq!(HITS.load(Ordering::Relaxed), 1, "calls of the other");
     let before = BEFORE.load(Ordering::Relaxed);
     expect_eq!(before <= 1, true, "{before} calls of the storm's before");
     expect_eq!(event::is_raised(storm.0), true, "the event is kept");
-    send(&XEN, other.0)?;
+    send(&HV, other.0)?;
     expect_eq!(HITS.load(Ordering::Relaxed), 2, "calls of the other, later");
     // A while later the next event may have let it on.
     let so_far = calls(0);
@@ -124,7 +124,7 @@ fn own(_: &mut Context) -> Outcome {
     STORM.store(false, Ordering::Relaxed);
     event::idle();
     expect_eq!(calls(0), so_far + MOST + 1, "calls when the storm is over");
-    send(&XEN, storm.0)?;
+    send(&HV, storm.0)?;
     expect_eq!(calls(0), so_far + MOST + 2, "calls as before");
     Ok(())
 }
@@ -134,7 +134,7 @@ selftest!("interrupt.storm.own", own, needs EVERYWHERE);
 fn mutual(_: &mut Context) -> Outcome {
     let ports = [Open::ipi(&|| raise(0, 1))?, Open::ipi(&|| raise(1, 0))?];
     begin([&ports[0], &ports[1]]);
-    send(&XEN, ports[0].0)?;
+    send(&HV, ports[0].0)?;
     let sum = calls(0) + calls(1);
     let bounded = (MOST..=2 * MOST).contains(&sum);
     expect_eq!(bounded, true, "{sum} calls of both");
@@ -175,7 +175,7 @@ static COUNTERS: [Counter; 100] = [const {
 fn many(context: &mut Context) -> Outcome {
     let mut ports = Vec::new();
     for counter in &COUNTERS {
-        let port = match bind_ipi(&XEN, 0) {
+        let port = match bind_ipi(&HV, 0) {
             Err(e) if e.errno == Errno::ENOSPC => break,
             other => other?,
         };
@@ -190,7 +190,7 @@ fn many(context: &mut Context) -> Outcome {
     expect_eq!(bound > 32, true, "{bound} ports are many");
     for (i, port) in ports.iter().enumerate() {
         for _ in 0..=i % 3 {
-            send(&XEN, port.0)?;
+            send(&HV, port.0)?;
         }
     }
     for (i, (port, counter)) in ports.iter().zip(&COUNTERS).enumerate() {

@@ -16,7 +16,7 @@ use crate::event::{self, Bound, Handler};
 use crate::lock::Lock;
 use crate::mm::{self, Current, Flags, MmError};
 use crate::time;
-use crate::xen::XEN;
+use crate::xen::HV;
 
 /// Interrupts taken.
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -63,11 +63,11 @@ pub(super) struct Open(pub(super) Port, Option<Bound>);
 
 impl Open {
     pub(super) fn ipi(handler: &'static dyn Handler) -> Result<Open, Trouble> {
-        Open::new(bind_ipi(&XEN, 0)?, handler)
+        Open::new(bind_ipi(&HV, 0)?, handler)
     }
 
     pub(super) fn timer(handler: &'static dyn Handler) -> Result<Open, Trouble> {
-        let port = match bind_virq(&XEN, VIRQ_TIMER, 0) {
+        let port = match bind_virq(&HV, VIRQ_TIMER, 0) {
             Err(e) if e.errno == Errno::ENODEV => {
                 return Err(Trouble::skip("this machine has no timer that interrupts"));
             }
@@ -137,10 +137,10 @@ fn wait() -> Outcome {
 /// waits, and is taken as soon as they are not.
 fn delivery(_: &mut Context) -> Outcome {
     let ipi = Open::ipi(&counting)?;
-    send(&XEN, ipi.0)?;
+    send(&HV, ipi.0)?;
     expect_eq!(count(), 1, "interrupts after sending");
     mm::with(|_| {
-        send(&XEN, ipi.0)?;
+        send(&HV, ipi.0)?;
         expect_eq!(count(), 1, "interrupts while masked");
         expect_eq!(event::is_pending(), true, "the upcall is pending");
         Ok::<_, Trouble>(())
@@ -153,7 +153,7 @@ selftest!("interrupt.delivery", delivery, needs EVERYWHERE);
 fn again() {
     if COUNT.fetch_add(1, Ordering::Relaxed) < 9 {
         // Were it refused, the count would tell.
-        let _ = send(&XEN, Port(PORT.load(Ordering::Relaxed)));
+        let _ = send(&HV, Port(PORT.load(Ordering::Relaxed)));
     }
 }
 
@@ -163,7 +163,7 @@ fn again() {
 fn not_lost(_: &mut Context) -> Outcome {
     let ipi = Open::ipi(&again)?;
     PORT.store(ipi.0.0, Ordering::Relaxed);
-    send(&XEN, ipi.0)?;
+    send(&HV, ipi.0)?;
     expect_eq!(count(), 10, "interrupts");
     Ok(())
 }
@@ -183,7 +183,7 @@ fn pass(nanoseconds: u64) -> Outcome {
 #[inline(never)]
 pub(super) fn one_shot(nanoseconds: u64) -> Outcome {
     let deadline = now()? + nanoseconds;
-    hypercall::time::set_timer(&XEN, deadline)?;
+    hypercall::time::set_timer(&HV, deadline)?;
     wait()?;
     let late = now()?;
     expect_eq!(
@@ -224,12 +224,12 @@ fn before_its_time(change: impl Fn() -> Outcome) -> Outcome {
     for _ in 0..20 {
         COUNT.store(0, Ordering::Relaxed);
         let due = now()? + SOON;
-        hypercall::time::set_timer(&XEN, due)?;
+        hypercall::time::set_timer(&HV, due)?;
         change()?;
         if now()? < due {
             return Ok(());
         }
-        hypercall::time::set_timer(&XEN, 0)?;
+        hypercall::time::set_timer(&HV, 0)?;
         pass(SOON)?;
     }
     Err(Trouble::skip("the machine is too busy"))
@@ -242,12 +242,12 @@ fn timer_reset(_: &mut Context) -> Outcome {
     let due = Cell::new(0);
     before_its_time(|| {
         due.set(now()? + LATER);
-        Ok(hypercall::time::set_timer(&XEN, due.get())?)
+        Ok(hypercall::time::set_timer(&HV, due.get())?)
     })?;
     wait()?;
     expect_eq!(now()? >= due.get(), true, "the later time has come");
     expect_eq!(count(), 1, "interrupts of a timer that was set again");
-    before_its_time(|| Ok(hypercall::time::set_timer(&XEN, 0)?))?;
+    before_its_time(|| Ok(hypercall::time::set_timer(&HV, 0)?))?;
     pass(LATER)?;
     expect_eq!(count(), 0, "interrupts of a timer that was stopped");
     Ok(())
@@ -268,7 +268,7 @@ fn sleep(port: &Open, nanoseconds: u64) -> Outcome {
         let deadline = now()? + time;
         for _ in 0..3 {
             let start = now()?;
-            poll(&XEN, &[port.0.0], deadline)?;
+            poll(&HV, &[port.0.0], deadline)?;
             longest = now()?.saturating_sub(start);
             if longest >= time / 2 {
                 return Ok(());
@@ -288,7 +288,7 @@ fn sleep(port: &Open, nanoseconds: u64) -> Outcome {
 #[inline(never)]
 pub(super) fn sleep_until_raised(port: &Open) -> Outcome {
     let start = now()?;
-    poll(&XEN, &[port.0.0], start + AGES)?;
+    poll(&HV, &[port.0.0], start + AGES)?;
     expect_eq!(now()? - start < AGES, true, "the port ended the sleep");
     expect_eq!(event::is_raised(port.0), true, "the port is raised");
     Ok(())
@@ -298,10 +298,10 @@ pub(super) fn sleep_until_raised(port: &Open) -> Outcome {
 /// until the port is raised.
 fn polling(_: &mut Context) -> Outcome {
     // Never opened, so that it stays masked.
-    let port = Open::masked(bind_ipi(&XEN, 0)?);
+    let port = Open::masked(bind_ipi(&HV, 0)?);
     sleep(&port, 20_000_000)?;
     mm::with(|_| sleep(&port, 5_000_000))?;
-    send(&XEN, port.0)?;
+    send(&HV, port.0)?;
     sleep_until_raised(&port)
 }
 selftest!("interrupt.poll", polling, needs EVERYWHERE);
@@ -312,7 +312,7 @@ fn polling_masked(_: &mut Context) -> Outcome {
     let timer = Open::timer(&counting)?;
     mm::with(|_| {
         let due = now()? + 3_000_000;
-        hypercall::time::set_timer(&XEN, due)?;
+        hypercall::time::set_timer(&HV, due)?;
         sleep_until_raised(&timer)?;
         expect_eq!(now()? >= due, true, "asleep until the timer's time");
         expect_eq!(count(), 0, "interrupts while masked");
@@ -329,7 +329,7 @@ fn registers(_: &mut Context) -> Outcome {
     let _timer = Open::timer(&counting)?;
     for round in 0..8 {
         COUNT.store(0, Ordering::Relaxed);
-        hypercall::time::set_timer(&XEN, now()? + 200_000)?;
+        hypercall::time::set_timer(&HV, now()? + 200_000)?;
         let mut values: [u64; 9] = core::array::from_fn(|i| 0x1111_1111_1111_1111 * (i as u64 + 1));
         let expected = values;
         let [rax, rcx, rdx, rsi, rdi, r8, r9, r10, r11] = &mut values;
@@ -461,7 +461,7 @@ fn in_section(context: &mut Context, raise: impl FnOnce() -> Outcome) -> Outcome
 fn lazy_ipi(context: &mut Context) -> Outcome {
     let ipi = Open::ipi(&intrude)?;
     in_section(context, || {
-        send(&XEN, ipi.0)?;
+        send(&HV, ipi.0)?;
         expect_eq!(count(), 1, "interrupts");
         Ok(())
     })
@@ -472,7 +472,7 @@ selftest!("interrupt.lazy.ipi", lazy_ipi, &[3], needs EVERYWHERE);
 fn lazy_timer(context: &mut Context) -> Outcome {
     let _timer = Open::timer(&intrude)?;
     in_section(context, || {
-        hypercall::time::set_timer(&XEN, now()? + 300_000)?;
+        hypercall::time::set_timer(&HV, now()? + 300_000)?;
         wait()
     })
 }
@@ -506,7 +506,7 @@ fn flush_pending(context: &mut Context) -> Outcome {
             set_writable(va + i * PAGE, false)?;
         }
         mm::with(|tables| {
-            send(&XEN, ipi.0)?;
+            send(&HV, ipi.0)?;
             expect_eq!(event::is_pending(), true, "an upcall is pending");
             tables.flush()?;
             expect_eq!(count(), 0, "interrupts during the flush");
@@ -546,7 +546,7 @@ fn flush_timer(context: &mut Context) -> Outcome {
                 set_writable(va + i * PAGE, round % 2 == 1)?;
             }
             let came = mm::with(|tables| {
-                hypercall::time::set_timer(&XEN, now()? + 20_000 + round * 5_000)?;
+                hypercall::time::set_timer(&HV, now()? + 20_000 + round * 5_000)?;
                 tables.flush()?;
                 Ok::<_, Trouble>(event::is_pending())
             })?;

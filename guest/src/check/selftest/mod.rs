@@ -25,15 +25,15 @@ mod heap;
 mod image;
 mod interrupt;
 mod lazy;
+mod local_checks;
 mod native_interrupts;
 mod oom;
 mod pages;
 mod pile;
-mod refuse;
-mod refused_by_xen;
 mod runner;
 mod single;
 mod spaces;
+mod xen_checks;
 
 extern crate alloc;
 

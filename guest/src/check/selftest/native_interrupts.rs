@@ -16,7 +16,7 @@ use crate::mm::layout::Fixed;
 use crate::mm::state::{Kind, State};
 use crate::mm::{self, MmError};
 use crate::pc::interrupts;
-use crate::xen::XEN;
+use crate::xen::HV;
 use crate::{console, trap};
 
 /// In hardware virtualisation `shared_info` takes the place of a frame of the kernel's. Its record
@@ -83,7 +83,7 @@ selftest!("interrupt.spurious", spurious, needs PC);
 /// it receives what it sends.
 fn serial(_: &mut Context) -> Outcome {
     const LOOPBACK: u8 = 1 << 4;
-    let input = match bind_virq(&XEN, VIRQ_CONSOLE, 0) {
+    let input = match bind_virq(&HV, VIRQ_CONSOLE, 0) {
         Err(e) if e.errno == Errno::EEXIST => {
             return Err(Trouble::skip("the monitor waits for the input"));
         }

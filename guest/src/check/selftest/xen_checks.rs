@@ -6,7 +6,7 @@ use hypercall::queue::{Access, MmuError};
 use hypercall::{Errno, ExtOp, Level, Update};
 
 use super::context::{Context, PAGE, in_table};
-use super::refuse::{raw, refusal, table_of};
+use super::local_checks::{raw, refusal, table_of};
 use super::{Outcome, Trouble, expect_eq, expect_matches, selftest};
 use crate::mm::Running;
 use crate::mm::entry::{L4, P4d, XEN_BITS};
