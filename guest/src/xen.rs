@@ -70,11 +70,13 @@ impl Hypervisor for Hv {
     #[inline]
     unsafe fn call(&self, op: Op, args: [u64; 5]) -> i64 {
         if subarch::is_pv() {
-            // SAFETY: the caller's promise is the one that is asked for.
+            // SAFETY: the arguments go to Xen unchanged. `Hypervisor::call` has its caller promise that
+            // their pointers are good and that no memory in use changes, which is all that Xen needs.
             return unsafe { PV.call(op, args) };
         }
         let [a, b, c, d, e] = args;
-        // SAFETY: the caller's promise is the one that is asked for.
+        // SAFETY: `without_pv` asks for what `Hypervisor::call` does, pointers that are good and changes
+        // to nothing in use; our caller promised that of this operation and these arguments.
         unsafe { without_pv(op, a, b, c, d, e) }
     }
 
@@ -136,7 +138,8 @@ extern "C" fn unmask_without_pv() {
 #[inline(never)]
 unsafe extern "C" fn without_pv(op: Op, a: u64, b: u64, c: u64, d: u64, e: u64) -> i64 {
     match back_end() {
-        // SAFETY: the caller's promise is the one that is asked for.
+        // SAFETY: `BackEnd::call` asks for what `Hypervisor::call` does, pointers that are good and
+        // changes to nothing in use; our caller promised that of this operation and these arguments.
         Some(back_end) => unsafe { back_end.call(op, [a, b, c, d, e]) },
         None => Errno::ENOSYS.to_return(),
     }

@@ -121,7 +121,8 @@ impl Cpu for Shared {
     }
 
     unsafe fn set_root(&self, address: u64) {
-        // SAFETY: the caller's promise is the one that is asked for.
+        // SAFETY: `Cpu::set_root` has its caller promise that the tables at `address` map what is in
+        // use; it is the same method, of the same processor, with the same address.
         unsafe { self.0.set_root(address) };
     }
 

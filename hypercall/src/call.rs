@@ -143,7 +143,8 @@ pub trait Hypervisor {
 impl<H: Hypervisor + ?Sized> Hypervisor for &H {
     #[inline]
     unsafe fn call(&self, op: Op, args: [u64; 5]) -> i64 {
-        // SAFETY: the caller's promise is the very one the inner call asks for.
+        // SAFETY: the inner call gets the same operation and arguments, of which the caller promised
+        // good pointers and no change to memory that is in use.
         unsafe { (**self).call(op, args) }
     }
 

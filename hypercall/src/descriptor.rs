@@ -37,8 +37,8 @@ pub unsafe fn set_gdt<H: Hypervisor + ?Sized>(
 ) -> Result<(), XenError> {
     debug_assert!(frames.len() >= (entries as usize).div_ceil(512));
     let args = [frames.as_ptr() as u64, entries as u64, 0, 0, 0];
-    // SAFETY: `Mfn` is transparent over the frame number that Xen reads here; the caller answers
-    // for the descriptors.
+    // SAFETY: `Mfn` is transparent over the frame number that Xen reads here. The caller promises
+    // that there are frames enough for `entries` and that selectors in use mean the same in them.
     let value = unsafe { hv.call(Op::SetGdt, args) };
     XenError::check(Op::SetGdt, None, value).map(drop)
 }
@@ -53,7 +53,8 @@ pub unsafe fn update_descriptor<H: Hypervisor + ?Sized>(
     slot: MachAddr,
     descriptor: u64,
 ) -> Result<(), XenError> {
-    // SAFETY: no pointers are passed; the caller answers for the descriptor.
+    // SAFETY: no pointers are passed. The caller promises that the descriptor, if it is in use, means
+    // the same as before.
     let value = unsafe { hv.call(Op::UpdateDescriptor, [slot.as_u64(), descriptor, 0, 0, 0]) };
     XenError::check(Op::UpdateDescriptor, None, value).map(drop)
 }
@@ -68,7 +69,8 @@ pub unsafe fn set_segment_base<H: Hypervisor + ?Sized>(
     which: SegmentBase,
     base: u64,
 ) -> Result<(), XenError> {
-    // SAFETY: no pointers are passed; the caller answers for the base.
+    // SAFETY: no pointers are passed. The caller promises that code which uses the segment finds what
+    // it expects at the new base.
     let value = unsafe { hv.call(Op::SetSegmentBase, [which as u64, base, 0, 0, 0]) };
     XenError::check(Op::SetSegmentBase, None, value).map(drop)
 }
@@ -83,7 +85,8 @@ pub unsafe fn set_user_gs_selector<H: Hypervisor + ?Sized>(
     selector: u16,
 ) -> Result<(), XenError> {
     let args = [arch::SEGBASE_GS_USER_SEL as u64, selector as u64, 0, 0, 0];
-    // SAFETY: no pointers are passed; the caller answers for the base.
+    // SAFETY: no pointers are passed. The caller promises that code which uses the segment finds what
+    // it expects at the new base.
     let value = unsafe { hv.call(Op::SetSegmentBase, args) };
     XenError::check(Op::SetSegmentBase, None, value).map(drop)
 }
@@ -96,7 +99,8 @@ pub unsafe fn set_user_gs_selector<H: Hypervisor + ?Sized>(
 #[inline]
 pub unsafe fn stack_switch<H: Hypervisor + ?Sized>(hv: &H, top: VirtAddr) -> Result<(), XenError> {
     let args = [arch::FLAT_KERNEL_SS as u64, top.as_u64(), 0, 0, 0];
-    // SAFETY: no pointers are dereferenced now; the caller answers for the stack.
+    // SAFETY: no pointers are dereferenced now. The caller promises that `top` ends a mapped, writable
+    // stack of which nobody else makes use, so that the next entry may push there.
     let value = unsafe { hv.call(Op::StackSwitch, args) };
     XenError::check(Op::StackSwitch, None, value).map(drop)
 }

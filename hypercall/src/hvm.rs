@@ -51,8 +51,9 @@ impl XenHvm {
 impl Hypervisor for XenHvm {
     unsafe fn call(&self, op: Op, args: [u64; 5]) -> i64 {
         let result: i64;
-        // SAFETY: the caller answers for what it asks, and runs under Xen, where this instruction
-        // is a hypercall. All that changes is declared.
+        // SAFETY: under Xen, where the caller of `Hypervisor::call` runs, this instruction is a
+        // hypercall. The caller promises that pointers among the arguments are good and that no memory
+        // in use changes; the registers that change are declared.
         unsafe {
             asm!(
                 "test {amd:l}, {amd:l}",
@@ -119,7 +120,8 @@ pub unsafe fn set_callback_vector<H: Hypervisor + ?Sized>(
         value: HVM_PARAM_CALLBACK_TYPE_VECTOR << 56 | u64::from(vector),
     };
     let args = [HVMOP_set_param, &raw const asked as u64, 0, 0, 0];
-    // SAFETY: Xen reads `asked` during the call; the caller answers for the handler.
+    // SAFETY: Xen reads `asked` during the call. The caller promises that the vector's gate leads to
+    // a handler that clears the pending byte, so that interrupts by it end.
     let value = unsafe { hv.call(Op::HvmOp, args) };
     XenError::check(Op::HvmOp, Some("set_param"), value).map(drop)
 }

@@ -16,7 +16,8 @@ unsafe fn op<H: Hypervisor + ?Sized>(
     name: &'static str,
     arg: u64,
 ) -> Result<u64, XenError> {
-    // SAFETY: the caller pairs `cmd` and `arg`.
+    // SAFETY: the caller promises that `arg`, and what it refers to, is what `cmd` reads and writes;
+    // Xen touches nothing else.
     let value = unsafe { hv.call(Op::MemoryOp, [cmd as u64, arg, 0, 0, 0]) };
     XenError::check(Op::MemoryOp, Some(name), value)
 }
@@ -99,7 +100,8 @@ pub unsafe fn decrease_reservation<H: Hypervisor + ?Sized>(
     // `Mfn` is transparent over the number Xen reads; it does not write for this call.
     let arg = reservation(frames.as_ptr().cast_mut().cast(), frames.len());
     let address = &raw const arg as u64;
-    // SAFETY: Xen reads `arg` and the list; the caller has let go of the frames.
+    // SAFETY: Xen reads `arg` and the list, during the call. The caller promises that nobody uses
+    // the frames any more.
     unsafe {
         op(
             hv,

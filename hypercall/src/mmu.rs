@@ -90,7 +90,8 @@ pub unsafe fn update<H: Hypervisor + ?Sized>(
     owner: domid_t,
 ) -> Result<(), Stopped> {
     if let Some(tables) = hv.page_tables() {
-        // SAFETY: the caller's promise is the one that is asked for.
+        // SAFETY: the requests are the same, and the caller promises that they take, move or narrow no
+        // mapping that safe code relies on, whoever carries them out.
         let answer = unsafe { tables.update(requests) };
         return answer.map_err(|Refused { errno, done }| Stopped {
             error: XenError {
@@ -109,8 +110,8 @@ pub unsafe fn update<H: Hypervisor + ?Sized>(
         owner as u64,
         0,
     ];
-    // SAFETY: Xen reads the requests and writes `done`, during the call; the caller answers for
-    // what they change.
+    // SAFETY: Xen reads the requests and writes `done`, during the call. The caller promises
+    // that they take, move or narrow no mapping that safe code relies on.
     let value = unsafe { hv.call(Op::MmuUpdate, args) };
     XenError::check(Op::MmuUpdate, None, value)
         .map_err(|error| Stopped { error, done })
@@ -307,8 +308,9 @@ pub unsafe fn ext_raw<H: Hypervisor + ?Sized>(
         DOMID_SELF as u64,
         0,
     ];
-    // SAFETY: Xen reads the operations and writes `done`, during the call; the caller answers for
-    // what they do.
+    // SAFETY: Xen reads the operations and writes `done`, during the call. The caller promises
+    // that a table which becomes current maps what is in use, and that what is let go of or overwritten
+    // is not in use.
     let value = unsafe { hv.call(Op::MmuextOp, args) };
     XenError::check(Op::MmuextOp, Some(name), value)
         .map_err(|error| Stopped { error, done })
@@ -326,12 +328,13 @@ pub unsafe fn ext_raw<H: Hypervisor + ?Sized>(
 #[inline]
 pub unsafe fn ext<H: Hypervisor + ?Sized>(hv: &H, op: ExtOp) -> Result<(), XenError> {
     if let Some(tables) = hv.page_tables() {
-        // SAFETY: the caller's promise is the one that is asked for.
+        // SAFETY: the operation is the same, and the caller promises that a table which becomes current
+        // maps what is in use, and that what is let go of or overwritten is not in use.
         return check(Op::MmuextOp, Some(op.name()), unsafe { tables.ext(op) });
     }
     let raw = [op.raw()];
-    // SAFETY: `op`, and the bitmap in it, live until the call is over; the caller answers for the
-    // rest.
+    // SAFETY: `op`, and the bitmap in it, live until the call is over. The caller promises that
+    // a table which becomes current maps what is in use, and that what is let go of is not in use.
     unsafe { ext_raw(hv, &raw, op.name()) }.map_err(|stopped| stopped.error)
 }
 
@@ -393,13 +396,14 @@ pub unsafe fn update_va_mapping<H: Hypervisor + ?Sized>(
     flush: VaFlush,
 ) -> Result<(), XenError> {
     if let Some(tables) = hv.page_tables() {
-        // SAFETY: the caller's promise is the one that is asked for.
+        // SAFETY: address and value are the same, and the caller promises that no mapping which safe
+        // code relies on goes away, moves or is narrowed by them.
         let answer = unsafe { tables.update_va(va, value, flush) };
         return check(Op::UpdateVaMapping, None, answer);
     }
     let args = [va.as_u64(), value, flush.raw(), 0, 0];
-    // SAFETY: a bitmap of vCPUs lives in `flush` until the call is over; the caller answers for
-    // the mapping.
+    // SAFETY: a bitmap of vCPUs lives in `flush` until the call is over. The caller promises
+    // that no mapping which safe code relies on goes away, moves or is narrowed by the new value.
     let value = unsafe { hv.call(Op::UpdateVaMapping, args) };
     XenError::check(Op::UpdateVaMapping, None, value).map(drop)
 }

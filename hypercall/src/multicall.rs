@@ -44,7 +44,8 @@ pub unsafe fn multicall<H: Hypervisor + ?Sized>(
     calls: &mut [multicall_entry],
 ) -> Result<(), XenError> {
     let args = [calls.as_mut_ptr() as u64, calls.len() as u64, 0, 0, 0];
-    // SAFETY: Xen reads and writes the entries during the call; the caller answers for each.
+    // SAFETY: Xen reads and writes the entries during the call. The caller promises of
+    // each that it could be made by `Hypervisor::call`, which is how Xen makes it.
     let value = unsafe { hv.call(Op::Multicall, args) };
     XenError::check(Op::Multicall, None, value).map(drop)
 }

@@ -41,7 +41,8 @@ pub unsafe fn set_trap_table<H: Hypervisor + ?Sized>(
     table: &[trap_info],
 ) -> Result<(), XenError> {
     debug_assert!(table.iter().any(|trap| trap.address == 0));
-    // SAFETY: Xen reads up to the entry whose address is 0; the caller answers for the handlers.
+    // SAFETY: Xen reads up to the entry whose address is 0, and the caller promises that there
+    // is one and that each handler before it is written for the frame that Xen pushes.
     let value = unsafe { hv.call(Op::SetTrapTable, [table.as_ptr() as u64, 0, 0, 0, 0]) };
     XenError::check(Op::SetTrapTable, None, value).map(drop)
 }
@@ -59,7 +60,8 @@ pub unsafe fn set_callbacks<H: Hypervisor + ?Sized>(
     syscall: VirtAddr,
 ) -> Result<(), XenError> {
     let args = [event.as_u64(), failsafe.as_u64(), syscall.as_u64(), 0, 0];
-    // SAFETY: no memory is involved; the caller answers for the handlers.
+    // SAFETY: no memory is passed. The caller promises that each handler is written for the frame that
+    // Xen pushes.
     let value = unsafe { hv.call(Op::SetCallbacks, args) };
     XenError::check(Op::SetCallbacks, None, value).map(drop)
 }
@@ -111,7 +113,8 @@ pub unsafe fn register_callback<H: Hypervisor + ?Sized>(
         0,
         0,
     ];
-    // SAFETY: Xen reads `arg` during the call; the caller answers for the handler.
+    // SAFETY: Xen reads `arg` during the call. The caller promises that the handler is written for
+    // the frame that Xen pushes.
     let value = unsafe { hv.call(Op::CallbackOp, args) };
     XenError::check(Op::CallbackOp, Some("register"), value).map(drop)
 }

@@ -17,7 +17,8 @@ unsafe fn op<H: Hypervisor + ?Sized>(
     id: u32,
     arg: u64,
 ) -> Result<u64, XenError> {
-    // SAFETY: the caller pairs `cmd` and `arg`.
+    // SAFETY: the caller promises that `arg` is null or what `cmd` reads or writes; Xen touches nothing
+    // else.
     let value = unsafe { hv.call(Op::VcpuOp, [cmd as u64, id as u64, arg, 0, 0]) };
     XenError::check(Op::VcpuOp, Some(name), value)
 }
@@ -33,7 +34,8 @@ pub unsafe fn initialise<H: Hypervisor + ?Sized>(
     context: &vcpu_guest_context,
 ) -> Result<(), XenError> {
     let context = core::ptr::from_ref(context) as u64;
-    // SAFETY: Xen reads the context during the call; the caller answers for its contents.
+    // SAFETY: Xen reads the context during the call. The caller promises that its stack,
+    // handlers, tables and entry point are sound, so that running from it is.
     unsafe { op(hv, vcpu::VCPUOP_initialise, "initialise", id, context) }.map(drop)
 }
 
@@ -43,7 +45,8 @@ pub unsafe fn initialise<H: Hypervisor + ?Sized>(
 /// As [`initialise`].
 #[inline]
 pub unsafe fn up<H: Hypervisor + ?Sized>(hv: &H, id: u32) -> Result<(), XenError> {
-    // SAFETY: no memory is involved; the caller answers for the context.
+    // SAFETY: no memory is passed. The caller promises that the context which the vCPU was given, and
+    // now runs from, is sound.
     unsafe { op(hv, vcpu::VCPUOP_up, "up", id, 0) }.map(drop)
 }
 

@@ -21,7 +21,8 @@ impl fmt::Display for Refusal {
 pub(crate) unsafe fn call(number: u64, arguments: [u64; 6]) -> i64 {
     let [a, b, c, d, e, f] = arguments;
     let result;
-    // SAFETY: the registers are those that Linux reads and writes; the rest is the caller's word.
+    // SAFETY: the registers are those that Linux reads and writes. The caller promises that pointers
+    // are good for this call and that memory which it takes away or changes is not in use.
     unsafe {
         asm!(
             "syscall",
@@ -45,7 +46,9 @@ macro_rules! calls {
                 let mut arguments = [0; 6];
                 let given = [$($argument),*];
                 arguments[..given.len()].copy_from_slice(&given);
-                // SAFETY: the caller's promise.
+                // SAFETY: the arguments are the caller's own, and zeros that the call does not read. As
+                // `call` demands, the caller promises that pointers among them are good and that memory
+                // which is taken away or changed is not in use.
                 let result = unsafe { call($number, arguments) };
                 if (-4095..0).contains(&result) {
                     return Err(Refusal(stringify!($name), -result));

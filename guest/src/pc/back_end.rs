@@ -30,8 +30,9 @@ impl BackEnd for OnXen {
     }
 
     unsafe fn call(&self, op: Op, args: [u64; 5]) -> i64 {
-        // SAFETY: the caller's promise is the one that is asked for; a hypercall is what such a
-        // guest makes by this instruction.
+        // SAFETY: this back end is told only to a guest that Xen runs, where the instruction is a
+        // hypercall. The arguments are unchanged, and `BackEnd::call` has its caller promise that their
+        // pointers are good and that no memory in use changes.
         unsafe { hypercall::hvm::XenHvm::detect().call(op, args) }
     }
 
