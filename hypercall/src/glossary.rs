@@ -24,7 +24,9 @@
 //! | seal, unseal | to take and give the right to write a frame's memory, before it is a table and after | `make_lowmem_page_readonly` |
 //! | stranded | a frame that a refusal left without a holder, until the allocator takes it back | |
 //! | space | a kernel's root, and user mode's beside it | `struct mm_struct` |
-//! | record, plan, settle | what a frame is to the kernel; what it will be once the queue is flushed; to make the two one after a flush | |
+//! | record, plan, settle | what a frame is to the kernel; what it will be once the queues are flushed; to make the two one after a flush | |
+//! | log | the planned steps of one vCPU's queue, and what waits for its flush; it settles its own steps only | |
+//! | space's kernel half | the entries of a root for the kernel's regions: made at the takeover, the same in every space, never changed | |
 //! | pin | to have Xen keep a table validated while nothing refers to it | `MMUEXT_PIN_Ln_TABLE` |
 //! | type, type count | what Xen lets a frame be (writable, table of a level, …), and how often it is used so | `PGT_*`, `type_info` |
 //! | validate | Xen checks every entry of a table when the table gets its type | `alloc_lN_table` |

@@ -48,7 +48,7 @@ impl Cpu for Processor {
 
     unsafe fn set_root(&self, address: u64) {
         let frame = PhysFrame::<Size4KiB>::containing_address(x86_64::PhysAddr::new(address));
-        // SAFETY: the caller's promise.
+        // SAFETY: the root maps what is in use as before, as the caller says.
         unsafe { Cr3::write(frame, Cr3::read().1) };
     }
 

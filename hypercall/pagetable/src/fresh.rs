@@ -141,7 +141,7 @@ impl<M: Machine> Tables<M> {
         flags: Flags,
     ) -> Result<(), MmError> {
         let entry = self.make(Value::<L>::new(table.pfn, flags))?;
-        // SAFETY: the caller's promise.
+        // SAFETY: what is in use below the entry stays mapped, as the caller says.
         unsafe { self.set_upper(slot, entry) }
     }
 
@@ -162,7 +162,7 @@ impl<M: Machine> Tables<M> {
     ) -> Result<(), MmError> {
         let pfn = table.pfn();
         let sealed = table.seal(self);
-        // SAFETY: the caller's promise.
+        // SAFETY: what is in use below the entry stays mapped, as the caller says.
         let hooked = sealed.and_then(|sealed| unsafe { self.hook(slot, sealed, flags) });
         self.or_strand(pfn, hooked)
     }
@@ -218,7 +218,7 @@ impl<M: Machine> Tables<M> {
         let Some(value) = self.value(self.entry(slot)) else {
             return Ok(None);
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: nothing in use is mapped below the entry, as the caller says.
         unsafe { self.set_upper(slot, Entry::NONE) }?;
         Ok(self.unreferenced(value.pfn)?.then_some(Sealed {
             pfn: value.pfn,

@@ -34,7 +34,7 @@ impl<M: Machine> Tables<M> {
         if !end.is_some_and(|end| M::Layout::IMAGE.contains(&va) && end <= M::Layout::IMAGE.end) {
             return Err(MmError::BadRange { va, pages });
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: nobody uses the pages any more, as the caller says.
         unsafe { self.unmap(va, pages) }?.commit(self)?;
         let first = (va - M::Layout::IMAGE.start) / PAGE;
         let end = first + pages;

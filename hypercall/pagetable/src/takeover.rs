@@ -251,7 +251,7 @@ impl<'t, M: Machine> Early<'t, M> {
     /// Nobody uses the mapping any more.
     pub unsafe fn unmap_fixed(&mut self, va: u64) -> Result<(), MmError> {
         let slot = self.0.tables.pte_place(va)?;
-        // SAFETY: the caller's promise.
+        // SAFETY: nobody uses the mapping any more, as the caller says.
         unsafe { self.0.tables.set_pte(slot, va, Pte::NONE) }
     }
 

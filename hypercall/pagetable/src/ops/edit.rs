@@ -135,7 +135,7 @@ impl<M: Machine> Tables<M> {
                 if !old.is_present() {
                     return Err(MmError::NotMapped { va });
                 }
-                // SAFETY: the caller's promise.
+                // SAFETY: the page keeps its frame; the caller says that nobody needs the rights.
                 unsafe { self.set_pte_queued(slot, va, old, old.with_flags(flags)) }?;
             }
         }

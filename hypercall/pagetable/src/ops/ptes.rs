@@ -36,7 +36,7 @@ impl<M: Machine> Tables<M> {
                     let new = tables.make_pte(Value::new(pfn, first.flags))?;
                     tables.check_frozen(chunk.va + i as u64 * PAGE, first.flags, [new])?;
                     let old = tables.entry(slot);
-                    // SAFETY: the caller's promise.
+                    // SAFETY: nothing in use is mapped in the range, as the caller says.
                     unsafe { tables.set_pte_queued(slot, chunk.va + i as u64 * PAGE, old, new) }?;
                 }
             }
@@ -56,7 +56,7 @@ impl<M: Machine> Tables<M> {
     pub unsafe fn ptep_get_and_clear(&mut self, va: u64) -> Result<Pte, MmError> {
         let slot = self.pte_place(va)?;
         let old = self.entry(slot);
-        // SAFETY: the caller's promise.
+        // SAFETY: nothing in use is mapped there, as the caller says.
         unsafe { self.set_pte(slot, va, Pte::NONE) }?;
         Ok(old)
     }
@@ -76,7 +76,7 @@ impl<M: Machine> Tables<M> {
             return Err(MmError::NotMapped { va });
         }
         let new = old.with_flags(old.flags() - Flags::WRITABLE);
-        // SAFETY: the caller's promise.
+        // SAFETY: the page keeps its frame; nobody needs to write, as the caller says.
         unsafe { self.set_pte_preserving(slot, va, new) }
     }
 

@@ -27,7 +27,7 @@ impl<M: Machine> Tables<M> {
     #[inline]
     #[track_caller]
     pub unsafe fn set_pte(&mut self, slot: Place<L1>, va: u64, entry: Pte) -> Result<(), MmError> {
-        // SAFETY: the caller's promise.
+        // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
         unsafe { self.write_pte(slot, va, self.entry(slot), entry, false) }
     }
 
@@ -46,7 +46,7 @@ impl<M: Machine> Tables<M> {
         va: u64,
         entry: Pte,
     ) -> Result<(), MmError> {
-        // SAFETY: the caller's promise.
+        // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
         unsafe { self.write_pte(slot, va, self.entry(slot), entry, true) }
     }
 
@@ -60,7 +60,7 @@ impl<M: Machine> Tables<M> {
         old: Pte,
         entry: Pte,
     ) -> Result<(), MmError> {
-        // SAFETY: the caller's promise.
+        // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
         unsafe { self.write_pte(slot, va, old, entry, false) }
     }
 
@@ -85,11 +85,11 @@ impl<M: Machine> Tables<M> {
         }
         // What is cached of another space is forgotten before the processor comes to it.
         if old.is_present() && current {
-            // SAFETY: the caller's promise.
+            // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
             let result = unsafe { self.mmu.set_and_flush(update, TLB_SCOPE, page) };
             self.settle_if_refused(result)
         } else {
-            // SAFETY: the caller's promise.
+            // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
             let result = unsafe { self.mmu.set(update) };
             self.settle_if_refused(result)
         }
@@ -113,7 +113,7 @@ impl<M: Machine> Tables<M> {
     /// What is in use below the entry must be mapped as before.
     #[track_caller]
     pub unsafe fn set_pmd(&mut self, slot: Place<L2>, entry: Pmd) -> Result<(), MmError> {
-        // SAFETY: the caller's promise.
+        // SAFETY: what is in use below the entry stays mapped, as the caller says.
         unsafe { self.set_upper(slot, entry) }
     }
 
@@ -126,7 +126,7 @@ impl<M: Machine> Tables<M> {
     /// As [`Tables::set_pmd`].
     #[track_caller]
     pub unsafe fn set_pud(&mut self, slot: Place<L3>, entry: Pud) -> Result<(), MmError> {
-        // SAFETY: the caller's promise.
+        // SAFETY: what is in use below the entry stays mapped, as the caller says.
         unsafe { self.set_upper(slot, entry) }
     }
 
@@ -140,7 +140,7 @@ impl<M: Machine> Tables<M> {
     /// As [`Tables::set_pmd`].
     #[track_caller]
     pub unsafe fn set_p4d(&mut self, slot: Place<L4>, entry: P4d) -> Result<(), MmError> {
-        // SAFETY: the caller's promise.
+        // SAFETY: what is in use below the entry stays mapped, as the caller says.
         unsafe { self.set_upper(slot, entry) }
     }
 
@@ -154,11 +154,11 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub unsafe fn set_pgd(&mut self, slot: Place<L5>, entry: Pgd) -> Result<(), MmError> {
         match self.fold {
-            // SAFETY: the caller's promise.
+            // SAFETY: what is in use below the entry stays mapped, as the caller says.
             Fold::FourLevels => unsafe {
                 self.set_p4d(slot.retyped(), P4d::from_table(entry.bits()))
             },
-            // SAFETY: the caller's promise.
+            // SAFETY: what is in use below the entry stays mapped, as the caller says.
             Fold::FiveLevels => unsafe { self.set_upper(slot, entry) },
         }
     }
@@ -227,7 +227,7 @@ impl<M: Machine> Tables<M> {
         let update = Update::new(level, slot.machine, entry.bits())
             .old(old.bits())
             .tag(tag);
-        // SAFETY: the caller's promise.
+        // SAFETY: what is in use below the entry stays mapped, as the caller says.
         let result = unsafe { self.mmu.set(update) };
         self.settle_if_refused(result)
     }
