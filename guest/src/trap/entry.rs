@@ -100,7 +100,7 @@ pub(crate) unsafe fn install_stub<H: Hypervisor>(
     dpl: u8,
 ) -> Result<(), XenError> {
     let table = [gate(vector, handler, dpl, true), END];
-    // SAFETY: the table ends, and the caller answers for the handler.
+    // SAFETY: the table ends, and the caller promises that the handler is written for what Xen pushes.
     unsafe { hypercall::trap::set_trap_table(hv, &table) }
 }
 
