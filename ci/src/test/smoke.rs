@@ -82,6 +82,14 @@ const SELFTESTS: &[&str] = &[
 /// The smoke tests.
 const TABLE: &[Smoke] = &[
     Smoke {
+        name: "the records are right after a benchmark",
+        vias: &[Via::Dom0],
+        mem_mib: None,
+        cmdline: "bench=lazy_empty selftest=mm",
+        expect: PASS,
+        says: &["selftest mm.audit ................................. pass"],
+    },
+    Smoke {
         name: "passes",
         vias: EVERYWHERE,
         mem_mib: None,

@@ -30,8 +30,11 @@ const SPAN: u64 = 512 * PAGE;
 
 /// Where pages are mapped, by whole tables.
 const HERE: u64 = BASE + (8 << 30);
-/// Where they are moved to, if table by table.
+/// Where they are moved to, if table by table: nothing else ever makes a table there, which requests
+/// behind the back of the records would lose.
 const THERE: u64 = HERE + (1 << 30);
+/// Where they are moved to, if entry by entry: behind all those tables.
+const ASIDE: u64 = THERE + (TABLES as u64) * SPAN;
 /// By how many pages an unaligned move is off.
 const SKEW: usize = 5;
 /// From how many pages on tables are exchanged rather than entries updated.
@@ -131,7 +134,7 @@ impl<'a> Ground<'a> {
 
     /// Takes the mapped pages through a cycle of changes to their entries.
     fn entries(&mut self, tally: &mut Tally) -> Result<(), Refused> {
-        let there = THERE + SKEW as u64 * PAGE;
+        let there = ASIDE + SKEW as u64 * PAGE;
         // SAFETY: the benchmark's own part of the address space and the pool's frames.
         unsafe {
             self.tables
