@@ -23,7 +23,7 @@ impl Layout for Places {
     const P2M: Range<u64> = P2M_LIST..P2M_LIST + (1 << 39);
     const IMAGE: Range<u64> = linker::VIRT_BASE..linker::VIRT_BASE + (1 << 30);
     const FIXMAP: Range<u64> = 0xffff_ffff_c000_0000..0xffff_ffff_c020_0000;
-    const RUNTIME: &'static [Range<u64>] = &[PAGE..PAGE + (1 << 39)];
+    const RUNTIME: &'static [Range<u64>] = core::slice::from_ref(&(PAGE..PAGE + (1 << 39)));
 
     fn name_of(_: u64) -> Option<&'static str> {
         None
