@@ -486,8 +486,8 @@ fn spaces_differ_in_the_user_half_alone() {
         let before = tables.frames().counts().free;
         let space = tables.create_space().unwrap();
         // SAFETY: the user half is in nobody's use.
-        unsafe { tables.switch_space(space) }.unwrap();
-        assert_eq!(cpu.root() / PAGE, space.kernel.as_u64(), "{fold:?}");
+        unsafe { tables.switch_space(&space) }.unwrap();
+        assert_eq!(cpu.root() / PAGE, space.roots().kernel.as_u64(), "{fold:?}");
         let frame = tables.alloc_frame().unwrap().pfn();
         for va in [user, kernel] {
             // SAFETY: the frame is the test's.
@@ -497,7 +497,7 @@ fn spaces_differ_in_the_user_half_alone() {
                 .unwrap();
         }
         // SAFETY: as above.
-        unsafe { tables.switch_space(boot) }.unwrap();
+        unsafe { tables.switch_space(&boot) }.unwrap();
         assert_eq!(cpu.translate(user), None, "{fold:?}");
         assert_eq!(
             cpu.translate(kernel).unwrap() >> 12,

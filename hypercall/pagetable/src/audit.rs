@@ -18,7 +18,7 @@ use crate::entry::{Entry, Flags, L1, L2, XEN_BITS};
 use crate::error::MmError;
 use crate::layout::Layout;
 use crate::machine::{Live, Machine};
-use crate::spaces::Space;
+use crate::spaces::Roots;
 use crate::state::{Kind, State};
 use crate::tables::Tables;
 use hypercall::addr::ADDR_MASK;
@@ -184,7 +184,7 @@ impl<M: Machine> Tables<M> {
         let top = usize::from(self.fold().top());
         let all = Flags::PRESENT | Flags::WRITABLE | Flags::USER;
         let mut first = None;
-        for Space { kernel, user } in self.spaces() {
+        for Roots { kernel, user } in self.spaces() {
             audit.user = false;
             audit.root(kernel, top, first, all);
             first = first.or(Some(kernel));

@@ -107,7 +107,7 @@ pub enum MmError {
         /// The address.
         va: u64,
     },
-    /// There is no such space, or it was ended.
+    /// A space of other tables.
     NoSpace {
         /// The frame of what would be its root.
         root: u64,
@@ -188,7 +188,7 @@ impl fmt::Display for MmError {
                 write!(f, "{va:#x}: no memory behind the frame to be mapped there")
             }
             MmError::NoSpace { root } => {
-                write!(f, "no address space has pfn {root:#x} as its root")
+                write!(f, "pfn {root:#x} is no root of an address space here")
             }
             MmError::NoMemory { pfn } => write!(f, "pfn {pfn:#x}: no memory behind it"),
         }

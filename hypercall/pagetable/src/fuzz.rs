@@ -32,7 +32,7 @@ use crate::error::MmError;
 use crate::frames::Frame;
 use crate::layout::Layout;
 use crate::machine::Machine;
-use crate::spaces::Space;
+use crate::spaces::AddressSpace;
 use crate::tables::Tables;
 
 pub use op::{CHANGES, KINDS, Op, Rng, generate};
@@ -149,7 +149,7 @@ pub fn in_table<M: Machine>(tables: &Tables<M>, va: u64) -> Option<Pte> {
 
 /// A space that a run made, and what its pages should map while it is not the current one.
 struct Side {
-    space: Space,
+    space: AddressSpace,
     pages: [Page; USER_PAGES],
 }
 

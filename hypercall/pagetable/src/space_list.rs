@@ -7,7 +7,7 @@ use hypercall::Pfn;
 
 use crate::frames::Frame;
 use crate::machine::Machine;
-use crate::spaces::Space;
+use crate::spaces::Roots;
 
 /// Spaces that need no frame.
 const FEW: usize = 8;
@@ -19,14 +19,14 @@ const ROOM: usize = 170;
 struct Page {
     /// The frame that was filled before this one.
     below: Option<Pfn>,
-    spaces: [Space; ROOM],
+    spaces: [Roots; ROOM],
 }
 
 const _: () = assert!(size_of::<Page>() <= 4096);
 
 /// The list.
 pub(super) struct SpaceList {
-    few: [Space; FEW],
+    few: [Roots; FEW],
     len: usize,
     /// The frame that was taken last.
     top: Option<Pfn>,
@@ -35,7 +35,7 @@ pub(super) struct SpaceList {
 impl SpaceList {
     /// Of no spaces.
     pub(super) const fn new() -> SpaceList {
-        let none = Space {
+        let none = Roots {
             kernel: Pfn::truncate(0),
             user: None,
         };
@@ -57,7 +57,7 @@ impl SpaceList {
     }
 
     /// Adds a space, with a frame if it [needs one](Self::needs_frame).
-    pub(super) fn push<M: Machine>(&mut self, machine: &M, space: Space, frame: Option<Frame>) {
+    pub(super) fn push<M: Machine>(&mut self, machine: &M, space: Roots, frame: Option<Frame>) {
         if let Some(frame) = frame {
             let page = machine.memory(frame.pfn()).cast::<Page>();
             // SAFETY: the frame is the list's alone from here on, and the window maps it.
@@ -90,7 +90,7 @@ impl SpaceList {
     }
 
     /// The space at a place below [`len`](Self::len).
-    pub(super) fn get<M: Machine>(&self, machine: &M, index: usize) -> Option<Space> {
+    pub(super) fn get<M: Machine>(&self, machine: &M, index: usize) -> Option<Roots> {
         if index < FEW.min(self.len) {
             return Some(self.few[index]);
         }
@@ -98,7 +98,7 @@ impl SpaceList {
         (index < self.len).then(|| unsafe { self.place_in_frame(machine, index).read() })
     }
 
-    fn place<M: Machine>(&mut self, machine: &M, index: usize) -> *mut Space {
+    fn place<M: Machine>(&mut self, machine: &M, index: usize) -> *mut Roots {
         match self.few.get_mut(index) {
             Some(few) => few,
             None => self.place_in_frame(machine, index),
@@ -106,7 +106,7 @@ impl SpaceList {
     }
 
     /// The place of a space that lies in a frame.
-    fn place_in_frame<M: Machine>(&self, machine: &M, index: usize) -> *mut Space {
+    fn place_in_frame<M: Machine>(&self, machine: &M, index: usize) -> *mut Roots {
         let page = |pfn: Option<Pfn>| {
             pfn.map_or(core::ptr::null_mut(), |pfn| {
                 machine.memory(pfn).cast::<Page>()
@@ -120,7 +120,7 @@ impl SpaceList {
         // SAFETY: as above; the index is within the frame.
         unsafe {
             (&raw mut (*at).spaces)
-                .cast::<Space>()
+                .cast::<Roots>()
                 .add((index - FEW) % ROOM)
         }
     }

@@ -7,6 +7,45 @@
 //! root, so that the kernel is the same in all of them and nothing is ever written to the others.
 //!
 //! Both roots are pinned: switching to them then costs Xen no validation.
+//!
+//! A space is a value that its holder owns, and ending it takes the value: nobody works on a space
+//! that is gone.
+//!
+//! ```
+//! use pagetable::machine::Machine;
+//! use pagetable::{MmError, Tables};
+//!
+//! fn once<M: Machine>(tables: &mut Tables<M>) -> Result<(), MmError> {
+//!     let space = tables.create_space()?;
+//!     tables.in_space(&space, |tables| tables.flush())?;
+//!     tables.destroy_space(space).map_err(|refused| refused.error)
+//! }
+//! ```
+//!
+//! One that was ended cannot be worked on, nor ended again:
+//!
+//! ```compile_fail,E0382
+//! # use pagetable::machine::Machine;
+//! # use pagetable::{MmError, Tables};
+//! fn twice<M: Machine>(tables: &mut Tables<M>) -> Result<(), MmError> {
+//!     let space = tables.create_space()?;
+//!     let ended = tables.destroy_space(space);
+//!     tables.in_space(&space, |tables| tables.flush())
+//! }
+//! ```
+//!
+//! One that is worked on cannot be ended meanwhile:
+//!
+//! ```compile_fail,E0505
+//! # use pagetable::machine::Machine;
+//! # use pagetable::{MmError, Tables};
+//! fn meanwhile<M: Machine>(tables: &mut Tables<M>) -> Result<(), MmError> {
+//!     let space = tables.create_space()?;
+//!     tables.in_space(&space, |tables| {
+//!         tables.destroy_space(space).map_err(|refused| refused.error)
+//!     })
+//! }
+//! ```
 
 use hypercall::Pfn;
 use hypercall::lazy::SwitchOut;
@@ -33,13 +72,63 @@ const fn kernel_slots(fold: Fold) -> usize {
     }
 }
 
-/// An address space.
+/// The frames of a space's roots: they tell which space it is, and give no right to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Space {
+pub struct Roots {
     /// Root of the kernel.
     pub kernel: Pfn,
     /// Root of user mode, if the space has a user half.
     pub user: Option<Pfn>,
+}
+
+impl Roots {
+    /// All there are, that of user mode first.
+    fn both(self) -> impl Iterator<Item = Pfn> {
+        self.user.into_iter().chain([self.kernel])
+    }
+}
+
+/// An address space, from [`Tables::create_space`] to [`Tables::destroy_space`]. One that is dropped
+/// stays for good, with all its tables.
+#[must_use = "its tables come back only when it is destroyed"]
+#[derive(Debug, PartialEq, Eq)]
+pub struct AddressSpace {
+    /// 32 bits hold the number of any frame that has a record, and so of any root: an error that
+    /// gives the space back stays small.
+    kernel: u32,
+    user: Option<u32>,
+}
+
+impl AddressSpace {
+    fn new(roots: Roots) -> AddressSpace {
+        let number = |pfn: Pfn| pfn.as_u64() as u32;
+        AddressSpace {
+            kernel: number(roots.kernel),
+            user: roots.user.map(number),
+        }
+    }
+
+    /// Its roots.
+    #[inline]
+    #[must_use]
+    pub fn roots(&self) -> Roots {
+        let pfn = |number: u32| Pfn::truncate(number.into());
+        Roots {
+            kernel: pfn(self.kernel),
+            user: self.user.map(pfn),
+        }
+    }
+}
+
+/// A space that was not ended entirely.
+#[derive(Debug)]
+pub struct NotDestroyed {
+    /// Why.
+    pub error: MmError,
+    /// The space, unless Xen has let go of it: then what is missing are tables of its user half, which
+    /// come back with the [frames that refusals left over](crate::frames::Frames::stranded), or are
+    /// lost where their record says that something refers to them.
+    pub space: Option<AddressSpace>,
 }
 
 impl<M: Machine> Tables<M> {
@@ -48,17 +137,17 @@ impl<M: Machine> Tables<M> {
     /// # Errors
     /// No memory, or Xen's refusal.
     #[track_caller]
-    pub fn create_space(&mut self) -> Result<Space, MmError> {
+    pub fn create_space(&mut self) -> Result<AddressSpace, MmError> {
         let listed = if self.spaces.needs_frame() {
             Some(self.alloc_frame()?)
         } else {
             None
         };
         match self.make_space() {
-            Ok(space) => {
+            Ok(roots) => {
                 let machine = &self.mmu.completion.machine;
-                self.spaces.push(machine, space, listed);
-                Ok(space)
+                self.spaces.push(machine, roots, listed);
+                Ok(AddressSpace::new(roots))
             }
             Err(e) => {
                 listed.map_or(Ok(()), |frame| self.free_frame(frame))?;
@@ -68,7 +157,7 @@ impl<M: Machine> Tables<M> {
     }
 
     #[track_caller]
-    fn make_space(&mut self) -> Result<Space, MmError> {
+    fn make_space(&mut self) -> Result<Roots, MmError> {
         let (kernel_frame, user_frame) = (self.alloc_frame()?, self.alloc_frame());
         let user_frame = match user_frame.and_then(|frame| self.flush().map(|()| frame)) {
             Ok(frame) => frame,
@@ -89,7 +178,7 @@ impl<M: Machine> Tables<M> {
         &mut self,
         kernel_frame: Frame,
         user_frame: Frame,
-    ) -> Result<Space, MmError> {
+    ) -> Result<Roots, MmError> {
         let current = self.root();
         let first = kernel_slots(self.fold());
         let kernel = Fresh::<L>::filled(self, kernel_frame, |tables, words| {
@@ -124,7 +213,7 @@ impl<M: Machine> Tables<M> {
             }
             return Err(e);
         }
-        Ok(Space {
+        Ok(Roots {
             kernel: kernel_pfn,
             user: Some(user_pfn),
         })
@@ -231,30 +320,27 @@ impl<M: Machine> Tables<M> {
     /// nobody who works on the space afterwards finds it unlike what a queue says.
     ///
     /// # Errors
-    /// Those of `f`, there is no such space (any more), or Xen's refusal.
+    /// Those of `f`, the space is one of other tables, or Xen's refusal.
     #[track_caller]
     pub fn in_space<R>(
         &mut self,
-        space: Space,
+        space: &AddressSpace,
         f: impl FnOnce(&mut Self) -> Result<R, MmError>,
     ) -> Result<R, MmError> {
-        if !self.spaces().any(|existing| existing == space) {
-            return Err(MmError::NoSpace {
-                root: space.kernel.as_u64(),
-            });
-        }
+        let roots = space.roots();
+        self.check_roots(roots)?;
         let (current, before) = (
-            self.current_space(),
-            Space {
+            self.current_roots(),
+            Roots {
                 kernel: self.root(),
                 user: self.user_root(),
             },
         );
-        self.work_on(space);
+        self.work_on(roots);
         let result = self.lazily(f);
         let flushed = self.flush();
-        let stays = self.current_space() == current;
-        self.work_on(if stays { before } else { self.current_space() });
+        let stays = self.current_roots() == current;
+        self.work_on(if stays { before } else { self.current_roots() });
         if let (Err(_), Err(also)) = (&result, &flushed) {
             // Only one error can be returned; the later one is not lost either.
             log::error!(target: "mm", "{also}");
@@ -264,22 +350,42 @@ impl<M: Machine> Tables<M> {
         Ok(value)
     }
 
+    /// Refuses roots that are not a space's here: a space of other tables, or one that was half ended
+    /// when Xen refused the rest.
+    fn check_roots(&self, roots: Roots) -> Result<(), MmError> {
+        let top = self.fold().top();
+        let is_root = |pfn| {
+            let states = self.frames().states(pfn);
+            states.is_ok_and(|(_, planned)| {
+                planned.kind == Kind::Table && planned.level == top && planned.pinned
+            })
+        };
+        let boot = self.boot_space().roots() == roots;
+        if boot || is_root(roots.kernel) && roots.user.is_some_and(is_root) {
+            return Ok(());
+        }
+        let root = roots.kernel.as_u64();
+        Err(MmError::NoSpace { root })
+    }
+
     /// Switches to a space. What is queued goes out with the switch.
     ///
     /// # Errors
-    /// What Xen refused, be it of the queue; the space is then the one before. Should Xen refuse the
+    /// It is one of other tables, or what Xen refused, be it of the queue; the space is then the one
+    /// before. Should Xen refuse the
     /// way back as well, which is logged, the roots are those that the base registers refer to.
     ///
     /// # Safety
     /// Nothing in use lies in the user half of the space that is left.
     #[track_caller]
-    pub unsafe fn switch_space(&mut self, to: Space) -> Result<(), MmError> {
-        let before = self.current_space();
+    pub unsafe fn switch_space(&mut self, to: &AddressSpace) -> Result<(), MmError> {
+        self.check_roots(to.roots())?;
+        let before = self.current_roots();
         // SAFETY: the kernel half is the same in every space, the user half not in use.
-        let Err(error) = (unsafe { self.change_bases(to) }) else {
+        let Err(error) = (unsafe { self.change_bases(to.roots()) }) else {
             return Ok(());
         };
-        if self.current_space() != before {
+        if self.current_roots() != before {
             // SAFETY: these are the tables that were in use.
             if let Err(also) = unsafe { self.change_bases(before) } {
                 // Only one error can be returned; the later one is not lost either.
@@ -295,7 +401,7 @@ impl<M: Machine> Tables<M> {
     /// # Safety
     /// The space maps what is in use as before.
     #[track_caller]
-    unsafe fn change_bases(&mut self, to: Space) -> Result<(), MmError> {
+    unsafe fn change_bases(&mut self, to: Roots) -> Result<(), MmError> {
         let lazy = *self.mmu.lazy();
         let bases = self.bases(to)?;
         // SAFETY: the caller's promise: what is in use stays mapped.
@@ -304,7 +410,7 @@ impl<M: Machine> Tables<M> {
         let carried_out = switched
             .as_ref()
             .map_or_else(|error| error.carried_out, |_| bases.len());
-        let before = self.current_space();
+        let before = self.current_roots();
         let kernel = if carried_out > 0 {
             to.kernel
         } else {
@@ -328,7 +434,7 @@ impl<M: Machine> Tables<M> {
     }
 
     /// The operations that make a space the current one.
-    fn bases(&self, space: Space) -> Result<[ExtOp; 2], MmError> {
+    fn bases(&self, space: Roots) -> Result<[ExtOp; 2], MmError> {
         let user = match space.user {
             Some(user) => Some(self.mfn(user)?),
             None => None,
@@ -343,11 +449,28 @@ impl<M: Machine> Tables<M> {
     /// were mapped there stay their owners'.
     ///
     /// # Errors
-    /// It is the current one, or Xen's refusal.
+    /// It is the current one, the one that boot ran in or one of other tables, or Xen's refusal. The
+    /// space comes back with the error as long as it exists.
     #[track_caller]
-    pub fn destroy_space(&mut self, space: Space) -> Result<(), MmError> {
+    pub fn destroy_space(&mut self, space: AddressSpace) -> Result<(), NotDestroyed> {
+        let roots = space.roots();
+        let listed = match self.retire(roots) {
+            Ok(listed) => listed,
+            Err(error) => {
+                let space = Some(space);
+                return Err(NotDestroyed { error, space });
+            }
+        };
+        self.give_back_tables(roots, listed)
+            .map_err(|error| NotDestroyed { error, space: None })
+    }
+
+    /// Takes a space out of the list, which may need one of its frames no more, and its roots out of
+    /// Xen's hands.
+    #[track_caller]
+    fn retire(&mut self, space: Roots) -> Result<Option<Frame>, MmError> {
         let place = (0..self.spaces.len()).find(|at| self.space(*at) == Some(space));
-        let used = [self.current_space().kernel, self.root()];
+        let used = [self.current_roots().kernel, self.root()];
         let Some(place) = place.filter(|_| !used.contains(&space.kernel)) else {
             let step = Step::Unpin;
             let (_, state) = self.frames().states(space.kernel)?;
@@ -356,9 +479,8 @@ impl<M: Machine> Tables<M> {
         };
         // What is queued may be for its roots, whose entries are counted as they stand.
         self.flush()?;
-        let roots = || space.user.into_iter().chain([space.kernel]);
         self.lazily(|tables| {
-            for root in roots() {
+            for root in space.both() {
                 // One may have been unpinned by an attempt that failed.
                 if tables.frames().states(root)?.1.pinned {
                     // SAFETY: a space that is neither the current one nor worked on.
@@ -370,11 +492,16 @@ impl<M: Machine> Tables<M> {
         // From here on Xen knows the tables below no more, and records may follow.
         self.flush()?;
         let machine = &self.mmu.completion.machine;
-        if let Some(frame) = self.spaces.remove(machine, place) {
-            self.free_frame(frame)?;
-        }
+        Ok(self.spaces.remove(machine, place))
+    }
+
+    /// Gives back the tables of a space that Xen knows no more, and the list's frame.
+    #[track_caller]
+    fn give_back_tables(&mut self, space: Roots, listed: Option<Frame>) -> Result<(), MmError> {
+        listed.map_or(Ok(()), |frame| self.free_frame(frame))?;
         self.lazily(|tables| {
-            roots().try_for_each(|root| tables.dissolve(root, tables.fold().top()))
+            let mut roots = space.both();
+            roots.try_for_each(|root| tables.dissolve(root, tables.fold().top()))
         })?;
         self.flush()
     }
@@ -404,28 +531,28 @@ impl<M: Machine> Tables<M> {
     }
 
     /// A space that was created and not destroyed, by its place in the list.
-    pub(super) fn space(&self, place: usize) -> Option<Space> {
+    pub(super) fn space(&self, place: usize) -> Option<Roots> {
         self.spaces.get(self.machine(), place)
     }
 
     /// Every space: the first one and those created since.
-    pub(super) fn spaces(&self) -> impl Iterator<Item = Space> {
+    pub(super) fn spaces(&self) -> impl Iterator<Item = Roots> {
         let created = (0..self.spaces.len()).filter_map(|place| self.space(place));
-        core::iter::once(self.boot_space()).chain(created)
+        core::iter::once(self.boot_space().roots()).chain(created)
     }
 
-    /// The space that boot ran in: the kernel's own, without a user half.
-    #[must_use]
-    pub fn boot_space(&self) -> Space {
-        Space {
+    /// The space that boot ran in: the kernel's own, without a user half. It is there to be switched
+    /// to and worked on, always, and so for everybody who asks: it is never destroyed.
+    pub fn boot_space(&self) -> AddressSpace {
+        AddressSpace::new(Roots {
             kernel: self.boot_root,
             user: None,
-        }
+        })
     }
 
     /// The roots that base registers refer to.
     pub(super) fn base_references(&self) -> impl Iterator<Item = Pfn> + use<M> {
-        let current = self.current_space();
+        let current = self.current_roots();
         core::iter::once(current.kernel).chain(current.user)
     }
 }

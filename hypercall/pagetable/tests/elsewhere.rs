@@ -6,14 +6,14 @@ use common::{MIB, PAGE, World, expect, small};
 use hypercall::Pfn;
 use model::Kind;
 use pagetable::fuzz::{Eye, Mode, mode};
-use pagetable::spaces::Space;
+use pagetable::spaces::AddressSpace;
 use pagetable::{Flags, MmError, Tables};
 
 /// In the user half, not at the start of a table.
 const USER: u64 = (7 << 39) + 100 * PAGE;
 const PAGE_OF_USERS: Flags = Flags::DATA.union(Flags::USER);
 
-type World2 = (World, Space, Space, Vec<Pfn>);
+type World2 = (World, AddressSpace, AddressSpace, Vec<Pfn>);
 
 /// A domain in the first of two spaces that has a page mapped at [`USER`].
 fn two_spaces() -> World2 {
@@ -23,7 +23,7 @@ fn two_spaces() -> World2 {
         world.tables.create_space().unwrap(),
         world.tables.create_space().unwrap(),
     );
-    world.switch(here);
+    world.switch(&here);
     world.map(USER, &frames[..1], PAGE_OF_USERS).unwrap();
     (world, here, there, frames)
 }
@@ -35,7 +35,7 @@ fn name(pfn: Pfn) -> Option<u64> {
 /// Works on a space; the tables are about the one before afterwards.
 fn in_space(
     world: &mut World,
-    space: Space,
+    space: &AddressSpace,
     f: impl FnOnce(&mut Tables<common::ModelMachine>) -> Result<(), MmError>,
 ) {
     let before = world.tables.root();
@@ -57,7 +57,7 @@ fn what_is_done_to_another_space_is_done_there_and_only_there() {
             }
             let to = USER + (3 << 30);
             // SAFETY: nothing runs on the model.
-            in_space(&mut world, there, |tables| unsafe {
+            in_space(&mut world, &there, |tables| unsafe {
                 tables
                     .map(USER, pool.iter().copied(), PAGE_OF_USERS)?
                     .defer();
@@ -79,7 +79,7 @@ fn what_is_done_to_another_space_is_done_there_and_only_there() {
             assert!(eye.store(USER, frames[0].as_u64()), "writable here still");
             assert_eq!(eye.load(to), None, "not here");
             assert!(world.tables.audit().unwrap().is_clean());
-            world.switch(there);
+            world.switch(&there);
             let mut eye = world.eye();
             for (page, pfn) in (0..).zip(pool) {
                 let va = to + page * PAGE;
@@ -92,11 +92,10 @@ fn what_is_done_to_another_space_is_done_there_and_only_there() {
                     assert_eq!(eye.store(at, pfn.as_u64()), page > 0, "{page} of {pages}");
                 }
             }
-            world.switch(here);
+            world.switch(&here);
             assert_eq!(world.eye().load(USER), name(frames[0]));
             expect::sound(&world);
-            let boot = world.tables.boot_space();
-            world.switch(boot);
+            world.leave_space();
             for space in [here, there] {
                 world.tables.destroy_space(space).unwrap();
             }
@@ -111,18 +110,18 @@ fn the_kernel_half_is_changed_for_all_from_anywhere() {
     let (mut world, here, there, frames) = two_spaces();
     let va = common::BASE;
     // SAFETY: nothing runs on the model.
-    in_space(&mut world, there, |tables| unsafe {
+    in_space(&mut world, &there, |tables| unsafe {
         tables
             .map(va, [frames[5]].into_iter(), Flags::DATA)?
             .commit(tables)
     });
-    for space in [here, there, world.tables.boot_space()] {
+    for space in [&here, &there, &world.tables.boot_space()] {
         world.switch(space);
         assert_eq!(world.eye().load(va), name(frames[5]));
     }
-    world.switch(here);
+    world.switch(&here);
     // SAFETY: as above.
-    in_space(&mut world, there, |tables| unsafe {
+    in_space(&mut world, &there, |tables| unsafe {
         tables
             .protect(va, 1, Flags::empty(), Flags::WRITABLE)?
             .commit(tables)
@@ -131,35 +130,30 @@ fn the_kernel_half_is_changed_for_all_from_anywhere() {
     assert!(world.tables.audit().unwrap().is_clean());
 }
 
-/// A space that is worked on is not ended meanwhile, and one that was ended is not worked on.
+/// Switched to meanwhile, a space stays what operations are about.
 #[test]
-fn a_space_exists_while_it_is_worked_on() {
+fn a_space_that_is_switched_to_stays() {
     let (mut world, here, there, _) = two_spaces();
-    let ended = world
-        .tables
-        .in_space(there, |tables| tables.destroy_space(there));
-    assert!(matches!(ended, Err(MmError::Frame(_))), "{ended:?}");
-    // Switched to meanwhile, it stays what operations are about.
+    let roots = there.roots();
     // SAFETY: nothing runs on the model.
     let switched = world
         .tables
-        .in_space(there, |tables| unsafe { tables.switch_space(there) });
+        .in_space(&there, |tables| unsafe { tables.switch_space(&there) });
     switched.unwrap();
-    assert_eq!(world.tables.current_space(), there);
-    assert_eq!(world.tables.root(), there.kernel);
-    world.switch(here);
+    assert_eq!(world.tables.current_roots(), roots);
+    assert_eq!(world.tables.root(), roots.kernel);
+    world.switch(&here);
     world.tables.destroy_space(there).unwrap();
-    let gone = world.tables.in_space(there, |_| Ok(()));
-    assert!(matches!(gone, Err(MmError::NoSpace { .. })), "{gone:?}");
     expect::sound(&world);
 }
+
 /// What was done to another space is in force at the end, also within a lazy section.
 #[test]
 fn work_on_a_space_ends_with_a_flush() {
     let (mut world, _, there, frames) = two_spaces();
     mode(&mut world.tables, Mode::Enter).unwrap();
     // SAFETY: nothing runs on the model.
-    in_space(&mut world, there, |tables| unsafe {
+    in_space(&mut world, &there, |tables| unsafe {
         let pages = frames[1..4].iter().copied();
         tables.map(USER, pages, PAGE_OF_USERS)?.defer();
         assert!(!tables.mmu().batch().is_empty(), "queued while it lasts");
@@ -167,7 +161,7 @@ fn work_on_a_space_ends_with_a_flush() {
     });
     assert!(world.tables.mmu().batch().is_empty(), "sent at its end");
     mode(&mut world.tables, Mode::Leave).unwrap();
-    world.switch(there);
+    world.switch(&there);
     assert_eq!(world.eye().load(USER), name(frames[1]));
     expect::sound(&world);
 }

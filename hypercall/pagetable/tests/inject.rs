@@ -13,9 +13,8 @@ use common::{BASE, MIB, PAGE, World, expect, small};
 use hypercall::batch::Failed;
 use hypercall::{Errno, Op, Pfn};
 use model::{Injection, Kind};
-use pagetable::frames::FrameError;
 use pagetable::fuzz::{Mode, mode, queued};
-use pagetable::spaces::Space;
+use pagetable::spaces::{AddressSpace, NotDestroyed};
 use pagetable::state::Kind as Frame;
 use pagetable::{Flags, MmError};
 
@@ -52,30 +51,42 @@ fn space(world: &mut World, frames: &Frames) {
         world.tables.boot_space(),
         world.tables.create_space().unwrap(),
     );
+    world.switch(&space);
     world.space = Some(space);
-    world.switch(space);
     for va in [USER, 1 << 39, 1 << 40] {
         world
             .map(va, &frames[..3], Flags::DATA | Flags::USER)
             .unwrap();
     }
-    world.switch(boot);
+    world.switch(&boot);
 }
 
 /// The same, and it is the current one.
 fn in_space(world: &mut World, frames: &Frames) {
     space(world, frames);
-    world.switch(world.space.unwrap());
+    switch_to_its_space(world).unwrap();
     world.unmap(USER + PAGE, USER_PAGES).unwrap();
 }
 
-fn switch(world: &mut World, to: Space) -> Result<(), MmError> {
+fn switch(world: &mut World, to: &AddressSpace) -> Result<(), MmError> {
     let before = world.tables.root();
     // SAFETY: nobody uses the user half of the model.
     let switched = unsafe { world.tables.switch_space(to) };
-    let now = if switched.is_ok() { to.kernel } else { before };
+    let now = if switched.is_ok() {
+        to.roots().kernel
+    } else {
+        before
+    };
     assert_eq!(world.tables.root(), now, "{switched:?}");
     expect::bases(world);
+    switched
+}
+
+/// To the space in the world's care.
+fn switch_to_its_space(world: &mut World) -> Result<(), MmError> {
+    let space = world.space.take().unwrap();
+    let switched = switch(world, &space);
+    world.space = Some(space);
     switched
 }
 
@@ -218,37 +229,43 @@ const CASES: &[Case] = &[
         name: "switch to a space",
         prepare: |world, frames| {
             space(world, frames);
-            world.switch(world.tables.boot_space());
+            world.leave_space();
         },
-        act: |world, _| switch(world, world.space.unwrap()),
+        act: |world, _| switch_to_its_space(world),
     },
     Case {
         name: "switch from one space to another",
         prepare: |world, frames| {
             if world.space.is_none() {
                 let space = world.tables.create_space().unwrap();
-                world.switch(space);
+                world.switch(&space);
                 world.space = Some(world.tables.create_space().unwrap());
             }
             nothing(world, frames);
         },
-        act: |world, _| switch(world, world.space.unwrap()),
+        act: |world, _| switch_to_its_space(world),
     },
     Case {
         name: "switch back from a space",
         prepare: in_space,
-        act: |world, _| switch(world, world.tables.boot_space()),
+        act: |world, _| {
+            let boot = world.tables.boot_space();
+            switch(world, &boot)
+        },
     },
     Case {
         name: DESTROY,
         prepare: space,
         act: |world, _| {
-            let destroyed = world.tables.destroy_space(world.space.unwrap());
-            match destroyed {
-                // The space is gone, and only its frames are not back yet.
-                Err(MmError::Frame(FrameError::Illegal(..))) => Ok(()),
-                other => other,
-            }
+            let Some(space) = world.space.take() else {
+                // It is gone, and only its frames are not back yet.
+                return Ok(());
+            };
+            world.tables.destroy_space(space).map_err(|refused| {
+                let NotDestroyed { error, space } = refused;
+                world.space = space;
+                error
+            })
         },
     },
     Case {
@@ -356,7 +373,10 @@ fn steps(world: &World) -> usize {
 /// Tables that nothing refers to, but for a root that its space still has.
 fn stranded(world: &World) -> u64 {
     let of_space = |pfn| {
-        let roots = world.space.map(|space| (Some(space.kernel), space.user));
+        let roots = world.space.as_ref().map(|space| {
+            let roots = space.roots();
+            (Some(roots.kernel), roots.user)
+        });
         roots.is_some_and(|(kernel, user)| kernel == Some(pfn) || user == Some(pfn))
     };
     let frames = world.tables.frames();

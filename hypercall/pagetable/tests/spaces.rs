@@ -8,7 +8,7 @@ use common::{MIB, PAGE, World, expect, small};
 use hypercall::{Errno, Op};
 use model::{Access, Injection, Kind, Mode as Cpu};
 use pagetable::fuzz::{Eye, Mode};
-use pagetable::spaces::Space;
+use pagetable::spaces::{AddressSpace, NotDestroyed};
 use pagetable::{Flags, MmError};
 
 /// Addresses of the user half below L4 entries of their own.
@@ -39,9 +39,10 @@ fn base_registers_are_counted_with_each_switch() {
     let boot = world.tables.boot_space();
     let spaces = [(); 2].map(|()| world.tables.create_space().unwrap());
     sound(&world);
-    for to in [spaces[0], spaces[1], spaces[1], boot, spaces[0], boot] {
+    let [one, two] = &spaces;
+    for to in [one, two, two, &boot, one, &boot] {
         world.switch(to);
-        assert_eq!(world.tables.root(), to.kernel);
+        assert_eq!(world.tables.root(), to.roots().kernel);
         sound(&world);
     }
     for space in spaces {
@@ -59,7 +60,7 @@ fn the_user_half_is_each_spaces_own() {
     let boot = world.tables.boot_space();
     let before = free(&mut world);
     let spaces = [(); 2].map(|()| world.tables.create_space().unwrap());
-    for (number, space) in spaces.into_iter().enumerate() {
+    for (number, space) in spaces.iter().enumerate() {
         world.switch(space);
         for (place, va) in USER.into_iter().enumerate() {
             let frame = frames[2 * number + place];
@@ -71,7 +72,7 @@ fn the_user_half_is_each_spaces_own() {
         sound(&world);
     }
     // Back and forth: neither the walk nor a cached place of it may be the other space's.
-    for (number, space) in [0, 1, 0].map(|number| (number, spaces[number])) {
+    for (number, space) in [0, 1, 0].map(|number| (number, &spaces[number])) {
         world.switch(space);
         for (place, va) in USER.into_iter().enumerate() {
             let frame = frames[2 * number + place];
@@ -80,7 +81,7 @@ fn the_user_half_is_each_spaces_own() {
             assert_eq!(world.eye().load(va), Some(frame.as_u64()), "{va:#x}");
         }
     }
-    world.switch(boot);
+    world.switch(&boot);
     for va in USER {
         let found = world.tables.ptep_get(va);
         assert!(matches!(found, Err(MmError::NoTable { .. })), "{found:?}");
@@ -101,20 +102,20 @@ fn the_kernel_half_is_the_same_in_all() {
     // Below slots of the root that nothing was mapped below when the spaces were made: from the boot
     // space and from another.
     let new = [layout::HEAP.end - PAGE, layout::DYNAMIC.end - PAGE];
-    for (n, (space, va)) in [(boot, new[0]), (spaces[1], new[1])]
+    for (n, (space, va)) in [(&boot, new[0]), (&spaces[1], new[1])]
         .into_iter()
         .enumerate()
     {
         world.switch(space);
         world.map(va, &frames[n..=n], Flags::DATA).unwrap();
         sound(&world);
-        for seen in [spaces[0], boot, spaces[1]] {
+        for seen in [&spaces[0], &boot, &spaces[1]] {
             world.switch(seen);
             assert_eq!(world.eye().load(va), Some(frames[n].as_u64()), "{va:#x}");
         }
         assert!(!is_user_page(&world, va));
     }
-    world.switch(boot);
+    world.switch(&boot);
     for va in new {
         world.unmap(va, 1).unwrap();
     }
@@ -141,7 +142,7 @@ fn a_switch_takes_the_queue_along() {
     let frames = world.named_frames(2);
     let space = world.tables.create_space().unwrap();
     let boot = world.tables.boot_space();
-    world.switch(space);
+    world.switch(&space);
     world.mode(Mode::Enter);
     // SAFETY: the model's frames.
     let map = unsafe {
@@ -150,12 +151,12 @@ fn a_switch_takes_the_queue_along() {
     };
     // SAFETY: nothing runs on the model.
     unsafe { map.unwrap().defer() };
-    world.switch(boot);
+    world.switch(&boot);
     world.mode(Mode::Leave);
     sound(&world);
-    world.switch(space);
+    world.switch(&space);
     assert_eq!(world.eye().load(USER[0]), Some(frames[0].as_u64()));
-    world.switch(boot);
+    world.switch(&boot);
     world.tables.destroy_space(space).unwrap();
     sound(&world);
 }
@@ -168,7 +169,7 @@ fn a_switch_that_fails_halfway_goes_back() {
         let frames = world.named_frames(1);
         let spaces = [(); 2].map(|()| world.tables.create_space().unwrap());
         if from_space {
-            world.switch(spaces[0]);
+            world.switch(&spaces[0]);
             world.map(USER[0], &frames, PAGE_OF_USERS).unwrap();
         }
         let before = (world.tables.root(), world.tables.user_root());
@@ -177,7 +178,7 @@ fn a_switch_that_fails_halfway_goes_back() {
                 .model
                 .inject(Injection::request(Op::MmuextOp, index, Errno::ENOMEM));
             // SAFETY: nobody uses the user half.
-            let switched = unsafe { world.tables.switch_space(spaces[1]) };
+            let switched = unsafe { world.tables.switch_space(&spaces[1]) };
             assert!(matches!(switched, Err(MmError::Flush(_))), "{switched:?}");
             assert_eq!(world.model.clear_injections(), 0);
             assert_eq!((world.tables.root(), world.tables.user_root()), before);
@@ -186,37 +187,87 @@ fn a_switch_that_fails_halfway_goes_back() {
                 assert_eq!(world.eye().load(USER[0]), Some(frames[0].as_u64()));
             }
         }
-        world.switch(spaces[1]);
+        world.switch(&spaces[1]);
         sound(&world);
     }
 }
 
 #[test]
-fn only_a_space_that_is_left_can_be_destroyed_and_once() {
+fn only_a_space_that_is_left_can_be_destroyed_and_comes_back_otherwise() {
     let mut world = World::small().populated();
-    let (boot, space) = (
-        world.tables.boot_space(),
-        world.tables.create_space().unwrap(),
-    );
-    let illegal = |result: Result<(), MmError>| {
-        assert!(matches!(result, Err(MmError::Frame(_))), "{result:?}");
+    let boot = world.tables.boot_space();
+    let space = world.tables.create_space().unwrap();
+    let roots = space.roots();
+    let kept = |result: Result<(), NotDestroyed>| {
+        let refused = result.unwrap_err();
+        assert!(matches!(refused.error, MmError::Frame(_)), "{refused:?}");
+        refused.space.unwrap()
     };
-    illegal(world.tables.destroy_space(boot));
-    world.switch(space);
-    illegal(world.tables.destroy_space(space));
-    illegal(world.tables.destroy_space(boot));
+    let boot = kept(world.tables.destroy_space(boot));
+    world.switch(&space);
+    let space = kept(world.tables.destroy_space(space));
+    assert_eq!(space.roots(), roots);
+    let boot = kept(world.tables.destroy_space(boot));
     sound(&world);
-    world.switch(boot);
+    world.switch(&boot);
     world.tables.destroy_space(space).unwrap();
-    illegal(world.tables.destroy_space(space));
     sound(&world);
+}
+
+/// A space belongs to the tables that made it: others refuse it by name.
+#[test]
+fn a_space_of_other_tables_is_refused() {
+    let mut other = World::small().populated();
+    let mut spaces: Vec<_> = (0..3)
+        .map(|_| other.tables.create_space().unwrap())
+        .collect();
+    let strange = spaces.pop().unwrap();
+    let mut world = World::small().populated();
+    let root = strange.roots().kernel.as_u64();
+    let refused = world.tables.in_space(&strange, |_| Ok(()));
+    assert!(matches!(refused, Err(MmError::NoSpace { root: of }) if of == root));
+    // SAFETY: nothing runs on the model.
+    let refused = unsafe { world.tables.switch_space(&strange) };
+    assert!(matches!(refused, Err(MmError::NoSpace { root: of }) if of == root));
+    world.tables.destroy_space(strange).unwrap_err();
+    sound(&world);
+}
+
+/// Whatever of the end of a space Xen refuses, the space is there and can be ended again, or it is
+/// gone: with the error it comes back exactly in the first case.
+#[test]
+fn a_space_comes_back_with_the_error_as_long_as_it_exists() {
+    for index in 0..3 {
+        let mut world = World::small().populated();
+        let frames = world.frames(1);
+        let before = free(&mut world);
+        let space = world.tables.create_space().unwrap();
+        world.switch(&space);
+        world.map(USER[0], &frames, PAGE_OF_USERS).unwrap();
+        world.leave_space();
+        world
+            .model
+            .inject(Injection::request(Op::MmuextOp, index, Errno::ENOMEM));
+        let ended = world.tables.destroy_space(space);
+        let injected = world.model.clear_injections() == 0;
+        assert_eq!(ended.is_err(), injected, "request {index}");
+        if let Err(NotDestroyed { space, .. }) = ended {
+            // The first two unpin its roots.
+            assert_eq!(space.is_some(), index < 2, "request {index}");
+            space
+                .map_or(Ok(()), |space| world.tables.destroy_space(space))
+                .unwrap();
+        }
+        assert_eq!(free(&mut world), before, "request {index}");
+        sound(&world);
+    }
 }
 
 #[test]
 fn spaces_are_made_until_memory_ends() {
     let mut world = World::small().populated();
     let before = free(&mut world);
-    let mut spaces = Vec::<Space>::new();
+    let mut spaces = Vec::<AddressSpace>::new();
     let refused = loop {
         match world.tables.create_space() {
             Ok(space) => spaces.push(space),
@@ -266,7 +317,7 @@ fn the_tables_of_a_user_half_come_back() {
     let boot = world.tables.boot_space();
     let before = free(&mut world);
     let space = world.tables.create_space().unwrap();
-    world.switch(space);
+    world.switch(&space);
     let places = [
         1 << 12,
         1 << 21,
@@ -282,7 +333,7 @@ fn the_tables_of_a_user_half_come_back() {
     world
         .map(600 << 21, &[frames[0]; 1200], Flags::CONST)
         .unwrap();
-    world.switch(boot);
+    world.switch(&boot);
     sound(&world);
     world.tables.destroy_space(space).unwrap();
     sound(&world);

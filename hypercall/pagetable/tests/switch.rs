@@ -20,7 +20,7 @@ fn agree(world: &World) {
 }
 
 /// A space to switch to, and an update that waits, in a lazy section.
-fn prepared() -> (World, pagetable::spaces::Space) {
+fn prepared() -> (World, pagetable::spaces::AddressSpace) {
     let mut world = World::fast(&small(Kind::DomU, 24 * MIB)).populated();
     let frames = world.frames(1);
     world.map(BASE, &frames, Flags::DATA).unwrap();
@@ -44,15 +44,15 @@ fn an_error_leaves_the_space_as_it_was() {
             ..Injection::call(op, Errno::ENOMEM)
         });
         // SAFETY: nothing in use lies in the user half.
-        let error = unsafe { world.tables.switch_space(space) }.unwrap_err();
+        let error = unsafe { world.tables.switch_space(&space) }.unwrap_err();
         assert!(error.to_string().contains("ENOMEM"), "{error}");
         assert_eq!((world.tables.root(), world.tables.user_root()), before);
         agree(&world);
         world.mode(Mode::Leave);
         // And it can be tried again.
         // SAFETY: nothing in use lies in the user half.
-        unsafe { world.tables.switch_space(space) }.unwrap();
-        assert_eq!(world.tables.root(), space.kernel);
+        unsafe { world.tables.switch_space(&space) }.unwrap();
+        assert_eq!(world.tables.root(), space.roots().kernel);
         agree(&world);
     }
 }
@@ -72,13 +72,13 @@ fn the_root_is_what_xen_has_even_if_there_is_no_way_back() {
     world.model.inject(refused(MMUEXT_NEW_USER_BASEPTR, 1, 1));
     world.model.inject(refused(MMUEXT_NEW_BASEPTR, 0, 2));
     // SAFETY: nothing in use lies in the user half.
-    unsafe { world.tables.switch_space(space) }.unwrap_err();
-    assert_eq!(world.tables.root(), space.kernel);
+    unsafe { world.tables.switch_space(&space) }.unwrap_err();
+    assert_eq!(world.tables.root(), space.roots().kernel);
     assert_eq!(world.tables.user_root(), None);
     agree(&world);
     world.mode(Mode::Leave);
     // SAFETY: nothing in use lies in the user half.
-    unsafe { world.tables.switch_space(boot) }.unwrap();
+    unsafe { world.tables.switch_space(&boot) }.unwrap();
     agree(&world);
     world.tables.destroy_space(space).unwrap();
     agree(&world);

@@ -6,6 +6,7 @@ use crate::entry::{Entry, L4, TableLevel};
 use crate::error::MmError;
 use crate::frames::FrameError;
 use crate::machine::Machine;
+use crate::spaces::NotDestroyed;
 use crate::tables::Tables;
 
 /// How far the table below an entry is moved: a place of the same table where nothing is.
@@ -86,7 +87,8 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         to: u8,
     ) -> Result<(), Divergence> {
         let to = (to as usize % (self.spaces.len() + 1)).checked_sub(1);
-        let space = to.map_or(tables.boot_space(), |which| self.spaces[which].space);
+        let boot = tables.boot_space();
+        let space = to.map_or(&boot, |which| &self.spaces[which].space);
         // SAFETY: the user half is the run's own.
         let switched = unsafe { tables.switch_space(space) };
         switched.map_err(|e| self.differs(op, 0, What::Error(e), 0, 0))?;
@@ -116,15 +118,23 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
             return Ok(());
         }
         let which = which as usize % self.spaces.len();
-        let dropped = tables.destroy_space(self.spaces[which].space);
+        let Side { space, pages } = self.spaces.swap_remove(which);
+        let dropped = tables.destroy_space(space);
         if self.current == Some(which) {
-            return match dropped {
-                Err(MmError::Frame(FrameError::Illegal(..))) => Ok(()),
-                _ => Err(self.differs(op, 0, What::NoError, 0, 0)),
+            let Err(NotDestroyed {
+                error: MmError::Frame(FrameError::Illegal(..)),
+                space: Some(space),
+            }) = dropped
+            else {
+                return Err(self.differs(op, 0, What::NoError, 0, 0));
             };
+            // It took its own place a moment ago.
+            let _ = self.spaces.push(Side { space, pages });
+            let last = self.spaces.len() - 1;
+            self.spaces.swap(which, last);
+            return Ok(());
         }
-        dropped.map_err(|e| self.differs(op, 0, What::Error(e), 0, 0))?;
-        self.spaces.swap_remove(which);
+        dropped.map_err(|e| self.differs(op, 0, What::Error(e.error), 0, 0))?;
         if self.current == Some(self.spaces.len()) {
             // The last one took the place.
             self.current = Some(which);

@@ -28,7 +28,7 @@ use super::error::MmError;
 use super::frames::{Frame, Frames, Ledger, Log};
 use super::machine::{Machine, Words};
 use super::space_list::SpaceList;
-use super::spaces::Space;
+use super::spaces::Roots;
 
 pub(super) use slot::slots;
 pub use slot::{Fold, Place, Slot};
@@ -43,7 +43,7 @@ pub struct Tables<M: Machine> {
     root: Pfn,
     user_root: Option<Pfn>,
     /// The space that base registers refer to.
-    current: Space,
+    current: Roots,
     /// These are two: addresses of the user half lead nowhere, or elsewhere, for the processor.
     elsewhere: bool,
     fold: Fold,
@@ -100,7 +100,7 @@ impl<M: Machine> Tables<M> {
             mmu: Mmu::new(hv, ledger),
             root,
             user_root: None,
-            current: Space {
+            current: Roots {
                 kernel: root,
                 user: None,
             },
@@ -207,7 +207,7 @@ impl<M: Machine> Tables<M> {
 
     /// Base registers refer to these roots from now on, and operations are about them.
     pub(super) fn set_roots(&mut self, root: Pfn, user_root: Option<Pfn>) {
-        self.current = Space {
+        self.current = Roots {
             kernel: root,
             user: user_root,
         };
@@ -215,7 +215,7 @@ impl<M: Machine> Tables<M> {
     }
 
     /// Operations are about this space from now on.
-    pub(super) fn work_on(&mut self, space: Space) {
+    pub(super) fn work_on(&mut self, space: Roots) {
         self.forget_last(L5::NUMBER);
         (self.root, self.user_root) = (space.kernel, space.user);
         self.elsewhere = space != self.current;
@@ -223,7 +223,7 @@ impl<M: Machine> Tables<M> {
 
     /// The space that the processor works with, whichever one operations are about.
     #[must_use]
-    pub fn current_space(&self) -> Space {
+    pub fn current_roots(&self) -> Roots {
         self.current
     }
 

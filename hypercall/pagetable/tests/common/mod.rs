@@ -14,7 +14,7 @@ use layout::Fixed;
 use model::{Access, Kind, Layout, Mode as Cpu, Model, Order};
 use pagetable::fuzz::{Eye, Mode, mode, window};
 use pagetable::machine::{Machine, Words};
-use pagetable::spaces::Space;
+use pagetable::spaces::AddressSpace;
 use pagetable::tables::Fold;
 use pagetable::takeover::{Initial, Report, Segments, Start};
 use pagetable::{Flags, MmError, Tables, Value};
@@ -147,7 +147,7 @@ pub(crate) struct World {
     pub(crate) report: Report,
     pub(crate) image: Segments,
     /// A space that a test made, for those that pass the world around.
-    pub(crate) space: Option<Space>,
+    pub(crate) space: Option<AddressSpace>,
 }
 
 pub(crate) const MIB: u64 = (1 << 20) / PAGE;
@@ -324,9 +324,15 @@ impl World {
     }
 
     /// Makes a space the current one, and expects no trouble.
-    pub(crate) fn switch(&mut self, to: Space) {
+    pub(crate) fn switch(&mut self, to: &AddressSpace) {
         // SAFETY: nobody uses the user half of the model.
         unsafe { self.tables.switch_space(to) }.unwrap();
+    }
+
+    /// Makes the space that boot ran in the current one.
+    pub(crate) fn leave_space(&mut self) {
+        let boot = self.tables.boot_space();
+        self.switch(&boot);
     }
 
     pub(crate) fn set_ptes(
