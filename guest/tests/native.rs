@@ -1,6 +1,9 @@
 //! The page tables without Xen, on the host: the native back end on a memory of its own, with four
 //! levels and with five. Everything a level can be asked for is asked of both foldings.
 
+#[path = "../../hypercall/pagetable/tests/common/own.rs"]
+mod own;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -13,11 +16,12 @@ use guest::mm::native::Memory;
 use guest::mm::tables::Fold;
 use guest::mm::takeover::{Initial, Segments, Start};
 use guest::mm::walk::End;
-use guest::mm::{Flags, MmError, Tables, Value};
+use guest::mm::{Flags, MmError, Value};
 use hypercall::abi::mmu::mmu_update;
 use hypercall::instead::PageTables;
 use hypercall::mmu::{ExtOp, VaFlush, pt_update};
 use hypercall::{Errno, Hypervisor, MachAddr, Mfn, Op, Pfn};
+use own::Own;
 use pagetable::native::{Cpu, OwnTables};
 
 const PAGE: u64 = 4096;
@@ -168,8 +172,8 @@ impl Hypervisor for Native {
 
 struct BareMachine {
     cpu: Rc<Bare>,
-    reach: u64,
-    direct: bool,
+    reach: Cell<u64>,
+    direct: Cell<bool>,
 }
 
 impl Machine for BareMachine {
@@ -183,27 +187,27 @@ impl Machine for BareMachine {
         self.cpu.memory.pfn(mfn)
     }
     fn memory(&self, pfn: Pfn) -> *mut Words {
-        if pfn.as_u64() >= self.reach || self.mfn(pfn).is_none() {
+        if pfn.as_u64() >= self.reach.get() || self.mfn(pfn).is_none() {
             return std::ptr::null_mut();
         }
         self.cpu.words(pfn.as_u64())
     }
     fn window(&self, pfn: Pfn) -> u64 {
-        let base = if self.direct {
+        let base = if self.direct.get() {
             layout::DIRECT.start
         } else {
             layout::IMAGE.start
         };
         base + pfn.as_u64() * PAGE
     }
-    fn set_reach(&mut self, pages: u64) {
-        self.reach = pages;
+    fn set_reach(&self, pages: u64) {
+        self.reach.set(pages);
     }
-    fn open_direct_map(&mut self) {
-        self.direct = true;
+    fn open_direct_map(&self) {
+        self.direct.set(true);
     }
     fn direct_map_is_open(&self) -> bool {
-        self.direct
+        self.direct.get()
     }
 }
 
@@ -230,7 +234,7 @@ impl Eye for Native {
     }
 }
 
-type World = (Rc<Bare>, Box<Tables<BareMachine>>);
+type World = (Rc<Bare>, Own<BareMachine>);
 
 /// A machine as the PVH entry leaves it.
 fn bare(fold: Fold) -> Rc<Bare> {
@@ -291,10 +295,10 @@ fn world(fold: Fold) -> World {
     let cpu = bare(fold);
     let machine = BareMachine {
         cpu: Rc::clone(&cpu),
-        reach: 0,
-        direct: false,
+        reach: Cell::new(0),
+        direct: Cell::new(false),
     };
-    let mut tables = Box::new(Tables::new(Native::new(&cpu), machine));
+    let mut tables = Own::new(Native::new(&cpu), machine);
     let root = cpu.root() / PAGE;
     let start = Start {
         nr_pages: FRAMES,

@@ -23,6 +23,7 @@
 //! | link, unlink; hook, unhook | to make an entry refer to a table, or no longer; the latter are the calls that do it | `pmd_populate`, `pmd_clear` |
 //! | seal, unseal | to take and give the right to write a frame's memory, before it is a table and after | `make_lowmem_page_readonly` |
 //! | stranded | a frame that a refusal left without a holder, until the allocator takes it back | |
+//! | domain | what all vCPUs of a guest share: frames, their records, spaces | `struct domain` |
 //! | space | a kernel's root, and user mode's beside it | `struct mm_struct` |
 //! | record, plan, settle | what a frame is to the kernel; what it will be once the queues are flushed; to make the two one after a flush | |
 //! | log | the planned steps of one vCPU's queue, and what waits for its flush; it settles its own steps only | |

@@ -184,8 +184,9 @@ fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<Report, MmErro
         boot_stack: frame(stack - 1),
         image: layout::segments(&Image::current()),
     };
+    // SAFETY: boot comes by here once, and nothing has used the page tables before.
+    unsafe { mm::set_machine(machine(info)) };
     let report = mm::with(|tables| -> Result<Report, MmError> {
-        tables.set_machine(machine(info));
         let mut early = Initial::survey(tables, start)?.fixmap()?;
         fixmap::check(&mut early)?;
         let page = Fixed::SharedInfo.address();

@@ -290,8 +290,9 @@ fn take_over(info: &HvmInfo) -> Result<Report, MmError> {
         boot_stack: 0,
         image: layout::segments(&Image::current()),
     };
+    // SAFETY: boot comes by here once, and nothing has used the page tables before.
+    unsafe { mm::set_machine(Running::native(info.memory.clone())) };
     let report = mm::with(|tables| -> Result<Report, MmError> {
-        tables.set_machine(Running::native(info.memory.clone()));
         let mut early = Initial::survey(tables, start)?.fixmap()?;
         fixmap::check(&mut early)?;
         early.direct_map()

@@ -6,15 +6,32 @@
 use core::panic::Location;
 
 use hypercall::queue::{Access, LazyGuard, Mmu, MmuError, PauseGuard};
+use marks::init;
+use pagetable::Domain;
 use pagetable::error::MmError;
 use pagetable::frames::Ledger;
+use pagetable::pv::FrameLists;
 use pagetable::tables::Tables;
 
 use super::running::Running;
 use crate::lock::Lock;
 use crate::xen::{HV, Hv};
 
-static TABLES: Lock<Tables<Running>> = Lock::new(Tables::new(HV, Running::EMPTY));
+/// On a machine without memory, until it is known.
+static DOMAIN: Domain<Running> = Domain::new(Running::pv(FrameLists::EMPTY));
+
+// SAFETY: the only tables of the domain.
+static TABLES: Lock<Tables<Running>> = Lock::new(unsafe { Tables::new(HV, &DOMAIN) });
+
+/// Says which machine the kernel runs on.
+///
+/// # Safety
+/// Nobody has asked for the page tables so far.
+#[init]
+pub(crate) unsafe fn set_machine(machine: Running) {
+    // SAFETY: nobody has looked at the domain, by this function's contract, and one vCPU runs.
+    unsafe { DOMAIN.set_machine(machine) };
+}
 
 /// Calls `f` with the kernel's page tables. Called by `f` again, it panics.
 #[track_caller]

@@ -15,9 +15,9 @@ pub(crate) mod processor;
 pub mod running;
 
 #[cfg(target_os = "none")]
-pub(crate) use kernel::steal;
-#[cfg(target_os = "none")]
 pub use kernel::{Current, lazy, pause, try_with, with};
+#[cfg(target_os = "none")]
+pub(crate) use kernel::{set_machine, steal};
 pub use pagetable::{
     Change, Flags, MmError, Pte, Tables, Value, audit, cost, entry, error, frames, fresh, fuzz,
     machine, spaces, state, tables, takeover, walk,

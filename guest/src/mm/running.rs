@@ -1,6 +1,8 @@
 //! The machine that the kernel runs on: frame numbers as the way of running has them, and memory
 //! through one of two windows.
 
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
 use hypercall::{Mfn, Pfn};
 use pagetable::machine::{Machine, Words};
 use pagetable::pv::FrameLists;
@@ -22,23 +24,20 @@ pub struct Running {
     /// Memory whose frames have one number; none under PV.
     memory: Memory,
     /// Frames that the window reaches, counted from 0.
-    reach: u64,
+    reach: AtomicU64,
     /// Whether the window is the direct map, or still the initial mapping.
-    direct: bool,
+    direct: AtomicBool,
 }
 
 impl Running {
-    /// A machine without memory, until it is known.
-    pub const EMPTY: Running = Running::pv(FrameLists::EMPTY);
-
     /// A PV guest with these lists.
     #[must_use]
     pub const fn pv(lists: FrameLists) -> Running {
         Running {
             lists,
             memory: Memory::new(Ranges::new()),
-            reach: 0,
-            direct: false,
+            reach: AtomicU64::new(0),
+            direct: AtomicBool::new(false),
         }
     }
 
@@ -48,13 +47,13 @@ impl Running {
         Running {
             lists: FrameLists::EMPTY,
             memory,
-            reach: 0,
-            direct: false,
+            reach: AtomicU64::new(0),
+            direct: AtomicBool::new(false),
         }
     }
 
     fn base(&self) -> u64 {
-        if self.direct {
+        if self.direct_map_is_open() {
             layout::DIRECT.start
         } else {
             layout::IMAGE.start
@@ -64,7 +63,7 @@ impl Running {
     /// Where the kernel writes its tables itself, whoever does so must know the window.
     fn tell_writer(&self) {
         if self.lists.is_empty() {
-            processor::set_window(self.base(), self.reach * PAGE);
+            processor::set_window(self.base(), self.reach.load(Ordering::Relaxed) * PAGE);
         }
     }
 }
@@ -98,7 +97,7 @@ impl Machine for Running {
 
     #[inline]
     fn memory(&self, pfn: Pfn) -> *mut Words {
-        if pfn.as_u64() >= self.reach {
+        if pfn.as_u64() >= self.reach.load(Ordering::Relaxed) {
             return core::ptr::null_mut();
         }
         core::ptr::with_exposed_provenance_mut(self.window(pfn) as usize)
@@ -109,17 +108,17 @@ impl Machine for Running {
         self.base() + pfn.as_u64() * PAGE
     }
 
-    fn set_reach(&mut self, pages: u64) {
-        self.reach = pages;
+    fn set_reach(&self, pages: u64) {
+        self.reach.store(pages, Ordering::Relaxed);
         self.tell_writer();
     }
 
-    fn open_direct_map(&mut self) {
-        self.direct = true;
+    fn open_direct_map(&self) {
+        self.direct.store(true, Ordering::Relaxed);
         self.tell_writer();
     }
 
     fn direct_map_is_open(&self) -> bool {
-        self.direct
+        self.direct.load(Ordering::Relaxed)
     }
 }

@@ -174,7 +174,7 @@ impl<M: Machine> Tables<M> {
         let pfn = frame.pfn();
         let (state, planned) = self.frames().states(pfn)?;
         if planned.kind != Kind::Code {
-            let (frames, machine) = self.ledger();
+            let (frames, machine) = self.records();
             return Ok(frames.free(machine, frame)?);
         }
         self.flush()?;

@@ -36,7 +36,7 @@ impl<M: Machine> Tables<M> {
         while self.frames().counts().free <= self.frames().reserve() && self.may_grow() {
             self.grow()?;
         }
-        let (frames, machine) = self.ledger();
+        let (frames, machine) = self.records();
         Ok(frames.alloc(machine)?)
     }
 
@@ -50,7 +50,7 @@ impl<M: Machine> Tables<M> {
         if self.frames().has_frozen() {
             return self.thaw_and_free(frame);
         }
-        let (frames, machine) = self.ledger();
+        let (frames, machine) = self.records();
         Ok(frames.free(machine, frame)?)
     }
 
@@ -60,7 +60,7 @@ impl<M: Machine> Tables<M> {
     /// It is not a writable frame that was handed out.
     pub fn share_frame(&mut self, frame: Frame) -> Result<Pfn, MmError> {
         let pfn = frame.pfn();
-        let frames = self.frames_mut();
+        let frames = self.frames();
         frames.step_now(pfn, Step::Share)?;
         Ok(pfn)
     }
@@ -76,7 +76,7 @@ impl<M: Machine> Tables<M> {
         let first = step * STEP;
         let va = M::Layout::DIRECT.start + first * 4096;
         // From here on only the reserve is used: no growth within growth.
-        let (frames, machine) = self.ledger();
+        let (frames, machine) = self.records();
         let frame = frames.alloc(machine)?;
         let filled = Fresh::<L1>::filled(self, frame, |tables, words| {
             for (pfn, word) in (first..).zip(words.iter_mut()) {
@@ -97,8 +97,8 @@ impl<M: Machine> Tables<M> {
         // The new frames are touched from here on.
         installed.and_then(|()| self.flush())?;
         let end = (first + STEP).min(self.frames().counts().total);
-        self.machine_mut().set_reach(end);
-        let (frames, machine) = self.ledger();
+        self.machine().set_reach(end);
+        let (frames, machine) = self.records();
         frames.add_step(machine)?;
         for pfn in first..end {
             if machine.mfn(Pfn::truncate(pfn)).is_none() {
@@ -143,7 +143,7 @@ impl<M: Machine> Tables<M> {
                 self.ensure_pud_place(va)?;
             }
         }
-        self.close_kernel_half();
+        self.domain().close_kernel_half();
         Ok(())
     }
 
@@ -232,7 +232,7 @@ impl<M: Machine> Tables<M> {
         self.check_root_entry(L::NUMBER, va)?;
         // Not `alloc_frame`: growth itself comes by here.
         self.settle();
-        let (frames, machine) = self.ledger();
+        let (frames, machine) = self.records();
         let frame = frames.alloc(machine)?;
         let fresh = Fresh::<L::Below>::empty(self, frame);
         // SAFETY: nothing was mapped below the entry.

@@ -7,7 +7,7 @@
 //! The pages are named by where the window maps them: a record is found by four loads, without
 //! asking for a frame number on the way.
 
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use hypercall::Pfn;
 
@@ -27,20 +27,25 @@ pub(super) const MOST: u64 = ROOTS as u64 * ROOT_STEPS * STEP;
 
 /// The directory.
 pub(super) struct Directory {
-    roots: [*mut u64; ROOTS],
+    roots: [AtomicPtr<u64>; ROOTS],
     /// Steps that have records.
-    steps: u64,
+    steps: AtomicU64,
+    /// Frames that have records, counted from 0: written when what leads to them is complete.
+    frames: AtomicU64,
     /// The pages that boot found, one behind the other: a root, a page of the directory, records.
-    first: Pfn,
+    first: AtomicU64,
 }
 
 impl Directory {
     /// Of no frames.
-    pub(super) const EMPTY: Directory = Directory {
-        roots: [core::ptr::null_mut(); ROOTS],
-        steps: 0,
-        first: Pfn::truncate(0),
-    };
+    pub(super) const fn new() -> Directory {
+        Directory {
+            roots: [const { AtomicPtr::new(core::ptr::null_mut()) }; ROOTS],
+            steps: AtomicU64::new(0),
+            frames: AtomicU64::new(0),
+            first: AtomicU64::new(0),
+        }
+    }
 
     /// Pages that the first `steps` steps need.
     pub(super) const fn pages(steps: u64) -> u64 {
@@ -55,27 +60,34 @@ impl Directory {
     /// Steps that have records.
     #[inline]
     pub(super) fn steps(&self) -> u64 {
-        self.steps
+        self.steps.load(Ordering::Relaxed)
     }
 
-    /// Makes records for the first steps, at most 512 of them, in consecutive pages from `first` on.
+    /// Makes records for the first steps, at most 512 of them, in consecutive pages from `first` on, for
+    /// a domain of `total` frames.
     pub(super) fn begin<M: Machine>(
-        &mut self,
+        &self,
         machine: &M,
         first: Pfn,
         steps: u64,
+        total: u64,
     ) -> Result<(), FrameError> {
-        self.first = first;
+        self.first.store(first.as_u64(), Ordering::Relaxed);
         let mut pages = (first.as_u64()..).map(Pfn::truncate);
-        (0..steps)
-            .try_for_each(|_| self.add(machine, || pages.next().ok_or(FrameError::OutOfMemory)))
+        (0..steps).try_for_each(|_| {
+            self.add(machine, total, || {
+                pages.next().ok_or(FrameError::OutOfMemory)
+            })
+        })
     }
 
     /// Makes records for the next step, all zeros, in pages that `page` gives: [`Self::pages_of`]
     /// says how many it takes.
+    /// One at a time: whoever adds holds the lock of [`Frames`](crate::frames::Frames) for it.
     pub(super) fn add<M: Machine>(
-        &mut self,
+        &self,
         machine: &M,
+        total: u64,
         mut page: impl FnMut() -> Result<Pfn, FrameError>,
     ) -> Result<(), FrameError> {
         let mut empty = || -> Result<*mut u64, FrameError> {
@@ -88,11 +100,13 @@ impl Directory {
             unsafe { memory.write([0; 512]) };
             Ok(memory.cast())
         };
-        let step = self.steps;
+        let step = self.steps();
         let (root, at) = Self::places(step);
-        let root = self.roots.get_mut(root).ok_or(FrameError::OutOfMemory)?;
+        let place = self.roots.get(root).ok_or(FrameError::OutOfMemory)?;
+        let mut root = place.load(Ordering::Relaxed);
         if root.is_null() {
-            *root = empty()?;
+            root = empty()?;
+            place.store(root, Ordering::Relaxed);
         }
         // SAFETY: a root is a page of this value's, mapped for good, of 512 words.
         let entry = unsafe { root.add(at) };
@@ -109,22 +123,25 @@ impl Directory {
             page.add((step % STEPS) as usize)
                 .write(records.expose_provenance() as u64);
         }
-        self.steps += 1;
+        self.steps.store(step + 1, Ordering::Relaxed);
+        let frames = total.min((step + 1) * STEP);
+        self.frames.store(frames, Ordering::Release);
         Ok(())
     }
 
-    /// Finds the pages that boot gave in the window that is in use from now on.
-    pub(super) fn move_to_window<M: Machine>(&mut self, machine: &M) {
-        let mut pfn = self.first.as_u64();
+    /// Finds the pages that boot gave in the window that is in use from now on. At boot, when one vCPU
+    /// runs.
+    pub(super) fn move_to_window<M: Machine>(&self, machine: &M) {
+        let mut pfn = self.first.load(Ordering::Relaxed);
         let mut next = || {
             let memory = machine.memory(Pfn::truncate(pfn));
             pfn += 1;
             memory.cast::<u64>()
         };
         let root = next();
-        self.roots[0] = root;
+        self.roots[0].store(root, Ordering::Relaxed);
         let mut page = core::ptr::null_mut::<u64>();
-        for step in 0..self.steps {
+        for step in 0..self.steps() {
             // SAFETY: these are the pages that `begin` filled, in the same order, where the window
             // maps them now; their words are within them.
             unsafe {
@@ -139,20 +156,21 @@ impl Directory {
         }
     }
 
-    /// The record of a frame, if its step has records.
+    /// The record of a frame, if it is one of the domain's and its step has records.
     #[inline]
     pub(super) fn record(&self, pfn: Pfn) -> Option<&AtomicU64> {
-        let step = pfn.as_u64() / STEP;
-        if step >= self.steps {
+        if pfn.as_u64() >= self.frames.load(Ordering::Acquire) {
             return None;
         }
+        let step = pfn.as_u64() / STEP;
         let (root, at) = Self::places(step);
         let page = |address: u64| core::ptr::with_exposed_provenance_mut::<u64>(address as usize);
-        // SAFETY: for a step below `steps` the root and its entry were made by `add`, and lead to
-        // pages of this value's that the window maps for good; each index is within its page. A page
-        // of records is looked at in no other way once it was made.
+        // SAFETY: for a frame below `frames` the root of its step and its entry were made by `add`,
+        // and lead to pages of this value's that the window maps for good; each index is within its
+        // page. A page of records is looked at in no other way once it was made.
         unsafe {
-            let entry = self.roots[root % ROOTS].add(at).read();
+            let root = self.roots[root % ROOTS].load(Ordering::Relaxed);
+            let entry = root.add(at).read();
             let records = page(entry).add((step % STEPS) as usize).read();
             Some(AtomicU64::from_ptr(
                 page(records).add((pfn.as_u64() % STEP) as usize),

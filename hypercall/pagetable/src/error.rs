@@ -112,6 +112,8 @@ pub enum MmError {
         /// The frame of what would be its root.
         root: u64,
     },
+    /// The tables that Xen built were not taken over yet.
+    NotTakenOver,
     /// No memory behind this pfn.
     NoMemory {
         /// The pfn.
@@ -190,6 +192,7 @@ impl fmt::Display for MmError {
             MmError::NoSpace { root } => {
                 write!(f, "pfn {root:#x} is no root of an address space here")
             }
+            MmError::NotTakenOver => f.write_str("the page tables were not taken over yet"),
             MmError::NoMemory { pfn } => write!(f, "pfn {pfn:#x}: no memory behind it"),
         }
     }

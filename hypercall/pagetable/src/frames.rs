@@ -17,15 +17,17 @@ mod log;
 mod stranded;
 
 use core::ops::Range;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use buddy_system_allocator::linked_list::LinkedList;
 use heapless::Vec;
 use hypercall::Pfn;
 use hypercall::batch::Completion;
+use spin::Mutex;
 
 pub use self::log::Log;
 use crate::directory::{self, Directory};
+use crate::domain::Domain;
 pub use crate::error::FrameError;
 use crate::machine::Machine;
 use crate::record::Record;
@@ -76,26 +78,39 @@ impl Frame {
 /// All frames of the domain.
 pub struct Frames {
     directory: Directory,
-    counts: Counts,
-    /// Freed frames, linked through themselves.
-    recycled: LinkedList,
-    /// Frames in the window that were never handed out.
-    spans: Spans,
+    /// The [`Counts`]: read by anybody, written under the locks below.
+    total: AtomicU64,
+    mapped: AtomicU64,
+    free: AtomicU64,
+    pool: Mutex<Pool>,
     /// Frames kept back besides [`RESERVE`], to add the steps up to the next one that gives more
     /// than it takes.
-    barren: u64,
-    /// Frames that are something else than memory to hand out, wherever they lie.
-    special: Vec<(Range<u64>, Kind), 8>,
-    /// Frames that nobody holds, as Xen refused what was to become of them: those that the list has
-    /// room for, and how many there are.
-    stranded: Vec<Pfn, LISTED>,
-    strandings: usize,
+    barren: AtomicU64,
+    /// Frames that are something else than memory to hand out, wherever they lie. Held by whoever
+    /// adds records; before [`pool`](Self::pool).
+    special: Mutex<Special>,
+    /// How many frames nobody holds.
+    strandings: AtomicUsize,
     /// Frames that are frozen, or will be.
     frozen: AtomicU64,
 }
 
+/// Ranges of frames, and what they are.
+type Special = Vec<(Range<u64>, Kind), 8>;
+
+/// The frames that nobody has.
+struct Pool {
+    /// Freed frames, linked through themselves.
+    recycled: LinkedList,
+    /// Frames in the window that were never handed out.
+    spans: Spans,
+    /// Frames that nobody holds, as Xen refused what was to become of them: those that the list has
+    /// room for.
+    stranded: Vec<Pfn, LISTED>,
+}
+
 // SAFETY: the list's raw pointers lead only to free frames, which belong to this value alone.
-unsafe impl Send for Frames {}
+unsafe impl Send for Pool {}
 
 impl Default for Frames {
     fn default() -> Self {
@@ -108,18 +123,18 @@ impl Frames {
     #[must_use]
     pub const fn new() -> Frames {
         Frames {
-            directory: Directory::EMPTY,
-            counts: Counts {
-                total: 0,
-                mapped: 0,
-                free: 0,
-            },
-            recycled: LinkedList::new(),
-            spans: Spans::EMPTY,
-            barren: 0,
-            special: Vec::new(),
-            stranded: Vec::new(),
-            strandings: 0,
+            directory: Directory::new(),
+            total: AtomicU64::new(0),
+            mapped: AtomicU64::new(0),
+            free: AtomicU64::new(0),
+            pool: Mutex::new(Pool {
+                recycled: LinkedList::new(),
+                spans: Spans::EMPTY,
+                stranded: Vec::new(),
+            }),
+            barren: AtomicU64::new(0),
+            special: Mutex::new(Vec::new()),
+            strandings: AtomicUsize::new(0),
             frozen: AtomicU64::new(0),
         }
     }
@@ -131,7 +146,7 @@ impl Frames {
     /// # Errors
     /// `spare` is too small for the records.
     pub fn init<M: Machine>(
-        &mut self,
+        &self,
         machine: &M,
         total: u64,
         mapped: u64,
@@ -142,10 +157,15 @@ impl Frames {
         if spare.start > spare.end {
             return Err(FrameError::OutOfMemory);
         }
-        self.counts.total = total.min(directory::MOST);
-        self.directory
-            .begin(machine, Pfn::truncate(first), mapped / STEP)?;
-        self.counts.mapped = mapped;
+        self.total
+            .store(total.min(directory::MOST), Ordering::Relaxed);
+        self.directory.begin(
+            machine,
+            Pfn::truncate(first),
+            mapped / STEP,
+            self.counts().total,
+        )?;
+        self.mapped.store(mapped, Ordering::Relaxed);
         for pfn in first..spare.start {
             self.set(Pfn::truncate(pfn), State::of(Kind::Owned))?;
         }
@@ -153,7 +173,7 @@ impl Frames {
     }
 
     /// The records are reached by the window in use from now on.
-    pub(super) fn move_to_window<M: Machine>(&mut self, machine: &M) {
+    pub(super) fn move_to_window<M: Machine>(&self, machine: &M) {
         self.directory.move_to_window(machine);
     }
 
@@ -161,15 +181,14 @@ impl Frames {
     ///
     /// # Errors
     /// Too many ranges.
-    pub fn declare(&mut self, range: Range<u64>, kind: Kind) -> Result<(), FrameError> {
+    pub fn declare(&self, range: Range<u64>, kind: Kind) -> Result<(), FrameError> {
         for pfn in range.start..range.end.min(self.directory.steps() * STEP) {
             self.set(Pfn::truncate(pfn), State::of(kind))?;
         }
         if range.end > self.directory.steps() * STEP {
-            self.special
-                .push((range, kind))
-                .map_err(|_| FrameError::Full)?;
-            self.barren = self.barren_steps_need();
+            let mut special = self.special.lock();
+            special.push((range, kind)).map_err(|_| FrameError::Full)?;
+            self.keep_for_barren_steps(&special);
         }
         Ok(())
     }
@@ -178,24 +197,25 @@ impl Frames {
     #[inline]
     #[must_use]
     pub fn reserve(&self) -> u64 {
-        RESERVE + self.barren
+        RESERVE + self.barren.load(Ordering::Relaxed)
     }
 
     /// Frames that the next steps take before one gives any: the p2m list of a large domain, or a
     /// module, fills whole steps.
-    fn barren_steps_need(&self) -> u64 {
+    fn keep_for_barren_steps(&self, special: &Special) {
         let free_in = |step: u64| {
             let (start, end) = (step * STEP, (step + 1) * STEP);
-            let special = |(range, _): &(Range<u64>, Kind)| {
+            let within = |(range, _): &(Range<u64>, Kind)| {
                 range.end.min(end).saturating_sub(range.start.max(start))
             };
-            STEP.saturating_sub(self.special.iter().map(special).sum())
+            STEP.saturating_sub(special.iter().map(within).sum())
         };
-        let ahead = self.directory.steps()..self.counts.total / STEP;
-        ahead
+        let ahead = self.directory.steps()..self.counts().total / STEP;
+        let need = ahead
             .take_while(|&step| free_in(step) < RESERVE)
             .map(Frames::frames_for_step)
-            .sum()
+            .sum();
+        self.barren.store(need, Ordering::Relaxed);
     }
 
     /// Frames that the direct map and the records take to grow by this step: its tables, its
@@ -211,31 +231,32 @@ impl Frames {
     /// yet will bring at least.
     #[must_use]
     pub fn obtainable(&self) -> u64 {
-        let ahead = self.directory.steps() * STEP..self.counts.total;
-        let special = |(range, _): &(Range<u64>, Kind)| {
+        let ahead = self.directory.steps() * STEP..self.counts().total;
+        let within = |(range, _): &(Range<u64>, Kind)| {
             range
                 .end
                 .min(ahead.end)
                 .saturating_sub(range.start.max(ahead.start))
         };
-        let taken: u64 = self.special.iter().map(special).sum();
-        let steps = self.directory.steps()..self.counts.total.div_ceil(STEP);
+        let taken: u64 = self.special.lock().iter().map(within).sum();
+        let steps = self.directory.steps()..self.counts().total.div_ceil(STEP);
         let costs: u64 = steps.map(Frames::frames_for_step).sum();
         let more = (ahead.end.saturating_sub(ahead.start)).saturating_sub(taken + costs);
-        self.counts.free + more
+        self.counts().free + more
     }
 
     /// The step that the direct map must add next, if memory is left.
     #[must_use]
     pub fn next_step(&self) -> Option<u64> {
         let step = self.directory.steps();
-        (step * STEP < self.counts.total).then_some(step)
+        (step * STEP < self.counts().total).then_some(step)
     }
 
     /// What a frame of a step that has no records yet will be.
     #[must_use]
     pub fn declared(&self, pfn: u64) -> Kind {
-        self.special
+        let special = self.special.lock();
+        special
             .iter()
             .find(|(range, _)| range.contains(&pfn))
             .map_or(Kind::Free, |s| s.1)
@@ -245,7 +266,8 @@ impl Frames {
     ///
     /// # Errors
     /// There are too few.
-    pub fn add_step<M: Machine>(&mut self, machine: &M) -> Result<(), FrameError> {
+    pub fn add_step<M: Machine>(&self, machine: &M) -> Result<(), FrameError> {
+        let special = self.special.lock();
         let step = self.directory.steps();
         let mut pages = Vec::<Frame, 3>::new();
         for _ in 0..Directory::pages_of(step) {
@@ -258,19 +280,19 @@ impl Frames {
                 return Err(FrameError::OutOfMemory);
             }
         }
-        self.directory.add(machine, || {
+        self.directory.add(machine, self.counts().total, || {
             let page = pages.pop().ok_or(FrameError::OutOfMemory)?;
             Ok(page.0)
         })?;
-        let range = step * STEP..((step + 1) * STEP).min(self.counts.total);
-        self.counts.mapped += range.end - range.start;
-        for i in 0..self.special.len() {
-            let (special, kind) = self.special[i].clone();
-            for pfn in special.start.max(range.start)..special.end.min(range.end) {
-                self.set(Pfn::truncate(pfn), State::of(kind))?;
+        let range = step * STEP..((step + 1) * STEP).min(self.counts().total);
+        let more = range.end - range.start;
+        self.mapped.fetch_add(more, Ordering::Relaxed);
+        for (frames, kind) in special.iter() {
+            for pfn in frames.start.max(range.start)..frames.end.min(range.end) {
+                self.set(Pfn::truncate(pfn), State::of(*kind))?;
             }
         }
-        self.barren = self.barren_steps_need();
+        self.keep_for_barren_steps(&special);
         Ok(())
     }
 
@@ -279,12 +301,8 @@ impl Frames {
     ///
     /// # Errors
     /// One has no record.
-    pub fn give_free<M: Machine>(
-        &mut self,
-        machine: &M,
-        range: Range<u64>,
-    ) -> Result<u64, FrameError> {
-        let before = self.counts.free;
+    pub fn give_free<M: Machine>(&self, machine: &M, range: Range<u64>) -> Result<u64, FrameError> {
+        let mut given = 0;
         let mut piece = range.start..range.start;
         for pfn in range {
             let (applied, _) = self.states(Pfn::truncate(pfn))?;
@@ -292,18 +310,21 @@ impl Frames {
                 piece.end = pfn + 1;
                 continue;
             }
+            given += piece.end - piece.start;
             self.give(machine, piece);
             piece = pfn + 1..pfn + 1;
         }
+        given += piece.end - piece.start;
         self.give(machine, piece);
-        Ok(self.counts.free - before)
+        Ok(given)
     }
 
     /// Gives consecutive free frames that were never handed out to the allocator.
-    pub fn give<M: Machine>(&mut self, machine: &M, piece: Range<u64>) {
+    pub fn give<M: Machine>(&self, machine: &M, piece: Range<u64>) {
         if !piece.is_empty() {
-            self.counts.free += piece.end - piece.start;
-            self.spans.give(machine, piece);
+            let mut pool = self.pool.lock();
+            self.count_free((piece.end - piece.start).cast_signed());
+            pool.spans.give(machine, piece);
         }
     }
 
@@ -312,16 +333,18 @@ impl Frames {
     /// # Errors
     /// None is free. (The caller grows the window before it comes to that.)
     #[inline]
-    pub fn alloc<M: Machine>(&mut self, machine: &M) -> Result<Frame, FrameError> {
-        let pfn = if let Some(node) = self.recycled.pop() {
+    pub fn alloc<M: Machine>(&self, machine: &M) -> Result<Frame, FrameError> {
+        let mut pool = self.pool.lock();
+        let pfn = if let Some(node) = pool.recycled.pop() {
             // SAFETY: the list holds only frames put there by `free`, which wrote the frame's
             // number behind the link; a free frame is nobody else's.
             Pfn::truncate(unsafe { node.add(1).read() } as u64)
         } else {
-            self.spans.take(machine).ok_or(FrameError::OutOfMemory)?
+            pool.spans.take(machine).ok_or(FrameError::OutOfMemory)?
         };
-        self.counts.free -= 1;
-        if self.strandings > 0 {
+        self.count_free(-1);
+        drop(pool);
+        if self.stranded() > 0 {
             // It may have found its way back by itself.
             self.hold_again(pfn);
         }
@@ -334,18 +357,27 @@ impl Frames {
     /// # Errors
     /// It is not a writable frame that was handed out; it is lost then, and its record says why.
     #[inline]
-    pub fn free<M: Machine>(&mut self, machine: &M, frame: Frame) -> Result<(), FrameError> {
+    pub fn free<M: Machine>(&self, machine: &M, frame: Frame) -> Result<(), FrameError> {
         let pfn = frame.0;
         self.step_now(pfn, Step::Free)?;
         let memory = machine.memory(pfn).cast::<usize>();
+        let mut pool = self.pool.lock();
         // SAFETY: the frame was handed out and comes back, so nobody else uses its memory; its
         // record says that it is writable. The link goes in its first word, its number behind.
         unsafe {
             memory.add(1).write(pfn.as_u64() as usize);
-            self.recycled.push(memory);
+            pool.recycled.push(memory);
         }
-        self.counts.free += 1;
+        self.count_free(1);
         Ok(())
+    }
+
+    /// Counts free frames, with the pool held.
+    #[inline]
+    fn count_free(&self, change: i64) {
+        let free = self.free.load(Ordering::Relaxed);
+        let free = free.wrapping_add_signed(change);
+        self.free.store(free, Ordering::Relaxed);
     }
 
     /// Takes a step that needs nobody's consent, or has it already.
@@ -431,25 +463,25 @@ impl Frames {
     #[inline]
     fn record(&self, pfn: Pfn) -> Result<&AtomicU64, FrameError> {
         let record = self.directory.record(pfn);
-        record
-            .filter(|_| pfn.as_u64() < self.counts.total)
-            .ok_or(FrameError::NoRecord(pfn))
+        record.ok_or(FrameError::NoRecord(pfn))
     }
 
     /// How many frames there are.
     #[must_use]
+    #[inline]
     pub fn counts(&self) -> Counts {
-        self.counts
+        Counts {
+            total: self.total.load(Ordering::Relaxed),
+            mapped: self.mapped.load(Ordering::Relaxed),
+            free: self.free.load(Ordering::Relaxed),
+        }
     }
 }
 
-/// What the flushes of a vCPU's queue report to: its log, with the machine and the record of its
-/// frames.
-pub struct Ledger<M> {
-    /// The machine.
-    pub(crate) machine: M,
-    /// The record.
-    pub(crate) frames: Frames,
+/// What the flushes of a vCPU's queue report to: its log, with the domain whose frames it is about.
+pub struct Ledger<M: Machine> {
+    /// The domain.
+    pub(crate) domain: &'static Domain<M>,
     /// What is planned with the queue.
     pub(crate) log: Log,
 }
@@ -457,12 +489,13 @@ pub struct Ledger<M> {
 impl<M: Machine> Completion for Ledger<M> {
     #[inline]
     fn applied(&mut self, tag: u32) {
-        self.log.applied(&self.frames, tag);
+        self.log.applied(self.domain.frames(), tag);
     }
 
     #[inline]
     fn dropped(&mut self, _: u32) {
-        // Settling brings the plan back to what was applied.
-        self.log.refused();
+        // Settling brings the plan back to what was applied; what was read through the queue before
+        // may not be so.
+        self.domain.changed(usize::MAX);
     }
 }

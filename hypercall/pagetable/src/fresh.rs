@@ -175,7 +175,7 @@ impl<M: Machine> Tables<M> {
     ) -> Result<T, MmError> {
         if result.is_err() {
             self.settle();
-            self.frames_mut().strand(table);
+            self.frames().strand(table);
         }
         result
     }
@@ -184,7 +184,7 @@ impl<M: Machine> Tables<M> {
     #[cold]
     pub(super) fn reclaim_stranded(&mut self) {
         for _ in 0..self.frames().stranded() {
-            let Some(pfn) = self.frames_mut().next_stranded() else {
+            let Some(pfn) = self.frames().next_stranded() else {
                 return;
             };
             let Ok((state, _)) = self.frames().states(pfn) else {

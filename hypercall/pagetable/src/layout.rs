@@ -7,7 +7,7 @@ use core::ops::Range;
 
 /// The address space of a kernel: ranges of virtual addresses, whole L1 tables (2 MiB) each, apart
 /// from each other.
-pub trait Layout {
+pub trait Layout: 'static {
     /// Xen's own slots of the root, which a guest may not write; not walked.
     const XEN: Range<u64>;
     /// All of the domain's memory by pfn: writable, never executable.
@@ -23,5 +23,7 @@ pub trait Layout {
     const RUNTIME: &'static [Range<u64>];
 
     /// The name of the region that an address lies in, for reports.
-    fn name_of(address: u64) -> Option<&'static str>;
+    fn name_of(_: u64) -> Option<&'static str> {
+        None
+    }
 }

@@ -10,8 +10,9 @@
 //! and over the [`layout::Layout`] that comes with it: so it serves any kernel, and the host runs it
 //! against a model of Xen.
 //!
-//! A kernel implements `Machine` and `Layout`, keeps one [`Tables`] where it finds it, and begins with
-//! [`takeover::Initial::survey`].
+//! What there is once for a domain is in its [`Domain`]; what each vCPU has of its own, its queue first,
+//! in its [`Tables`]. A kernel implements `Machine` and `Layout`, keeps the one `Domain` in a static and
+//! `Tables` where it finds them, and begins with [`takeover::Initial::survey`].
 #![cfg_attr(not(test), no_std)]
 
 mod attributes;
@@ -19,6 +20,7 @@ pub mod audit;
 pub mod cost;
 mod directmap;
 mod directory;
+pub mod domain;
 pub mod entry;
 pub mod error;
 pub mod frames;
@@ -40,6 +42,7 @@ pub mod tables;
 pub mod takeover;
 pub mod walk;
 
+pub use domain::Domain;
 pub use entry::{Flags, Pte, Value};
 pub use error::MmError;
 pub use ops::Change;

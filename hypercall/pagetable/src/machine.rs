@@ -61,7 +61,7 @@ impl<'a> Live<'a> {
 }
 
 /// The machine a kernel's page tables live on.
-pub trait Machine {
+pub trait Machine: 'static {
     /// Who carries out updates.
     type Hv: Hypervisor;
     /// Where the kernel has what.
@@ -104,11 +104,11 @@ pub trait Machine {
     fn window(&self, pfn: Pfn) -> u64;
 
     /// The window reaches the first `pages` frames from now on.
-    fn set_reach(&mut self, pages: u64);
+    fn set_reach(&self, pages: u64);
 
     /// From now on memory is reached through the direct map and no longer through Xen's initial
     /// mapping.
-    fn open_direct_map(&mut self);
+    fn open_direct_map(&self);
 
     /// Whether it was opened.
     fn direct_map_is_open(&self) -> bool;

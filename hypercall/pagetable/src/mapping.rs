@@ -283,7 +283,7 @@ impl<M: Machine> Tables<M> {
     fn free_or_strand(&mut self, frame: Frame) {
         let pfn = frame.pfn();
         if self.free_frame(frame).is_err() {
-            self.frames_mut().strand(pfn);
+            self.frames().strand(pfn);
         }
     }
 }

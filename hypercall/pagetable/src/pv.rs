@@ -2,7 +2,7 @@
 //! with them the machine of a kernel that runs under PV only.
 
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hypercall::abi::start_info::{SIF_INITDOMAIN, SIF_MOD_START_PFN, start_info};
 use hypercall::{Mfn, Pfn, Xen};
@@ -24,6 +24,8 @@ pub struct FrameLists {
 
 // SAFETY: the p2m list is shared memory that every vCPU reads the same way, with atomic loads.
 unsafe impl Send for FrameLists {}
+// SAFETY: the same.
+unsafe impl Sync for FrameLists {}
 
 impl FrameLists {
     /// Those of a domain without memory.
@@ -86,13 +88,24 @@ impl FrameLists {
 pub struct Guest<L> {
     lists: FrameLists,
     /// Frames that the window reaches, counted from 0.
-    reach: u64,
+    reach: AtomicU64,
     /// Whether the window is the direct map, or still Xen's initial mapping.
-    direct: bool,
-    layout: PhantomData<L>,
+    direct: AtomicBool,
+    layout: PhantomData<fn() -> L>,
 }
 
 impl<L: Layout> Guest<L> {
+    /// A domain without memory, for a static, until [`Guest::new`] knows more.
+    #[must_use]
+    pub const fn unknown() -> Guest<L> {
+        Guest {
+            lists: FrameLists::EMPTY,
+            reach: AtomicU64::new(0),
+            direct: AtomicBool::new(false),
+            layout: PhantomData,
+        }
+    }
+
     /// That of the domain that `info` tells of.
     ///
     /// # Safety
@@ -103,9 +116,7 @@ impl<L: Layout> Guest<L> {
         Guest {
             // SAFETY: Xen maps the list where it says, until the kernel unmaps it.
             lists: unsafe { FrameLists::new(info.mfn_list, info.nr_pages) },
-            reach: 0,
-            direct: false,
-            layout: PhantomData,
+            ..Self::unknown()
         }
     }
 
@@ -160,14 +171,14 @@ impl<L: Layout> Machine for Guest<L> {
     }
 
     fn memory(&self, pfn: Pfn) -> *mut Words {
-        if pfn.as_u64() >= self.reach {
+        if pfn.as_u64() >= self.reach.load(Ordering::Relaxed) {
             return core::ptr::null_mut();
         }
         core::ptr::with_exposed_provenance_mut(self.window(pfn) as usize)
     }
 
     fn window(&self, pfn: Pfn) -> u64 {
-        let base = if self.direct {
+        let base = if self.direct_map_is_open() {
             L::DIRECT.start
         } else {
             L::IMAGE.start
@@ -175,15 +186,15 @@ impl<L: Layout> Machine for Guest<L> {
         base + pfn.as_u64() * PAGE
     }
 
-    fn set_reach(&mut self, pages: u64) {
-        self.reach = pages;
+    fn set_reach(&self, pages: u64) {
+        self.reach.store(pages, Ordering::Relaxed);
     }
 
-    fn open_direct_map(&mut self) {
-        self.direct = true;
+    fn open_direct_map(&self) {
+        self.direct.store(true, Ordering::Relaxed);
     }
 
     fn direct_map_is_open(&self) -> bool {
-        self.direct
+        self.direct.load(Ordering::Relaxed)
     }
 }

@@ -46,11 +46,6 @@ impl SpaceList {
         }
     }
 
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
     /// Whether one more needs a frame.
     pub(super) fn needs_frame(&self) -> bool {
         self.len >= FEW && (self.len - FEW).is_multiple_of(ROOM)
@@ -89,7 +84,7 @@ impl SpaceList {
         Some(unsafe { Frame::from_pfn(top) })
     }
 
-    /// The space at a place below [`len`](Self::len).
+    /// The space at a place, if there are as many.
     pub(super) fn get<M: Machine>(&self, machine: &M, index: usize) -> Option<Roots> {
         if index < FEW.min(self.len) {
             return Some(self.few[index]);

@@ -51,9 +51,10 @@ use hypercall::Pfn;
 use hypercall::lazy::SwitchOut;
 use hypercall::mmu::{ExtOp, Level};
 
+use crate::audit::fingerprint;
 use crate::entry::{Entry, L1, L2, L4, L5, TableLevel};
 use crate::error::MmError;
-use crate::frames::{Frame, FrameError, Ledger};
+use crate::frames::{Frame, FrameError};
 use crate::fresh::Fresh;
 use crate::machine::Machine;
 use crate::state::{Illegal, Kind, Step};
@@ -82,6 +83,12 @@ pub struct Roots {
 }
 
 impl Roots {
+    /// Their [`fingerprint`]s, added up.
+    pub(super) fn fingerprint(self) -> u64 {
+        self.both()
+            .fold(0, |sum, root| sum.wrapping_add(fingerprint(root)))
+    }
+
     /// All there are, that of user mode first.
     fn both(self) -> impl Iterator<Item = Pfn> {
         self.user.into_iter().chain([self.kernel])
@@ -138,15 +145,15 @@ impl<M: Machine> Tables<M> {
     /// No memory, or Xen's refusal.
     #[track_caller]
     pub fn create_space(&mut self) -> Result<AddressSpace, MmError> {
-        let listed = if self.spaces.needs_frame() {
+        let listed = if self.domain().spaces.lock().needs_frame() {
             Some(self.alloc_frame()?)
         } else {
             None
         };
         match self.make_space() {
             Ok(roots) => {
-                let machine = &self.mmu.completion.machine;
-                self.spaces.push(machine, roots, listed);
+                let mut spaces = self.domain().spaces.lock();
+                spaces.push(self.machine(), roots, listed);
                 Ok(AddressSpace::new(roots))
             }
             Err(e) => {
@@ -283,14 +290,10 @@ impl<M: Machine> Tables<M> {
     ) -> Result<u32, FrameError> {
         let below = self.fold().top() - 1;
         let xens = UPPER_HALF..kernel_slots(self.fold());
-        let Ledger {
-            machine,
-            frames,
-            log,
-        } = &mut self.mmu.completion;
+        let (frames, machine) = self.records();
         // SAFETY: a root is a table, or about to be one: nobody's own memory any more.
         let live = unsafe { machine.live(root) }.ok_or(FrameError::NoRecord(root))?;
-        log.plan_all(frames, |log| {
+        self.log_mut().plan_all(frames, |log| {
             log.plan_one(frames, root, own)?;
             let kept = live.iter().enumerate().filter(|(i, _)| !xens.contains(i));
             // Entries of any level are read alike.
@@ -469,7 +472,8 @@ impl<M: Machine> Tables<M> {
     /// Xen's hands.
     #[track_caller]
     fn retire(&mut self, space: Roots) -> Result<Option<Frame>, MmError> {
-        let place = (0..self.spaces.len()).find(|at| self.space(*at) == Some(space));
+        let mut listed = self.spaces().skip(1);
+        let place = listed.position(|roots| roots == space);
         let used = [self.current_roots().kernel, self.root()];
         let Some(place) = place.filter(|_| !used.contains(&space.kernel)) else {
             let step = Step::Unpin;
@@ -491,8 +495,8 @@ impl<M: Machine> Tables<M> {
         })?;
         // From here on Xen knows the tables below no more, and records may follow.
         self.flush()?;
-        let machine = &self.mmu.completion.machine;
-        Ok(self.spaces.remove(machine, place))
+        let mut spaces = self.domain().spaces.lock();
+        Ok(spaces.remove(self.machine(), place))
     }
 
     /// Gives back the tables of a space that Xen knows no more, and the list's frame.
@@ -530,14 +534,11 @@ impl<M: Machine> Tables<M> {
         self.release_table(table)
     }
 
-    /// A space that was created and not destroyed, by its place in the list.
-    pub(super) fn space(&self, place: usize) -> Option<Roots> {
-        self.spaces.get(self.machine(), place)
-    }
-
     /// Every space: the first one and those created since.
-    pub(super) fn spaces(&self) -> impl Iterator<Item = Roots> {
-        let created = (0..self.spaces.len()).filter_map(|place| self.space(place));
+    pub(super) fn spaces(&self) -> impl Iterator<Item = Roots> + use<M> {
+        let domain = self.domain();
+        let space = |place| domain.spaces.lock().get(domain.machine(), place);
+        let created = (0..).map_while(space);
         core::iter::once(self.boot_space().roots()).chain(created)
     }
 
@@ -548,11 +549,5 @@ impl<M: Machine> Tables<M> {
             kernel: self.boot_root,
             user: None,
         })
-    }
-
-    /// The roots that base registers refer to.
-    pub(super) fn base_references(&self) -> impl Iterator<Item = Pfn> + use<M> {
-        let current = self.current_roots();
-        core::iter::once(current.kernel).chain(current.user)
     }
 }

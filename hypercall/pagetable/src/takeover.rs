@@ -136,8 +136,8 @@ impl<'t, M: Machine> Initial<'t, M> {
     /// The tables are not what the ABI promises.
     pub fn survey(tables: &'t mut Tables<M>, start: Start) -> Result<Self, MmError> {
         // Xen's tables lie in its mapping, whose end is what they are read for.
-        tables.machine_mut().set_reach(start.nr_pages);
-        let (frames, machine) = tables.ledger();
+        tables.machine().set_reach(start.nr_pages);
+        let (frames, machine) = tables.records();
         let root = Pfn::truncate((start.pt_base - M::Layout::IMAGE.start) / PAGE);
         let mapped = initial_pages(machine, root, start.fold)?;
         let bad = |pages| MmError::BadRange {
@@ -194,7 +194,7 @@ impl<'t, M: Machine> Initial<'t, M> {
             },
         )?;
         tables.set_boot_root(root, start.fold);
-        tables.machine_mut().set_reach(mapped);
+        tables.machine().set_reach(mapped);
         Ok(Initial {
             tables,
             start,
@@ -283,8 +283,8 @@ impl<'t, M: Machine> Early<'t, M> {
                 }
             })
         })?;
-        tables.machine_mut().open_direct_map();
-        let (frames, machine) = tables.ledger();
+        tables.machine().open_direct_map();
+        let (frames, machine) = tables.records();
         frames.move_to_window(machine);
         tables.lazily(|tables| {
             protect_p2m(tables, &start)?;
@@ -423,7 +423,7 @@ fn initial_pages<M: Machine>(machine: &M, root: Pfn, fold: Fold) -> Result<u64, 
 #[init]
 fn adopt_tables<M: Machine>(
     machine: &M,
-    frames: &mut Frames,
+    frames: &Frames,
     table: Pfn,
     level: u8,
     mapped: u64,

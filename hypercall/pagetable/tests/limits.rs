@@ -5,14 +5,14 @@ mod common;
 
 use std::rc::Rc;
 
-use common::{BASE, MIB, ModelMachine, PAGE, World, Xen, expect, machine, small, start};
+use common::{BASE, MIB, Own, PAGE, World, Xen, expect, machine, small, start};
 use hypercall::{Errno, Op as Call};
 use model::{Injection, Kind, Layout, Model};
 use pagetable::fuzz::Eye;
 use pagetable::machine::Machine;
 use pagetable::state::Kind as Frame;
 use pagetable::takeover::Initial;
-use pagetable::{Flags, MmError, Tables};
+use pagetable::{Flags, MmError};
 
 /// Frames of the domain that are free.
 fn free(world: &World) -> u64 {
@@ -109,8 +109,7 @@ fn domains_of_any_size_are_taken_over() {
         };
         for gib in [1, 127, 128, 501, 512, 513, 4096, 16 << 10, 17 << 10] {
             let model = Rc::new(Model::build(&layout));
-            let mut tables: Box<Tables<ModelMachine>> =
-                Box::new(Tables::new(Xen(Rc::clone(&model)), machine(&model, false)));
+            let mut tables = Own::new(Xen(Rc::clone(&model)), machine(&model, false));
             let mut start = start(&model, &layout);
             start.nr_pages = gib << 18;
             let taken = Initial::survey(&mut tables, start).and_then(Initial::fixmap);
@@ -146,11 +145,9 @@ fn whatever_number_of_frames_is_stranded_comes_back() {
             ..Injection::call(Call::UpdateVaMapping, Errno::ENOMEM)
         };
         let va = BASE + table * 512 * PAGE;
-        let slot = world.tables.pmd_slot(va).unwrap();
+        let place = world.tables.pmd_slot(va).unwrap().place();
         // SAFETY: nothing runs on the model.
-        let table = unsafe { world.tables.unhook(slot.place()) }
-            .unwrap()
-            .unwrap();
+        let table = unsafe { world.tables.unhook(place) }.unwrap().unwrap();
         world.tables.flush().unwrap();
         world.model.inject(refusal);
         table.release(&mut world.tables).unwrap_err();

@@ -157,11 +157,9 @@ fn a_frame_that_was_a_table_can_be_written() {
             world.mode(Mode::Enter);
         }
         // Entry by entry, so that no entry above changes: Xen would flush everything with that.
-        let slot = world.tables.pmd_slot(BASE).unwrap();
+        let place = world.tables.pmd_slot(BASE).unwrap().place();
         // SAFETY: nobody uses the page.
-        let sealed = unsafe { world.tables.unhook(slot.place()) }
-            .unwrap()
-            .unwrap();
+        let sealed = unsafe { world.tables.unhook(place) }.unwrap().unwrap();
         world.tables.flush().unwrap();
         assert!(world.eye().load(window).is_some());
         sealed.release(&mut world.tables).unwrap();
@@ -215,11 +213,11 @@ fn a_right_that_a_handler_takes_is_gone_when_it_returns() {
         world.mode(Mode::Enter);
         for page in 0..fill {
             let va = other + page * PAGE;
-            let slot = world.tables.pte_slot(va).unwrap();
+            let place = world.tables.pte_slot(va).unwrap().place();
             let value = Value::new(frames[0], Flags::CONST);
             let entry = world.tables.make_pte(value).unwrap();
             // SAFETY: nothing is mapped there.
-            unsafe { world.tables.set_pte(slot.place(), va, entry) }.unwrap();
+            unsafe { world.tables.set_pte(place, va, entry) }.unwrap();
         }
         assert_eq!(queued(&world.tables).0 as u64, fill);
         world.mode(Mode::EnterInterrupt);

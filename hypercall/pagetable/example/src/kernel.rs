@@ -6,7 +6,7 @@ use hypercall::abi::start_info::start_info;
 use pagetable::layout::Layout;
 use pagetable::pv::Guest;
 use pagetable::takeover::{Initial, Segments};
-use pagetable::{Flags, MmError, Tables};
+use pagetable::{Domain, Flags, MmError, Tables};
 
 use crate::entry::XEN;
 
@@ -17,6 +17,8 @@ const PAGE: u64 = 0xffff_c900_0000_0000;
 
 struct Places;
 
+static DOMAIN: Domain<Guest<Places>> = Domain::new(Guest::unknown());
+
 impl Layout for Places {
     const XEN: Range<u64> = 0xffff_8000_0000_0000..0xffff_8800_0000_0000;
     const DIRECT: Range<u64> = 0xffff_8880_0000_0000..0xffff_9880_0000_0000;
@@ -24,10 +26,6 @@ impl Layout for Places {
     const IMAGE: Range<u64> = linker::VIRT_BASE..linker::VIRT_BASE + (1 << 30);
     const FIXMAP: Range<u64> = 0xffff_ffff_c000_0000..0xffff_ffff_c020_0000;
     const RUNTIME: &'static [Range<u64>] = core::slice::from_ref(&(PAGE..PAGE + (1 << 39)));
-
-    fn name_of(_: u64) -> Option<&'static str> {
-        None
-    }
 }
 
 pub(crate) fn run(info: &start_info, stack: u64) -> Result<(), MmError> {
@@ -41,7 +39,11 @@ pub(crate) fn run(info: &start_info, stack: u64) -> Result<(), MmError> {
     // SAFETY: `info` is Xen's, the layout is the linker script's, and no device is mapped.
     let machine = unsafe { Guest::<Places>::new(info) };
     let start = machine.start(info, stack, image);
-    let mut tables = Tables::new(XEN, machine);
+    // SAFETY: boot comes by here once, before anything uses the domain, which has these tables only.
+    let mut tables = unsafe {
+        DOMAIN.set_machine(machine);
+        Tables::new(XEN, &DOMAIN)
+    };
     (Initial::survey(&mut tables, start)?.fixmap()?).direct_map()?;
 
     let frame = tables.alloc_frame()?;

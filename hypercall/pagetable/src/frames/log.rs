@@ -39,8 +39,6 @@ struct Logged {
 pub struct Log {
     steps: Vec<Logged, STEPS>,
     waiting: Vec<Pfn, WAITING>,
-    /// Requests that carried steps and did not come true.
-    refusals: u32,
     /// There are steps or frames in it.
     unsettled: bool,
 }
@@ -58,7 +56,6 @@ impl Log {
         Log {
             steps: Vec::new(),
             waiting: Vec::new(),
-            refusals: 0,
             unsettled: false,
         }
     }
@@ -205,20 +202,6 @@ impl Log {
         }
     }
 
-    /// A request that carried steps did not come true: settling takes them out of the plan.
-    #[inline]
-    pub fn refused(&mut self) {
-        self.refusals = self.refusals.wrapping_add(1);
-    }
-
-    /// How many requests that carried steps did not come true so far: what was read through the
-    /// queue before the last of them may not be so.
-    #[inline]
-    #[must_use]
-    pub fn refusals(&self) -> u32 {
-        self.refusals
-    }
-
     /// Whether steps or frames wait for [`Log::settle`].
     #[inline]
     #[must_use]
@@ -239,7 +222,7 @@ impl Log {
 
     /// To be called when the queue is empty: what did not come true is no longer planned, and
     /// frames that waited for the flush become free if they could.
-    pub fn settle<M: Machine>(&mut self, frames: &mut Frames, machine: &M) {
+    pub fn settle<M: Machine>(&mut self, frames: &Frames, machine: &M) {
         while let Some(&Logged { pfn, step, applied }) = self.steps.last() {
             if !applied && matches!(step, Step::Link(_) | Step::Unseal) {
                 // Whoever asked for this gave the table up.

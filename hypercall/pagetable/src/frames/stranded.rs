@@ -2,6 +2,8 @@
 //!
 //! Each is marked in its record, and listed as long as there is room: the list only saves the search.
 
+use core::sync::atomic::Ordering;
+
 use super::Frames;
 use crate::record::Record;
 use hypercall::Pfn;
@@ -9,22 +11,22 @@ use hypercall::Pfn;
 impl Frames {
     /// Remembers a frame that nobody holds any more, whatever its state: what it will be once
     /// nothing is queued decides what can be done with it.
-    pub fn strand(&mut self, pfn: Pfn) {
+    pub fn strand(&self, pfn: Pfn) {
         if self.set_stranded(pfn, true) {
-            self.strandings += 1;
+            self.strandings.fetch_add(1, Ordering::Relaxed);
             // Beyond what there is room for the records tell.
-            let _ = self.stranded.push(pfn);
+            let _ = self.pool.lock().stranded.push(pfn);
         }
     }
 
     /// Takes one of the stranded frames.
-    pub fn next_stranded(&mut self) -> Option<Pfn> {
-        if self.strandings == 0 {
+    pub fn next_stranded(&self) -> Option<Pfn> {
+        if self.stranded() == 0 {
             return None;
         }
-        let listed = self.stranded.last().copied();
+        let listed = self.pool.lock().stranded.last().copied();
         let pfn = listed.or_else(|| {
-            let mut all = (0..self.counts.mapped).map(Pfn::truncate);
+            let mut all = (0..self.counts().mapped).map(Pfn::truncate);
             all.find(|pfn| self.is_stranded(*pfn))
         })?;
         self.hold_again(pfn);
@@ -35,15 +37,16 @@ impl Frames {
     #[inline]
     #[must_use]
     pub fn stranded(&self) -> usize {
-        self.strandings
+        self.strandings.load(Ordering::Relaxed)
     }
 
     /// Somebody holds a frame again, if it was stranded.
     #[cold]
-    pub(super) fn hold_again(&mut self, pfn: Pfn) {
+    pub(super) fn hold_again(&self, pfn: Pfn) {
         if self.set_stranded(pfn, false) {
-            self.strandings -= 1;
-            self.stranded.retain(|stranded| *stranded != pfn);
+            self.strandings.fetch_sub(1, Ordering::Relaxed);
+            let stranded = &mut self.pool.lock().stranded;
+            stranded.retain(|stranded| *stranded != pfn);
         }
     }
 
@@ -52,7 +55,7 @@ impl Frames {
     }
 
     /// Records whether a frame is stranded, and says whether that is new.
-    fn set_stranded(&mut self, pfn: Pfn, stranded: bool) -> bool {
+    fn set_stranded(&self, pfn: Pfn, stranded: bool) -> bool {
         let mut new = false;
         let changed = self.change(pfn, |record| {
             new = record.is_stranded() != stranded;

@@ -1,6 +1,7 @@
 //! Finding entries and reading them: from the root down, level by level.
 
 use core::marker::PhantomData;
+use core::sync::atomic::Ordering;
 
 use hypercall::{MachAddr, Pfn};
 
@@ -135,9 +136,9 @@ impl<M: Machine> Tables<M> {
     /// The place of the L2 entry for an address; see [`Tables::pmd_slot`].
     #[inline]
     pub(crate) fn pmd_place(&self, va: u64) -> Result<Place<L2>, MmError> {
-        if let Some((number, first, refusals)) = self.last_pmd.get()
+        if let Some((number, first, changes)) = self.last_pmd.get()
             && number == va >> L3::SHIFT
-            && refusals == self.log().refusals()
+            && changes == self.changes(L3::NUMBER)
         {
             return Ok(first.at(L2::index(va)));
         }
@@ -155,17 +156,17 @@ impl<M: Machine> Tables<M> {
         }
         let first = self.pmd_at(pud, va & !(L3::SPAN - 1));
         let first = first.ok_or(none(3))?;
-        let refusals = self.log().refusals();
-        self.last_pmd.set(Some((va >> L3::SHIFT, first, refusals)));
+        let changes = self.changes(L3::NUMBER);
+        self.last_pmd.set(Some((va >> L3::SHIFT, first, changes)));
         Ok(first.at(L2::index(va)))
     }
 
     /// The place of the entry that maps the page at an address.
     #[inline]
     pub(crate) fn pte_place(&self, va: u64) -> Result<Place<L1>, MmError> {
-        if let Some((number, first, refusals)) = self.last.get()
+        if let Some((number, first, changes)) = self.last.get()
             && number == va >> L2::SHIFT
-            && refusals == self.log().refusals()
+            && changes == self.changes(L2::NUMBER)
         {
             return Ok(first.at(L1::index(va)));
         }
@@ -174,24 +175,29 @@ impl<M: Machine> Tables<M> {
 
     #[inline(never)]
     fn walk_to_pte(&self, va: u64) -> Result<Place<L1>, MmError> {
+        // A move goes to and fro between two tables.
+        if let Some((number, first, changes)) = self.last_but_one.get()
+            && number == va >> L2::SHIFT
+            && changes == self.changes(L2::NUMBER)
+        {
+            return Ok(first.at(L1::index(va)));
+        }
         let pmd = self.pmd_place(va)?;
         if self.entry(pmd).is_large() {
             return Err(MmError::Large { va, level: 2 });
         }
         let first = self.pte_at(pmd, va & !(L2::SPAN - 1));
         let first = first.ok_or(MmError::NoTable { va, level: 2 })?;
-        let refusals = self.log().refusals();
-        self.last.set(Some((va >> L2::SHIFT, first, refusals)));
+        let changes = self.changes(L2::NUMBER);
+        self.last_but_one.set(self.last.get());
+        self.last.set(Some((va >> L2::SHIFT, first, changes)));
         Ok(first.at(L1::index(va)))
     }
 
-    /// Forgets the tables that were used last, as far as an entry of this level leads to them.
+    /// How often entries of this level, or of one above, were changed in the domain.
     #[inline]
-    pub(super) fn forget_last(&self, level: usize) {
-        self.last.set(None);
-        if level > L2::NUMBER {
-            self.last_pmd.set(None);
-        }
+    fn changes(&self, level: usize) -> u32 {
+        self.domain.changes[level - L2::NUMBER].load(Ordering::Acquire)
     }
 
     /// The entry as it is once everything queued has been carried out.

@@ -23,12 +23,13 @@ use hypercall::mmu::Scope;
 use hypercall::queue::Mmu;
 use hypercall::{Mfn, Pfn};
 
+use super::domain::Domain;
 use super::entry::{Entry, L1, L2, L3, L4, L5, P4d, Pgd, Pmd, Pte, Pud, TableLevel, Value};
 use super::error::MmError;
 use super::frames::{Frame, Frames, Ledger, Log};
 use super::machine::{Machine, Words};
-use super::space_list::SpaceList;
 use super::spaces::Roots;
+use super::state::Step;
 
 pub(super) use slot::slots;
 pub use slot::{Fold, Place, Slot};
@@ -36,8 +37,10 @@ pub use slot::{Fold, Place, Slot};
 /// Whose translations are flushed: one vCPU runs, the others of the domain have never been started.
 pub(super) const TLB_SCOPE: Scope = Scope::Local;
 
-/// The page tables of one vCPU's kernel, the queue in front of them, and the record of frames.
+/// The page tables of a domain as one of its vCPUs works with them: the queue in front of them, the
+/// lazy mode of the context that runs there, and what the vCPU remembers of them.
 pub struct Tables<M: Machine> {
+    domain: &'static Domain<M>,
     pub(super) mmu: Mmu<M::Hv, Ledger<M>>,
     /// The space that operations are about.
     root: Pfn,
@@ -48,18 +51,16 @@ pub struct Tables<M: Machine> {
     elsewhere: bool,
     fold: Fold,
     pub(super) boot_root: Pfn,
-    /// The kernel's half of the roots has all the entries that it will ever have.
-    kernel_half_stands: bool,
-    pub(super) spaces: SpaceList,
-    /// The L1 and L2 tables that were used last: the number of the span each covers, its first
-    /// slot, and the refusals until then. Most requests are near the one before, and a walk costs
-    /// as much as queueing. Forgotten whenever an entry that leads to them changes, or Xen refuses
-    /// to change one.
+    /// The two L1 tables and the L2 table that were used last: the number of the span each covers, its first
+    /// slot, and the domain's changes until then. Most requests are near the one before, and a walk
+    /// costs as much as queueing. Forgotten whenever a vCPU changes an entry that leads to them, or
+    /// Xen refuses to change one.
     last: Cell<Option<(u64, Place<L1>, u32)>>,
+    last_but_one: Cell<Option<(u64, Place<L1>, u32)>>,
     last_pmd: Cell<Option<(u64, Place<L2>, u32)>>,
 }
 
-// SAFETY: what is not `Send` by itself are the pointers in `last` and `last_pmd`, which are only
+// SAFETY: what is not `Send` by itself are the pointers in `last`, `last_but_one` and `last_pmd`, which are only
 // read through, by whoever holds the tables, and point into memory that all vCPUs map alike.
 unsafe impl<M: Machine + Send> Send for Tables<M> where M::Hv: Send {}
 
@@ -88,15 +89,23 @@ macro_rules! by_level {
 }
 
 impl<M: Machine> Tables<M> {
-    /// No tables yet. Large, and all zeros but for the machine: for a static.
-    pub const fn new(hv: M::Hv, machine: M) -> Self {
+    /// No tables yet: those of the vCPU that takes the domain's over. Large: for a static.
+    ///
+    /// A domain has `Tables` for each of its vCPUs. Their queues are their own, so that one does not
+    /// see what another has queued.
+    ///
+    /// # Safety
+    /// While one vCPU's `Tables` of a domain are used no other's are, and nothing that another can
+    /// reach is queued when it is its turn: with several, a lock is held around each use, and what was
+    /// queued is flushed before it is let go.
+    pub const unsafe fn new(hv: M::Hv, domain: &'static Domain<M>) -> Self {
         let ledger = Ledger {
-            machine,
-            frames: Frames::new(),
+            domain,
             log: Log::new(),
         };
         let root = Pfn::truncate(0);
         Tables {
+            domain,
             mmu: Mmu::new(hv, ledger),
             root,
             user_root: None,
@@ -107,9 +116,8 @@ impl<M: Machine> Tables<M> {
             elsewhere: false,
             fold: Fold::FourLevels,
             boot_root: root,
-            kernel_half_stands: false,
-            spaces: SpaceList::new(),
             last: Cell::new(None),
+            last_but_one: Cell::new(None),
             last_pmd: Cell::new(None),
         }
     }
@@ -124,18 +132,14 @@ impl<M: Machine> Tables<M> {
 
     /// The machine.
     #[inline]
-    pub fn machine(&self) -> &M {
-        &self.mmu.completion.machine
+    pub fn machine(&self) -> &'static M {
+        self.domain.machine()
     }
 
+    /// What all vCPUs share.
     #[inline]
-    pub(crate) fn machine_mut(&mut self) -> &mut M {
-        &mut self.mmu.completion.machine
-    }
-
-    /// Says which machine the tables live on, once it is known and before they are taken over.
-    pub fn set_machine(&mut self, machine: M) {
-        *self.machine_mut() = machine;
+    pub fn domain(&self) -> &'static Domain<M> {
+        self.domain
     }
 
     /// The queue and the lazy mode of the running context.
@@ -146,8 +150,8 @@ impl<M: Machine> Tables<M> {
 
     /// The record of frames.
     #[inline]
-    pub fn frames(&self) -> &Frames {
-        &self.mmu.completion.frames
+    pub fn frames(&self) -> &'static Frames {
+        self.domain.frames()
     }
 
     /// What is planned with the queue.
@@ -162,18 +166,10 @@ impl<M: Machine> Tables<M> {
         &mut self.mmu.completion.log
     }
 
-    #[inline]
-    pub(super) fn frames_mut(&mut self) -> &mut Frames {
-        &mut self.mmu.completion.frames
-    }
-
     /// The record and the machine it asks.
     #[inline]
-    pub(super) fn ledger(&mut self) -> (&mut Frames, &M) {
-        let Ledger {
-            machine, frames, ..
-        } = &mut self.mmu.completion;
-        (frames, machine)
+    pub(super) fn records(&self) -> (&'static Frames, &'static M) {
+        (self.frames(), self.machine())
     }
 
     /// The frame of the root table of the space that operations are about.
@@ -184,14 +180,27 @@ impl<M: Machine> Tables<M> {
 
     /// The tables that boot found.
     pub(super) fn set_boot_root(&mut self, root: Pfn, fold: Fold) {
+        self.domain.set_boot(root, fold);
         self.fold = fold;
         self.boot_root = root;
-        self.set_roots(root, None);
+        self.current = Roots {
+            kernel: root,
+            user: None,
+        };
+        self.domain.count_bases(self.current.fingerprint(), 0);
+        self.work_on(self.current);
     }
 
-    /// From now on no entry of the kernel's half of a root changes.
-    pub(super) fn close_kernel_half(&mut self) {
-        self.kernel_half_stands = true;
+    /// Lets another vCPU of a domain whose tables were taken over begin: in the space that boot ran
+    /// in, whose root its base register refers to.
+    ///
+    /// # Errors
+    /// The domain's tables were not taken over yet.
+    pub fn join(&mut self) -> Result<(), MmError> {
+        let (root, fold) = self.domain.boot().ok_or(MmError::NotTakenOver)?;
+        self.frames().step_now(root, Step::Link(fold.top()))?;
+        self.set_boot_root(root, fold);
+        Ok(())
     }
 
     /// Refuses to change an entry of the kernel's half of a root once all of them stand: other spaces
@@ -199,7 +208,7 @@ impl<M: Machine> Tables<M> {
     #[inline]
     pub(super) fn check_root_entry(&self, level: usize, va: u64) -> Result<(), MmError> {
         let of_kernel = level == usize::from(self.fold.top()) && va >> 63 == 1;
-        if of_kernel && self.kernel_half_stands {
+        if of_kernel && self.domain.kernel_half_stands() {
             return Err(MmError::KernelHalf { va });
         }
         Ok(())
@@ -207,16 +216,21 @@ impl<M: Machine> Tables<M> {
 
     /// Base registers refer to these roots from now on, and operations are about them.
     pub(super) fn set_roots(&mut self, root: Pfn, user_root: Option<Pfn>) {
-        self.current = Roots {
+        let roots = Roots {
             kernel: root,
             user: user_root,
         };
+        self.domain
+            .count_bases(roots.fingerprint(), self.current.fingerprint());
+        self.current = roots;
         self.work_on(self.current);
     }
 
     /// Operations are about this space from now on.
     pub(super) fn work_on(&mut self, space: Roots) {
-        self.forget_last(L5::NUMBER);
+        self.last.set(None);
+        self.last_but_one.set(None);
+        self.last_pmd.set(None);
         (self.root, self.user_root) = (space.kernel, space.user);
         self.elsewhere = space != self.current;
     }
@@ -283,12 +297,8 @@ impl<M: Machine> Tables<M> {
     #[inline]
     pub(super) fn settle(&mut self) {
         if self.log().unsettled() && self.mmu.batch().is_empty() {
-            let Ledger {
-                machine,
-                frames,
-                log,
-            } = &mut self.mmu.completion;
-            log.settle(frames, machine);
+            let (frames, machine) = self.records();
+            self.log_mut().settle(frames, machine);
         }
     }
 

@@ -9,7 +9,7 @@ use crate::entry::{
     Entry, Flags, L1, L2, L3, L4, L5, P4d, Pgd, Pmd, Pte, Pud, TableLevel, UpperLevel,
 };
 use crate::error::MmError;
-use crate::frames::{Frame, FrameError, Ledger};
+use crate::frames::{Frame, FrameError};
 use crate::machine::Machine;
 use crate::state::Step;
 
@@ -199,7 +199,7 @@ impl<M: Machine> Tables<M> {
         slot: Place<L>,
         entry: Entry<L>,
     ) -> Result<(), MmError> {
-        self.forget_last(L::NUMBER);
+        self.domain.changed(L::NUMBER);
         let old = self.entry(slot);
         if old.is_large() {
             return Err(MmError::Large {
@@ -236,14 +236,13 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub(crate) fn plan(&mut self, steps: &[(Pfn, Step)]) -> Result<u32, MmError> {
         self.settle();
-        let Ledger { frames, log, .. } = &mut self.mmu.completion;
-        match log.plan(frames, steps) {
+        let frames = self.frames();
+        match self.log_mut().plan(frames, steps) {
             Err(FrameError::Full) => {}
             planned => return Ok(planned?),
         }
         self.flush()?;
-        let Ledger { frames, log, .. } = &mut self.mmu.completion;
-        Ok(log.plan(frames, steps)?)
+        Ok(self.log_mut().plan(frames, steps)?)
     }
 
     /// Queues the change of a frame's own mapping in the window, with a step.

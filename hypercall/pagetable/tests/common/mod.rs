@@ -5,19 +5,22 @@
 pub(crate) mod expect;
 pub(crate) mod layout;
 pub(crate) mod lists;
+mod own;
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
 use hypercall::{Hypervisor, Mfn, Op, Pfn};
 use layout::Fixed;
 use model::{Access, Kind, Layout, Mode as Cpu, Model, Order};
+pub(crate) use own::Own;
 use pagetable::fuzz::{Eye, Mode, mode, window};
 use pagetable::machine::{Machine, Words};
 use pagetable::spaces::AddressSpace;
 use pagetable::tables::Fold;
 use pagetable::takeover::{Initial, Report, Segments, Start};
-use pagetable::{Flags, MmError, Tables, Value};
+use pagetable::{Flags, MmError, Value};
 
 pub(crate) const PAGE: u64 = 4096;
 /// Where the fuzzer maps things.
@@ -48,8 +51,8 @@ impl Hypervisor for Xen {
 /// guest means nothing to the host. What the window does not map is not reached.
 pub(crate) struct ModelMachine {
     pub(crate) model: Rc<Model>,
-    reach: u64,
-    direct: bool,
+    reach: Cell<u64>,
+    direct: Cell<bool>,
     /// Look the window up at each use, rather than believe that it reaches what it says.
     strict: bool,
     /// Frames that are said to have no memory.
@@ -83,7 +86,7 @@ impl Machine for ModelMachine {
 
     fn memory(&self, pfn: Pfn) -> *mut Words {
         match self.mfn(pfn) {
-            Some(mfn) if pfn.as_u64() < self.reach && self.sees(pfn, mfn) => {
+            Some(mfn) if pfn.as_u64() < self.reach.get() && self.sees(pfn, mfn) => {
                 self.model.frame_ptr(mfn)
             }
             _ => std::ptr::null_mut(),
@@ -91,7 +94,7 @@ impl Machine for ModelMachine {
     }
 
     fn window(&self, pfn: Pfn) -> u64 {
-        let base = if self.direct {
+        let base = if self.direct.get() {
             layout::DIRECT.start
         } else {
             layout::IMAGE.start
@@ -99,16 +102,16 @@ impl Machine for ModelMachine {
         base + pfn.as_u64() * PAGE
     }
 
-    fn set_reach(&mut self, pages: u64) {
-        self.reach = pages;
+    fn set_reach(&self, pages: u64) {
+        self.reach.set(pages);
     }
 
-    fn open_direct_map(&mut self) {
-        self.direct = true;
+    fn open_direct_map(&self) {
+        self.direct.set(true);
     }
 
     fn direct_map_is_open(&self) -> bool {
-        self.direct
+        self.direct.get()
     }
 }
 
@@ -143,7 +146,7 @@ impl Eye for ModelEye {
 /// A domain and its page tables.
 pub(crate) struct World {
     pub(crate) model: Rc<Model>,
-    pub(crate) tables: Box<Tables<ModelMachine>>,
+    pub(crate) tables: Own<ModelMachine>,
     pub(crate) report: Report,
     pub(crate) image: Segments,
     /// A space that a test made, for those that pass the world around.
@@ -169,8 +172,8 @@ pub(crate) fn image(layout: &Layout) -> Segments {
 pub(crate) fn machine(model: &Rc<Model>, strict: bool) -> ModelMachine {
     ModelMachine {
         model: Rc::clone(model),
-        reach: 0,
-        direct: false,
+        reach: Cell::new(0),
+        direct: Cell::new(false),
         strict,
         holes: Vec::new(),
     }
@@ -241,7 +244,7 @@ impl World {
             holes,
             ..machine(&model, strict)
         };
-        let mut tables = Box::new(Tables::new(Xen(Rc::clone(&model)), machine));
+        let mut tables = Own::new(Xen(Rc::clone(&model)), machine);
         let start = start(&model, layout);
         let image = start.image.clone();
         let console = start.shared[0].and_then(|pfn| model.mfn(Pfn::truncate(pfn)));

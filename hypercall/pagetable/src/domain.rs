@@ -1,0 +1,115 @@
+//! What the vCPUs of a domain share: the machine, the record of its frames, its address spaces.
+//!
+//! Each vCPU has [`Tables`](crate::Tables) of its own over the one `Domain`: its queue, its lazy mode,
+//! its log of planned steps, the tables that it used last. Everything here is reached by shared
+//! reference: records are atomic words, what hands out frames and lists spaces is behind locks that
+//! nobody holds for longer than it takes to move a number, and never over a hypercall.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use hypercall::Pfn;
+use spin::{Mutex, Once};
+
+use crate::frames::Frames;
+use crate::machine::Machine;
+use crate::space_list::SpaceList;
+use crate::tables::Fold;
+
+/// A domain's memory.
+pub struct Domain<M: Machine> {
+    machine: UnsafeCell<M>,
+    frames: Frames,
+    /// The spaces that were created and not destroyed.
+    pub(super) spaces: Mutex<SpaceList>,
+    /// The root that boot found, and how many levels there are.
+    boot: Once<(Pfn, Fold)>,
+    /// The kernel's half of the roots has all the entries that it will ever have.
+    kernel_half_stands: AtomicBool,
+    /// The fingerprints of all roots that base registers refer to, added up.
+    bases: AtomicU64,
+    /// How often an entry that leads to L1 tables was changed or refused, and one that leads to L2
+    /// tables: what a vCPU remembers of the tables it used last holds as long as these stay.
+    pub(super) changes: [AtomicU32; 2],
+}
+
+// SAFETY: the machine is written by `set_machine` alone, whose caller sees to it that nobody looks;
+// everything else here is atomic or behind a lock.
+unsafe impl<M: Machine + Sync> Sync for Domain<M> {}
+
+impl<M: Machine> Domain<M> {
+    /// Nothing is known of it yet. Large: for a static.
+    pub const fn new(machine: M) -> Domain<M> {
+        Domain {
+            machine: UnsafeCell::new(machine),
+            frames: Frames::new(),
+            spaces: Mutex::new(SpaceList::new()),
+            boot: Once::new(),
+            kernel_half_stands: AtomicBool::new(false),
+            bases: AtomicU64::new(0),
+            changes: [const { AtomicU32::new(0) }; 2],
+        }
+    }
+
+    /// Says which machine the domain lives on, for a static that was made before that was known.
+    ///
+    /// # Safety
+    /// The domain has not been used so far, and nobody uses it meanwhile.
+    pub unsafe fn set_machine(&self, machine: M) {
+        // SAFETY: nobody has a reference to the machine, by this function's contract.
+        unsafe { *self.machine.get() = machine };
+    }
+
+    /// The machine.
+    #[inline]
+    pub fn machine(&self) -> &M {
+        // SAFETY: it is written only while nobody looks, by `set_machine`'s contract.
+        unsafe { &*self.machine.get() }
+    }
+
+    /// The record of frames.
+    #[inline]
+    pub fn frames(&self) -> &Frames {
+        &self.frames
+    }
+
+    /// The root that boot found and the number of levels, once the tables were taken over.
+    pub(super) fn boot(&self) -> Option<(Pfn, Fold)> {
+        self.boot.get().copied()
+    }
+
+    /// Says what boot found, once.
+    pub(super) fn set_boot(&self, root: Pfn, fold: Fold) {
+        self.boot.call_once(|| (root, fold));
+    }
+
+    /// From now on no entry of the kernel's half of a root changes.
+    pub(super) fn close_kernel_half(&self) {
+        self.kernel_half_stands.store(true, Ordering::Release);
+    }
+
+    /// Whether the kernel's half of the roots is as it will stay.
+    #[inline]
+    pub(super) fn kernel_half_stands(&self) -> bool {
+        self.kernel_half_stands.load(Ordering::Acquire)
+    }
+
+    /// An entry of this level was changed, or Xen refused to: vCPUs forget what it leads to.
+    #[inline]
+    pub(super) fn changed(&self, level: usize) {
+        for changes in &self.changes[..if level > 2 { 2 } else { 1 }] {
+            changes.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Base registers refer to these roots and no more to those.
+    pub(super) fn count_bases(&self, now: u64, before: u64) {
+        let change = now.wrapping_sub(before);
+        self.bases.fetch_add(change, Ordering::Relaxed);
+    }
+
+    /// The fingerprints of all roots that base registers refer to, added up.
+    pub(super) fn bases(&self) -> u64 {
+        self.bases.load(Ordering::Relaxed)
+    }
+}
