@@ -338,6 +338,7 @@ mod tests {
             ),
             (&[Alloc, Seal(1), Unlink], "no reference to drop"),
             (&[Alloc, Seal(1), Pin(1), Pin(1)], "pinned twice"),
+            (&[Alloc, Seal(1), Unpin], "never pinned"),
             (&[Alloc, Free, Free], "freed twice"),
             (&[Share], "a free frame is nobody's to share"),
             (&[Alloc, Seal(1), Share], "a table is not shared"),
@@ -351,6 +352,13 @@ mod tests {
         ] {
             assert!(walk(steps).is_err(), "{why}");
         }
+    }
+
+    #[test]
+    fn memory_in_use_can_be_shared_for_good() {
+        let shared = walk(&[Step::Alloc, Step::Share]).unwrap();
+        assert_eq!(shared, State::of(Kind::Shared));
+        assert!(shared.may_be_writable() && !shared.may_be_executable());
     }
 
     #[test]

@@ -128,3 +128,23 @@ impl<L: TableLevel> Place<L> {
 pub(crate) fn slots(first: Place<L1>, count: usize) -> impl Iterator<Item = Place<L1>> {
     (0..count.min(512 - first.machine.entry_index())).map(move |index| first.at(index))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hypercall::Mfn;
+
+    #[test]
+    fn slots_end_with_their_table() {
+        let machine = |index| MachAddr::of_entry(Mfn::truncate(7), index);
+        let first = Place {
+            machine: machine(500),
+            memory: core::ptr::null(),
+            level: PhantomData,
+        };
+        for (asked, found) in [(0, 0), (5, 5), (12, 12), (13, 12), (512, 12)] {
+            let places = slots(first, asked).map(Place::machine);
+            assert!(places.eq((500..500 + found).map(machine)), "{asked}");
+        }
+    }
+}

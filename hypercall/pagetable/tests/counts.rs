@@ -1,0 +1,184 @@
+//! What the record of frames says of memory, held against the memory that comes.
+
+mod common;
+
+use std::rc::Rc;
+
+use common::{MIB, ModelMachine, Own, World, Xen, machine, small, start};
+use hypercall::Pfn;
+use model::{Kind as Domain, Layout, Model};
+use pagetable::frames::{FrameError, Frames, STEP};
+use pagetable::state::{Kind, State};
+use pagetable::takeover::Initial;
+
+/// A machine, and the first of 40 consecutive frames of it that are nobody's.
+fn spare(world: &mut World) -> u64 {
+    let mut spare: Vec<u64> = world.frames(1500).iter().map(|pfn| pfn.as_u64()).collect();
+    spare.sort_unstable();
+    let run = spare.windows(40).find(|run| run[39] - run[0] == 39);
+    run.unwrap()[0]
+}
+
+/// Each frame that is handed out is one less to be had, whether the direct map grows for it or not,
+/// until there is none.
+#[test]
+fn as_many_frames_come_as_are_promised() {
+    for (pages, module) in [
+        (24 * MIB, 0),
+        (64 * MIB, 0),
+        (64 * MIB + 200, 0),
+        // Fills whole steps, which take frames and bring none.
+        (64 * MIB, 14 * MIB),
+        (64 * MIB + 200, 21 * MIB + 77),
+    ] {
+        let layout = Layout {
+            initrd_len: module * 4096,
+            unmapped_initrd: true,
+            ..small(Domain::DomU, pages)
+        };
+        let mut world = World::fast(&layout);
+        let mut promised = world.tables.frames().obtainable();
+        assert!(promised > pages / 2, "{promised} of {pages}");
+        while world.tables.alloc_frame().is_ok() {
+            promised -= 1;
+            assert_eq!(world.tables.frames().obtainable(), promised, "{pages}");
+        }
+        assert_eq!(promised, 0, "{pages}");
+    }
+}
+
+/// Growing the direct map takes the frames that are said, over every kind of boundary.
+#[test]
+fn a_step_takes_the_frames_that_are_said() {
+    let memory = 64 * MIB;
+    let layout = Layout {
+        init_p2m: Some(common::layout::P2M.start),
+        ..small(Domain::DomU, memory)
+    };
+    for steps in [300, 512, 513, 1000, 1025, 1100] {
+        let model = Rc::new(Model::build(&layout));
+        let mut tables = Own::new(Xen(Rc::clone(&model)), machine(&model, false));
+        let mut start = start(&model, &layout);
+        start.nr_pages = steps * STEP;
+        let early = Initial::survey(&mut tables, start).and_then(Initial::fixmap);
+        early.unwrap().direct_map().unwrap();
+        let before = tables.frames().counts();
+        // Beyond the memory that the model has there is none.
+        let given = (before.mapped..memory)
+            .filter(|&pfn| tables.frames().declared(pfn) == Kind::Free)
+            .count() as u64;
+        tables.populate_all().unwrap();
+        let taken: u64 = (before.mapped / STEP..steps)
+            .map(Frames::frames_for_step)
+            .sum();
+        let free = tables.frames().counts().free;
+        assert_eq!(free + taken, before.free + given, "{steps} steps");
+    }
+}
+
+/// The records take as many of the spare frames as they need, and no fewer will do.
+#[test]
+fn records_begin_in_as_many_frames_as_they_need() {
+    let mut world = World::fast(&small(Domain::DomU, 16 * MIB)).populated();
+    let first = spare(&mut world);
+    let machine: &ModelMachine = world.tables.machine();
+    let begin = |count: u64| {
+        let (frames, mut spare) = (Frames::new(), first..first + count);
+        let begun = frames.init(machine, 16 * MIB, 16 * MIB, &mut spare);
+        begun.map(|()| (frames, spare))
+    };
+    let need = (0..40).find(|count| begin(*count).is_ok()).unwrap();
+    for count in 0..need {
+        assert_eq!(begin(count).err(), Some(FrameError::OutOfMemory));
+    }
+    for count in need..40 {
+        let (frames, spare) = begin(count).unwrap();
+        assert_eq!(spare, first + need..first + count);
+        for pfn in 0..16 * MIB {
+            let taken = (first..first + need).contains(&pfn);
+            let kind = if taken { Kind::Owned } else { Kind::Free };
+            let state = State::of(kind);
+            let states = frames.states(Pfn::truncate(pfn)).unwrap();
+            assert_eq!(states, (state, state), "pfn {pfn}");
+        }
+    }
+}
+
+/// What lies within the records is written there, in any number of pieces; only what lies beyond is
+/// remembered, and too much of that is said.
+#[test]
+fn what_has_a_record_is_declared_in_it() {
+    let mut world = World::fast(&small(Domain::DomU, 16 * MIB)).populated();
+    let first = spare(&mut world);
+    let machine: &ModelMachine = world.tables.machine();
+    let frames = Frames::new();
+    let mapped = 8 * MIB;
+    frames
+        .init(machine, 16 * MIB, mapped, &mut (first..first + 40))
+        .unwrap();
+    for i in 1..100 {
+        let pfn = mapped - i;
+        frames.declare(pfn..pfn + 1, Kind::Module).unwrap();
+        let module = State::of(Kind::Module);
+        let states = frames.states(Pfn::truncate(pfn)).unwrap();
+        assert_eq!(states, (module, module));
+    }
+    let mut beyond = (mapped..).step_by(3).map(|pfn| pfn..pfn + 2);
+    let fit: Vec<_> = beyond
+        .by_ref()
+        .take_while(|range| frames.declare(range.clone(), Kind::P2m).is_ok())
+        .collect();
+    assert!(fit.len() >= 4, "{}", fit.len());
+    let refused = frames.declare(beyond.next().unwrap(), Kind::P2m);
+    assert_eq!(refused, Err(FrameError::Full));
+    for pfn in mapped..mapped + 200 {
+        let kind = if fit.iter().any(|range| range.contains(&pfn)) {
+            Kind::P2m
+        } else {
+            Kind::Free
+        };
+        assert_eq!(frames.declared(pfn), kind, "pfn {pfn}");
+    }
+}
+
+/// Of a range those frames are handed out that are free, each once, and no others.
+#[test]
+fn what_is_free_of_a_range_is_given() {
+    let mut world = World::fast(&small(Domain::DomU, 16 * MIB)).populated();
+    let first = spare(&mut world);
+    let machine: &ModelMachine = world.tables.machine();
+    let (frames, mapped) = (Frames::new(), 8 * MIB);
+    frames
+        .init(machine, mapped - 5, mapped, &mut (first..first + 40))
+        .unwrap();
+    let state = |pfn| frames.states(Pfn::truncate(pfn));
+    assert!(state(mapped - 6).is_ok());
+    for pfn in mapped - 5..mapped + 5 {
+        let none = FrameError::NoRecord(Pfn::truncate(pfn));
+        assert_eq!(state(pfn), Err(none), "beyond the domain");
+    }
+    let ranges = [1000..1010, 1200..1201, 1300..1320];
+    let taken = [1000, 1003, 1004, 1009, 1319];
+    for pfn in taken {
+        frames.declare(pfn..pfn + 1, Kind::Module).unwrap();
+    }
+    let mut expected = Vec::new();
+    for range in ranges {
+        let free: Vec<_> = range.clone().filter(|pfn| !taken.contains(pfn)).collect();
+        let given = frames.give_free(machine, range);
+        assert_eq!(given, Ok(free.len() as u64));
+        expected.extend(free);
+        assert_eq!(frames.counts().free, expected.len() as u64);
+    }
+    // One that was given up comes back like any other.
+    frames.strand(Pfn::truncate(1301));
+    let mut got = Vec::new();
+    while let Ok(frame) = frames.alloc(machine) {
+        got.push(frame.pfn().as_u64());
+        let stranded = !got.contains(&1301);
+        assert_eq!(frames.stranded(), usize::from(stranded), "{got:?}");
+    }
+    got.sort_unstable();
+    assert_eq!(got, expected);
+    assert_eq!(frames.next_stranded(), None);
+}
