@@ -159,7 +159,7 @@ impl Log {
         });
         let others = i64::from(record.waiting()) - steps;
         let others_change = planned - applied - change;
-        applied + change - (others - others_change + 1) / 2
+        applied + change - (others - others_change) / 2
     }
 
     /// Takes the last step out of the log, and out of what is planned if it did not come true.
