@@ -50,6 +50,8 @@ fn as_many_frames_come_as_are_promised() {
 /// Growing the direct map takes the frames that are said, over every kind of boundary.
 #[test]
 fn a_step_takes_the_frames_that_are_said() {
+    // At 512 GiB a table of each of three levels, and as many pages of records and what leads there.
+    assert_eq!(Frames::frames_for_step(512 * 512), 6);
     let memory = 64 * MIB;
     let layout = Layout {
         init_p2m: Some(common::layout::P2M.start),
@@ -116,7 +118,8 @@ fn what_has_a_record_is_declared_in_it() {
     frames
         .init(machine, 16 * MIB, mapped, &mut (first..first + 40))
         .unwrap();
-    for i in 1..100 {
+    // Also, many times, one that ends where the records end.
+    for i in (1..100).chain([1; 20]) {
         let pfn = mapped - i;
         frames.declare(pfn..pfn + 1, Kind::Module).unwrap();
         let module = State::of(Kind::Module);
