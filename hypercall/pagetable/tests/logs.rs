@@ -100,7 +100,7 @@ fn run(frames: &mut Frames, machine: &ModelMachine, acts: &[(usize, Act)]) -> bo
             }
             Act::Answer(true) => match expected.asked[who].first().copied() {
                 // What Xen would not do, as its count says; and a link that was refused is not there
-                // to be dropped.
+                // to be dropped: who plans a step sees to it that it is of what stands, see `links.rs`.
                 Some((_, step)) if expected.applied.after(step).is_err() => done = false,
                 Some((_, Step::Unlink)) if expected.refused[who].contains(&Step::Link(1)) => {
                     done = false;

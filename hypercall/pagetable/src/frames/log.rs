@@ -69,6 +69,9 @@ impl Log {
     /// Plans the steps that one request will make, and returns the tag by which it tells that they
     /// came true. Either all are planned or none.
     ///
+    /// Each comes true or not by itself. So a link is dropped ([`Step::Unlink`]) only from an entry
+    /// that has it: what is only planned for the entry goes out before.
+    ///
     /// # Errors
     /// A step is not allowed, another log decides about the frame, or this log is full.
     pub fn plan(&mut self, frames: &Frames, steps: &[(Pfn, Step)]) -> Result<u32, FrameError> {

@@ -193,6 +193,9 @@ impl<M: Machine> Tables<M> {
 
     /// Writes a single entry that refers to a table: plans what becomes of the old table and the new
     /// one, then queues.
+    ///
+    /// The old one is what stands in the table. What is only queued for the entry Xen may refuse, and
+    /// go on with a write that is queued behind it: then that would not drop what was planned.
     #[track_caller]
     unsafe fn set_one<L: UpperLevel>(
         &mut self,
@@ -200,6 +203,9 @@ impl<M: Machine> Tables<M> {
         entry: Entry<L>,
     ) -> Result<(), MmError> {
         self.domain.changed(L::NUMBER);
+        if self.mmu.batch().queued(slot.machine).is_some() {
+            self.flush()?;
+        }
         let old = self.entry(slot);
         if old.is_large() {
             return Err(MmError::Large {
