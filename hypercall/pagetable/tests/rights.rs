@@ -237,3 +237,30 @@ fn the_tables_of_the_direct_map_stay_where_they_are() {
     assert_eq!((table(&world), world.tables.frames().counts().free), before);
     expect::clean(&world);
 }
+
+/// A frame with two pages besides the direct map's: one that is writable keeps it from being code,
+/// one that is executable keeps it from being data.
+#[test]
+fn aliases_decide_together() {
+    let mut world = World::small().populated();
+    let frames = world.named_frames(1);
+    let (one, two) = (BASE, BASE + 700 * PAGE);
+    world.map(one, &frames, Flags::CONST).unwrap();
+    world.map(two, &frames, Flags::DATA).unwrap();
+    let made = set_memory!(set_memory_x)(&mut world, one, 1);
+    assert!(
+        matches!(made, Err(MmError::WriteAndExecute { va }) if va == two),
+        "{made:?}"
+    );
+    assert_eq!(allowed(&world, one), [CONST, DATA]);
+    world.protect(two, 1, NONE, WRITABLE).unwrap();
+    for va in [one, two] {
+        set_memory!(set_memory_x)(&mut world, va, 1).unwrap();
+    }
+    set_memory!(set_memory_nx)(&mut world, one, 1).unwrap();
+    assert_eq!(allowed(&world, one), [CONST, CONST]);
+    assert_eq!(allowed(&world, two), [CODE, CONST]);
+    set_memory!(set_memory_nx)(&mut world, two, 1).unwrap();
+    assert_eq!(allowed(&world, two), [CONST, DATA]);
+    expect::clean(&world);
+}
