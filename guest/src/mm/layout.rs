@@ -5,7 +5,7 @@
 //! ffff8880_00000000  direct map of all memory, 4 KiB pages, never executable
 //! ffffc000_00000000  p2m list, where INIT_P2M asked Xen to put it; read-only
 //! ffffc900_00000000  mappings made by the kernel at run time
-//! ffffc940_00000000  kernel heap
+//! ffffc9c0_00000000  kernel heap
 //! ffffffff_80000000  the image
 //! ffffffff_c0000000  fixmap
 //! ```
@@ -54,9 +54,9 @@ regions! {
     /// The p2m list (INIT_P2M).
     P2M = 0xffff_c000_0000_0000, TIB / 2, "p2m", "mfn of each pfn, read-only, written by Xen's tools";
     /// Mappings made at run time.
-    DYNAMIC = 0xffff_c900_0000_0000, TIB / 4, "dynamic", "mappings made at run time";
+    DYNAMIC = 0xffff_c900_0000_0000, 3 * TIB / 4, "dynamic", "mappings made at run time";
     /// The kernel heap.
-    HEAP = 0xffff_c940_0000_0000, TIB / 4, "heap", "the kernel heap, grown page by page";
+    HEAP = 0xffff_c9c0_0000_0000, TIB / 4, "heap", "the kernel heap, grown page by page";
     /// The image, as linked.
     IMAGE = 0xffff_ffff_8000_0000, GIB, "image", "the kernel as linked";
     /// Fixed single-page mappings, known before memory is.
@@ -102,10 +102,6 @@ const _: () = {
     assert!(
         slot(P2M.end - 1) < slot(DYNAMIC.start),
         "the p2m list has an L4 slot of its own"
-    );
-    assert!(
-        slot(DYNAMIC.start) == slot(HEAP.end - 1),
-        "what is mapped at run time takes one entry of the root, and so one table at boot"
     );
     assert!(
         IMAGE.start == linker::VIRT_BASE,
