@@ -22,7 +22,6 @@
 mod code;
 mod op;
 mod page;
-mod rights;
 mod run;
 mod space;
 
@@ -166,10 +165,6 @@ pub struct Fuzzer<const PAGES: usize, const POOL: usize> {
     base: u64,
     pages: [Page; PAGES],
     pool: [u32; POOL],
-    /// Which frames of the pool are read-only in the direct map, as they were made executable.
-    frozen: [bool; POOL],
-    /// How pages map them: whether any writable, whether any executable.
-    uses: [u8; POOL],
     /// The longest run of consecutive frames in the pool: first, length.
     run: (usize, usize),
     held: heapless::Vec<u32, HELD>,
@@ -216,8 +211,6 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         base: 0,
         pages: [Page::NONE; PAGES],
         pool: [0; POOL],
-        frozen: [false; POOL],
-        uses: [0; POOL],
         run: (0, 0),
         held: heapless::Vec::new(),
         hogged: None,
@@ -257,7 +250,6 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         self.rng = Rng::new(seed);
         (self.step, self.base) = (0, base);
         self.pages.fill(Page::NONE);
-        self.frozen.fill(false);
         (self.enabled, self.paused) = (0, 0);
         (self.interrupts, self.interrupt) = (0, false);
         (self.current, self.spare) = (None, (0, 0));

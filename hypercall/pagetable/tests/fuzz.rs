@@ -120,7 +120,7 @@ fn refusals_at_random_lose_nothing() {
     let mut ops_of_seed = Rng::new(seed);
     let mut refused = 0;
     for step in 0..ops {
-        if step % 16 == 0 {
+        if step % 20 == 0 {
             world.model.inject(failure(&mut rng));
         }
         let op = generate(&mut ops_of_seed, PAGES as u16);
@@ -180,7 +180,6 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (at(), n()).prop_map(|(at, n)| Op::Unmap { at, n }),
         3 => (at(), n(), 0..CHANGES.len() as u8)
             .prop_map(|(at, n, change)| Op::Protect { at, n, change }),
-        3 => (at(), n(), 0..4_u8).prop_map(|(at, n, right)| Op::SetMemory { at, n, right }),
         1 => (at(), at(), n()).prop_map(|(from, to, n)| Op::Move { from, to, n }),
         1 => (whole(), whole(), 1..3_u16)
             .prop_map(|(from, to, n)| Op::Move { from, to, n: n * 512 }),
