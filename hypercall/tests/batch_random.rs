@@ -59,11 +59,7 @@ impl Eager {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 2000,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(2000))]
 
     /// Whatever is queued and whenever it is flushed, software reads its last write, and in the
     /// end memory holds what writing at once would have left.

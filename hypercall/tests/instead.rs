@@ -102,11 +102,7 @@ fn run(hv: &impl Hypervisor, steps: &[Step]) -> Told {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 2000,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(2000))]
 
     #[test]
     fn who_answers_instead_of_xen_is_asked_and_believed_alike(

@@ -40,7 +40,12 @@ const SAMPLE: &[(&str, &str, &[&str])] = &[
     ),
     (
         "hypercall/pagetable/src/spaces.rs",
-        "count_base|base_references|is_recorded_table|unpin",
+        "is_recorded_table|unpin|fingerprint",
+        &["pagetable"],
+    ),
+    (
+        "hypercall/pagetable/src/domain.rs",
+        "bases|changed",
         &["pagetable"],
     ),
 ];

@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use hypercall::Pfn;
 use spin::{Mutex, Once};
 
+use crate::entry::{L2, TableLevel};
 use crate::frames::Frames;
 use crate::machine::Machine;
 use crate::space_list::SpaceList;
@@ -30,7 +31,7 @@ pub struct Domain<M: Machine> {
     bases: AtomicU64,
     /// How often an entry that leads to L1 tables was changed or refused, and one that leads to L2
     /// tables: what a vCPU remembers of the tables it used last holds as long as these stay.
-    pub(super) changes: [AtomicU32; 2],
+    changes: [AtomicU32; 2],
 }
 
 // SAFETY: the machine is written by `set_machine` alone, whose caller sees to it that nobody looks;
@@ -97,9 +98,15 @@ impl<M: Machine> Domain<M> {
     /// An entry of this level was changed, or Xen refused to: vCPUs forget what it leads to.
     #[inline]
     pub(super) fn changed(&self, level: usize) {
-        for changes in &self.changes[..if level > 2 { 2 } else { 1 }] {
+        for changes in &self.changes[..if level > L2::NUMBER { 2 } else { 1 }] {
             changes.fetch_add(1, Ordering::Release);
         }
+    }
+
+    /// How often entries of this level, L2 or L3, or of one above were changed.
+    #[inline]
+    pub(super) fn changes(&self, level: usize) -> u32 {
+        self.changes[level - L2::NUMBER].load(Ordering::Acquire)
     }
 
     /// Base registers refer to these roots and no more to those.

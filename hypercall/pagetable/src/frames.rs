@@ -28,6 +28,7 @@ use spin::Mutex;
 pub use self::log::Log;
 use crate::directory::{self, Directory};
 use crate::domain::Domain;
+use crate::entry::{L5, TableLevel};
 pub use crate::error::FrameError;
 use crate::machine::Machine;
 use crate::record::Record;
@@ -200,8 +201,8 @@ impl Frames {
         RESERVE + self.barren.load(Ordering::Relaxed)
     }
 
-    /// Frames that the next steps take before one gives any: the p2m list of a large domain, or a
-    /// module, fills whole steps.
+    /// Keeps back the frames that the next steps take before one gives any: the p2m list of a large
+    /// domain, or a module, fills whole steps.
     fn keep_for_barren_steps(&self, special: &Special) {
         let free_in = |step: u64| {
             let (start, end) = (step * STEP, (step + 1) * STEP);
@@ -310,22 +311,22 @@ impl Frames {
                 piece.end = pfn + 1;
                 continue;
             }
-            given += piece.end - piece.start;
-            self.give(machine, piece);
+            given += self.give(machine, piece);
             piece = pfn + 1..pfn + 1;
         }
-        given += piece.end - piece.start;
-        self.give(machine, piece);
-        Ok(given)
+        Ok(given + self.give(machine, piece))
     }
 
-    /// Gives consecutive free frames that were never handed out to the allocator.
-    pub fn give<M: Machine>(&self, machine: &M, piece: Range<u64>) {
-        if !piece.is_empty() {
-            let mut pool = self.pool.lock();
-            self.count_free((piece.end - piece.start).cast_signed());
-            pool.spans.give(machine, piece);
+    /// Gives consecutive free frames that were never handed out to the allocator, and says how many.
+    pub fn give<M: Machine>(&self, machine: &M, piece: Range<u64>) -> u64 {
+        if piece.is_empty() {
+            return 0;
         }
+        let count = piece.end - piece.start;
+        let mut pool = self.pool.lock();
+        self.count_free(count.cast_signed());
+        pool.spans.give(machine, piece);
+        count
     }
 
     /// Hands out a frame of unspecified content.
@@ -496,6 +497,6 @@ impl<M: Machine> Completion for Ledger<M> {
     fn dropped(&mut self, _: u32) {
         // Settling brings the plan back to what was applied; what was read through the queue before
         // may not be so.
-        self.domain.changed(usize::MAX);
+        self.domain.changed(L5::NUMBER);
     }
 }

@@ -24,7 +24,7 @@ pub struct FrameLists {
 
 // SAFETY: the p2m list is shared memory that every vCPU reads the same way, with atomic loads.
 unsafe impl Send for FrameLists {}
-// SAFETY: the same.
+// SAFETY: through a reference the list is only read, with atomic loads; the rest is a number.
 unsafe impl Sync for FrameLists {}
 
 impl FrameLists {

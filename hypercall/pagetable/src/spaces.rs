@@ -375,8 +375,8 @@ impl<M: Machine> Tables<M> {
     ///
     /// # Errors
     /// It is one of other tables, or what Xen refused, be it of the queue; the space is then the one
-    /// before. Should Xen refuse the
-    /// way back as well, which is logged, the roots are those that the base registers refer to.
+    /// before. Should Xen refuse the way back as well, which is logged, the roots are those that the
+    /// base registers refer to.
     ///
     /// # Safety
     /// Nothing in use lies in the user half of the space that is left.
@@ -431,7 +431,7 @@ impl<M: Machine> Tables<M> {
         for root in core::iter::once(kernel).chain(user) {
             self.frames().step_now(root, Step::Link(top))?;
         }
-        self.set_roots(kernel, user);
+        self.set_roots(Roots { kernel, user });
         switched.map_err(|error| error.error)?;
         Ok(())
     }

@@ -11,14 +11,6 @@ use pagetable::frames::{FrameError, Frames, STEP};
 use pagetable::state::{Kind, State};
 use pagetable::takeover::Initial;
 
-/// A machine, and the first of 40 consecutive frames of it that are nobody's.
-fn spare(world: &mut World) -> u64 {
-    let mut spare: Vec<u64> = world.frames(1500).iter().map(|pfn| pfn.as_u64()).collect();
-    spare.sort_unstable();
-    let run = spare.windows(40).find(|run| run[39] - run[0] == 39);
-    run.unwrap()[0]
-}
-
 /// Each frame that is handed out is one less to be had, whether the direct map grows for it or not,
 /// until there is none.
 #[test]
@@ -82,7 +74,7 @@ fn a_step_takes_the_frames_that_are_said() {
 #[test]
 fn records_begin_in_as_many_frames_as_they_need() {
     let mut world = World::fast(&small(Domain::DomU, 16 * MIB)).populated();
-    let first = spare(&mut world);
+    let first = world.consecutive(40);
     let machine: &ModelMachine = world.tables.machine();
     let begin = |count: u64| {
         let (frames, mut spare) = (Frames::new(), first..first + count);
@@ -111,7 +103,7 @@ fn records_begin_in_as_many_frames_as_they_need() {
 #[test]
 fn what_has_a_record_is_declared_in_it() {
     let mut world = World::fast(&small(Domain::DomU, 16 * MIB)).populated();
-    let first = spare(&mut world);
+    let first = world.consecutive(40);
     let machine: &ModelMachine = world.tables.machine();
     let frames = Frames::new();
     let mapped = 8 * MIB;
@@ -148,7 +140,7 @@ fn what_has_a_record_is_declared_in_it() {
 #[test]
 fn what_is_free_of_a_range_is_given() {
     let mut world = World::fast(&small(Domain::DomU, 16 * MIB)).populated();
-    let first = spare(&mut world);
+    let first = world.consecutive(40);
     let machine: &ModelMachine = world.tables.machine();
     let (frames, mapped) = (Frames::new(), 8 * MIB);
     frames

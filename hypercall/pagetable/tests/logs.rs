@@ -73,7 +73,7 @@ impl Expected {
 }
 
 /// Carries out a sequence of acts, and says whether its last one could be done at all.
-fn run(frames: &mut Frames, machine: &ModelMachine, acts: &[(usize, Act)]) -> bool {
+fn run(frames: &Frames, machine: &ModelMachine, acts: &[(usize, Act)]) -> bool {
     frames.set(TABLE, LINKED).unwrap();
     let mut logs = [Log::new(), Log::new()];
     let mut expected = Expected {
@@ -146,12 +146,7 @@ fn run(frames: &mut Frames, machine: &ModelMachine, acts: &[(usize, Act)]) -> bo
     done
 }
 
-fn all(
-    frames: &mut Frames,
-    machine: &ModelMachine,
-    acts: &mut Vec<(usize, Act)>,
-    depth: usize,
-) -> u64 {
+fn all(frames: &Frames, machine: &ModelMachine, acts: &mut Vec<(usize, Act)>, depth: usize) -> u64 {
     let mut sequences = 0;
     for who in 0..2 {
         for act in ACTS {
@@ -168,18 +163,15 @@ fn all(
     sequences
 }
 
-fn with_frames(f: impl FnOnce(&mut Frames, &ModelMachine)) {
+fn with_frames(f: impl FnOnce(&Frames, &ModelMachine)) {
     let mut world = World::fast(&small(Domain::DomU, 16 * MIB)).populated();
-    let mut spare: Vec<u64> = world.frames(1500).iter().map(|pfn| pfn.as_u64()).collect();
-    spare.sort_unstable();
-    let run = spare.windows(40).find(|run| run[39] - run[0] == 39);
-    let first = run.unwrap()[0];
+    let first = world.consecutive(40);
     let machine: &ModelMachine = world.tables.machine();
-    let mut frames = Frames::new();
+    let frames = Frames::new();
     frames
         .init(machine, 16 * MIB, 16 * MIB, &mut (first..first + 40))
         .unwrap();
-    f(&mut frames, machine);
+    f(&frames, machine);
 }
 
 /// All sequences of two logs to a depth: planned, carried out, refused and settled in any order.
@@ -298,23 +290,16 @@ fn frames_are_frozen_from_the_plan_until_they_are_thawed() {
         log.applied(frames, link);
         log.settle(frames, machine);
         assert!(!frames.has_frozen());
-        for comes_true in [false, true] {
-            let freeze = log.plan(frames, &[(code, Step::Freeze)]).unwrap();
-            assert!(frames.has_frozen(), "planned");
-            if comes_true {
-                log.applied(frames, freeze);
+        for (step, before) in [(Step::Freeze, false), (Step::Thaw, true)] {
+            for comes_true in [false, true] {
+                let tag = log.plan(frames, &[(code, step)]).unwrap();
+                assert!(frames.has_frozen(), "{step:?}: planned, or frozen still");
+                if comes_true {
+                    log.applied(frames, tag);
+                }
+                log.settle(frames, machine);
+                assert_eq!(frames.has_frozen(), before != comes_true, "{step:?}");
             }
-            log.settle(frames, machine);
-            assert_eq!(frames.has_frozen(), comes_true);
-        }
-        for comes_true in [false, true] {
-            let thaw = log.plan(frames, &[(code, Step::Thaw)]).unwrap();
-            assert!(frames.has_frozen(), "frozen still");
-            if comes_true {
-                log.applied(frames, thaw);
-            }
-            log.settle(frames, machine);
-            assert_eq!(frames.has_frozen(), !comes_true);
         }
     });
 }

@@ -3,7 +3,18 @@
 
 use hypercall::{Batch, Completion, ExtOp, FlushError, FlushReason, Level, MachAddr, Mfn, Update};
 
+use proptest::prelude::ProptestConfig;
+
 use super::{Double, Request};
+
+/// So many random cases; what fails is not written into the source tree.
+pub(crate) fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
 
 const REASON: FlushReason = FlushReason::Explicit;
 

@@ -1,11 +1,10 @@
 //! Finding entries and reading them: from the root down, level by level.
 
 use core::marker::PhantomData;
-use core::sync::atomic::Ordering;
 
 use hypercall::{MachAddr, Pfn};
 
-use super::{Fold, Place, Slot, Tables};
+use super::{Fold, Place, Remembered, Slot, Tables};
 use crate::entry::{Entry, L1, L2, L3, L4, L5, Pte, TableLevel, UpperLevel};
 use crate::error::MmError;
 use crate::machine::Machine;
@@ -136,13 +135,10 @@ impl<M: Machine> Tables<M> {
     /// The place of the L2 entry for an address; see [`Tables::pmd_slot`].
     #[inline]
     pub(crate) fn pmd_place(&self, va: u64) -> Result<Place<L2>, MmError> {
-        if let Some((number, first, changes)) = self.last_pmd.get()
-            && number == va >> L3::SHIFT
-            && changes == self.changes(L3::NUMBER)
-        {
-            return Ok(first.at(L2::index(va)));
+        match self.remembered(&self.last_pmd, va) {
+            Some(place) => Ok(place),
+            None => self.walk_to_pmd(va),
         }
-        self.walk_to_pmd(va)
     }
 
     #[inline(never)]
@@ -156,31 +152,24 @@ impl<M: Machine> Tables<M> {
         }
         let first = self.pmd_at(pud, va & !(L3::SPAN - 1));
         let first = first.ok_or(none(3))?;
-        let changes = self.changes(L3::NUMBER);
-        self.last_pmd.set(Some((va >> L3::SHIFT, first, changes)));
+        self.remember(&self.last_pmd, va, first);
         Ok(first.at(L2::index(va)))
     }
 
     /// The place of the entry that maps the page at an address.
     #[inline]
     pub(crate) fn pte_place(&self, va: u64) -> Result<Place<L1>, MmError> {
-        if let Some((number, first, changes)) = self.last.get()
-            && number == va >> L2::SHIFT
-            && changes == self.changes(L2::NUMBER)
-        {
-            return Ok(first.at(L1::index(va)));
+        match self.remembered(&self.last, va) {
+            Some(place) => Ok(place),
+            None => self.walk_to_pte(va),
         }
-        self.walk_to_pte(va)
     }
 
     #[inline(never)]
     fn walk_to_pte(&self, va: u64) -> Result<Place<L1>, MmError> {
         // A move goes to and fro between two tables.
-        if let Some((number, first, changes)) = self.last_but_one.get()
-            && number == va >> L2::SHIFT
-            && changes == self.changes(L2::NUMBER)
-        {
-            return Ok(first.at(L1::index(va)));
+        if let Some(place) = self.remembered(&self.last_but_one, va) {
+            return Ok(place);
         }
         let pmd = self.pmd_place(va)?;
         if self.entry(pmd).is_large() {
@@ -188,16 +177,24 @@ impl<M: Machine> Tables<M> {
         }
         let first = self.pte_at(pmd, va & !(L2::SPAN - 1));
         let first = first.ok_or(MmError::NoTable { va, level: 2 })?;
-        let changes = self.changes(L2::NUMBER);
         self.last_but_one.set(self.last.get());
-        self.last.set(Some((va >> L2::SHIFT, first, changes)));
+        self.remember(&self.last, va, first);
         Ok(first.at(L1::index(va)))
     }
 
-    /// How often entries of this level, or of one above, were changed in the domain.
-    #[inline]
-    fn changes(&self, level: usize) -> u32 {
-        self.domain.changes[level - L2::NUMBER].load(Ordering::Acquire)
+    /// The place for an address in a table that was used, if that is the table and what leads to it
+    /// has not changed.
+    #[inline(always)]
+    fn remembered<L: TableLevel>(&self, last: &Remembered<L>, va: u64) -> Option<Place<L>> {
+        let (number, first, changes) = last.get()?;
+        let is_it = number == span::<L>(va) && changes == self.domain().changes(L::NUMBER + 1);
+        is_it.then(|| first.at(L::index(va)))
+    }
+
+    /// Remembers the table that an address leads to, by its first slot.
+    fn remember<L: TableLevel>(&self, last: &Remembered<L>, va: u64, first: Place<L>) {
+        let changes = self.domain().changes(L::NUMBER + 1);
+        last.set(Some((span::<L>(va), first, changes)));
     }
 
     /// The entry as it is once everything queued has been carried out.
@@ -216,4 +213,10 @@ impl<M: Machine> Tables<M> {
     pub fn ptep_get(&self, va: u64) -> Result<Pte, MmError> {
         Ok(self.entry(self.pte_place(va)?))
     }
+}
+
+/// The number of the span that the table of a level covers which leads to an address.
+#[inline(always)]
+fn span<L: TableLevel>(va: u64) -> u64 {
+    va >> (L::SHIFT + 9)
 }

@@ -40,7 +40,6 @@ pub(super) const TLB_SCOPE: Scope = Scope::Local;
 /// The page tables of a domain as one of its vCPUs works with them: the queue in front of them, the
 /// lazy mode of the context that runs there, and what the vCPU remembers of them.
 pub struct Tables<M: Machine> {
-    domain: &'static Domain<M>,
     pub(super) mmu: Mmu<M::Hv, Ledger<M>>,
     /// The space that operations are about.
     root: Pfn,
@@ -51,17 +50,21 @@ pub struct Tables<M: Machine> {
     elsewhere: bool,
     fold: Fold,
     pub(super) boot_root: Pfn,
-    /// The two L1 tables and the L2 table that were used last: the number of the span each covers, its first
-    /// slot, and the domain's changes until then. Most requests are near the one before, and a walk
-    /// costs as much as queueing. Forgotten whenever a vCPU changes an entry that leads to them, or
-    /// Xen refuses to change one.
-    last: Cell<Option<(u64, Place<L1>, u32)>>,
-    last_but_one: Cell<Option<(u64, Place<L1>, u32)>>,
-    last_pmd: Cell<Option<(u64, Place<L2>, u32)>>,
+    /// The two L1 tables and the L2 table that were used last. Most requests are near the one before,
+    /// and a walk costs as much as queueing. Forgotten whenever a vCPU changes an entry that leads to
+    /// them, or Xen refuses to change one.
+    last: Remembered<L1>,
+    last_but_one: Remembered<L1>,
+    last_pmd: Remembered<L2>,
 }
 
-// SAFETY: what is not `Send` by itself are the pointers in `last`, `last_but_one` and `last_pmd`, which are only
-// read through, by whoever holds the tables, and point into memory that all vCPUs map alike.
+/// A table that was used: the number of the span that it covers, its first slot, and the domain's
+/// changes until then.
+type Remembered<L> = Cell<Option<(u64, Place<L>, u32)>>;
+
+// SAFETY: what is not `Send` by itself are the pointers in `last`, `last_but_one` and `last_pmd`,
+// which are only read through, by whoever holds the tables, and point into memory that all vCPUs map
+// alike.
 unsafe impl<M: Machine + Send> Send for Tables<M> where M::Hv: Send {}
 
 /// Names for the conversions of each level, in the field's terms. All are [`Tables::make`] and
@@ -105,7 +108,6 @@ impl<M: Machine> Tables<M> {
         };
         let root = Pfn::truncate(0);
         Tables {
-            domain,
             mmu: Mmu::new(hv, ledger),
             root,
             user_root: None,
@@ -133,13 +135,13 @@ impl<M: Machine> Tables<M> {
     /// The machine.
     #[inline]
     pub fn machine(&self) -> &'static M {
-        self.domain.machine()
+        self.domain().machine()
     }
 
     /// What all vCPUs share.
     #[inline]
     pub fn domain(&self) -> &'static Domain<M> {
-        self.domain
+        self.mmu.completion.domain
     }
 
     /// The queue and the lazy mode of the running context.
@@ -151,7 +153,7 @@ impl<M: Machine> Tables<M> {
     /// The record of frames.
     #[inline]
     pub fn frames(&self) -> &'static Frames {
-        self.domain.frames()
+        self.domain().frames()
     }
 
     /// What is planned with the queue.
@@ -180,14 +182,19 @@ impl<M: Machine> Tables<M> {
 
     /// The tables that boot found.
     pub(super) fn set_boot_root(&mut self, root: Pfn, fold: Fold) {
-        self.domain.set_boot(root, fold);
+        self.domain().set_boot(root, fold);
+        self.begin(root, fold);
+    }
+
+    /// Begins in the space that boot ran in.
+    fn begin(&mut self, root: Pfn, fold: Fold) {
         self.fold = fold;
         self.boot_root = root;
         self.current = Roots {
             kernel: root,
             user: None,
         };
-        self.domain.count_bases(self.current.fingerprint(), 0);
+        self.domain().count_bases(self.current.fingerprint(), 0);
         self.work_on(self.current);
     }
 
@@ -197,9 +204,9 @@ impl<M: Machine> Tables<M> {
     /// # Errors
     /// The domain's tables were not taken over yet.
     pub fn join(&mut self) -> Result<(), MmError> {
-        let (root, fold) = self.domain.boot().ok_or(MmError::NotTakenOver)?;
+        let (root, fold) = self.domain().boot().ok_or(MmError::NotTakenOver)?;
         self.frames().step_now(root, Step::Link(fold.top()))?;
-        self.set_boot_root(root, fold);
+        self.begin(root, fold);
         Ok(())
     }
 
@@ -208,19 +215,15 @@ impl<M: Machine> Tables<M> {
     #[inline]
     pub(super) fn check_root_entry(&self, level: usize, va: u64) -> Result<(), MmError> {
         let of_kernel = level == usize::from(self.fold.top()) && va >> 63 == 1;
-        if of_kernel && self.domain.kernel_half_stands() {
+        if of_kernel && self.domain().kernel_half_stands() {
             return Err(MmError::KernelHalf { va });
         }
         Ok(())
     }
 
     /// Base registers refer to these roots from now on, and operations are about them.
-    pub(super) fn set_roots(&mut self, root: Pfn, user_root: Option<Pfn>) {
-        let roots = Roots {
-            kernel: root,
-            user: user_root,
-        };
-        self.domain
+    pub(super) fn set_roots(&mut self, roots: Roots) {
+        self.domain()
             .count_bases(roots.fingerprint(), self.current.fingerprint());
         self.current = roots;
         self.work_on(self.current);

@@ -202,7 +202,7 @@ impl<M: Machine> Tables<M> {
         slot: Place<L>,
         entry: Entry<L>,
     ) -> Result<(), MmError> {
-        self.domain.changed(L::NUMBER);
+        self.domain().changed(L::NUMBER);
         if self.mmu.batch().queued(slot.machine).is_some() {
             self.flush()?;
         }

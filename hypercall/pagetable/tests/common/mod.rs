@@ -283,6 +283,15 @@ impl World {
             .collect()
     }
 
+    /// The first of so many consecutive frames that are nobody's.
+    pub(crate) fn consecutive(&mut self, count: u64) -> u64 {
+        let mut spare: Vec<u64> = self.frames(1500).iter().map(|pfn| pfn.as_u64()).collect();
+        spare.sort_unstable();
+        let mut runs = spare.windows(count as usize);
+        runs.find(|run| run[run.len() - 1] - run[0] == count - 1)
+            .unwrap()[0]
+    }
+
     /// So many frames, each full of its own number.
     pub(crate) fn named_frames(&mut self, count: usize) -> Vec<Pfn> {
         let mut frames = Vec::new();
