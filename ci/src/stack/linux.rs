@@ -46,6 +46,9 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(240);
 /// When an answer on the control port is overdue.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// When the end of a line may have been lost that the dom0 does not answer.
+const NUDGE: Duration = Duration::from_secs(10);
+
 /// When the rest of a console is overdue.
 const CONSOLE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -216,6 +219,11 @@ impl From<Failure> for Stop {
     }
 }
 
+/// Whether the dom0 asks for a line again, as it lost bytes on its way.
+fn is_garbled(answer: &str) -> bool {
+    answer.starts_with("again: ")
+}
+
 /// Whether the guest has said so.
 fn says(transcript: &Option<&mut Transcript>, text: &str) -> bool {
     let guest = transcript.as_ref().map(|transcript| &transcript.guest);
@@ -301,24 +309,39 @@ impl Open<'_> {
         format!("{last}\n--- full log: {}", self.log_path.display())
     }
 
-    /// Runs a command in the dom0 and returns what it printed.
+    /// Runs a command in the dom0 and returns what it printed. The dom0 asks for a line again that
+    /// lost bytes on its way, which may be its end: after a while that is sent alone.
     fn call(
         &mut self,
         command: &str,
         transcript: &mut Option<&mut Transcript>,
     ) -> std::result::Result<Vec<String>, Stop> {
         self.calls += 1;
-        let mark = format!("done {}", self.calls);
-        // In the shell itself, so that it may set variables and start jobs.
-        let line = format!("{{ {command}; }} >&3 2>&1; echo '{mark}' >&3\n");
+        let number = self.calls;
+        let mark = format!("done {number}");
+        let line = format!("{number} {} {command}\n", command.len());
         self.running.ports.write(CONTROL, line.as_bytes());
         let deadline = self.within(ANSWER_TIMEOUT);
+        let mut nudge = self.within(NUDGE);
         loop {
             if let Some(index) = self.answers.iter().position(|line| *line == mark) {
-                let lines = self.answers.drain(..=index).collect::<Vec<_>>();
-                return Ok(lines[..lines.len() - 1].to_vec());
+                let lines = self.answers.drain(..=index);
+                // What was asked for twice is answered twice.
+                return Ok(lines.filter(|line| !line.starts_with("done ")).collect());
             }
-            self.step(deadline, transcript)?;
+            if let Some(index) = self.answers.iter().position(|line| is_garbled(line)) {
+                let garbled = self.answers.remove(index).unwrap_or_default();
+                if let Some(transcript) = transcript {
+                    transcript.host_bytes(format!("control: {garbled}\n").as_bytes());
+                }
+                self.running.ports.write(CONTROL, line.as_bytes());
+            }
+            match self.step(nudge.or(deadline), transcript) {
+                Err(Stop::Deadline) if nudge.take().is_some() => {
+                    self.running.ports.write(CONTROL, b"\n");
+                }
+                result => result?,
+            }
         }
     }
 
@@ -518,7 +541,7 @@ impl Open<'_> {
         };
         // Xen says on its console what it still has of the domain. The answer of the dom0 is not
         // waited for: Xen lists every page first.
-        self.running.ports.write(CONTROL, b"xl debug-keys q\n");
+        self.running.ports.write(CONTROL, b"0 15 xl debug-keys q\n");
         let deadline = self.within(ANSWER_TIMEOUT);
         let pages = loop {
             if let Some(pages) = pages_held(&transcript.host, domid) {
@@ -573,5 +596,50 @@ impl Session for Open<'_> {
                 )))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::process::Command;
+
+    use super::super::rootfs::INIT;
+    use super::is_garbled;
+
+    /// The shell of the dom0 carries out a line once, and asks again for one that lost bytes.
+    #[test]
+    fn the_control_port_survives_lost_bytes() {
+        let (_, obey) = INIT.split_once("\nlast=").unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut shell = Command::new("sh")
+            .args(["-c", &format!("exec 3<&0\nlast={obey}")])
+            .stdin(OwnedFd::from(theirs))
+            .spawn()
+            .unwrap();
+        let mut answers = BufReader::new(ours.try_clone().unwrap()).lines();
+        let mut ours = ours;
+        assert_eq!(answers.next().unwrap().unwrap(), "ready");
+        let calls = [
+            ("1 12 seen=1; echo", vec!["", "done 1"]),
+            ("2 18 seen=$((seen + 1))", vec!["done 2"]),
+            ("2 18 seen=$((seen + 1))", vec!["done 2"]),
+            ("3 20 ; xl destroy 1", vec!["again: 3 20 ; xl destroy 1"]),
+            ("", vec!["again:   "]),
+            ("4 10 echo $seen5 1 f", vec!["again: 4 10 echo $seen5 1 f"]),
+            ("4 10 echo $seen", vec!["2", "done 4"]),
+        ];
+        for (line, expected) in calls {
+            writeln!(ours, "{line}").unwrap();
+            for expected in expected {
+                let answer = answers.next().unwrap().unwrap();
+                assert_eq!(answer, expected, "to {line:?}");
+                assert_eq!(is_garbled(&answer), expected.starts_with("again"));
+            }
+        }
+        ours.shutdown(std::net::Shutdown::Both).unwrap();
+        assert!(shell.wait().unwrap().success());
     }
 }

@@ -20,7 +20,7 @@ use crate::provision::cache::Cache;
 use crate::ui;
 
 /// The first program.
-const INIT: &str = include_str!("init.sh");
+pub(super) const INIT: &str = include_str!("init.sh");
 
 /// Modules in the order of loading.
 const MODULES: &[&str] = &[
