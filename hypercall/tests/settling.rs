@@ -2,8 +2,12 @@
 
 mod common;
 
-use common::rig::*;
-use hypercall::{Errno, ExtOp, Level, Op, Scope, Update, VirtAddr, abi::mmu::*, batch::Failed};
+use common::{Request, rig::*};
+use hypercall::{
+    Errno, ExtOp, FlushReason, Level, Op, Scope, Update, VirtAddr,
+    abi::mmu::*,
+    batch::{Failed, SIZE_CLASSES, Stats},
+};
 
 /// A flush that rides with a lone write is not sent again, whether or not the write is tagged.
 #[test]
@@ -121,6 +125,147 @@ fn counts_of_an_earlier_flush_are_not_taken_for_a_later_ones() {
         let done = rig.log.0.iter().filter(|(_, applied)| *applied).count();
         assert_eq!(done, usize::from(applied));
     }
+}
+
+/// Each counter counts what it says, and nothing else counts: one sequence with everything in it.
+#[test]
+fn every_counter_counts_what_it_says() {
+    let va = VirtAddr::new(0x7000);
+    let mut rig = Rig::<8>::new();
+    let places = [(va.as_u64(), slot(5).as_u64())];
+    rig.xen.by_va.borrow_mut().extend(places);
+    let mut expected = Stats {
+        sizes: [0; SIZE_CLASSES],
+        reasons: [0; FlushReason::ALL.len()],
+        hypercalls: 0,
+        applied: 0,
+        ext_ops: 0,
+        replaced: 0,
+        tlb_requests: 0,
+        refused: 0,
+    };
+    assert_eq!(*rig.batch.stats(), expected);
+
+    // Nothing queued: nothing counted.
+    rig.flush().unwrap();
+    assert_eq!(*rig.batch.stats(), expected);
+
+    // Nine writes where eight fit, one of them in vain: a flush by itself, and one asked for.
+    rig.queue(update(0, 0));
+    for n in 0..9 {
+        rig.queue(update(n, n));
+    }
+    rig.flush().unwrap();
+    expected.sizes[4] += 1;
+    expected.sizes[1] += 1;
+    expected.reasons[FlushReason::Full as usize] += 1;
+    expected.reasons[FlushReason::Explicit as usize] += 1;
+    expected.hypercalls += 2;
+    expected.applied += 9;
+    expected.replaced += 1;
+    assert_eq!(*rig.batch.stats(), expected);
+
+    // Three writes, two operations, three requests that two flushes answer: one multicall.
+    rig.queue(update(0, 1));
+    rig.ext(ExtOp::Unpin(mfn(1)), 0);
+    rig.ext(ExtOp::Unpin(mfn(2)), 0);
+    rig.queue(update(1, 1));
+    rig.queue(update(2, 1));
+    for page in [1, 2, 1] {
+        rig.batch
+            .flush_tlb(Scope::Local, Some(VirtAddr::new(page << 12)));
+    }
+    rig.flush().unwrap();
+    expected.sizes[2] += 1;
+    expected.reasons[FlushReason::Explicit as usize] += 1;
+    expected.hypercalls += 1;
+    expected.applied += 3;
+    expected.ext_ops += 4;
+    expected.tlb_requests += 3;
+    assert_eq!(*rig.batch.stats(), expected);
+
+    // A flush alone: a batch without updates.
+    rig.batch.flush_tlb(Scope::All, None);
+    rig.flush().unwrap();
+    expected.sizes[0] += 1;
+    expected.reasons[FlushReason::Explicit as usize] += 1;
+    expected.hypercalls += 1;
+    expected.ext_ops += 1;
+    expected.tlb_requests += 1;
+    assert_eq!(*rig.batch.stats(), expected);
+
+    // A lone write with its flush, which is no operation.
+    rig.queue(update(5, 1).va(va));
+    rig.batch.flush_tlb(Scope::Local, Some(va));
+    rig.flush().unwrap();
+    expected.sizes[1] += 1;
+    expected.reasons[FlushReason::Explicit as usize] += 1;
+    expected.hypercalls += 1;
+    expected.applied += 1;
+    expected.tlb_requests += 1;
+    assert_eq!(*rig.batch.stats(), expected);
+
+    // An immediate write behind a queued one: two calls, of which one is a flush.
+    rig.queue(update(6, 1));
+    // SAFETY: nothing here is a page table.
+    unsafe { rig.batch.write_now(&rig.xen, &mut rig.log, update(7, 1)) }.unwrap();
+    rig.xen.unmasked_requests.set(0);
+    expected.sizes[1] += 1;
+    expected.reasons[FlushReason::Order as usize] += 1;
+    expected.hypercalls += 2;
+    expected.applied += 2;
+    assert_eq!(*rig.batch.stats(), expected);
+
+    // One that is refused.
+    rig.xen.refuse_slots.borrow_mut().insert(slot(7).as_u64());
+    // SAFETY: nothing here is a page table.
+    let now = unsafe { rig.batch.write_now(&rig.xen, &mut rig.log, update(7, 2)) };
+    now.unwrap_err();
+    rig.xen.unmasked_requests.set(0);
+    expected.hypercalls += 1;
+    expected.refused += 1;
+    assert_eq!(*rig.batch.stats(), expected);
+
+    // Refused between two others: one is applied, one never tried, and neither is the operation
+    // behind a refused one. Both flushes go out in a second attempt, a call each.
+    rig.queue(update(6, 2));
+    rig.queue(update(7, 2));
+    rig.queue(update(8, 2));
+    rig.ext(ExtOp::Unpin(mfn(1)), 0);
+    rig.ext(ExtOp::Unpin(mfn(2)), 0);
+    rig.ext(ExtOp::Unpin(mfn(3)), 0);
+    rig.batch.flush_tlb(Scope::Local, Some(va));
+    rig.batch.flush_tlb(Scope::Local, Some(va + 0x1000));
+    // Two updates reach Xen, then the second operation.
+    let requests = rig.requests().len();
+    rig.xen
+        .refuse
+        .borrow_mut()
+        .insert(requests + 3, Errno::EINVAL);
+    rig.flush().unwrap_err();
+    expected.sizes[2] += 1;
+    expected.reasons[FlushReason::Explicit as usize] += 1;
+    expected.hypercalls += 3;
+    expected.applied += 1;
+    expected.ext_ops += 3;
+    expected.tlb_requests += 2;
+    expected.refused += 2;
+    assert_eq!(*rig.batch.stats(), expected);
+
+    // In the end: what was sent for what.
+    assert_eq!(expected.flushes(), 7);
+    assert_eq!(rig.xen.trap_count() as u64, expected.hypercalls);
+    let requests = rig.xen.requests.borrow();
+    let applied = |is: fn(&Request) -> bool| {
+        let requests = requests.iter().filter(|(request, ok)| *ok && is(request));
+        requests.count() as u64
+    };
+    let is_ext = |request: &Request| matches!(request, Request::Ext { .. });
+    assert_eq!(
+        applied(|request| !matches!(request, Request::Ext { .. })),
+        expected.applied
+    );
+    assert_eq!(applied(is_ext), expected.ext_ops);
 }
 
 /// An update of any level is counted alike: what is left of a batch is what reached Xen.
