@@ -119,6 +119,47 @@ fn page_tables() {
     unsafe { mmu::update_va_mapping(&xen, va, 0, VaFlush::Page(Scope::Vcpus(mask))) }.unwrap();
 }
 
+/// A set of vCPUs holds those put into it that it has room for, and no other.
+#[test]
+fn a_set_of_vcpus_holds_what_was_put_in() {
+    for vcpu in [0, 63, 64, 127] {
+        let mask = VcpuMask::EMPTY.with(vcpu);
+        assert!(!mask.is_empty());
+        let held: Vec<_> = (0..256).filter(|n| mask.contains(*n)).collect();
+        assert_eq!(held, [vcpu]);
+    }
+    for beyond in [VcpuMask::MAX, VcpuMask::MAX + 1, u32::MAX] {
+        assert!(VcpuMask::EMPTY.with(beyond).is_empty());
+        assert!(!VcpuMask::EMPTY.with(0).contains(beyond));
+    }
+    let all = (0..VcpuMask::MAX).fold(VcpuMask::EMPTY, VcpuMask::with);
+    let even = (0..VcpuMask::MAX / 2).fold(VcpuMask::EMPTY, |mask, n| mask.with(2 * n));
+    assert!((0..VcpuMask::MAX).all(|n| all.contains(n)));
+    assert_eq!(all.union(even), all);
+    assert_eq!(even.union(even.with(1)), even.with(1));
+    assert!(VcpuMask::EMPTY.is_empty());
+}
+
+/// A flush goes out as the operation for its scope, of one address or of everything.
+#[test]
+fn a_flush_by_itself_is_one_operation() {
+    let va = VirtAddr::new(0x7000);
+    for (address, cmd, arg1) in [
+        (Some(va), MMUEXT_INVLPG_ALL, 0x7000),
+        (None, MMUEXT_TLB_FLUSH_ALL, 0),
+    ] {
+        let xen = Answering::new(|(_, args)| {
+            // SAFETY: the list holds this one operation.
+            let raw: mmuext_op = unsafe { at(args[0]) };
+            // SAFETY: plain bits.
+            assert_eq!((raw.cmd, unsafe { raw.arg1.mfn }), (cmd, arg1));
+            0
+        });
+        mmu::flush(&xen, Scope::All, address).unwrap();
+        xen.saw(Op::MmuextOp, [None, Some(1), None, Some(SELF)]);
+    }
+}
+
 #[test]
 fn extended_operations() {
     let frame = Mfn::truncate(0x99);

@@ -7,7 +7,7 @@ use std::{cell::RefCell, panic::Location};
 use common::{Double, Request};
 use hypercall::{
     Access, Errno, ExtOp, LazyGuard, LazyMmu, Level, MachAddr, Mfn, Mmu, MmuError, Op, PauseGuard,
-    SwitchOut, Update, abi::mmu::*,
+    SwitchOut, Update, abi::mmu::*, batch::EXT_CAPACITY,
 };
 
 struct Cpu<'x> {
@@ -228,6 +228,30 @@ fn a_switch_says_what_xen_did() {
         }
     }
     assert_eq!(answers.len(), 3, "none, one and both of them were seen");
+}
+
+/// New tables go out in one hypercall with the operations before them as long as one list holds all
+/// of them; only where it does not are those before sent first.
+#[test]
+fn new_tables_ride_with_the_operations_before_them_while_there_is_room() {
+    let tables = [
+        ExtOp::NewBaseptr(Mfn::truncate(7)),
+        ExtOp::NewUserBaseptr(Some(Mfn::truncate(8))),
+    ];
+    let room = EXT_CAPACITY - tables.len();
+    for (queued, calls) in [(1, 1), (room, 1), (room + 1, 2)] {
+        let xen = Double::default();
+        let mut mmu: Mmu<&Double> = Mmu::new(&xen, ());
+        mmu.enable().unwrap();
+        for n in 0..queued as u64 {
+            // SAFETY: nothing here is a page table.
+            unsafe { mmu.ext(ExtOp::Unpin(Mfn::truncate(100 + n)), 0) }.unwrap();
+        }
+        // SAFETY: nothing here is a page table.
+        unsafe { mmu.switch(LazyMmu::new(), SwitchOut::Carry, &tables) }.unwrap();
+        assert_eq!(xen.take_traps(), vec![Op::MmuextOp; calls], "{queued}");
+        assert_eq!(xen.requests.borrow().len(), queued + tables.len());
+    }
 }
 
 #[test]
