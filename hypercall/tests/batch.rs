@@ -278,6 +278,32 @@ fn a_run_counts_up() {
     assert_eq!(va.as_u64(), 0x3000);
 }
 
+/// What an entry of a run maps is as far from what the one before it maps as its level says.
+#[test]
+fn a_run_names_the_address_of_each_entry_at_every_level() {
+    for (level, page) in [
+        (Level::L1, 1 << 12),
+        (Level::L2, 1 << 21),
+        (Level::L3, 1 << 30),
+        (Level::L4, 1_u64 << 39),
+    ] {
+        let mut rig = Rig::<512>::new();
+        let first = Update::new(level, slot(3), 0).va(VirtAddr::new(page));
+        // SAFETY: nothing here is a page table.
+        unsafe {
+            rig.batch
+                .queue_run(&rig.xen, &mut rig.log, first, [7, 8, 9])
+        }
+        .unwrap();
+        rig.xen.refuse.borrow_mut().insert(2, Errno::EBUSY);
+        let error = rig.flush().unwrap_err();
+        let Failed::Update { va: Some(va), .. } = error.failed else {
+            panic!("{error}")
+        };
+        assert_eq!(va.as_u64(), 3 * page, "{level}");
+    }
+}
+
 #[test]
 fn the_m2p_is_changed_in_the_same_list_and_hides_no_entry() {
     let mut rig = Rig::<512>::new();
@@ -610,6 +636,7 @@ fn a_refusal_is_explained_by_its_level() {
     }
     let mut rig = Rig::<512>::new();
     rig.xen.refuse.borrow_mut().insert(0, Errno::EPERM);
+    let line = line!() + 4;
     // SAFETY: nothing here is a page table.
     unsafe {
         rig.batch
@@ -617,6 +644,7 @@ fn a_refusal_is_explained_by_its_level() {
     }
     .unwrap();
     let error = rig.flush().unwrap_err();
+    assert_eq!(error.caller.unwrap().line(), line);
     assert!(
         matches!(error.failed, Failed::Machphys { index: 0, frame, pfn: 9 } if frame == mfn(5).addr()),
         "{error}"

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::collections::HashSet;
+
 use common::{Request, rig::*};
 use hypercall::{
     Errno, ExtOp, FlushReason, Level, Op, Scope, Update, VirtAddr,
@@ -278,4 +280,27 @@ fn what_was_saved_is_writes_less_calls() {
     rig.flush().unwrap();
     // Six writes in one call.
     assert_eq!(rig.batch.stats().saved(), 5);
+}
+
+/// An error says why its flush happened, each reason in words of its own, and counts under it.
+#[test]
+fn a_failed_flush_says_why_it_happened() {
+    let mut seen = HashSet::new();
+    for (place, reason) in FlushReason::ALL.into_iter().enumerate() {
+        let mut rig = Rig::<512>::new();
+        rig.xen.refuse.borrow_mut().insert(0, Errno::EBUSY);
+        rig.queue(update(0, 1));
+        let flushed = rig.batch.flush(&rig.xen, reason, &mut rig.log);
+        let error = flushed.unwrap_err();
+        assert_eq!(error.reason, reason);
+        let words = reason.words();
+        assert!(words.len() > 2 && seen.insert(words), "{reason:?}");
+        assert!(
+            error.to_string().contains(&format!("; {words}: ")),
+            "{error}"
+        );
+        let mut expected = [0; FlushReason::ALL.len()];
+        expected[place] = 1;
+        assert_eq!(rig.batch.stats().reasons, expected);
+    }
 }
