@@ -8,7 +8,7 @@ use common::{Request, rig::*};
 use hypercall::{
     Errno, ExtOp, FlushReason, Level, Op, Scope, Update, VirtAddr,
     abi::mmu::*,
-    batch::{Failed, SIZE_CLASSES, Stats},
+    batch::{EXT_CAPACITY, Failed, SIZE_CLASSES, Stats},
 };
 
 /// A flush that rides with a lone write is not sent again, whether or not the write is tagged.
@@ -86,6 +86,32 @@ fn a_refused_flush_is_named_and_tried_again() {
         // The batch, and each flush by itself.
         assert_eq!(rig.batch.stats().hypercalls, 3);
         assert_eq!(rig.batch.stats().refused, 0);
+    }
+}
+
+/// A call that fails although all of its list was carried out blames no request, and loses none.
+#[test]
+fn a_call_that_fails_after_its_list_blames_nobody() {
+    // Updates alone, in a list of their own, and operations behind them.
+    for (ops, fails_at) in [(0, 0), (1, 0), (1, 2), (EXT_CAPACITY, 2)] {
+        let mut rig = Rig::<512>::new();
+        rig.queue(update(0, 1).tag(1));
+        rig.queue(update(1, 1).tag(1));
+        for n in 0..ops as u64 {
+            rig.ext(ExtOp::Unpin(mfn(n)), 1);
+        }
+        rig.xen
+            .fail_after
+            .borrow_mut()
+            .insert(fails_at, Errno::EFAULT);
+        let error = rig.flush().unwrap_err();
+        let all = 2 + ops as u16;
+        assert!(matches!(error.failed, Failed::Call), "{error}");
+        assert!(error.caller.is_none());
+        assert_eq!(error.error.errno, Errno::EFAULT);
+        assert_eq!((error.applied, error.refused, error.skipped), (all, 0, 0));
+        assert_eq!(rig.log.0, vec![(1, true); usize::from(all)]);
+        assert_eq!(rig.requests().len(), usize::from(all));
     }
 }
 
