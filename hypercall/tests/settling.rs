@@ -8,7 +8,8 @@ use common::{Request, rig::*};
 use hypercall::{
     Errno, ExtOp, FlushReason, Level, Op, Scope, Update, VirtAddr,
     abi::mmu::*,
-    batch::{EXT_CAPACITY, Failed, SIZE_CLASSES, Stats},
+    batch::{EXT_CAPACITY, Failed, MAX_INVLPG, SIZE_CLASSES, Stats},
+    mmu::VcpuMask,
 };
 
 /// A flush that rides with a lone write is not sent again, whether or not the write is tagged.
@@ -48,6 +49,29 @@ fn flushes_behind_an_earlier_refusal_are_sent_once() {
         assert_eq!(rig.xen.take_traps(), [Op::Multicall]);
         assert_eq!(rig.batch.stats().hypercalls, 1);
     }
+}
+
+/// Behind as many operations as fit there is still room for all flushes that can wait: each address,
+/// for two sets of processors.
+#[test]
+fn every_flush_that_waits_fits_behind_a_full_list() {
+    let mut rig = Rig::<512>::new();
+    for n in 0..EXT_CAPACITY as u64 {
+        rig.ext(ExtOp::Unpin(mfn(n)), 0);
+    }
+    let pages = 1..=MAX_INVLPG as u64;
+    let other = Scope::Vcpus(VcpuMask::EMPTY.with(3));
+    for page in pages.clone() {
+        for scope in [Scope::Local, other] {
+            rig.batch.flush_tlb(scope, Some(VirtAddr::new(page << 12)));
+        }
+    }
+    rig.flush().unwrap();
+    let flushes = [MMUEXT_INVLPG_MULTI, MMUEXT_INVLPG_LOCAL]
+        .map(|cmd| pages.clone().map(move |page| ext(cmd, page << 12)));
+    let flushes: Vec<_> = flushes.into_iter().flatten().collect();
+    assert_eq!(rig.requests()[EXT_CAPACITY..], flushes);
+    assert_eq!(rig.xen.take_traps(), [Op::MmuextOp]);
 }
 
 /// A flush that is refused behind operations is what the error names, by its own place, and it is
