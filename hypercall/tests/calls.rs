@@ -132,12 +132,16 @@ fn a_set_of_vcpus_holds_what_was_put_in() {
         assert!(VcpuMask::EMPTY.with(beyond).is_empty());
         assert!(!VcpuMask::EMPTY.with(0).contains(beyond));
     }
+    for first in [0, 1, 63] {
+        // The same bit in both words.
+        assert!(!VcpuMask::EMPTY.with(first).with(first + 64).is_empty());
+    }
     let all = (0..VcpuMask::MAX).fold(VcpuMask::EMPTY, VcpuMask::with);
     let even = (0..VcpuMask::MAX / 2).fold(VcpuMask::EMPTY, |mask, n| mask.with(2 * n));
     assert!((0..VcpuMask::MAX).all(|n| all.contains(n)));
     assert_eq!(all.union(even), all);
     assert_eq!(even.union(even.with(1)), even.with(1));
-    assert!(VcpuMask::EMPTY.is_empty());
+    assert!(!all.is_empty() && VcpuMask::EMPTY.is_empty());
 }
 
 /// A flush goes out as the operation for its scope, of one address or of everything.
