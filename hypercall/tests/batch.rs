@@ -534,6 +534,36 @@ fn an_immediate_write_does_not_overtake_a_queued_one() {
     assert_eq!(rig.xen.entry(slot(9).as_u64()), 0);
 }
 
+/// Whatever waits goes before an immediate write: updates, operations, or as many of either.
+#[test]
+fn an_immediate_write_overtakes_nothing_of_either_kind() {
+    for (updates, ops) in [(1, 0), (0, 1), (1, 1), (2, 2), (2, 1)] {
+        let mut rig = Rig::<512>::new();
+        (0..updates).for_each(|n| rig.queue(update(n, 1)));
+        (0..ops).for_each(|n| rig.ext(ExtOp::Unpin(mfn(n)), 0));
+        // SAFETY: nothing here is a page table.
+        unsafe { rig.batch.write_now(&rig.xen, &mut rig.log, update(100, 1)) }.unwrap();
+        let requests = rig.requests();
+        assert_eq!(requests.last(), Some(&sent(slot(100), 1)));
+        assert_eq!(requests.len() as u64, updates + ops + 1);
+        assert!(rig.batch.is_empty());
+    }
+}
+
+/// Each tag is reported once, of an update or of an operation, whether or not the other kind has any.
+#[test]
+fn a_tag_is_reported_whatever_else_has_one() {
+    for [of_update, of_op] in [[0, 0], [1, 0], [0, 2], [1, 2]] {
+        let mut rig = Rig::<512>::new();
+        rig.queue(update(0, 1).tag(of_update));
+        rig.ext(ExtOp::Unpin(mfn(1)), of_op);
+        rig.flush().unwrap();
+        let tags = [of_update, of_op].into_iter().filter(|tag| *tag != 0);
+        let expected: Vec<_> = tags.map(|tag| (tag, true)).collect();
+        assert_eq!(rig.log.0, expected);
+    }
+}
+
 #[test]
 fn an_immediate_write_goes_the_cheapest_way() {
     let va = VirtAddr::new(0x7000);

@@ -7,7 +7,7 @@ use std::{cell::RefCell, panic::Location};
 use common::{Double, Request};
 use hypercall::{
     Access, Errno, ExtOp, LazyGuard, LazyMmu, Level, MachAddr, Mfn, Mmu, MmuError, Op, PauseGuard,
-    SwitchOut, Update, abi::mmu::*, batch::EXT_CAPACITY,
+    SwitchOut, Update, VirtAddr, abi::mmu::*, batch::EXT_CAPACITY,
 };
 
 struct Cpu<'x> {
@@ -148,6 +148,33 @@ fn a_carried_queue_rides_with_the_new_tables() {
     assert!(mmu.lazy().is_lazy());
     drop(mmu);
     section.end().unwrap();
+}
+
+/// A write that is carried over a switch goes to its entry, and not by the address that it had in the
+/// tables that were left.
+#[test]
+fn a_carried_write_goes_by_its_entry() {
+    for carried in [false, true] {
+        let xen = Double::default();
+        xen.by_va.borrow_mut().insert(0x7000, 0x1000);
+        let mut mmu: Mmu<&Double> = Mmu::new(&xen, ());
+        mmu.enable().unwrap();
+        let update = Update::new(Level::L1, MachAddr::truncate(0x1000), 1);
+        // SAFETY: nothing here is a page table.
+        unsafe { mmu.set(update.va(VirtAddr::new(0x7000))) }.unwrap();
+        let by = if carried {
+            let next = *mmu.lazy();
+            // SAFETY: no tables are changed.
+            unsafe { mmu.switch(next, SwitchOut::Carry, &[]) }.unwrap();
+            Op::MmuUpdate
+        } else {
+            Op::UpdateVaMapping
+        };
+        assert_eq!(xen.trap_count(), 0);
+        mmu.disable().unwrap();
+        assert_eq!(xen.take_traps(), [by]);
+        assert_eq!(xen.entry(0x1000), 1);
+    }
 }
 
 /// Whether Xen has made this frame's table the kernel's.

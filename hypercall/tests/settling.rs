@@ -55,23 +55,25 @@ fn flushes_behind_an_earlier_refusal_are_sent_once() {
 /// for two sets of processors.
 #[test]
 fn every_flush_that_waits_fits_behind_a_full_list() {
-    let mut rig = Rig::<512>::new();
-    for n in 0..EXT_CAPACITY as u64 {
-        rig.ext(ExtOp::Unpin(mfn(n)), 0);
-    }
-    let pages = 1..=MAX_INVLPG as u64;
-    let other = Scope::Vcpus(VcpuMask::EMPTY.with(3));
-    for page in pages.clone() {
-        for scope in [Scope::Local, other] {
-            rig.batch.flush_tlb(scope, Some(VirtAddr::new(page << 12)));
+    for (ops, calls) in [(EXT_CAPACITY, 1), (EXT_CAPACITY + 1, 2)] {
+        let mut rig = Rig::<512>::new();
+        for n in 0..ops as u64 {
+            rig.ext(ExtOp::Unpin(mfn(n)), 0);
         }
+        let pages = 1..=MAX_INVLPG as u64;
+        let other = Scope::Vcpus(VcpuMask::EMPTY.with(3));
+        for page in pages.clone() {
+            for scope in [Scope::Local, other] {
+                rig.batch.flush_tlb(scope, Some(VirtAddr::new(page << 12)));
+            }
+        }
+        rig.flush().unwrap();
+        let flushes = [MMUEXT_INVLPG_MULTI, MMUEXT_INVLPG_LOCAL]
+            .map(|cmd| pages.clone().map(move |page| ext(cmd, page << 12)));
+        let flushes: Vec<_> = flushes.into_iter().flatten().collect();
+        assert_eq!(rig.requests()[ops..], flushes);
+        assert_eq!(rig.xen.take_traps(), vec![Op::MmuextOp; calls]);
     }
-    rig.flush().unwrap();
-    let flushes = [MMUEXT_INVLPG_MULTI, MMUEXT_INVLPG_LOCAL]
-        .map(|cmd| pages.clone().map(move |page| ext(cmd, page << 12)));
-    let flushes: Vec<_> = flushes.into_iter().flatten().collect();
-    assert_eq!(rig.requests()[EXT_CAPACITY..], flushes);
-    assert_eq!(rig.xen.take_traps(), [Op::MmuextOp]);
 }
 
 /// A flush that is refused behind operations is what the error names, by its own place, and it is
