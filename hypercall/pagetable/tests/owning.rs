@@ -131,6 +131,8 @@ fn nothing_is_lost_to_a_refusal() {
                 {
                     world.model.clear_injections();
                     expect::clean(&world);
+                    let end = rest.va() + rest.pages() * PAGE;
+                    assert_eq!(end, VA + pages as u64 * PAGE, "no more than there was");
                     mapping = rest;
                     world.tables.unmap_and_free(mapping).unwrap();
                 }
