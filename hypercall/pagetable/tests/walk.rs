@@ -167,7 +167,9 @@ fn the_runs_of_a_range_are_its_pages() {
     world.map(va + 100 * PAGE, &frames[..3], unread).unwrap();
     let after = va + 103 * PAGE;
     world.map(after, &frames[3..5], Flags::CONST).unwrap();
-    world.map(BASE + (1 << 30), &frames[..1], Flags::DATA).unwrap();
+    world
+        .map(BASE + (1 << 30), &frames[..1], Flags::DATA)
+        .unwrap();
     let ranges = [
         // What is mapped begins and ends within, and beyond on either side.
         BASE..BASE + 2048 * PAGE,
