@@ -442,6 +442,37 @@ fn ranges_that_are_none_are_refused() {
     ));
 }
 
+/// A change says which addresses must not be touched before it is in force.
+#[test]
+fn a_change_tells_the_addresses_that_change() {
+    let none = Flags::empty();
+    for pages in [1, 2, 600] {
+        let mut world = World::small().populated();
+        let frames = world.frames(pages);
+        let pages = pages as u64;
+        let far = BASE + 70 * PAGE + pages * PAGE;
+        let at = |va| va..va + pages * PAGE;
+        let tables = &mut world.tables;
+        // SAFETY: the model's memory.
+        unsafe {
+            let map = tables.map(BASE, frames.iter().copied(), Flags::DATA);
+            let map = map.unwrap();
+            assert_eq!(map.range(), at(BASE));
+            map.commit(tables).unwrap();
+            let protect = tables.protect(BASE, pages, none, Flags::WRITABLE).unwrap();
+            assert_eq!(protect.range(), at(BASE));
+            protect.commit(tables).unwrap();
+            let moved = tables.move_pages(BASE, far, pages).unwrap();
+            assert_eq!(moved.range(), at(far));
+            moved.commit(tables).unwrap();
+            let unmap = tables.unmap(far, pages).unwrap();
+            assert_eq!(unmap.range(), at(far));
+            unmap.commit(tables).unwrap();
+        }
+        expect::clean(&world);
+    }
+}
+
 #[test]
 fn a_frame_of_nobody_is_mapped_by_its_machine_number() {
     let mut world = World::small();

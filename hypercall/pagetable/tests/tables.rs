@@ -28,6 +28,15 @@ fn found(world: &World, va: u64) {
     let (l4, level) = (world.model.boot().l4, hypercall::mmu::Level::L1);
     let (place, _) = world.model.walk(l4, va).entry(level).unwrap();
     assert_eq!(slot.machine(), place, "{va:#x}");
+    // Level by level it is the same.
+    let tables = &world.tables;
+    let by_level = tables
+        .pgd_offset(va)
+        .and_then(|pgd| tables.p4d_offset(pgd, va))
+        .and_then(|p4d| tables.pud_offset(p4d, va))
+        .and_then(|pud| tables.pmd_offset(pud, va))
+        .and_then(|pmd| tables.pte_offset(pmd, va));
+    assert_eq!(by_level.map(|slot| slot.machine()), Some(place), "{va:#x}");
 }
 
 /// The place that was used last is looked for anew after each change that leads elsewhere.
