@@ -338,3 +338,35 @@ fn a_plan_that_cannot_be_made_whole_is_not_made() {
     assert_eq!(frames.states(a).unwrap(), (pinned, pinned));
     assert_eq!(frames.states(b).unwrap().1, State::of(Frame::Owned));
 }
+
+/// What the processor has cached of an address, or of any, is gone when that was asked for.
+#[test]
+fn a_flush_makes_the_processor_look_again() {
+    for one in [true, false] {
+        for lazy in [true, false] {
+            let mut world = World::small().populated();
+            let frames = world.named_frames(1);
+            world.map(BASE, &frames, Flags::DATA).unwrap();
+            let place = world.tables.pte_slot(BASE).unwrap().machine();
+            assert!(world.eye().load(BASE).is_some());
+            let words = world.model.frame_ptr(place.frame());
+            // Behind everybody's back, as another vCPU would.
+            // SAFETY: the model's memory, which this thread alone uses.
+            let entry = unsafe { std::mem::take(&mut (*words)[place.entry_index()]) };
+            assert!(world.eye().load(BASE).is_some(), "cached");
+            if lazy {
+                world.mode(Mode::Enter);
+            }
+            let which = one.then_some(BASE + 5);
+            world.tables.flush_tlb(which).unwrap();
+            assert_eq!(world.eye().load(BASE).is_some(), lazy, "waits if lazy");
+            if lazy {
+                world.mode(Mode::Leave);
+            }
+            assert_eq!(world.eye().load(BASE), None);
+            // SAFETY: as above.
+            unsafe { (*words)[place.entry_index()] = entry };
+            expect::clean(&world);
+        }
+    }
+}
