@@ -92,7 +92,7 @@ fn an_entry_that_maps_a_page_is_judged() {
     });
     let (list, free) = (list.unwrap(), free.unwrap());
     let found = |what: &[What]| what.iter().map(|what| (va, *what)).collect::<Vec<_>>();
-    let cases: [(Pfn, u64, &[What]); 15] = [
+    let cases: [(Pfn, u64, &[What]); 16] = [
         (frame, DATA, &[]),
         (frame, CONST, &[]),
         (
@@ -102,6 +102,8 @@ fn an_entry_that_maps_a_page_is_judged() {
         ),
         (frame, CODE, &[What::Executable(Frame::Owned)]),
         (frame, CONST | 1 << 10, &[What::Bits(1 << 10)]),
+        // PAT, which stands where others have PSE.
+        (frame, CONST | entry::PSE, &[What::Bits(entry::PSE)]),
         // What Xen and the processor add.
         (frame, CONST | 1 << 52 | 1 << 8 | 1 << 6 | 1 << 2, &[]),
         (table, CONST, &[]),
@@ -272,6 +274,43 @@ fn user_mode_reaches_nothing_of_the_kernels() {
     let va = 300 << 39 | 0xffff << 48;
     assert_eq!((first.va, first.what), (va, What::UserReachesKernel));
     world.tables.destroy_space(space).unwrap();
+}
+
+/// What a space's root has of its own is looked at, also in the half that all have alike.
+#[test]
+fn a_root_that_differs_from_the_others_is_walked() {
+    let mut world = world();
+    let space = world.tables.create_space().unwrap();
+    let [from, to] = [DIRECT.start, BASE].map(|va| (va >> 39 & 511) as usize);
+    let roots = [world.tables.root(), space.roots().kernel];
+    let [boot, kernel] = roots.map(|root| world.tables.mfn(root).unwrap());
+    let from = MachAddr::of_entry(boot, from);
+    let word = poke(&world, from, 0);
+    poke(&world, from, word);
+    let place = MachAddr::of_entry(kernel, to);
+    let before = poke(&world, place, word);
+    let report = audit(&mut world);
+    poke(&world, place, before);
+    let free = report.first.iter().find(|f| f.what == What::FreeFrame);
+    assert!(free.is_some(), "{report}");
+    assert!(audit(&mut world).is_clean());
+    world.tables.destroy_space(space).unwrap();
+}
+
+/// Where there is no memory there is no machine frame; anywhere else both lists have to agree.
+#[test]
+fn frames_on_which_the_lists_disagree_are_found() {
+    let hole = 20 * MIB + 5;
+    let layout = small(Kind::DomU, 24 * MIB);
+    let mut world = World::with_holes(&layout, vec![hole..hole + 1]).populated();
+    let clean = audit(&mut world);
+    assert!(clean.is_clean(), "{clean}");
+    let record = State::of(Frame::Module);
+    let frames = world.tables.frames();
+    frames.set(Pfn::truncate(hole), record).unwrap();
+    let report = audit(&mut world);
+    let found: Vec<_> = report.first.iter().map(|f| (f.va, f.what)).collect();
+    assert_eq!(found, [(DIRECT.start + hole * PAGE, What::FrameMaps)]);
 }
 
 #[test]
