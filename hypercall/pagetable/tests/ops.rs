@@ -445,6 +445,42 @@ fn ranges_that_are_none_are_refused() {
     ));
 }
 
+/// Where whole tables change hands the place may have a table, which comes back, but no page in it.
+#[test]
+fn a_table_moves_only_to_where_nothing_is_mapped() {
+    let (from, to) = (BASE, BASE + 5 * 512 * PAGE);
+    for at in [0, 1, 300, 511] {
+        let mut world = World::small().populated();
+        let frames = world.frames(512);
+        let free = |world: &World| world.tables.frames().counts().free;
+        world.tables.ensure_pmd(from).unwrap();
+        let before = free(&world);
+        world.map(from, &frames, Flags::DATA).unwrap();
+        let page = to + at * PAGE;
+        world.map(page, &frames[..1], Flags::CONST).unwrap();
+        let refused = world.move_pages(from, to, 512);
+        assert!(
+            matches!(refused, Err(MmError::Occupied { va }) if va == page),
+            "{refused:?}"
+        );
+        for va in [from, page] {
+            assert_eq!(world.mapped(va).map(|found| found.0), Some(frames[0]));
+        }
+        expect::clean(&world);
+        // One page is unmapped by its entry, and the table stays.
+        world.unmap(page, 1).unwrap();
+        assert_eq!(free(&world), before - 2);
+        world.move_pages(from, to, 512).unwrap();
+        assert_eq!(free(&world), before - 1);
+        assert_eq!(world.mapped(from), None);
+        let last = world.mapped(to + 511 * PAGE);
+        assert_eq!(last.map(|found| found.0), Some(frames[511]));
+        world.unmap(to, 512).unwrap();
+        assert_eq!(free(&world), before);
+        expect::clean(&world);
+    }
+}
+
 /// A change says which addresses must not be touched before it is in force.
 #[test]
 fn a_change_tells_the_addresses_that_change() {
