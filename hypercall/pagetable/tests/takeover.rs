@@ -227,3 +227,81 @@ fn the_image_tells_its_frames() {
         assert!(matches!(refused, Err(MmError::BadRange { .. })), "{va:#x}");
     }
 }
+
+/// What is said to lie in two places at once is not taken over: the error has where.
+#[test]
+fn ranges_that_overlap_are_refused() {
+    let layout = small(Kind::DomU, 16 * MIB);
+    let image = image(&layout);
+    let frame = |va: u64| (va - layout::IMAGE.start) / PAGE;
+    let (text, data) = (frame(image.text.start), frame(image.data.start));
+    let shared = start(&Model::build(&layout), &layout).shared[0].unwrap();
+    for (module, at) in [
+        (text..text + 1, Some(text)),
+        (text - 2..text, None),
+        (text - 2..text + 1, Some(text)),
+        (data + 3..data + 4, Some(data + 3)),
+        (shared..shared + 1, Some(shared)),
+        (0..0, None),
+    ] {
+        let model = Rc::new(Model::build(&layout));
+        let mut tables = Own::new(Xen(Rc::clone(&model)), machine(&model, false));
+        let mut start = start(&model, &layout);
+        start.module = module.clone();
+        let refused = Initial::survey(&mut tables, start).err();
+        let va = match refused {
+            Some(MmError::Occupied { va }) => Some(va),
+            None => None,
+            Some(e) => panic!("{module:?}: {e}"),
+        };
+        assert_eq!(va, at.map(|pfn| layout::IMAGE.start + pfn * PAGE));
+    }
+}
+
+/// Without a p2m list to say that all of the initial mapping is memory, the machine is asked: what is
+/// none is recorded as none, and no record lies there.
+#[test]
+fn holes_in_the_initial_mapping_are_left_alone() {
+    let layout = small(Kind::DomU, 16 * MIB);
+    let boot_stack = start(&Model::build(&layout), &layout).boot_stack;
+    let initial = World::new(&layout).report.initial_pages;
+    for holes in [
+        vec![0xa0..0xc0],
+        vec![boot_stack + 1..boot_stack + 2],
+        vec![
+            0x20..0x21,
+            boot_stack + 20..boot_stack + 90,
+            initial - 200..initial - 199,
+        ],
+        // Too little is left behind the stack: the records go to where there is most.
+        vec![initial - 100..initial - 99, initial - 3..initial],
+    ] {
+        let model = Rc::new(Model::build(&layout));
+        let machine = common::with_holes(&model, holes.clone());
+        let mut tables = Own::new(Xen(Rc::clone(&model)), machine);
+        let mut start = start(&model, &layout);
+        start.p2m_list = None;
+        let early = Initial::survey(&mut tables, start).and_then(Initial::fixmap);
+        early.unwrap().direct_map().unwrap();
+        let frames = tables.frames();
+        for hole in holes.iter().cloned().flatten().map(Pfn::truncate) {
+            assert_eq!(frames.states(hole).unwrap().0.kind, Frame::Hole, "{hole}");
+        }
+        let is_free = |pfn: &u64| {
+            let (state, _) = frames.states(Pfn::truncate(*pfn)).unwrap();
+            state.kind == Frame::Free
+        };
+        let free: Vec<u64> = (0..initial).filter(is_free).collect();
+        assert_eq!(frames.counts().free, free.len() as u64);
+        // Those that are free are memory, of which nothing else has a part.
+        let mut taken = Vec::new();
+        while frames.counts().mapped == initial {
+            taken.push(tables.alloc_frame().unwrap().pfn().as_u64());
+        }
+        assert!(
+            taken
+                .iter()
+                .all(|pfn| free.contains(pfn) || *pfn >= initial)
+        );
+    }
+}
