@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::BootArgs;
+use crate::console::contract::{Contract, judge};
 use crate::console::transcript::{Show, Transcript};
-use crate::console::verdict::{Outcome, Verdict, judge};
+use crate::console::verdict::{Outcome, Verdict};
 use crate::exit::{Failure, Result};
 use crate::interrupt;
 use crate::process;
@@ -61,17 +62,21 @@ pub(crate) fn boot(arguments: &BootArgs) -> Result<()> {
         ui::say("left the console; the domain is gone");
         return Ok(());
     }
-    let outcome = judge(&transcript.guest, &end?);
+    let contract = &jobs[0].contract;
+    let outcome = judge(contract, &transcript.guest, &end?);
     if outcome == Outcome::Pass {
-        ui::say(summary(&transcript.guest));
+        ui::say(summary(contract, &transcript.guest));
     } else {
         ui::say(transcript.tail(TAIL_LINES));
     }
     outcome.into_result()
 }
 
-/// The passing verdict's facts, for a person.
-fn summary(lines: &[String]) -> String {
+/// What the boot passed by, for a person: the text that was asked for, or the verdict's facts.
+fn summary(contract: &Contract, lines: &[String]) -> String {
+    if let Some(line) = contract.success(lines) {
+        return format!("passed: the console says {line}");
+    }
     let fields = lines
         .iter()
         .find_map(|line| Verdict::parse(line))
@@ -110,6 +115,11 @@ fn job(arguments: &BootArgs, kernel: PathBuf) -> Result<Job> {
         cpu: arguments.cpu.clone(),
         config: arguments.config.clone(),
         dump: None,
+        contract: Contract {
+            expect: arguments.expect.clone(),
+            fail: arguments.fail.clone(),
+            patient,
+        },
         timeout,
     })
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::console::contract::Pattern;
 use crate::exit::Result;
 use crate::fuzz;
 use crate::provision::cache::Cache;
@@ -23,6 +24,7 @@ Examples:
   cargo xtask boot --via shim --xen 4.20
   cargo xtask boot --xen ~/xen/xen/xen --qemu ~/qemu/build/qemu-system-x86_64
   echo help | cargo xtask boot --interactive --timeout 10
+  cargo xtask boot --kernel mini-os.gz --expect '^Hello' --fail 'Page fault|BUG'
 
 Logs of the last runs are kept below target/boot.";
 
@@ -160,6 +162,13 @@ pub(crate) struct BootArgs {
     /// Boot this image instead of building one; it must be a kernel of the kind that --via enters
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
+    /// The text of success of a kernel that gives no `verdict:` line: a regular expression, looked
+    /// for in each line of the guest's console by itself
+    #[arg(long, value_name = "REGEX", value_parser = Pattern::parse)]
+    pub(crate) expect: Option<Pattern>,
+    /// The text of failure, likewise; a line with it fails the boot whatever else is said
+    #[arg(long, value_name = "REGEX", value_parser = Pattern::parse)]
+    pub(crate) fail: Option<Pattern>,
     /// Boot an image without self-tests, benchmarks, rules and fuzzing
     #[arg(long, conflicts_with = "kernel")]
     pub(crate) lean: bool,

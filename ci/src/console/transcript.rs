@@ -36,11 +36,18 @@ impl Lines {
         }
     }
 
-    fn take(&mut self) -> Option<String> {
-        let bytes = std::mem::take(&mut self.partial);
-        let text = String::from_utf8_lossy(&bytes);
-        Some(text.trim_matches('\r').to_owned())
+    /// What has no line end yet.
+    fn rest(&self) -> String {
+        text(&self.partial)
     }
+
+    fn take(&mut self) -> Option<String> {
+        Some(text(&std::mem::take(&mut self.partial)))
+    }
+}
+
+fn text(line: &[u8]) -> String {
+    String::from_utf8_lossy(line).trim_matches('\r').to_owned()
 }
 
 /// Whose line it is.
@@ -130,6 +137,15 @@ impl Transcript {
         self.live(bytes);
         for line in self.guest_lines.feed(bytes) {
             self.sort(line);
+        }
+    }
+
+    /// What the guest has said of a line that has no end yet.
+    pub(crate) fn partial(&self) -> String {
+        let rest = self.guest_lines.rest();
+        match voice(&rest) {
+            Voice::Guest => rest,
+            Voice::Host => String::new(),
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rules::{RULES, Rule, Verdict, book};
 
 use super::{Judged, Plan, model};
+use crate::console::contract::Contract;
 use crate::console::transcript::{Show, Transcript};
 use crate::console::verdict::{End, Outcome, judge};
 use crate::exit::{Failure, Result};
@@ -115,6 +116,7 @@ fn jobs(via: Via, kernel: &Path, plan: &Plan) -> Vec<Job> {
         cpu: Vec::new(),
         config: Vec::new(),
         dump: None,
+        contract: Contract::default(),
         timeout: Some(plan.timeout.unwrap_or(timeout)),
     };
     let list = |numbers: &[u16]| {

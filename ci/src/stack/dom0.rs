@@ -82,7 +82,7 @@ impl Session for Open {
             match alone.listen(transcript)? {
                 Heard::Bytes(bytes) => transcript.shared_bytes(&bytes),
                 Heard::Closed => return Ok(alone.running.end()),
-                Heard::TimedOut(end) => return Ok(end),
+                Heard::Over(end) => return Ok(end),
             }
             let end = transcript.host[seen..].iter().find_map(|line| end_of(line));
             seen = transcript.host.len();

@@ -149,7 +149,7 @@ impl Session for Open {
             match alone.listen(transcript)? {
                 Heard::Bytes(bytes) => transcript.shared_bytes(&bytes),
                 Heard::Closed => return Ok(end_of(alone.running.exit_code())),
-                Heard::TimedOut(end) => return Ok(end),
+                Heard::Over(end) => return Ok(end),
             }
         }
     }

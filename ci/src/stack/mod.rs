@@ -25,6 +25,7 @@ use std::time::Duration;
 
 pub(crate) use dump::Dump;
 
+use crate::console::contract::Contract;
 use crate::console::transcript::Transcript;
 use crate::console::verdict::End;
 use crate::exit::Result;
@@ -73,6 +74,8 @@ pub(crate) struct Job {
     pub(crate) config: Vec<String>,
     /// A dump that is to be taken of the domain, where it is one of xl's.
     pub(crate) dump: Option<Dump>,
+    /// What it is judged by beside its verdict.
+    pub(crate) contract: Contract,
     /// When to give up.
     pub(crate) timeout: Option<Duration>,
 }
@@ -91,6 +94,7 @@ impl Job {
             cpu: Vec::new(),
             config: Vec::new(),
             dump: None,
+            contract: Contract::default(),
             timeout: None,
         }
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::odd::{ODD, Odd};
 use super::{Suite, skips};
+use crate::console::contract::Contract;
 use crate::console::transcript::{Show, Transcript};
 use crate::console::verdict::{End, Kind, Shutdown, Verdict, judge, kept};
 use crate::exit::{Failure, Result};
@@ -437,6 +438,7 @@ impl Row {
             cpu: Vec::new(),
             config: Vec::new(),
             dump: None,
+            contract: Contract::default(),
             timeout: Some(if hangs { HANG_TIMEOUT } else { TIMEOUT }),
         };
         match self.odd {
@@ -503,6 +505,7 @@ fn check(smoke: &Smoke, lines: &[String], end: &End) -> std::result::Result<(), 
         End::TimedOut(_) => None,
         End::Broken(what) | End::Unbuilt { why: what, .. } => return Err(what.clone()),
         End::Zombie { domid, pages, .. } => return Err(kept(*domid, *pages)),
+        End::Off | End::Stopped => return Err(format!("the guest ended{}", end.in_brackets())),
     };
     let outcome = judge(lines, end).into_result();
     let status = outcome.as_ref().map_or_else(Failure::status, |()| 0);
