@@ -4,15 +4,16 @@ mod flags;
 mod kernel;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cli::BootArgs;
 use crate::console::contract::{Contract, judge};
 use crate::console::transcript::{Show, Transcript};
-use crate::console::verdict::{Outcome, Verdict};
+use crate::console::verdict::{End, Kind, Outcome, Shutdown, Verdict};
 use crate::exit::{Failure, Result};
 use crate::interrupt;
 use crate::process;
+use crate::report::{Facts, Report, Row, State};
 use crate::stack::{Job, Mode, Setting, Via};
 use crate::ui;
 use crate::workspace::Workspace;
@@ -26,6 +27,12 @@ const TAIL_LINES: usize = 30;
 /// Builds, boots and judges.
 pub(crate) fn boot(arguments: &BootArgs) -> Result<()> {
     flags::check(arguments)?;
+    let mut report = Report::open("boot", &arguments.report)?;
+    let result = reported(arguments, &mut report);
+    report.close(result)
+}
+
+fn reported(arguments: &BootArgs, report: &mut Report) -> Result<()> {
     let workspace = Workspace::find()?;
     let provision = arguments.provision.open()?;
     let kernel = match &arguments.kernel {
@@ -52,6 +59,7 @@ pub(crate) fn boot(arguments: &BootArgs) -> Result<()> {
         workspace: &workspace.root,
         dir: &dir,
     };
+    let since = Instant::now();
     let mut session = jobs[0].via.stack().open(setting, &jobs)?;
     let mut transcript = Transcript::create(&dir, Show::Guest, arguments.log.as_deref())?;
     let end = session.run(&jobs[0], &mut transcript);
@@ -63,13 +71,60 @@ pub(crate) fn boot(arguments: &BootArgs) -> Result<()> {
         return Ok(());
     }
     let contract = &jobs[0].contract;
-    let outcome = judge(contract, &transcript.guest, &end?);
-    if outcome == Outcome::Pass {
-        ui::say(summary(contract, &transcript.guest));
-    } else {
-        ui::say(transcript.tail(TAIL_LINES));
+    let mut row = Row {
+        group: jobs[0].via.name().into(),
+        name: file_name(&jobs[0].kernel),
+        state: State::Pass,
+        message: String::new(),
+        seconds: Some(since.elapsed().as_secs_f64()),
+        facts: Facts::of(&transcript),
+    };
+    let outcome = end.map(|end| {
+        let crashed = crashed(&transcript.guest, &end);
+        (judge(contract, &transcript.guest, &end), crashed)
+    });
+    let result = match outcome {
+        Ok((Outcome::Pass, _)) => {
+            row.message = summary(contract, &transcript.guest);
+            ui::say(&row.message);
+            Ok(())
+        }
+        Ok((outcome, crashed)) => {
+            let tail = transcript.tail(TAIL_LINES);
+            ui::say(&tail);
+            let failure = outcome.into_result().err();
+            if let Some(failure) = &failure {
+                row.state = match State::from(failure) {
+                    State::Fail if crashed => State::Crash,
+                    state => state,
+                };
+                row.message = format!("{failure}\n{}", tail.trim_end());
+            }
+            failure.map_or(Ok(()), Err)
+        }
+        Err(failure) => {
+            row.state = State::from(&failure);
+            row.message = failure.to_string();
+            Err(failure)
+        }
+    };
+    report.add(row);
+    result
+}
+
+/// Whether the guest crashed, by its own account or Xen's.
+fn crashed(lines: &[String], end: &End) -> bool {
+    let mut verdicts = lines.iter().filter_map(|line| Verdict::parse(line));
+    match end {
+        End::Zombie { end, .. } => crashed(lines, end),
+        End::Shutdown(Shutdown::Crash | Shutdown::Watchdog) => true,
+        _ => verdicts.any(|verdict| verdict.kind == Kind::Crash),
     }
-    outcome.into_result()
+}
+
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// What the boot passed by, for a person: the text that was asked for, or the verdict's facts.

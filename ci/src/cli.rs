@@ -190,6 +190,9 @@ pub(crate) struct BootArgs {
     /// Which of Xen's messages its console shows [default: all]
     #[arg(long, value_enum, value_name = "LEVEL")]
     pub(crate) xen_log: Option<XenLog>,
+    /// What the run came to, for other programs
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
     /// Where programs come from
     #[command(flatten)]
     pub(crate) provision: ProvisionArgs,
@@ -202,8 +205,11 @@ pub(crate) struct TestArgs {
     #[arg(value_name = "GROUP", value_enum)]
     pub(crate) groups: Vec<Group>,
     /// Say what would run
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["junit", "json"])]
     pub(crate) list: bool,
+    /// What the run came to, for other programs
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
     /// Where programs come from
     #[command(flatten)]
     pub(crate) provision: ProvisionArgs,
@@ -259,8 +265,11 @@ pub(crate) struct RulesArgs {
     #[arg(long, value_enum, value_name = "LEVEL", default_value = "all")]
     pub(crate) xen_log: XenLog,
     /// Judge nothing; write the book with the verdicts of the last runs, as Markdown
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["junit", "json"])]
     pub(crate) book: Option<PathBuf>,
+    /// What the run came to, for other programs
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
     /// Where programs come from
     #[command(flatten)]
     pub(crate) provision: ProvisionArgs,
@@ -358,6 +367,19 @@ pub(crate) struct CleanArgs {
     pub(crate) cache: bool,
 }
 
+/// Files for other programs.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Reports")]
+pub(crate) struct ReportArgs {
+    /// Write verdict, figures, time and logs of every row in JUnit's form; also if the run fails or is
+    /// interrupted
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
+    /// Write the same as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
 /// Flags that replace what would be fetched.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Where programs come from")]
@@ -403,6 +425,10 @@ mod tests {
             &["x", "boot", "--via", "nothing"][..],
             &["x", "boot", "--mem", "3"],
             &["x", "boot", "--vcpus", "0"],
+            &["x", "boot", "--expect", "a(b"],
+            &["x", "boot", "--fail", ".*"],
+            &["x", "test", "--list", "--json", "x"],
+            &["x", "rules", "--book", "x", "--junit", "y"],
             &["x", "fly"],
             &["x", "bench", "map,unmap"],
             &["x", "bench", "--vs", "nothing"],
@@ -422,6 +448,18 @@ mod tests {
                 Cli::try_parse_from(words).unwrap_err().exit_code(),
                 2,
                 "{words:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_wrong_expression_is_told_with_its_flag_and_place() {
+        for flag in ["--expect", "--fail"] {
+            let error = Cli::try_parse_from(["x", "boot", flag, "all (good"]).unwrap_err();
+            let text = error.to_string();
+            assert!(
+                text.contains(flag) && text.contains("at character 5: unclosed group"),
+                "{text}"
             );
         }
     }

@@ -169,7 +169,8 @@ fn here() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| ".".into(), PathBuf::from)
 }
 
-/// Deletes all but the newest `keep` directories below `parent`.
+/// Deletes all but the newest `keep` directories below `parent`, and none of a run that goes on: a
+/// report names them.
 fn prune(parent: &Path, keep: usize) {
     let mut runs: Vec<_> = std::fs::read_dir(parent)
         .into_iter()
@@ -179,8 +180,20 @@ fn prune(parent: &Path, keep: usize) {
         .collect();
     runs.sort();
     for (_, path) in runs.iter().rev().skip(keep) {
-        let _ = std::fs::remove_dir_all(path);
+        if !goes_on(path) {
+            let _ = std::fs::remove_dir_all(path);
+        }
     }
+}
+
+/// Whether the process is there that such a directory is named by: `SECONDS-PID-NAME`.
+fn goes_on(run: &Path) -> bool {
+    let name = run.file_name().unwrap_or_default().to_string_lossy();
+    let pid = name
+        .split('-')
+        .nth(1)
+        .and_then(|pid| pid.parse::<u32>().ok());
+    pid.is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists())
 }
 
 #[cfg(test)]
@@ -213,5 +226,13 @@ mod tests {
             .collect();
         left.sort();
         assert_eq!(left, ["2", "3"]);
+        let own = dir.path().join(format!("1-{}-test", std::process::id()));
+        // Above the largest process id that Linux gives.
+        let other = dir.path().join("1-4194305-test");
+        for path in [&own, &other] {
+            std::fs::create_dir(path).unwrap();
+        }
+        prune(dir.path(), 0);
+        assert!(own.exists() && !other.exists());
     }
 }

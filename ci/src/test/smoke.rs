@@ -9,6 +9,7 @@ use crate::console::contract::Contract;
 use crate::console::transcript::{Show, Transcript};
 use crate::console::verdict::{End, Kind, Shutdown, Verdict, judge, kept};
 use crate::exit::{Failure, Result};
+use crate::report::Facts;
 use crate::stack::{Job, Mode, Session, Setting, Via};
 
 /// How a boot is to end.
@@ -476,7 +477,10 @@ pub(super) fn run(suite: &mut Suite, vias: &[Via]) -> Result<()> {
         };
         let end = match open.run(job, &mut transcript) {
             Ok(end) => end,
-            Err(Failure::Interrupted) => return Err(Failure::Interrupted),
+            Err(Failure::Interrupted) => {
+                transcript.finish();
+                return Err(suite.interrupted(&row.name(), since, Facts::of(&transcript)));
+            }
             Err(failure) => End::Broken(failure.to_string()),
         };
         transcript.finish();
@@ -487,7 +491,7 @@ pub(super) fn run(suite: &mut Suite, vias: &[Via]) -> Result<()> {
         if !matches!(end, End::Broken(_) | End::Zombie { .. }) {
             session = Some(open);
         }
-        suite.report(&row.name(), since, result);
+        suite.report_with(&row.name(), since, result, Facts::of(&transcript));
     }
     Ok(())
 }
