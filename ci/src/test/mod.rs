@@ -3,6 +3,7 @@
 mod build;
 mod checks;
 mod example;
+mod foreign;
 mod lean;
 mod machines;
 mod miri;
@@ -286,6 +287,7 @@ fn run(suite: &mut Suite, provision: &ProvisionArgs, groups: &[Group]) -> Result
                     .and_then(|()| typed::run(suite, provision, &vias))
                     .and_then(|()| machines::run(suite, &vias))
                     .and_then(|()| example::run(suite, &vias))
+                    .and_then(|()| foreign::run(suite, provision, &vias))
             }
         };
         match result {
@@ -320,6 +322,7 @@ fn list(groups: &[Group]) {
                 .map(smoke::Row::name)
                 .chain(typed::name(via))
                 .chain(machines::names(via))
+                .chain(foreign::names(via))
                 .for_each(|name| println!("{name}")),
         }
     }
