@@ -1,5 +1,6 @@
 //! `cargo xtask boot`: one kernel, one stack, one verdict.
 
+mod dry;
 mod flags;
 mod kernel;
 
@@ -27,6 +28,9 @@ const TAIL_LINES: usize = 30;
 /// Builds, boots and judges.
 pub(crate) fn boot(arguments: &BootArgs) -> Result<()> {
     flags::check(arguments)?;
+    if arguments.dry_run {
+        return dry::run(arguments);
+    }
     let mut report = Report::open("boot", &arguments.report)?;
     let result = reported(arguments, &mut report);
     report.close(result)
@@ -36,21 +40,12 @@ fn reported(arguments: &BootArgs, report: &mut Report) -> Result<()> {
     let workspace = Workspace::find()?;
     let provision = arguments.provision.open()?;
     let kernel = match &arguments.kernel {
-        Some(path) => {
-            let path = existing(path)?;
-            kernel::check(&path, arguments.via)?;
-            path
-        }
+        Some(path) => given(path, arguments.via)?,
         None if arguments.lean => workspace.build_lean_kernel()?,
         None => workspace.build_kernel()?,
     };
     let job = job(arguments, kernel)?;
-    let mode = Mode {
-        icount: arguments.icount,
-        gdb: arguments.gdb,
-        interactive: arguments.interactive,
-        xen_log: arguments.xen_log.unwrap_or_default(),
-    };
+    let mode = mode(arguments);
     let dir = workspace.run_dir(job.via.name())?;
     let jobs = [job];
     let setting = Setting {
@@ -146,6 +141,22 @@ fn summary(contract: &Contract, lines: &[String]) -> String {
     } else {
         format!("passed: {facts}")
     }
+}
+
+fn mode(arguments: &BootArgs) -> Mode {
+    Mode {
+        icount: arguments.icount,
+        gdb: arguments.gdb,
+        interactive: arguments.interactive,
+        xen_log: arguments.xen_log.unwrap_or_default(),
+    }
+}
+
+/// A kernel that was given, if it is one of the kind that is entered this way.
+fn given(path: &Path, via: Via) -> Result<PathBuf> {
+    let path = existing(path)?;
+    kernel::check(&path, via)?;
+    Ok(path)
 }
 
 fn job(arguments: &BootArgs, kernel: PathBuf) -> Result<Job> {

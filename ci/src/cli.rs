@@ -24,6 +24,7 @@ Examples:
   cargo xtask boot --via shim --xen 4.20
   cargo xtask boot --xen ~/xen/xen/xen --qemu ~/qemu/build/qemu-system-x86_64
   echo help | cargo xtask boot --interactive --timeout 10
+  cargo xtask boot --dry-run --via xl       what it would fetch and build, and QEMU's command line
   cargo xtask boot --kernel mini-os.gz --expect '^Hello' --fail 'Page fault|BUG'
 
 Logs of the last runs are kept below target/boot.";
@@ -178,6 +179,9 @@ pub(crate) struct BootArgs {
     /// Connect the terminal to the console and ask the kernel for its monitor
     #[arg(long)]
     pub(crate) interactive: bool,
+    /// Do nothing; print what would be fetched and built, and a line that runs QEMU by hand
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Wait for a debugger before the first instruction
     #[arg(long)]
     pub(crate) gdb: bool,
@@ -399,8 +403,17 @@ pub(crate) struct ProvisionArgs {
 impl ProvisionArgs {
     /// Opens the cache and checks the flags.
     pub(crate) fn open(&self) -> Result<Provision> {
+        self.with(Cache::open()?)
+    }
+
+    /// The same for a run that only says what it would fetch.
+    pub(crate) fn dry(&self) -> Result<Provision> {
+        self.with(Cache::dry()?)
+    }
+
+    fn with(&self, cache: Cache) -> Result<Provision> {
         Ok(Provision {
-            cache: Cache::open()?,
+            cache,
             qemu: self.qemu.clone(),
             xen: Xen::parse(self.xen.as_deref())?,
             dom0_root: self.dom0_root.clone(),

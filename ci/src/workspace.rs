@@ -76,10 +76,22 @@ impl Workspace {
     /// Builds the kernel without self-tests, benchmarks, rules and fuzzing, in an output directory
     /// of its own, and returns the image.
     pub(crate) fn build_lean_kernel(&self) -> Result<PathBuf> {
-        let target = self.target.join("lean");
+        let target = self.lean_target();
         let built = self.build_in(&target, "guest", &["--no-default-features"])?;
         image::finish(&built)?;
         Ok(built)
+    }
+
+    fn lean_target(&self) -> PathBuf {
+        self.target.join("lean")
+    }
+
+    /// Where the image is, once built, with its tests or without.
+    pub(crate) fn image(&self, lean: bool) -> PathBuf {
+        match lean {
+            true => image_in(&self.lean_target(), "guest"),
+            false => image_in(&self.target, "guest"),
+        }
     }
 
     /// Builds the program of a package for the kernel's target, by the flags and the profile that
@@ -109,7 +121,7 @@ impl Workspace {
                 "{package} does not build; see cargo's message"
             )));
         }
-        Ok(target.join(rust::TARGET).join("release").join(package))
+        Ok(image_in(target, package))
     }
 
     /// A new directory for the logs of a run; the oldest of earlier ones go.
@@ -123,6 +135,10 @@ impl Workspace {
         std::fs::create_dir_all(&dir).map_err(Failure::file("create", &dir))?;
         Ok(dir)
     }
+}
+
+fn image_in(target: &Path, package: &str) -> PathBuf {
+    target.join(rust::TARGET).join("release").join(package)
 }
 
 /// Starts this program anew in an output directory of this checkout's own, if cargo put it into one

@@ -36,6 +36,11 @@ impl Stack for Bare {
         Qemu::choose(provision).map(drop)
     }
 
+    fn machine(&self, setting: &Setting<'_>, job: &Job) -> Result<(Qemu, Machine)> {
+        let qemu = Qemu::choose(setting.provision)?;
+        Ok((qemu, machine(job, setting.mode, self.la57, self.machine)))
+    }
+
     fn open<'jobs>(
         &self,
         setting: Setting<'_>,

@@ -25,6 +25,12 @@ impl Stack for Dom0 {
         provision.hypervisor().map(drop)
     }
 
+    fn machine(&self, setting: &Setting<'_>, job: &Job) -> Result<(Qemu, Machine)> {
+        let qemu = Qemu::choose(setting.provision)?;
+        let xen = setting.provision.hypervisor()?;
+        Ok((qemu, machine(&xen, job, setting.mode)))
+    }
+
     fn open<'jobs>(
         &self,
         setting: Setting<'_>,

@@ -87,6 +87,16 @@ impl Stack for KvmShim {
         rootfs::shim(&provision.dom0()?).map(drop)
     }
 
+    fn machine(&self, setting: &Setting<'_>, job: &Job) -> Result<(Qemu, Machine)> {
+        let qemu = check(setting.provision)?;
+        let tree = setting.provision.dom0()?;
+        let shim = match setting.provision.cache.expected(&tree) {
+            Some(tree) => tree.join("xen-shim"),
+            None => rootfs::shim(&tree)?,
+        };
+        Ok((qemu, machine(&shim, job, setting.mode)))
+    }
+
     fn open<'jobs>(
         &self,
         setting: Setting<'_>,

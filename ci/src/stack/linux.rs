@@ -79,6 +79,24 @@ impl Stack for Linux {
         rootfs::pack(&provision.dom0()?, &provision.cache).map(drop)
     }
 
+    fn machine(&self, setting: &Setting<'_>, job: &Job) -> Result<(Qemu, Machine)> {
+        let provision = setting.provision;
+        let qemu = Qemu::choose(provision)?;
+        let xen = provision.hypervisor()?;
+        let root = rootfs::pack(&provision.dom0()?, &provision.cache)?;
+        let jobs = std::slice::from_ref(job);
+        let initramfs = setting.dir.join("initramfs");
+        let what = format!(
+            "make for this boot, of {}, xen-cfg and the kernel",
+            root.initramfs.display()
+        );
+        provision
+            .cache
+            .lacks(&what, &initramfs.display().to_string());
+        let machine = machine(&xen, &root.kernel, &initramfs, jobs, setting.mode);
+        Ok((qemu, machine))
+    }
+
     fn open<'jobs>(
         &self,
         setting: Setting<'_>,
