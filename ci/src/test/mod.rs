@@ -19,6 +19,8 @@ mod skips;
 mod smoke;
 mod tables;
 mod typed;
+#[cfg(test)]
+mod workflows;
 
 use std::path::PathBuf;
 use std::time::Instant;
