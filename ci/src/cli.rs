@@ -27,7 +27,8 @@ Examples:
   cargo xtask boot --dry-run --via xl       what it would fetch and build, and QEMU's command line
   cargo xtask boot --kernel mini-os.gz --expect '^Hello' --fail 'Page fault|BUG'
 
-Logs of the last runs are kept below target/boot.";
+Logs of the last runs are kept below target/boot. README.md says under \"A kernel of your own\" how
+--expect and --fail judge.";
 
 const BENCH_HELP: &str = "\
 Counts are instructions of the kernel and Xen together, the same to the digit in every run. NAMEs
