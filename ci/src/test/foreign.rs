@@ -9,7 +9,6 @@ use super::{Suite, quietly, typed};
 use crate::cli::ProvisionArgs;
 use crate::exit::{Failure, Result};
 use crate::process;
-use crate::report::Facts;
 use crate::stack::Via;
 
 /// A boot.
@@ -89,8 +88,8 @@ pub(super) fn names(via: Via) -> Vec<String> {
 pub(super) fn run(suite: &mut Suite, provision: &ProvisionArgs, vias: &[Via]) -> Result<()> {
     for &via in vias {
         for row in TABLE.iter().filter(|row| row.vias.contains(&via)) {
-            let since = Instant::now();
             let kernel = suite.kernel()?;
+            let since = Instant::now();
             let mut command = typed::boot(provision, via, &kernel, row.words)?;
             command.args(["--expect", row.expect]);
             command.args(row.fail.iter().flat_map(|fail| ["--fail", fail]));
@@ -108,7 +107,7 @@ pub(super) fn run(suite: &mut Suite, provision: &ProvisionArgs, vias: &[Via]) ->
                     String::from_utf8_lossy(&output.stdout)
                 )
             });
-            suite.report_with(&name(row, via), since, result, facts(&report));
+            suite.report(&name(row, via), since, result);
         }
     }
     Ok(())
@@ -122,14 +121,6 @@ fn report(said: &str) -> Value {
         .next()
         .and_then(|value| value.ok())
         .unwrap_or_default()
-}
-
-fn facts(report: &Value) -> Facts {
-    let logs = report["rows"][0]["logs"].as_array().into_iter().flatten();
-    Facts {
-        figures: Vec::new(),
-        logs: logs.filter_map(Value::as_str).map(Into::into).collect(),
-    }
 }
 
 fn check(
