@@ -6,10 +6,14 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+/// When a boot is given up that is not told when. One that goes on for ever, and is not waited for
+/// once it has said all, takes two seconds.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often a test looks again; none gives up by itself.
 const LOOK: Duration = Duration::from_millis(20);
@@ -185,7 +189,12 @@ fn every_status_is_the_documented_one() {
             command = Command::new(env!("CARGO_BIN_EXE_ci"));
             command.args(["boot", "--via", "bare"]);
         }
+        let since = Instant::now();
         let output = command.args(*words).output().unwrap();
+        assert!(
+            since.elapsed() < TIMEOUT,
+            "{says} {words:?}: not ended before its time"
+        );
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(
             output.status.code(),
