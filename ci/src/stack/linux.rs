@@ -10,6 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::alone::earlier;
 use super::archive::Archive;
 use super::domain::{
     XlEvent, create_command, dumped, listed, pages_held, payload, unbuilt, xl_event,
@@ -17,6 +18,7 @@ use super::domain::{
 use super::dump::{self, Dump, DumpError, unpacked};
 use super::qemu::{Accel, Machine, Module, Running};
 use super::{Job, Mode, Session, Setting, Stack, gdb_hint, rootfs};
+use crate::console::contract::Watch;
 use crate::console::serial::Input;
 use crate::console::terminal::{Keys, Terminal};
 use crate::console::transcript::{Lines, Transcript};
@@ -78,6 +80,24 @@ impl Stack for Linux {
         Qemu::choose(provision)?;
         provision.hypervisor()?;
         rootfs::pack(&provision.dom0()?, &provision.cache).map(drop)
+    }
+
+    fn machine(&self, setting: &Setting<'_>, job: &Job) -> Result<(Qemu, Machine)> {
+        let provision = setting.provision;
+        let qemu = Qemu::choose(provision)?;
+        let xen = provision.hypervisor()?;
+        let root = rootfs::pack(&provision.dom0()?, &provision.cache)?;
+        let jobs = std::slice::from_ref(job);
+        let initramfs = setting.dir.join("initramfs");
+        let what = format!(
+            "make for this boot, of {}, xen-cfg and the kernel",
+            root.initramfs.display()
+        );
+        provision
+            .cache
+            .lacks(&what, &initramfs.display().to_string());
+        let machine = machine(&xen, &root.kernel, &initramfs, jobs, setting.mode);
+        Ok((qemu, machine))
     }
 
     fn open<'jobs>(
@@ -365,6 +385,7 @@ impl Open<'_> {
 
         let mut said = Vec::new();
         let mut domid = None;
+        let mut watch = Watch::new(&job.contract);
         let mut live = match job.dump {
             Some(Dump::Live(ready)) => Some(ready),
             _ => None,
@@ -400,8 +421,10 @@ impl Open<'_> {
                 self.examine(DUMP, transcript)?;
                 self.running.ports.write(CONSOLE, LEAVE);
             }
-            match self.step(deadline, transcript) {
+            let decided = transcript.as_deref().and_then(|said| watch.until(said));
+            match self.step(earlier(deadline, decided), transcript) {
                 Ok(()) => {}
+                Err(Stop::Deadline) if decided.is_some() => break End::Stopped,
                 Err(Stop::Deadline) => {
                     break End::TimedOut(job.timeout.unwrap_or_default().as_secs());
                 }

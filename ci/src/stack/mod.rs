@@ -24,11 +24,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(crate) use dump::Dump;
+pub(crate) use qemu::Machine;
 
+use crate::console::contract::Contract;
 use crate::console::transcript::Transcript;
 use crate::console::verdict::End;
 use crate::exit::Result;
 use crate::provision::Provision;
+use crate::provision::qemu::Qemu;
 use crate::ui;
 
 /// `--via`.
@@ -73,6 +76,8 @@ pub(crate) struct Job {
     pub(crate) config: Vec<String>,
     /// A dump that is to be taken of the domain, where it is one of xl's.
     pub(crate) dump: Option<Dump>,
+    /// What it is judged by beside its verdict.
+    pub(crate) contract: Contract,
     /// When to give up.
     pub(crate) timeout: Option<Duration>,
 }
@@ -91,6 +96,7 @@ impl Job {
             cpu: Vec::new(),
             config: Vec::new(),
             dump: None,
+            contract: Contract::default(),
             timeout: None,
         }
     }
@@ -165,6 +171,9 @@ pub(crate) trait Stack {
     /// Fetches everything it needs, without running anything.
     fn prepare(&self, provision: &Provision) -> Result<()>;
 
+    /// The machine that a job would run on alone, and the QEMU for it.
+    fn machine(&self, setting: &Setting<'_>, job: &Job) -> Result<(Qemu, Machine)>;
+
     /// Gets ready to run `jobs`, which are all that will be run.
     fn open<'jobs>(
         &self,
@@ -226,6 +235,15 @@ impl Via {
             Self::Dom0 | Self::KvmShim | Self::Bare | Self::Bare4 => None,
         }
     }
+}
+
+/// What the shell of a Linux dom0 is told to create the domain of a job and join its console, for the
+/// ways that go by one.
+pub(crate) fn by_hand(job: &Job) -> Option<String> {
+    let domain = job.via.domain()?;
+    let create = domain::create_command(std::slice::from_ref(job), 0, &domain);
+    // The first domain that a dom0 creates has this number.
+    Some(format!("{create}; attach 1"))
 }
 
 /// Says how to attach a debugger to a machine that waits for one.
