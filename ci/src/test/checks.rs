@@ -17,6 +17,7 @@ const FREESTANDING: &[&str] = &[
     "linker",
     "linux-bench",
     "pagetable",
+    "xenstore-wire",
 ];
 
 /// `cargo fmt --check`.
