@@ -58,7 +58,7 @@
 //! let mut events = Queue::new(&mut memory);
 //! let mut store = Store::new(&page);
 //! let mut session = Session::new(&mut store, Answers(&page), &mut events);
-//! let name = session.read(Path::new(b"name").unwrap()).unwrap();
+//! let name = session.read(Path::constant("name")).unwrap();
 //! assert_eq!(name, b"guest");
 //! ```
 #![cfg_attr(not(test), no_std)]

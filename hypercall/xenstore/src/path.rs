@@ -59,28 +59,39 @@ impl<'a> Path<'a> {
     ///
     /// # Errors
     /// What is wrong with it, first of all.
-    pub fn new(path: &'a [u8]) -> Result<Path<'a>, PathError> {
+    pub const fn new(path: &'a [u8]) -> Result<Path<'a>, PathError> {
         let most = match path {
             [] => return Err(PathError::Empty),
             [b'/', ..] => XENSTORE_ABS_PATH_MAX,
             _ => XENSTORE_REL_PATH_MAX,
         };
-        if path.len() > most {
-            let length = path.len();
+        let length = path.len();
+        if length > most {
             return Err(PathError::Long { length, most });
         }
-        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-/_@".contains(&byte);
-        for (at, &byte) in path.iter().enumerate() {
-            let slash = byte == b'/';
-            let last = at + 1 == path.len();
-            match path.get(at + 1) {
-                _ if !known(byte) => return Err(PathError::Byte { byte, at }),
-                Some(b'/') if slash => return Err(PathError::Slash(at + 1)),
-                None if slash && last && at > 0 => return Err(PathError::Slash(at)),
-                _ => {}
+        let mut at = 0;
+        while at < length {
+            match path[at] {
+                b'/' if at > 0 && path[at - 1] == b'/' => return Err(PathError::Slash(at)),
+                b'/' if at > 0 && at + 1 == length => return Err(PathError::Slash(at)),
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'/' | b'_' | b'@' => {}
+                byte => return Err(PathError::Byte { byte, at }),
             }
+            at += 1;
         }
         Ok(Path(path))
+    }
+
+    /// A name that is written in the program, checked when that is compiled: for constants.
+    ///
+    /// # Panics
+    /// It is no name.
+    #[must_use]
+    pub const fn constant(path: &'static str) -> Path<'static> {
+        match Path::new(path.as_bytes()) {
+            Ok(path) => path,
+            Err(_) => panic!("no name of a node"),
+        }
     }
 
     /// Its bytes.

@@ -90,6 +90,11 @@ impl Payload<'_> {
         Ok(())
     }
 
+    fn path(&mut self, path: Path<'_>) -> Result<(), RequestError> {
+        self.add(path.as_bytes())?;
+        self.add(&[0])
+    }
+
     /// Adds what `text` prints as, and a NUL.
     fn print(&mut self, text: impl fmt::Display) -> Result<(), RequestError> {
         write!(self, "{text}\0").map_err(|_| RequestError::Long)
@@ -135,27 +140,27 @@ impl Request<'_> {
             | Request::Read(path)
             | Request::Mkdir(path)
             | Request::Rm(path)
-            | Request::GetPermissions(path) => payload.print(path)?,
+            | Request::GetPermissions(path) => payload.path(*path)?,
             Request::DirectoryPart(path, offset) => {
-                payload.print(path)?;
+                payload.path(*path)?;
                 payload.print(offset)?;
             }
             Request::Write(path, value) => {
-                payload.print(path)?;
+                payload.path(*path)?;
                 payload.add(value)?;
             }
             Request::SetPermissions(path, permissions) => {
                 if permissions.is_empty() {
                     return Err(RequestError::NoOwner);
                 }
-                payload.print(path)?;
+                payload.path(*path)?;
                 permissions.iter().try_for_each(|p| payload.print(p))?;
             }
             Request::Watch(path, token) | Request::Unwatch(path, token) => {
                 if token.len() > TOKEN || token.contains(&0) {
                     return Err(RequestError::Token);
                 }
-                payload.print(path)?;
+                payload.path(*path)?;
                 payload.add(token)?;
                 payload.add(&[0])?;
             }

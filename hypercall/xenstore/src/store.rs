@@ -51,6 +51,8 @@ pub enum CallError {
     Silent,
     /// A transaction was undone every time by what others changed.
     Contended,
+    /// The server does not begin a connection anew.
+    Stays,
 }
 
 impl CallError {
@@ -69,6 +71,7 @@ impl fmt::Display for CallError {
             CallError::Fault(fault) => write!(f, "xenstored answers wrongly: {fault}"),
             CallError::Broken(broken) => write!(f, "the connection is broken: {broken}"),
             CallError::Silent => f.write_str("xenstored does not answer"),
+            CallError::Stays => f.write_str("this xenstored does not begin a connection anew"),
             CallError::Contended => write!(
                 f,
                 "others changed the same each of the {TRIES} times that it was tried"
@@ -385,11 +388,10 @@ impl<'a, 'p, H: Host, L: Listener> Session<'a, 'p, H, L> {
     /// Begins anew, if the server can: every watch and every transaction is gone.
     ///
     /// # Errors
-    /// What broke the connection, where the server cannot; [`CallError::Silent`].
+    /// [`CallError::Stays`] where the server cannot; [`CallError::Silent`].
     pub fn reconnect(&mut self) -> Result<(), CallError> {
         if !self.store.page.ask_to_reconnect() {
-            let broken = self.store.client.broken();
-            return Err(broken.map_or(CallError::Silent, CallError::Broken));
+            return Err(CallError::Stays);
         }
         self.transaction = None;
         self.host.begin();
