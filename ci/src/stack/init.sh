@@ -26,7 +26,9 @@ xen-init-dom0
 xenconsoled --log=guest --log-dir=/var/log/xen/console --pid-file=/var/run/xenconsoled.pid
 
 stty -F /dev/ttyS1 raw -echo 115200
-stty -F /dev/ttyS2 raw -echo 115200
+# The control port hands over whole lines: a child that ends while the shell is in the middle of one
+# makes it forget the beginning.
+stty -F /dev/ttyS2 raw -echo icanon 115200
 exec 3<>/dev/ttyS2
 
 # create CONFIG [key=value]...: starts a domain and reports until it is gone.
