@@ -110,6 +110,7 @@ fn job(arguments: &BootArgs, kernel: PathBuf) -> Result<Job> {
         cpu: arguments.cpu.clone(),
         config: arguments.config.clone(),
         dump: None,
+        acts: &[],
         timeout,
     })
 }

@@ -328,7 +328,8 @@ fn constants(facts: &mut Facts) {
     constants!(facts, physdev: PHYSDEVOP_set_iopl);
     constants!(facts, hvm:
         HVMOP_get_param, HVMOP_set_param, HVM_PARAM_CALLBACK_IRQ, HVM_PARAM_CALLBACK_TYPE_VECTOR,
-        HVM_PARAM_CONSOLE_PFN, HVM_PARAM_CONSOLE_EVTCHN,
+        HVM_PARAM_CONSOLE_PFN, HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_STORE_PFN,
+        HVM_PARAM_STORE_EVTCHN,
     );
     constants!(facts, xenstore:
         XENSTORE_RING_SIZE, XENSTORE_PAYLOAD_MAX, XENSTORE_ABS_PATH_MAX, XENSTORE_REL_PATH_MAX,

@@ -145,6 +145,7 @@ pub(super) fn boot(
         cpu: Vec::new(),
         config: Vec::new(),
         dump: None,
+        acts: &[],
         timeout: Some(TIMEOUT),
     };
     let dir = workspace.run_dir("bench")?;

@@ -37,6 +37,7 @@ pub(super) fn run(workspace: &Workspace, provision: &Provision, run: Run) -> Res
         cpu: Vec::new(),
         config: Vec::new(),
         dump: None,
+        acts: &[],
         timeout: Some(timeout(run.ops)),
     }];
     let dir = workspace.run_dir("fuzz")?;

@@ -115,6 +115,7 @@ fn jobs(via: Via, kernel: &Path, plan: &Plan) -> Vec<Job> {
         cpu: Vec::new(),
         config: Vec::new(),
         dump: None,
+        acts: &[],
         timeout: Some(plan.timeout.unwrap_or(timeout)),
     };
     let list = |numbers: &[u16]| {

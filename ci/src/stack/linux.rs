@@ -16,7 +16,7 @@ use super::domain::{
 };
 use super::dump::{self, Dump, DumpError, unpacked};
 use super::qemu::{Accel, Machine, Module, Running};
-use super::{Job, Mode, Session, Setting, Stack, gdb_hint, rootfs};
+use super::{Does, Job, Mode, Session, Setting, Stack, gdb_hint, rootfs};
 use crate::console::serial::Input;
 use crate::console::terminal::{Keys, Terminal};
 use crate::console::transcript::{Lines, Transcript};
@@ -216,10 +216,18 @@ impl From<Failure> for Stop {
     }
 }
 
+/// Where the guest has said so, among its lines from one on.
+fn heard(transcript: &Option<&mut Transcript>, from: usize, text: &str) -> Option<usize> {
+    let lines = &transcript.as_ref()?.guest;
+    let mut lines = lines.iter().enumerate().skip(from);
+    lines
+        .find(|(_, line)| line.contains(text))
+        .map(|(at, _)| at)
+}
+
 /// Whether the guest has said so.
 fn says(transcript: &Option<&mut Transcript>, text: &str) -> bool {
-    let guest = transcript.as_ref().map(|transcript| &transcript.guest);
-    guest.is_some_and(|lines| lines.iter().any(|line| line.contains(text)))
+    heard(transcript, 0, text).is_some()
 }
 
 impl Open<'_> {
@@ -346,6 +354,8 @@ impl Open<'_> {
             Some(Dump::Live(ready)) => Some(ready),
             _ => None,
         };
+        let mut acts = job.acts.iter().peekable();
+        let mut from = 0;
         let end = loop {
             while let Some(line) = self.reports.pop_front() {
                 match xl_event(&line) {
@@ -377,6 +387,13 @@ impl Open<'_> {
                 self.examine(DUMP, transcript)?;
                 self.running.ports.write(CONSOLE, LEAVE);
             }
+            while let (Some(act), Some(id)) = (acts.peek(), domid)
+                && let Some(at) = heard(transcript, from, act.when)
+            {
+                from = at + 1;
+                self.act(act.does, id, transcript)?;
+                acts.next();
+            }
             match self.step(deadline, transcript) {
                 Ok(()) => {}
                 Err(Stop::Deadline) => {
@@ -391,6 +408,27 @@ impl Open<'_> {
         }
         self.remove(domid, transcript)?;
         Ok(end)
+    }
+
+    /// Does something to a running domain.
+    fn act(
+        &mut self,
+        does: Does,
+        domid: u32,
+        transcript: &mut Option<&mut Transcript>,
+    ) -> std::result::Result<(), Stop> {
+        match does {
+            Does::Type(keys) => self.running.ports.write(CONSOLE, keys.as_bytes()),
+            Does::Host(command) => {
+                let said = self.call(&format!("domain={domid}; {command}"), transcript)?;
+                if let Some(transcript) = transcript {
+                    for line in said {
+                        transcript.host_bytes(format!("{line}\n").as_bytes());
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Waits until xl has dumped and destroyed the domain that crashed, and looks at the dump.

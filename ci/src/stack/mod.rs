@@ -50,6 +50,25 @@ pub(crate) enum Via {
     Bare4,
 }
 
+/// Something that is done to a running domain of xl.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Act {
+    /// Once it says this, behind what made the act before come.
+    pub(crate) when: &'static str,
+    /// What is done.
+    pub(crate) does: Does,
+}
+
+/// What can be done to a running domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Does {
+    /// These keys are typed at its console.
+    Type(&'static str),
+    /// The shell of the dom0 carries this out, in which `$domain` is the domain's number. What it
+    /// prints is part of what the host says.
+    Host(&'static str),
+}
+
 /// One boot of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Job {
@@ -73,6 +92,8 @@ pub(crate) struct Job {
     pub(crate) config: Vec<String>,
     /// A dump that is to be taken of the domain, where it is one of xl's.
     pub(crate) dump: Option<Dump>,
+    /// What is done to the domain while it runs, one after the other, where it is one of xl's.
+    pub(crate) acts: &'static [Act],
     /// When to give up.
     pub(crate) timeout: Option<Duration>,
 }
@@ -91,6 +112,7 @@ impl Job {
             cpu: Vec::new(),
             config: Vec::new(),
             dump: None,
+            acts: &[],
             timeout: None,
         }
     }

@@ -437,6 +437,7 @@ impl Row {
             cpu: Vec::new(),
             config: Vec::new(),
             dump: None,
+            acts: &[],
             timeout: Some(if hangs { HANG_TIMEOUT } else { TIMEOUT }),
         };
         match self.odd {
