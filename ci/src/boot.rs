@@ -186,6 +186,7 @@ fn job(arguments: &BootArgs, kernel: PathBuf) -> Result<Job> {
             fail: arguments.fail.clone(),
             patient,
         },
+        acts: &[],
         timeout,
     })
 }

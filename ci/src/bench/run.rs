@@ -147,6 +147,7 @@ pub(super) fn boot(
         config: Vec::new(),
         dump: None,
         contract: Contract::default(),
+        acts: &[],
         timeout: Some(TIMEOUT),
     };
     let dir = workspace.run_dir("bench")?;

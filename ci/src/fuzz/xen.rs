@@ -39,6 +39,7 @@ pub(super) fn run(workspace: &Workspace, provision: &Provision, run: Run) -> Res
         config: Vec::new(),
         dump: None,
         contract: Contract::default(),
+        acts: &[],
         timeout: Some(timeout(run.ops)),
     }];
     let dir = workspace.run_dir("fuzz")?;

@@ -201,6 +201,7 @@ fn jobs(via: Via, kernel: &Path, plan: &Plan) -> Vec<Job> {
         config: Vec::new(),
         dump: None,
         contract: Contract::default(),
+        acts: &[],
         timeout: Some(plan.timeout.unwrap_or(timeout)),
     };
     let list = |numbers: &[u16]| {

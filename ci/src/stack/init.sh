@@ -27,7 +27,9 @@ xen-init-dom0
 xenconsoled --log=guest --log-dir=/var/log/xen/console --pid-file=/var/run/xenconsoled.pid
 
 stty -F /dev/ttyS1 raw -echo 115200
-stty -F /dev/ttyS2 raw -echo 115200
+# The control port hands over whole lines: a child that ends while the shell is in the middle of one
+# makes it forget the beginning.
+stty -F /dev/ttyS2 raw -echo icanon 115200
 exec 3<>/dev/ttyS2
 
 # create CONFIG [key=value]...: starts a domain and reports until it is gone.
@@ -68,8 +70,8 @@ piece() {
 # the port interrupt as well, which has Linux look at a line whose interrupt was lost.
 while sleep 1; do echo alive; done >&3 &
 
-# A loaded machine may lose bytes of a line: one that is not as long as it says is asked for again,
-# and one that was carried out is not carried out twice.
+# A line that is not as long as it says is asked for again, and one that was carried out is not carried
+# out twice: half a line may be a syntax error, which ends this shell, and Linux with it.
 last=
 echo ready >&3
 while read -r number length command <&3; do

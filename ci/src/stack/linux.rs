@@ -17,7 +17,7 @@ use super::domain::{
 };
 use super::dump::{self, Dump, DumpError, unpacked};
 use super::qemu::{Accel, Machine, Module, Running};
-use super::{Job, Mode, Session, Setting, Stack, gdb_hint, rootfs};
+use super::{Does, Job, Mode, Session, Setting, Stack, gdb_hint, rootfs};
 use crate::console::contract::Watch;
 use crate::console::serial::Input;
 use crate::console::terminal::{Keys, Terminal};
@@ -239,15 +239,23 @@ impl From<Failure> for Stop {
     }
 }
 
-/// Whether the dom0 asks for a line again, as it lost bytes on its way.
+/// Whether the dom0 asks for a line again, as something of it is missing.
 fn is_garbled(answer: &str) -> bool {
     answer.starts_with("again: ")
 }
 
+/// Where the guest has said so, among its lines from one on.
+fn heard(transcript: &Option<&mut Transcript>, from: usize, text: &str) -> Option<usize> {
+    let lines = &transcript.as_ref()?.guest;
+    let mut lines = lines.iter().enumerate().skip(from);
+    lines
+        .find(|(_, line)| line.contains(text))
+        .map(|(at, _)| at)
+}
+
 /// Whether the guest has said so.
 fn says(transcript: &Option<&mut Transcript>, text: &str) -> bool {
-    let guest = transcript.as_ref().map(|transcript| &transcript.guest);
-    guest.is_some_and(|lines| lines.iter().any(|line| line.contains(text)))
+    heard(transcript, 0, text).is_some()
 }
 
 impl Open<'_> {
@@ -329,8 +337,8 @@ impl Open<'_> {
         format!("{last}\n--- full log: {}", self.log_path.display())
     }
 
-    /// Runs a command in the dom0 and returns what it printed. The dom0 asks for a line again that
-    /// lost bytes on its way, which may be its end: after a while that is sent alone.
+    /// Runs a command in the dom0 and returns what it printed. The dom0 asks for a line again of which
+    /// something is missing; that may be its end, which is sent alone after a while.
     fn call(
         &mut self,
         command: &str,
@@ -390,6 +398,8 @@ impl Open<'_> {
             Some(Dump::Live(ready)) => Some(ready),
             _ => None,
         };
+        let mut acts = job.acts.iter().peekable();
+        let mut from = 0;
         let end = loop {
             while let Some(line) = self.reports.pop_front() {
                 match xl_event(&line) {
@@ -421,6 +431,13 @@ impl Open<'_> {
                 self.examine(DUMP, transcript)?;
                 self.running.ports.write(CONSOLE, LEAVE);
             }
+            while let (Some(act), Some(id)) = (acts.peek(), domid)
+                && let Some(at) = heard(transcript, from, act.when)
+            {
+                from = at + 1;
+                self.act(act.does, id, transcript)?;
+                acts.next();
+            }
             let decided = transcript.as_deref().and_then(|said| watch.until(said));
             match self.step(earlier(deadline, decided), transcript) {
                 Ok(()) => {}
@@ -437,6 +454,27 @@ impl Open<'_> {
         }
         self.remove(domid, transcript)?;
         Ok(end)
+    }
+
+    /// Does something to a running domain.
+    fn act(
+        &mut self,
+        does: Does,
+        domid: u32,
+        transcript: &mut Option<&mut Transcript>,
+    ) -> std::result::Result<(), Stop> {
+        match does {
+            Does::Type(keys) => self.running.ports.write(CONSOLE, keys.as_bytes()),
+            Does::Host(command) => {
+                let said = self.call(&format!("domain={domid}; {command}"), transcript)?;
+                if let Some(transcript) = transcript {
+                    for line in said {
+                        transcript.host_bytes(format!("{line}\n").as_bytes());
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Waits until xl has dumped and destroyed the domain that crashed, and looks at the dump.
@@ -632,9 +670,9 @@ mod tests {
     use super::super::rootfs::INIT;
     use super::is_garbled;
 
-    /// The shell of the dom0 carries out a line once, and asks again for one that lost bytes.
+    /// The shell of the dom0 carries out a line once, and asks again for half a line.
     #[test]
-    fn the_control_port_survives_lost_bytes() {
+    fn the_control_port_survives_half_a_line() {
         let (_, obey) = INIT.split_once("\nlast=").unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut shell = Command::new("sh")

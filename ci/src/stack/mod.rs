@@ -53,6 +53,25 @@ pub(crate) enum Via {
     Bare4,
 }
 
+/// Something that is done to a running domain of xl.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Act {
+    /// Once it says this, behind what made the act before come.
+    pub(crate) when: &'static str,
+    /// What is done.
+    pub(crate) does: Does,
+}
+
+/// What can be done to a running domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Does {
+    /// These keys are typed at its console.
+    Type(&'static str),
+    /// The shell of the dom0 carries this out, in which `$domain` is the domain's number. What it
+    /// prints is part of what the host says.
+    Host(&'static str),
+}
+
 /// One boot of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Job {
@@ -78,6 +97,8 @@ pub(crate) struct Job {
     pub(crate) dump: Option<Dump>,
     /// What it is judged by beside its verdict.
     pub(crate) contract: Contract,
+    /// What is done to the domain while it runs, one after the other, where it is one of xl's.
+    pub(crate) acts: &'static [Act],
     /// When to give up.
     pub(crate) timeout: Option<Duration>,
 }
@@ -97,6 +118,7 @@ impl Job {
             config: Vec::new(),
             dump: None,
             contract: Contract::default(),
+            acts: &[],
             timeout: None,
         }
     }

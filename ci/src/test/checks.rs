@@ -18,6 +18,7 @@ const FREESTANDING: &[&str] = &[
     "linker",
     "linux-bench",
     "pagetable",
+    "xenstore-wire",
 ];
 
 /// `cargo fmt --check`.

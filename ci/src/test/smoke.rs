@@ -440,6 +440,7 @@ impl Row {
             config: Vec::new(),
             dump: None,
             contract: Contract::default(),
+            acts: &[],
             timeout: Some(if hangs { HANG_TIMEOUT } else { TIMEOUT }),
         };
         match self.odd {
