@@ -179,7 +179,12 @@ fn every_status_is_the_documented_one() {
             4,
         ),
         // No line end, and no end: it is ended once it has said so.
-        (r"login: ", FOREVER, &["--expect", "^login: $"], 0),
+        (
+            r"\033[1mlogin: \033[6n",
+            FOREVER,
+            &["--expect", "^login: $"],
+            0,
+        ),
         (r"panic\n", FOREVER, &["--fail", "^panic$"], 1),
     ];
     for (says, does, words, status) in cases {

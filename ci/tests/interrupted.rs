@@ -1,5 +1,5 @@
-//! A signal sent to the command alone: it ends, all that it started ends, and the exit status says
-//! which signal it was.
+//! A signal sent to the command alone: it ends, all that it started ends, the exit status says which
+//! signal it was, and so does a report.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 /// How often a test looks again; none gives up by itself.
 const LOOK: Duration = Duration::from_millis(20);
@@ -61,9 +62,16 @@ fn tests_end_with_the_command() {
         let real = env!("CARGO");
         let first = format!("[ \"$1\" = metadata ] && exec '{real}' \"$@\"");
         endless(&cargo, &pid, &first);
-        let child = command().args(["test", "fmt"]).env("CARGO", &cargo).spawn();
+        let json = dir.path().join("report.json");
+        let mut command = command();
+        command.args(["test", "fmt", "--json"]).arg(&json);
+        let child = command.env("CARGO", &cargo).spawn();
         let ended = interrupt(child.unwrap(), &pid, signal);
         assert_eq!(ended.code(), Some(status));
+        let report: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+        assert_eq!(report["status"], status);
+        assert_eq!(report["rows"][0]["name"], "fmt");
+        assert_eq!(report["rows"][0]["verdict"], "interrupted");
     }
 }
 

@@ -1,10 +1,12 @@
 //! What a kernel is judged by that gives no `verdict:` line: the texts of its success and its failure,
 //! given as regular expressions by `--expect` and `--fail`.
 //!
-//! Both are looked for in each line of the guest's console by itself, as its log has it. A line with
+//! Both are looked for in each line of the guest's console by itself, as a terminal would show it:
+//! what colours it or asks where the cursor is does not count. A line with
 //! the text of failure outweighs everything else; the text of success takes the place of a passing
 //! verdict and of the power-off, so that a kernel that never ends can pass as well.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -49,16 +51,33 @@ impl Pattern {
     }
 
     fn fits(&self, line: &str) -> bool {
-        self.0.is_match(line)
+        self.0.is_match(&plain(line))
     }
 
     /// The first line that it fits.
-    fn find<'a>(&self, lines: &'a [String]) -> Option<&'a str> {
-        lines
-            .iter()
-            .map(String::as_str)
-            .find(|line| self.fits(line))
+    fn find<'a>(&self, lines: &'a [String]) -> Option<Cow<'a, str>> {
+        let mut lines = lines.iter().map(|line| plain(line));
+        lines.find(|line| self.0.is_match(line))
     }
+}
+
+/// A line without escape sequences: ESC, `[`, parameters and a final letter (ECMA-48, 5.4), or ESC
+/// and one character. One that is cut off goes to the line's end.
+fn plain(line: &str) -> Cow<'_, str> {
+    const ESCAPE: char = '\u{1b}';
+    if !line.contains(ESCAPE) {
+        return line.into();
+    }
+    let mut text = String::new();
+    let mut rest = line.chars();
+    while let Some(c) = rest.next() {
+        if c != ESCAPE {
+            text.push(c);
+        } else if rest.next() == Some('[') {
+            rest.find(|c| ('@'..='~').contains(c));
+        }
+    }
+    text.into()
 }
 
 impl PartialEq for Pattern {
@@ -94,7 +113,7 @@ impl Contract {
     }
 
     /// The line for which the kernel passed.
-    pub(crate) fn success<'a>(&self, lines: &'a [String]) -> Option<&'a str> {
+    pub(crate) fn success<'a>(&self, lines: &'a [String]) -> Option<Cow<'a, str>> {
         self.expect.as_ref()?.find(lines)
     }
 }
@@ -289,6 +308,21 @@ mod tests {
         let contract = contract(Some("(?s)all.well"), None);
         assert_eq!(reason(&contract, "all\nwell\n", &POWEROFF).0, 1);
         assert_eq!(reason(&contract, "all well\n", &POWEROFF).0, 0);
+    }
+
+    #[test]
+    fn what_a_terminal_does_not_show_does_not_count() {
+        for (line, shown) in [
+            ("\u{1b}[1;32mok\u{1b}[0m", "ok"),
+            ("/ # \u{1b}[6n", "/ # "),
+            ("o\u{1b}7k \u{1b}[3", "ok "),
+            ("\u{1b}", ""),
+            ("[1m plain", "[1m plain"),
+        ] {
+            assert_eq!(plain(line), shown, "{line:?}");
+        }
+        let contract = contract(Some("^ok$"), None);
+        assert_eq!(reason(&contract, "\u{1b}[32mok\u{1b}[0m\n", &POWEROFF).0, 0);
     }
 
     #[test]
