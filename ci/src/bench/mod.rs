@@ -24,7 +24,7 @@ use crate::workspace::Workspace;
 
 pub(crate) use baseline::{Baseline, Change, Judgement, TOLERANCE_PERCENT};
 pub(crate) use readme::{Compared, compare};
-pub(crate) use report::Report;
+pub(crate) use report::{Measurement, Report};
 
 /// Where results go, below cargo's output directory.
 const DIR: &str = "bench";

@@ -371,6 +371,35 @@ mod tests {
     }
 
     #[test]
+    fn readme_names_every_field_and_every_verdict() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut report = Report::open("boot", &arguments(dir.path())).unwrap();
+        report.add(row("guest", State::Pass));
+        report.close(Ok(())).unwrap();
+        let (_, json) = read(dir.path());
+        let fields = |value: &serde_json::Value| -> Vec<String> {
+            value.as_object().unwrap().keys().cloned().collect()
+        };
+        let states = [
+            State::Pass,
+            State::Skip,
+            State::Fail,
+            State::Crash,
+            State::Timeout,
+            State::Error,
+            State::Interrupted,
+        ];
+        let names = states.map(|state| state.name().to_owned());
+        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+        let readme = std::fs::read_to_string(readme).unwrap();
+        let (_, told) = readme.split_once("The JSON is one\nobject:").unwrap();
+        let (told, _) = told.split_once("\n\n").unwrap();
+        for name in [fields(&json), fields(&json["rows"][0]), names.to_vec()].concat() {
+            assert!(told.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+
+    #[test]
     fn a_row_that_failed_is_not_told_twice() {
         let dir = tempfile::tempdir().unwrap();
         let mut report = Report::open("test", &arguments(dir.path())).unwrap();

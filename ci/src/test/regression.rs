@@ -3,8 +3,11 @@
 use std::time::Instant;
 
 use super::Suite;
-use crate::bench::{self, Baseline, Change, Compared, Judgement, TOLERANCE_PERCENT};
+use crate::bench::{
+    self, Baseline, Change, Compared, Judgement, Measurement, Report, TOLERANCE_PERCENT,
+};
 use crate::exit::{Failure, Result};
+use crate::report::Facts;
 
 /// What the comparison with the README is called.
 const README: &str = "bench: README.md has the figures that were counted";
@@ -58,12 +61,30 @@ pub(super) fn run(suite: &mut Suite) -> Result<()> {
     for judgement in judgements {
         let name = format!("bench: {}", judgement.name);
         let result = verdict(&judgement, compiler.as_deref().unwrap_or_default());
-        suite.report(&name, Instant::now(), result);
+        suite.report_with(
+            &name,
+            Instant::now(),
+            result,
+            facts(&report, &judgement.name),
+        );
         for change in &judgement.other {
             println!("      {change}; `cargo xtask bench --renew` takes it over");
         }
     }
     Ok(())
+}
+
+/// What an operation costs, by number of pages.
+fn facts(report: &Report, name: &str) -> Facts {
+    let counted = report.kernel.iter().filter(|row| row.name == name);
+    let figure = |row: &Measurement| {
+        let name = format!("instructions.{}", row.pages);
+        (name, row.instructions.to_string())
+    };
+    Facts {
+        figures: counted.map(figure).collect(),
+        logs: Vec::new(),
+    }
 }
 
 /// Why an operation fails, if it does.
