@@ -4,7 +4,7 @@
 use crate::cli::BootArgs;
 use crate::exit::Result;
 use crate::provision::rust;
-use crate::stack::{Setting, by_hand};
+use crate::stack::Setting;
 use crate::workspace::Workspace;
 
 /// Where a boot would have its logs.
@@ -34,14 +34,14 @@ pub(super) fn run(arguments: &BootArgs) -> Result<()> {
         workspace: &workspace.root,
         dir: &dir,
     };
-    let (qemu, machine) = job.via.stack().machine(&setting, &job)?;
+    let by_hand = job.via.stack().by_hand(&setting, &job)?;
     steps.extend(provision.cache.lacking());
     for step in &steps {
         println!("would {step}");
     }
-    println!("{}", machine.line(&qemu));
-    if let Some(words) = by_hand(&job) {
-        println!("and type, once it is ready: {words}");
+    println!("{}", by_hand.line());
+    for words in by_hand.then {
+        println!("and type, {words}");
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use super::alone::{self, Alone, Heard};
 use super::qemu::{Accel, Machine, Module};
-use super::{Job, Mode, Session, Setting, Stack};
+use super::{ByHand, Job, Mode, Session, Setting, Stack};
 use crate::console::transcript::Transcript;
 use crate::console::verdict::{End, Shutdown};
 use crate::exit::Result;
@@ -36,9 +36,10 @@ impl Stack for Bare {
         Qemu::choose(provision).map(drop)
     }
 
-    fn machine(&self, setting: &Setting<'_>, job: &Job) -> Result<(Qemu, Machine)> {
+    fn by_hand(&self, setting: &Setting<'_>, job: &Job) -> Result<ByHand> {
         let qemu = Qemu::choose(setting.provision)?;
-        Ok((qemu, machine(job, setting.mode, self.la57, self.machine)))
+        let machine = machine(job, setting.mode, self.la57, self.machine);
+        Ok(ByHand::plain(qemu, machine))
     }
 
     fn open<'jobs>(

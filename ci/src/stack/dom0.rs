@@ -6,7 +6,7 @@
 
 use super::alone::{self, Alone, Heard};
 use super::qemu::{Accel, Machine, Module};
-use super::{Job, Mode, Session, Setting, Stack};
+use super::{ByHand, Job, Mode, Session, Setting, Stack};
 use crate::console::transcript::{Transcript, Voice, voice};
 use crate::console::verdict::{End, Shutdown};
 use crate::exit::Result;
@@ -25,10 +25,10 @@ impl Stack for Dom0 {
         provision.hypervisor().map(drop)
     }
 
-    fn machine(&self, setting: &Setting<'_>, job: &Job) -> Result<(Qemu, Machine)> {
+    fn by_hand(&self, setting: &Setting<'_>, job: &Job) -> Result<ByHand> {
         let qemu = Qemu::choose(setting.provision)?;
         let xen = setting.provision.hypervisor()?;
-        Ok((qemu, machine(&xen, job, setting.mode)))
+        Ok(ByHand::plain(qemu, machine(&xen, job, setting.mode)))
     }
 
     fn open<'jobs>(

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::alone::{self, Alone, Heard};
 use super::qemu::{Accel, Machine, Module};
-use super::{Job, Mode, Session, Setting, Stack, rootfs};
+use super::{ByHand, Job, Mode, Session, Setting, Stack, rootfs};
 use crate::console::transcript::Transcript;
 use crate::console::verdict::{End, Shutdown};
 use crate::exit::{Failure, Result};
@@ -87,14 +87,14 @@ impl Stack for KvmShim {
         rootfs::shim(&provision.dom0()?).map(drop)
     }
 
-    fn machine(&self, setting: &Setting<'_>, job: &Job) -> Result<(Qemu, Machine)> {
+    fn by_hand(&self, setting: &Setting<'_>, job: &Job) -> Result<ByHand> {
         let qemu = check(setting.provision)?;
         let tree = setting.provision.dom0()?;
         let shim = match setting.provision.cache.expected(&tree) {
             Some(tree) => tree.join("xen-shim"),
             None => rootfs::shim(&tree)?,
         };
-        Ok((qemu, machine(&shim, job, setting.mode)))
+        Ok(ByHand::plain(qemu, machine(&shim, job, setting.mode)))
     }
 
     fn open<'jobs>(

@@ -17,7 +17,7 @@ use super::domain::{
 };
 use super::dump::{self, Dump, DumpError, unpacked};
 use super::qemu::{Accel, Machine, Module, Running};
-use super::{Does, Job, Mode, Session, Setting, Stack, gdb_hint, rootfs};
+use super::{ByHand, Does, Job, Mode, Session, Setting, Stack, by_hand, gdb_hint, rootfs};
 use crate::console::contract::Watch;
 use crate::console::serial::Input;
 use crate::console::terminal::{Keys, Terminal};
@@ -66,6 +66,9 @@ const KEYS_TIMEOUT: Duration = Duration::from_secs(10);
 const LOOKS: u32 = 25;
 const BETWEEN_LOOKS: &str = "usleep 200000";
 
+/// The dom0's file system with what a run adds.
+const INITRAMFS: &str = "initramfs";
+
 /// Where a dump of a running domain goes.
 const DUMP: &str = "/tmp/dump";
 
@@ -82,22 +85,29 @@ impl Stack for Linux {
         rootfs::pack(&provision.dom0()?, &provision.cache).map(drop)
     }
 
-    fn machine(&self, setting: &Setting<'_>, job: &Job) -> Result<(Qemu, Machine)> {
+    fn by_hand(&self, setting: &Setting<'_>, job: &Job) -> Result<ByHand> {
         let provision = setting.provision;
         let qemu = Qemu::choose(provision)?;
         let xen = provision.hypervisor()?;
         let root = rootfs::pack(&provision.dom0()?, &provision.cache)?;
         let jobs = std::slice::from_ref(job);
-        let initramfs = setting.dir.join("initramfs");
-        let what = format!(
-            "make for this boot, of {}, xen-cfg and the kernel",
-            root.initramfs.display()
-        );
-        provision
-            .cache
-            .lacks(&what, &initramfs.display().to_string());
-        let machine = machine(&xen, &root.kernel, &initramfs, jobs, setting.mode);
-        Ok((qemu, machine))
+        let files = payload(setting.workspace, jobs);
+        let domain = job.via.domain();
+        let create = domain.map(|domain| request(1, &create_command(jobs, 0, &domain)));
+        let show = request(2, "cat /var/log/xen/console/*");
+        let typed = create.map(|create| {
+            vec![
+                format!("once it is ready: {create}"),
+                format!("to see the domain's console: {show}"),
+            ]
+        });
+        let mode = setting.mode;
+        Ok(ByHand {
+            qemu,
+            machine: machine(&xen, &root.kernel, INITRAMFS.as_ref(), jobs, mode),
+            first: by_hand::archive(&root.initramfs, &files, INITRAMFS),
+            then: typed.unwrap_or_default(),
+        })
     }
 
     fn open<'jobs>(
@@ -108,7 +118,7 @@ impl Stack for Linux {
         let qemu = Qemu::choose(setting.provision)?;
         let xen = setting.provision.hypervisor()?;
         let root = rootfs::pack(&setting.provision.dom0()?, &setting.provision.cache)?;
-        let initramfs = setting.dir.join("initramfs");
+        let initramfs = setting.dir.join(INITRAMFS);
         append_payload(
             &root.initramfs,
             &payload(setting.workspace, jobs),
@@ -239,6 +249,11 @@ impl From<Failure> for Stop {
     }
 }
 
+/// A command as the dom0's shell takes it: with a number of its own, and its length.
+fn request(number: u64, command: &str) -> String {
+    format!("{number} {} {command}", command.len())
+}
+
 /// Whether the dom0 asks for a line again, as something of it is missing.
 fn is_garbled(answer: &str) -> bool {
     answer.starts_with("again: ")
@@ -347,7 +362,7 @@ impl Open<'_> {
         self.calls += 1;
         let number = self.calls;
         let mark = format!("done {number}");
-        let line = format!("{number} {} {command}\n", command.len());
+        let line = request(number, command) + "\n";
         self.running.ports.write(CONTROL, line.as_bytes());
         let deadline = self.within(ANSWER_TIMEOUT);
         let mut nudge = self.within(NUDGE);

@@ -7,6 +7,7 @@
 mod alone;
 mod archive;
 pub(crate) mod bare;
+mod by_hand;
 mod bzimage;
 pub(crate) mod dom0;
 mod domain;
@@ -23,15 +24,14 @@ mod xl;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub(crate) use by_hand::ByHand;
 pub(crate) use dump::Dump;
-pub(crate) use qemu::Machine;
 
 use crate::console::contract::Contract;
 use crate::console::transcript::Transcript;
 use crate::console::verdict::End;
 use crate::exit::Result;
 use crate::provision::Provision;
-use crate::provision::qemu::Qemu;
 use crate::ui;
 
 /// `--via`.
@@ -193,8 +193,8 @@ pub(crate) trait Stack {
     /// Fetches everything it needs, without running anything.
     fn prepare(&self, provision: &Provision) -> Result<()>;
 
-    /// The machine that a job would run on alone, and the QEMU for it.
-    fn machine(&self, setting: &Setting<'_>, job: &Job) -> Result<(Qemu, Machine)>;
+    /// How a person would run a job alone.
+    fn by_hand(&self, setting: &Setting<'_>, job: &Job) -> Result<ByHand>;
 
     /// Gets ready to run `jobs`, which are all that will be run.
     fn open<'jobs>(
@@ -257,15 +257,6 @@ impl Via {
             Self::Dom0 | Self::KvmShim | Self::Bare | Self::Bare4 => None,
         }
     }
-}
-
-/// What the shell of a Linux dom0 is told to create the domain of a job and join its console, for the
-/// ways that go by one.
-pub(crate) fn by_hand(job: &Job) -> Option<String> {
-    let domain = job.via.domain()?;
-    let create = domain::create_command(std::slice::from_ref(job), 0, &domain);
-    // The first domain that a dom0 creates has this number.
-    Some(format!("{create}; attach 1"))
 }
 
 /// Says how to attach a debugger to a machine that waits for one.

@@ -182,11 +182,12 @@ impl Machine {
         arguments
     }
 
-    /// The same as a line for a shell, to be run by hand: in a directory of its own with links of the
-    /// names above. What this program reads from pipes is on the terminal if there is one port; of
+    /// The same as a line for a shell, to be run by hand: in a directory of its own, where `first` is run
+    /// first, with links of the names above. What this program reads from pipes is on the terminal if there is one port; of
     /// several, the last is, and the others go to files.
-    pub(crate) fn line(&self, qemu: &Qemu) -> String {
+    pub(crate) fn line(&self, qemu: &Qemu, first: &[String]) -> String {
         let mut words = vec!["cd \"$(mktemp -d)\"".to_owned(), "pwd".to_owned()];
+        words.extend_from_slice(first);
         let files = self.files();
         words.extend(files.iter().map(|(file, name)| {
             let file = quoted(&file.display().to_string());
@@ -302,7 +303,7 @@ fn sweep(parent: &Path) {
 }
 
 /// A word as a shell takes it, in quotes only where it needs them.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,.:/@%".contains(c);
     match !word.is_empty() && word.chars().all(plain) {
         true => word.to_owned(),
@@ -472,7 +473,7 @@ mod tests {
         let mut machine = machine();
         machine.append = "a='b c' \"$d\" `e` \\ *".into();
         let qemu = qemu.unwrap();
-        let line = machine.line(&qemu);
+        let line = machine.line(&qemu, &[]);
         assert!(!line.contains('\n'));
         let shell = std::process::Command::new("sh")
             .args(["-c", &line])
