@@ -17,7 +17,7 @@ use crate::interrupt;
 use crate::ui;
 
 /// The name under which everything is kept below the user's cache directory.
-const NAME: &str = "xen-pv-guest";
+pub(crate) const NAME: &str = "xen-pv-guest";
 
 /// How often a run that waits for another looks.
 const LOOK: Duration = Duration::from_millis(100);

@@ -9,6 +9,7 @@ use clap::Parser;
 use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::cli::{BootArgs, Cli, Command};
+use crate::provision::cache;
 
 /// Variables that the CI systems set, or the files' users, with values of their kind.
 const GIVEN: &[(&str, &str)] = &[
@@ -242,6 +243,17 @@ fn a_flag_or_a_program_that_is_misspelt_is_found() {
 fn a_variable_that_nothing_sets_is_found() {
     let file = text("gitlab.yml").replace("\"$EXPECT\"", "\"$EXPCT\"");
     assert!(std::panic::catch_unwind(|| gitlab(&load(&file))).is_err());
+}
+
+/// What is fetched is found again by the next run.
+#[test]
+fn the_cache_is_kept() {
+    for (name, _) in FILES {
+        assert!(
+            text(name).contains(&format!(" .cache/{}\n", cache::NAME)),
+            "{name}"
+        );
+    }
 }
 
 /// Whoever copies a file says where things come from.
