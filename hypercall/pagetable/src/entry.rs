@@ -400,6 +400,19 @@ mod tests {
     }
 
     #[test]
+    fn entries_and_values_are_equal_in_all_their_parts() {
+        let [one, two] = [1, 2].map(Pfn::truncate);
+        let value = |pfn, flags| Value::<L1>::new(pfn, flags);
+        assert!(value(one, Flags::DATA) == value(one, Flags::DATA));
+        assert!(value(one, Flags::DATA) != value(two, Flags::DATA));
+        assert!(value(one, Flags::DATA) != value(one, Flags::CONST));
+        let entry = |mfn, flags| Pte::from_mfn(Mfn::truncate(mfn), flags);
+        assert!(entry(1, Flags::DATA) == entry(1, Flags::DATA));
+        assert!(entry(1, Flags::DATA) != entry(2, Flags::DATA));
+        assert!(entry(1, Flags::DATA) != entry(1, Flags::CONST));
+    }
+
+    #[test]
     fn a_non_present_entry_has_no_address() {
         assert_eq!(Pte::NONE.bits(), 0);
         assert_eq!(Pte::from_table(0x1234_5000).mfn(), None);

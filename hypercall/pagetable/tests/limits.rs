@@ -6,7 +6,7 @@ mod common;
 use std::rc::Rc;
 
 use common::{BASE, MIB, Own, PAGE, World, Xen, expect, machine, small, start};
-use hypercall::{Errno, Op as Call};
+use hypercall::{Errno, Op as Call, Pfn};
 use model::{Injection, Kind, Layout, Model};
 use pagetable::fuzz::Eye;
 use pagetable::machine::Machine;
@@ -95,6 +95,35 @@ fn memory_in_many_pieces_is_all_there() {
         world.tables.free_frame(frame).unwrap();
     }
     expect::sound(&world);
+}
+
+/// A page that has no memory is named, in a new table as in one that is there, and leaves no entry.
+#[test]
+fn a_page_without_memory_is_not_mapped() {
+    let hole = 20 * MIB + 5;
+    let layout = small(Kind::DomU, 64 * MIB);
+    let mut world = World::with_holes(&layout, vec![hole..hole + 1]).populated();
+    let mut frames = world.frames(7);
+    for at in [0, 1, 3, 6] {
+        let frame = std::mem::replace(&mut frames[at], Pfn::truncate(hole));
+        let page = BASE + at as u64 * PAGE;
+        let refused = world.map(BASE, &frames, Flags::DATA);
+        assert!(
+            matches!(refused, Err(MmError::NoFrame { va }) if va == page),
+            "{refused:?}"
+        );
+        assert_eq!(world.mapped(BASE), None);
+        world.tables.ensure_pte_table(BASE).unwrap();
+        let refused = world.map(BASE, &frames, Flags::DATA);
+        assert!(
+            matches!(refused, Err(MmError::NoMemory { pfn }) if pfn == hole),
+            "{refused:?}"
+        );
+        assert_eq!(world.mapped(page), None);
+        world.unmap(BASE, 512).unwrap();
+        expect::clean(&world);
+        frames[at] = frame;
+    }
 }
 
 /// The takeover of a domain of any size needs the same; what the direct map has no room for is said.
@@ -235,28 +264,29 @@ fn code_is_writable_by_no_alias() {
     // SAFETY: as above.
     let change = unsafe { world.tables.set_memory_x(other, 1) }.unwrap();
     change.commit(&mut world.tables).unwrap();
-    let stays = |result: Result<(), MmError>, what: &str| {
-        let refused = matches!(result, Err(MmError::MustStayReadOnly { .. }));
+    let stays = |result: Result<(), MmError>, at: u64, what: &str| {
+        let refused = matches!(result, Err(MmError::MustStayReadOnly { va }) if va == at);
         assert!(refused, "{what}: {result:?}");
     };
-    stays(world.map(BASE, &frames[..1], Flags::DATA), "one page");
+    stays(world.map(BASE, &frames[..1], Flags::DATA), BASE, "one page");
     let both = [frames[1], frames[0]];
-    stays(world.map(BASE, &both, Flags::DATA), "pages in a table");
+    let (table, second) = (world.map(BASE, &both, Flags::DATA), BASE + PAGE);
+    stays(table, second, "pages in a table");
+    // What is before the page that is refused is mapped.
+    world.unmap(BASE, 1).unwrap();
     let far = BASE + (8 << 21);
-    stays(world.map(far, &both, Flags::DATA), "pages in a new table");
+    let table = world.map(far, &both, Flags::DATA);
+    stays(table, far + PAGE, "pages in a new table");
     let first = frames[0];
-    stays(world.set_ptes(BASE, first, 1, Flags::DATA), "set_ptes");
-    world
-        .map(BASE + 8 * PAGE, &frames[..1], Flags::CONST)
-        .unwrap();
+    let set = world.set_ptes(BASE, first, 1, Flags::DATA);
+    stays(set, BASE, "set_ptes");
+    let second = BASE + 8 * PAGE;
+    world.map(second, &frames[..1], Flags::CONST).unwrap();
     let none = Flags::empty();
-    stays(
-        world.protect(BASE + 8 * PAGE, 1, Flags::WRITABLE, none),
-        "protect",
-    );
+    let protected = world.protect(second, 1, Flags::WRITABLE, none);
+    stays(protected, second, "protect");
     expect::clean(&world);
     // Two executable aliases: it stays code until the second is gone.
-    let second = BASE + 8 * PAGE;
     let window = world.tables.machine().window(first);
     for (va, writable) in [(other, false), (second, true)] {
         // SAFETY: as above.

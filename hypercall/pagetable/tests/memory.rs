@@ -68,6 +68,22 @@ fn tables_alone_make_the_direct_map_grow() {
     expect::clean(&world);
 }
 
+/// A frame is in the direct map once its step was added, and no frame is that the domain has not.
+#[test]
+fn what_the_direct_map_has_is_told() {
+    let pages = 64 * MIB;
+    let mut world = World::fast(&small(Kind::DomU, pages));
+    let mapped = world.tables.frames().counts().mapped;
+    let told = |world: &World, pfns: [u64; 4]| {
+        pfns.map(|pfn| world.tables.is_populated(Pfn::truncate(pfn)))
+    };
+    let pfns = [0, mapped - 1, mapped, pages - 1];
+    assert_eq!(told(&world, pfns), [true, true, false, false]);
+    world.tables.populate_all().unwrap();
+    assert_eq!(told(&world, pfns), [true; 4]);
+    assert!(!world.tables.is_populated(Pfn::truncate(pages)));
+}
+
 #[test]
 fn unmapping_works_when_memory_is_out() {
     let mut world = World::new(&small(Kind::DomU, 16 * MIB)).populated();

@@ -432,6 +432,9 @@ fn ranges_that_are_none_are_refused() {
     bad(world.unmap(0x7fff_ffff_f000, 2));
     bad(world.unmap(BASE, 1 << 52));
     bad(world.unmap(0xffff_ffff_ffff_f000, 2));
+    // The last page of either half is one.
+    world.unmap(0x7fff_ffff_f000, 1).unwrap();
+    world.unmap(0xffff_ffff_ffff_e000, 1).unwrap();
     bad(world.move_pages(BASE, BASE + PAGE, 2));
     bad(world.move_pages(BASE, BASE, 512));
     let p2m = world.model.boot().mfn_list;
@@ -440,6 +443,73 @@ fn ranges_that_are_none_are_refused() {
         world.map(p2m, &[], Flags::DATA),
         Err(MmError::BadRange { .. })
     ));
+}
+
+/// Where whole tables change hands the place may have a table, which comes back, but no page in it.
+#[test]
+fn a_table_moves_only_to_where_nothing_is_mapped() {
+    let (from, to) = (BASE, BASE + 5 * 512 * PAGE);
+    for at in [0, 1, 300, 511] {
+        let mut world = World::small().populated();
+        let frames = world.frames(512);
+        let free = |world: &World| world.tables.frames().counts().free;
+        world.tables.ensure_pmd(from).unwrap();
+        let before = free(&world);
+        world.map(from, &frames, Flags::DATA).unwrap();
+        let page = to + at * PAGE;
+        world.map(page, &frames[..1], Flags::CONST).unwrap();
+        let refused = world.move_pages(from, to, 512);
+        assert!(
+            matches!(refused, Err(MmError::Occupied { va }) if va == page),
+            "{refused:?}"
+        );
+        for va in [from, page] {
+            assert_eq!(world.mapped(va).map(|found| found.0), Some(frames[0]));
+        }
+        expect::clean(&world);
+        // One page is unmapped by its entry, and the table stays.
+        world.unmap(page, 1).unwrap();
+        assert_eq!(free(&world), before - 2);
+        world.move_pages(from, to, 512).unwrap();
+        assert_eq!(free(&world), before - 1);
+        assert_eq!(world.mapped(from), None);
+        let last = world.mapped(to + 511 * PAGE);
+        assert_eq!(last.map(|found| found.0), Some(frames[511]));
+        world.unmap(to, 512).unwrap();
+        assert_eq!(free(&world), before);
+        expect::clean(&world);
+    }
+}
+
+/// A change says which addresses must not be touched before it is in force.
+#[test]
+fn a_change_tells_the_addresses_that_change() {
+    let none = Flags::empty();
+    for pages in [1, 2, 600] {
+        let mut world = World::small().populated();
+        let frames = world.frames(pages);
+        let pages = pages as u64;
+        let far = BASE + 70 * PAGE + pages * PAGE;
+        let at = |va| va..va + pages * PAGE;
+        let tables = &mut world.tables;
+        // SAFETY: the model's memory.
+        unsafe {
+            let map = tables.map(BASE, frames.iter().copied(), Flags::DATA);
+            let map = map.unwrap();
+            assert_eq!(map.range(), at(BASE));
+            map.commit(tables).unwrap();
+            let protect = tables.protect(BASE, pages, none, Flags::WRITABLE).unwrap();
+            assert_eq!(protect.range(), at(BASE));
+            protect.commit(tables).unwrap();
+            let moved = tables.move_pages(BASE, far, pages).unwrap();
+            assert_eq!(moved.range(), at(far));
+            moved.commit(tables).unwrap();
+            let unmap = tables.unmap(far, pages).unwrap();
+            assert_eq!(unmap.range(), at(far));
+            unmap.commit(tables).unwrap();
+        }
+        expect::clean(&world);
+    }
 }
 
 #[test]

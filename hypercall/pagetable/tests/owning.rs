@@ -4,11 +4,12 @@ mod common;
 
 use common::layout::{DIRECT, DYNAMIC, FIXMAP, HEAP, IMAGE};
 use common::{MIB, PAGE, World, expect, small};
-use hypercall::{Errno, Op as Call};
+use hypercall::{Errno, Op as Call, Pfn};
 use model::{Injection, Kind};
 use pagetable::frames::Frame;
 use pagetable::fuzz::Eye;
 use pagetable::mapping::StillMapped;
+use pagetable::state::Kind as Record;
 use pagetable::{Flags, MmError};
 
 /// Not at the start of a table.
@@ -88,6 +89,8 @@ fn frames_that_cannot_be_mapped_are_free() {
             "{va:#x}: {error}"
         );
     }
+    let none = refuse(&mut world, VA, 0, Flags::DATA);
+    assert!(matches!(none, MmError::BadRange { .. }), "{none}");
     let code = refuse(&mut world, VA, 1, Flags::CODE);
     assert!(matches!(code, MmError::WriteAndExecute { .. }), "{code}");
     let taken = refuse(&mut world, VA, 701, Flags::DATA);
@@ -100,44 +103,87 @@ fn frames_that_cannot_be_mapped_are_free() {
     expect::clean(&world);
 }
 
-/// Whatever Xen refuses, no frame is lost, and none is free that is mapped.
+/// Frames that are free or tables: none else comes and goes here.
+fn free_or_tables(world: &mut World) -> u64 {
+    let free = free(world);
+    let frames = world.tables.frames();
+    let is_table = |pfn: &u64| {
+        let (state, _) = frames.states(Pfn::truncate(*pfn)).unwrap();
+        state.kind == Record::Table
+    };
+    free + (0..frames.counts().mapped).filter(is_table).count() as u64
+}
+
+/// Whatever Xen refuses, of mapping or of unmapping, no frame is lost, and none is free that is mapped.
 #[test]
 fn nothing_is_lost_to_a_refusal() {
+    let mut still_mapped = 0;
     for call in [Call::UpdateVaMapping, Call::MmuUpdate, Call::Multicall] {
         for (pages, nth) in [(1, 1), (20, 1), (600, 1), (600, 2), (1300, 3)] {
-            for index in [None, Some(0), Some(3)] {
+            for (index, while_mapping) in [(None, true), (None, false), (Some(0), true)]
+                .into_iter()
+                .chain([(Some(0), false), (Some(3), true), (Some(3), false)])
+            {
                 let mut world = world();
-                let warm = take(&mut world, 1);
-                let warm = world.tables.map_frames(VA, warm, Flags::DATA).unwrap();
-                world.tables.unmap_and_free(warm).unwrap();
-                let before = free(&mut world);
+                let before = free_or_tables(&mut world);
                 let refusal = Injection {
                     nth,
                     index,
                     ..Injection::call(call, Errno::ENOMEM)
                 };
                 let frames = take(&mut world, pages);
-                world.model.inject(refusal);
+                if while_mapping {
+                    world.model.inject(refusal);
+                }
                 let mapped = world.tables.map_frames(VA, frames, Flags::DATA);
                 world.model.clear_injections();
                 expect::clean(&world);
                 let Ok(mut mapping) = mapped else {
-                    // Tables of the region stay.
-                    assert!(before.abs_diff(free(&mut world)) <= 3, "{refusal:?}");
+                    assert_eq!(free_or_tables(&mut world), before, "{refusal:?}");
                     continue;
                 };
-                world.model.inject(refusal);
+                if !while_mapping {
+                    world.model.inject(refusal);
+                }
                 if let Err(StillMapped { mapping: rest, .. }) = world.tables.unmap_and_free(mapping)
                 {
                     world.model.clear_injections();
                     expect::clean(&world);
+                    let end = rest.va() + rest.pages() * PAGE;
+                    assert_eq!(end, VA + pages as u64 * PAGE, "no more than there was");
+                    still_mapped += 1;
                     mapping = rest;
                     world.tables.unmap_and_free(mapping).unwrap();
                 }
                 world.model.clear_injections();
+                for page in 0..pages as u64 {
+                    assert_eq!(world.mapped(VA + page * PAGE), None, "{refusal:?}");
+                }
                 expect::clean(&world);
-                assert!(before.abs_diff(free(&mut world)) <= 3, "{refusal:?}");
+                assert_eq!(free_or_tables(&mut world), before, "{refusal:?}");
             }
         }
     }
+    assert!(still_mapped > 5, "{still_mapped}");
+}
+
+/// What is next to another region is not of it.
+#[test]
+fn a_mapping_may_touch_other_regions() {
+    let mut world = world();
+    for (va, pages) in [(FIXMAP.end, 1), (IMAGE.start - 2 * PAGE, 2)] {
+        let frames = take(&mut world, pages);
+        let mapping = world.tables.map_frames(va, frames, Flags::DATA).unwrap();
+        expect::clean(&world);
+        world.tables.unmap_and_free(mapping).unwrap();
+    }
+    for (va, pages) in [(FIXMAP.end - PAGE, 2), (IMAGE.start - 2 * PAGE, 3)] {
+        let frames = take(&mut world, pages);
+        let error = world
+            .tables
+            .map_frames(va, frames, Flags::DATA)
+            .unwrap_err();
+        assert!(matches!(error, MmError::BadRange { .. }), "{error}");
+    }
+    expect::clean(&world);
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use crate::common::layout;
-use common::{MIB, PAGE, World, expect, small};
+use common::{BASE, MIB, PAGE, World, expect, small};
 use hypercall::{Errno, Op};
 use model::{Access, Injection, Kind, Mode as Cpu};
 use pagetable::fuzz::{Eye, Mode};
@@ -214,22 +214,68 @@ fn only_a_space_that_is_left_can_be_destroyed_and_comes_back_otherwise() {
     sound(&world);
 }
 
-/// A space belongs to the tables that made it: others refuse it by name.
+/// Roots that are no space's here are refused by name.
+fn refused_by_name(world: &mut World, space: &AddressSpace) {
+    let root = space.roots().kernel.as_u64();
+    let refused = world.tables.in_space(space, |_| Ok(()));
+    assert!(matches!(refused, Err(MmError::NoSpace { root: of }) if of == root));
+    // SAFETY: nothing runs on the model.
+    let refused = unsafe { world.tables.switch_space(space) };
+    assert!(matches!(refused, Err(MmError::NoSpace { root: of }) if of == root));
+    sound(world);
+}
+
+/// A space belongs to the tables that made it: others refuse it, whatever they use its frames for.
 #[test]
 fn a_space_of_other_tables_is_refused() {
     let mut other = World::small().populated();
     let mut spaces: Vec<_> = (0..3)
         .map(|_| other.tables.create_space().unwrap())
         .collect();
-    let strange = spaces.pop().unwrap();
+    for strange in [spaces.pop().unwrap(), spaces.remove(0)] {
+        let mut world = World::small().populated();
+        // Takes the frames that were handed out first, for tables of two levels.
+        world.tables.ensure_pte_table(BASE).unwrap();
+        refused_by_name(&mut world, &strange);
+        world.tables.destroy_space(strange).unwrap_err();
+        sound(&world);
+    }
+}
+
+/// A space of which Xen let go only half is there to be ended, and for nothing else.
+#[test]
+fn a_space_that_was_half_ended_is_refused() {
     let mut world = World::small().populated();
-    let root = strange.roots().kernel.as_u64();
-    let refused = world.tables.in_space(&strange, |_| Ok(()));
-    assert!(matches!(refused, Err(MmError::NoSpace { root: of }) if of == root));
-    // SAFETY: nothing runs on the model.
-    let refused = unsafe { world.tables.switch_space(&strange) };
-    assert!(matches!(refused, Err(MmError::NoSpace { root: of }) if of == root));
-    world.tables.destroy_space(strange).unwrap_err();
+    let before = free(&mut world);
+    let space = world.tables.create_space().unwrap();
+    let refusal = Injection::request(Op::MmuextOp, 1, Errno::ENOMEM);
+    world.model.inject(refusal);
+    let refused = world.tables.destroy_space(space).unwrap_err();
+    assert_eq!(world.model.clear_injections(), 0);
+    let space = refused.space.unwrap();
+    refused_by_name(&mut world, &space);
+    world.tables.destroy_space(space).unwrap();
+    assert_eq!(free(&mut world), before);
+    sound(&world);
+}
+
+/// Tables of others that a space maps, for its programs to read, are not its own.
+#[test]
+fn a_table_that_a_space_maps_stays() {
+    let mut world = World::small().populated();
+    world.tables.ensure_pte_table(BASE).unwrap();
+    let before = free(&mut world);
+    let entry = world.tables.get(world.tables.pmd_slot(BASE).unwrap());
+    let table = world.tables.pmd_val(entry).unwrap().pfn;
+    let space = world.tables.create_space().unwrap();
+    world.switch(&space);
+    world
+        .map(USER[0], &[table], Flags::CONST | Flags::USER)
+        .unwrap();
+    world.leave_space();
+    world.tables.destroy_space(space).unwrap();
+    assert_eq!(world.tables.frames().states(table).unwrap().0.links, 1);
+    assert_eq!(free(&mut world), before);
     sound(&world);
 }
 

@@ -28,6 +28,15 @@ fn found(world: &World, va: u64) {
     let (l4, level) = (world.model.boot().l4, hypercall::mmu::Level::L1);
     let (place, _) = world.model.walk(l4, va).entry(level).unwrap();
     assert_eq!(slot.machine(), place, "{va:#x}");
+    // Level by level it is the same.
+    let tables = &world.tables;
+    let by_level = tables
+        .pgd_offset(va)
+        .and_then(|pgd| tables.p4d_offset(pgd, va))
+        .and_then(|p4d| tables.pud_offset(p4d, va))
+        .and_then(|pud| tables.pmd_offset(pud, va))
+        .and_then(|pmd| tables.pte_offset(pmd, va));
+    assert_eq!(by_level.map(|slot| slot.machine()), Some(place), "{va:#x}");
 }
 
 /// The place that was used last is looked for anew after each change that leads elsewhere.
@@ -328,4 +337,36 @@ fn a_plan_that_cannot_be_made_whole_is_not_made() {
     let pinned = State::table(1, 3, true);
     assert_eq!(frames.states(a).unwrap(), (pinned, pinned));
     assert_eq!(frames.states(b).unwrap().1, State::of(Frame::Owned));
+}
+
+/// What the processor has cached of an address, or of any, is gone when that was asked for.
+#[test]
+fn a_flush_makes_the_processor_look_again() {
+    for one in [true, false] {
+        for lazy in [true, false] {
+            let mut world = World::small().populated();
+            let frames = world.named_frames(1);
+            world.map(BASE, &frames, Flags::DATA).unwrap();
+            let place = world.tables.pte_slot(BASE).unwrap().machine();
+            assert!(world.eye().load(BASE).is_some());
+            let words = world.model.frame_ptr(place.frame());
+            // Behind everybody's back, as another vCPU would.
+            // SAFETY: the model's memory, which this thread alone uses.
+            let entry = unsafe { std::mem::take(&mut (*words)[place.entry_index()]) };
+            assert!(world.eye().load(BASE).is_some(), "cached");
+            if lazy {
+                world.mode(Mode::Enter);
+            }
+            let which = one.then_some(BASE + 5);
+            world.tables.flush_tlb(which).unwrap();
+            assert_eq!(world.eye().load(BASE).is_some(), lazy, "waits if lazy");
+            if lazy {
+                world.mode(Mode::Leave);
+            }
+            assert_eq!(world.eye().load(BASE), None);
+            // SAFETY: as above.
+            unsafe { (*words)[place.entry_index()] = entry };
+            expect::clean(&world);
+        }
+    }
 }

@@ -2,11 +2,15 @@
 
 mod common;
 
+use std::rc::Rc;
+
 use crate::common::layout::{self, Fixed};
-use common::{MIB, PAGE, World, expect, image, small};
+use common::{MIB, Own, PAGE, World, Xen, expect, image, machine, small, start};
 use hypercall::Pfn;
-use model::{Kind, Layout, Order};
+use model::{Kind, Layout, Model, Order};
+use pagetable::MmError;
 use pagetable::state::Kind as Frame;
+use pagetable::takeover::Initial;
 
 const KINDS: [Kind; 3] = [Kind::DomU, Kind::Dom0, Kind::Shim];
 
@@ -50,7 +54,7 @@ fn taken_over(layout: &Layout) -> World {
     assert_eq!(counts.mapped, world.report.initial_pages, "{layout:?}");
     // L2 and L1 of the fixmap, L3 and L2 of the direct map, whose L1 tables are Xen's, and the
     // image's own; and the empty L3 tables of the regions that are used at run time.
-    let tables = 6 + image_tables(layout);
+    let tables = 7 + image_tables(layout);
     assert_eq!(counts.free, world.report.reclaimed - tables, "{layout:?}");
     assert_eq!(world.model.counters().emulated_stores, 0, "{layout:?}");
     world
@@ -165,5 +169,139 @@ fn parts_of_the_image_become_memory() {
         expect::sound(&world);
         let outside = world.release(layout::DIRECT.start, 1);
         assert!(outside.is_err(), "only the image can be released");
+    }
+}
+
+/// The initial mapping is whole steps, and no more than the domain has.
+#[test]
+fn an_initial_mapping_that_cannot_be_is_refused() {
+    let layout = small(Kind::DomU, 16 * MIB);
+    let initial = World::new(&layout).report.initial_pages;
+    // A page of the mapping's last table that is missing, and pages that the domain has.
+    for (missing, nr_pages) in [
+        (None, initial),
+        (None, initial - 1),
+        (Some(511), 16 * MIB),
+        (Some(1), 16 * MIB),
+    ] {
+        let model = Rc::new(Model::build(&layout));
+        if let Some(missing) = missing {
+            let last = layout::IMAGE.start + (initial - 1) * PAGE;
+            let walk = model.walk(model.boot().l4, last);
+            let (place, _) = walk.entry(hypercall::mmu::Level::L1).unwrap();
+            let table = model.frame_ptr(place.frame());
+            // SAFETY: the model's memory, which this thread alone uses.
+            unsafe { (&mut *table)[missing..].fill(0) };
+        }
+        let mut tables = Own::new(Xen(Rc::clone(&model)), machine(&model, false));
+        let mut start = start(&model, &layout);
+        start.nr_pages = nr_pages;
+        let found = initial - missing.map_or(0, |missing| 512 - missing as u64);
+        let whole = found == initial;
+        match Initial::survey(&mut tables, start) {
+            Ok(_) => assert!(whole && nr_pages >= found, "{missing:?}, {nr_pages}"),
+            Err(MmError::BadRange { va, pages }) => {
+                assert_eq!((va, pages), (layout::IMAGE.start, found));
+                assert!(!whole || nr_pages < found, "{missing:?}, {nr_pages}");
+            }
+            Err(e) => panic!("{missing:?}, {nr_pages}: {e}"),
+        }
+    }
+}
+
+/// Before the direct map is there the image's frames can be asked for, and no others.
+#[test]
+fn the_image_tells_its_frames() {
+    let layout = small(Kind::DomU, 16 * MIB);
+    let model = Rc::new(Model::build(&layout));
+    let mut tables = Own::new(Xen(Rc::clone(&model)), machine(&model, false));
+    let early = Initial::survey(&mut tables, start(&model, &layout));
+    let early = early.unwrap().fixmap().unwrap();
+    let image = image(&layout).range();
+    for va in image.clone().step_by(PAGE as usize) {
+        let pfn = Pfn::truncate((va - layout::IMAGE.start) / PAGE);
+        assert_eq!(early.image_frame(va + 8).ok(), model.mfn(pfn), "{va:#x}");
+    }
+    for va in [image.start - 1, image.end, layout::DIRECT.start] {
+        let refused = early.image_frame(va);
+        assert!(matches!(refused, Err(MmError::BadRange { .. })), "{va:#x}");
+    }
+}
+
+/// What is said to lie in two places at once is not taken over: the error has where.
+#[test]
+fn ranges_that_overlap_are_refused() {
+    let layout = small(Kind::DomU, 16 * MIB);
+    let image = image(&layout);
+    let frame = |va: u64| (va - layout::IMAGE.start) / PAGE;
+    let (text, data) = (frame(image.text.start), frame(image.data.start));
+    let shared = start(&Model::build(&layout), &layout).shared[0].unwrap();
+    for (module, at) in [
+        (text..text + 1, Some(text)),
+        (text - 2..text, None),
+        (text - 2..text + 1, Some(text)),
+        (data + 3..data + 4, Some(data + 3)),
+        (shared..shared + 1, Some(shared)),
+        (0..0, None),
+    ] {
+        let model = Rc::new(Model::build(&layout));
+        let mut tables = Own::new(Xen(Rc::clone(&model)), machine(&model, false));
+        let mut start = start(&model, &layout);
+        start.module = module.clone();
+        let refused = Initial::survey(&mut tables, start).err();
+        let va = match refused {
+            Some(MmError::Occupied { va }) => Some(va),
+            None => None,
+            Some(e) => panic!("{module:?}: {e}"),
+        };
+        assert_eq!(va, at.map(|pfn| layout::IMAGE.start + pfn * PAGE));
+    }
+}
+
+/// Without a p2m list to say that all of the initial mapping is memory, the machine is asked: what is
+/// none is recorded as none, and no record lies there.
+#[test]
+fn holes_in_the_initial_mapping_are_left_alone() {
+    let layout = small(Kind::DomU, 16 * MIB);
+    let boot_stack = start(&Model::build(&layout), &layout).boot_stack;
+    let initial = World::new(&layout).report.initial_pages;
+    for holes in [
+        vec![0xa0..0xc0],
+        vec![boot_stack + 1..boot_stack + 2],
+        vec![
+            0x20..0x21,
+            boot_stack + 20..boot_stack + 90,
+            initial - 200..initial - 199,
+        ],
+        // Too little is left behind the stack: the records go to where there is most.
+        vec![initial - 100..initial - 99, initial - 3..initial],
+    ] {
+        let model = Rc::new(Model::build(&layout));
+        let machine = common::with_holes(&model, holes.clone());
+        let mut tables = Own::new(Xen(Rc::clone(&model)), machine);
+        let mut start = start(&model, &layout);
+        start.p2m_list = None;
+        let early = Initial::survey(&mut tables, start).and_then(Initial::fixmap);
+        early.unwrap().direct_map().unwrap();
+        let frames = tables.frames();
+        for hole in holes.iter().cloned().flatten().map(Pfn::truncate) {
+            assert_eq!(frames.states(hole).unwrap().0.kind, Frame::Hole, "{hole}");
+        }
+        let is_free = |pfn: &u64| {
+            let (state, _) = frames.states(Pfn::truncate(*pfn)).unwrap();
+            state.kind == Frame::Free
+        };
+        let free: Vec<u64> = (0..initial).filter(is_free).collect();
+        assert_eq!(frames.counts().free, free.len() as u64);
+        // Those that are free are memory, of which nothing else has a part.
+        let mut taken = Vec::new();
+        while frames.counts().mapped == initial {
+            taken.push(tables.alloc_frame().unwrap().pfn().as_u64());
+        }
+        assert!(
+            taken
+                .iter()
+                .all(|pfn| free.contains(pfn) || *pfn >= initial)
+        );
     }
 }

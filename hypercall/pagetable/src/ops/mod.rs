@@ -77,7 +77,8 @@ pub(crate) fn chunks(va: u64, pages: u64) -> impl Iterator<Item = Chunk> {
     core::iter::from_fn(move || {
         let va = next;
         (va < end).then(|| {
-            next = ((va & !(SPAN - 1)) + SPAN).min(end);
+            // By last addresses: the one behind them all has no number.
+            next = (va | (SPAN - 1)).min(end - 1) + 1;
             let first = (va / PAGE % 512) as usize;
             Chunk {
                 va,

@@ -9,8 +9,8 @@ pub(crate) const DIRECT: Range<u64> = 0xffff_8880_0000_0000..0xffff_9880_0000_00
 pub(crate) const P2M: Range<u64> = 0xffff_c000_0000_0000..0xffff_c080_0000_0000;
 /// Mappings made at run time.
 pub(crate) const DYNAMIC: Range<u64> = 0xffff_c900_0000_0000..0xffff_c9c0_0000_0000;
-/// What a kernel uses besides, below the same slot of the root.
-pub(crate) const HEAP: Range<u64> = 0xffff_c9c0_0000_0000..0xffff_ca00_0000_0000;
+/// What a kernel uses besides, below the same slot of the root and the next.
+pub(crate) const HEAP: Range<u64> = 0xffff_c9c0_0000_0000..0xffff_ca40_0000_0000;
 pub(crate) const IMAGE: Range<u64> = 0xffff_ffff_8000_0000..0xffff_ffff_c000_0000;
 pub(crate) const FIXMAP: Range<u64> = 0xffff_ffff_c000_0000..0xffff_ffff_c020_0000;
 

@@ -179,6 +179,14 @@ pub(crate) fn machine(model: &Rc<Model>, strict: bool) -> ModelMachine {
     }
 }
 
+/// The same, with frames that have no memory.
+pub(crate) fn with_holes(model: &Rc<Model>, holes: Vec<Range<u64>>) -> ModelMachine {
+    ModelMachine {
+        holes,
+        ..machine(model, false)
+    }
+}
+
 /// What the kernel would read from `start_info`.
 pub(crate) fn start(model: &Model, layout: &Layout) -> Start {
     let boot = model.boot();
