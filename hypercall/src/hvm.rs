@@ -4,7 +4,7 @@
 //! VMMCALL on AMD's: the one instruction that the other maker's processors do not have.
 
 use core::arch::asm;
-use core::arch::x86_64::__cpuid;
+use core::arch::x86_64::{__cpuid, CpuidResult};
 
 use crate::abi::hvm::{
     HVM_PARAM_CALLBACK_IRQ, HVM_PARAM_CALLBACK_TYPE_VECTOR, HVMOP_get_param, HVMOP_set_param,
@@ -20,12 +20,17 @@ const LEAF_STEP: usize = 0x100;
 /// The first of Xen's CPUID leaves, if this runs under Xen.
 #[must_use]
 pub fn xen_leaves() -> Option<u32> {
+    leaves_of(__cpuid)
+}
+
+/// The same, by what a processor says of itself.
+fn leaves_of(cpuid: impl Fn(u32) -> CpuidResult) -> Option<u32> {
     // Bit 31 of leaf 1's ECX is kept clear by processors: somebody virtualises this one.
-    if __cpuid(1).ecx >> 31 == 0 {
+    if cpuid(1).ecx >> 31 == 0 {
         return None;
     }
     LEAVES.step_by(LEAF_STEP).find(|&leaf| {
-        let id = __cpuid(leaf);
+        let id = cpuid(leaf);
         // "XenVMMXenVMM", four bytes a register.
         (id.ebx, id.ecx, id.edx) == (0x566e_6558, 0x6558_4d4d, 0x4d4d_566e)
     })
@@ -124,4 +129,66 @@ pub unsafe fn set_callback_vector<H: Hypervisor + ?Sized>(
     // a handler that clears the pending byte, so that interrupts by it end.
     let value = unsafe { hv.call(Op::HvmOp, args) };
     XenError::check(Op::HvmOp, Some("set_param"), value).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A processor whose leaf 1 has this in ECX, and some leaf the name of a hypervisor.
+    fn processor(ecx: u32, hypervisors: &[(u32, &[u8; 12])]) -> impl Fn(u32) -> CpuidResult {
+        move |leaf| {
+            let found = hypervisors.iter().find(|(at, _)| *at == leaf);
+            let name = found.map_or(&[0; 12], |(_, name)| *name);
+            let word = |n: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| name[4 * n + byte]));
+            CpuidResult {
+                eax: 0,
+                ebx: word(0),
+                ecx: if leaf == 1 { ecx } else { word(1) },
+                edx: word(2),
+            }
+        }
+    }
+
+    /// Xen is where its name stands, behind those of others that it pretends to be, and nowhere on a
+    /// processor that nobody virtualises.
+    #[test]
+    fn xen_is_found_by_its_name_among_others() {
+        const XEN: &[u8; 12] = b"XenVMMXenVMM";
+        const VIRTUAL: u32 = 1 << 31;
+        let others = [
+            b"Microsoft Hv",
+            b"XenVMMXenVMm",
+            b"XenVMMxenVMM",
+            b"xenVMMXenVMM",
+        ];
+        for at in [0x4000_0000, 0x4000_0100, 0x4000_ff00] {
+            assert_eq!(leaves_of(processor(VIRTUAL, &[(at, XEN)])), Some(at));
+            assert_eq!(leaves_of(processor(!VIRTUAL, &[(at, XEN)])), None);
+            for other in others {
+                let both = [(0x4000_0000, other), (at, XEN)];
+                let found = leaves_of(processor(VIRTUAL, &both));
+                assert_eq!(found, (at != 0x4000_0000).then_some(at));
+                assert_eq!(leaves_of(processor(VIRTUAL, &[(at, other)])), None);
+            }
+        }
+        // Between the places, and beyond the last.
+        for at in [0x4000_0001, 0x4001_0000] {
+            assert_eq!(leaves_of(processor(VIRTUAL, &[(at, XEN)])), None);
+        }
+    }
+
+    /// It is this processor that is asked.
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no processor to ask")]
+    fn xen_is_looked_for_on_this_processor() {
+        assert_eq!(xen_leaves(), leaves_of(__cpuid));
+    }
+
+    /// Where events come as interrupts there is no mask of upcalls: it counts as set, so that nobody
+    /// clears it afterwards.
+    #[test]
+    fn upcalls_count_as_masked_where_events_are_interrupts() {
+        assert!(XenHvm { amd: false }.mask_upcalls());
+    }
 }

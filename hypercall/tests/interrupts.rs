@@ -243,6 +243,21 @@ fn a_kept_refusal_is_told_by_the_sections_next_flush() {
     }
 }
 
+/// What was refused of a section can be looked at from when a handler had it sent until it is told.
+#[test]
+fn a_kept_refusal_can_be_looked_at_until_it_is_told() {
+    let xen = Double::default();
+    let mut mmu = interrupted(&xen, [1, 2]);
+    assert!(mmu.refused().is_none());
+    refuse(&xen, 2);
+    mmu.flush().unwrap();
+    assert_eq!(mmu.refused().map(told), Some((slot(2), [1, 1, 0])));
+    mmu.leave_irq().unwrap();
+    assert!(mmu.refused().is_some());
+    end(&mut mmu);
+    assert!(mmu.refused().is_none());
+}
+
 #[test]
 fn a_stale_tlb_is_not_forgotten_between_refusals() {
     let xen = Double::default();

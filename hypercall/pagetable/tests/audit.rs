@@ -10,7 +10,6 @@ use model::{Kind, Layout, entry};
 use pagetable::Flags;
 use pagetable::audit::{Finding, Report, What};
 use pagetable::frames::Log;
-use pagetable::machine::Machine;
 use pagetable::state::{Kind as Frame, State, Step};
 
 /// A table's worth of pages.
@@ -302,7 +301,7 @@ fn a_root_that_differs_from_the_others_is_walked() {
 fn frames_on_which_the_lists_disagree_are_found() {
     let hole = 20 * MIB + 5;
     let layout = small(Kind::DomU, 24 * MIB);
-    let mut world = World::with_holes(&layout, vec![hole..hole + 1]).populated();
+    let mut world = World::with_holes(&layout, common::one(hole..hole + 1)).populated();
     let clean = audit(&mut world);
     assert!(clean.is_clean(), "{clean}");
     let record = State::of(Frame::Module);

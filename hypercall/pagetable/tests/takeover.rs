@@ -266,8 +266,8 @@ fn holes_in_the_initial_mapping_are_left_alone() {
     let boot_stack = start(&Model::build(&layout), &layout).boot_stack;
     let initial = World::new(&layout).report.initial_pages;
     for holes in [
-        vec![0xa0..0xc0],
-        vec![boot_stack + 1..boot_stack + 2],
+        common::one(0xa0..0xc0),
+        common::one(boot_stack + 1..boot_stack + 2),
         vec![
             0x20..0x21,
             boot_stack + 20..boot_stack + 90,

@@ -187,6 +187,11 @@ pub(crate) fn with_holes(model: &Rc<Model>, holes: Vec<Range<u64>>) -> ModelMach
     }
 }
 
+/// The list that holds one hole.
+pub(crate) fn one(hole: Range<u64>) -> Vec<Range<u64>> {
+    vec![hole]
+}
+
 /// What the kernel would read from `start_info`.
 pub(crate) fn start(model: &Model, layout: &Layout) -> Start {
     let boot = model.boot();
