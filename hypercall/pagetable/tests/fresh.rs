@@ -7,6 +7,7 @@ use common::{BASE, PAGE, World, expect};
 use hypercall::Pfn;
 use pagetable::entry::L1;
 use pagetable::fresh::Fresh;
+use pagetable::fuzz::Mode;
 use pagetable::state::Kind;
 use pagetable::{Flags, Value};
 
@@ -53,6 +54,29 @@ fn a_table_maps_what_was_written_to_it() {
     assert_eq!(free(&world), before - 1);
     table.discard(&mut world.tables).unwrap();
     assert_eq!(free(&world), before);
+}
+
+/// What is queued may yet change what a frame is: it is not looked at before.
+#[test]
+fn what_refusals_left_over_waits_for_the_queue() {
+    let mut world = World::small().populated();
+    let frames = world.frames(1);
+    world.map(BASE, &frames, Flags::DATA).unwrap();
+    let before = free(&world);
+    world.mode(Mode::Enter);
+    let place = world.tables.pmd_slot(BASE).unwrap().place();
+    // SAFETY: nobody uses the page.
+    let table = unsafe { world.tables.unhook(place) }.unwrap().unwrap();
+    world.tables.frames().strand(table.pfn());
+    for stranded in [1, 0] {
+        let frame = world.tables.alloc_frame().unwrap();
+        world.tables.free_frame(frame).unwrap();
+        assert_eq!(world.tables.frames().stranded(), stranded);
+        world.tables.flush().unwrap();
+    }
+    world.mode(Mode::Leave);
+    assert_eq!(free(&world), before + 1);
+    expect::clean(&world);
 }
 
 /// A frame that its holder could not give back comes back when it can, whatever it is by then; a table

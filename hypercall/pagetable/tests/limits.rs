@@ -156,6 +156,27 @@ fn domains_of_any_size_are_taken_over() {
     }
 }
 
+/// The direct map has the entries of the root that all of the domain's memory takes, from boot on: each
+/// leads to 512 GiB.
+#[test]
+fn the_direct_map_has_its_entries_of_the_root_from_boot_on() {
+    let layout = small(Kind::DomU, 64 * MIB);
+    for gib in [1, 511, 512, 513, 1300, 16 << 10, 17 << 10] {
+        let model = Rc::new(Model::build(&layout));
+        let mut tables = Own::new(Xen(Rc::clone(&model)), machine(&model, false));
+        let mut start = start(&model, &layout);
+        start.nr_pages = gib << 18;
+        let early = Initial::survey(&mut tables, start).and_then(Initial::fixmap);
+        early.unwrap().direct_map().unwrap();
+        let needed = u64::min(gib, 16 << 10).div_ceil(512);
+        for slot in 0..33 {
+            let va = common::layout::DIRECT.start + (slot << 39);
+            let entry = tables.get(tables.pgd_offset(va).unwrap());
+            assert_eq!(entry.is_present(), slot < needed, "{gib} GiB, {slot}");
+        }
+    }
+}
+
 /// More frames are given up at once than the list of them has room for: the records remember.
 #[test]
 fn whatever_number_of_frames_is_stranded_comes_back() {
