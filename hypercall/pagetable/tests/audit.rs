@@ -10,7 +10,6 @@ use model::{Kind, Layout, entry};
 use pagetable::Flags;
 use pagetable::audit::{Finding, Report, What};
 use pagetable::frames::Log;
-use pagetable::machine::Machine;
 use pagetable::state::{Kind as Frame, State, Step};
 
 /// A table's worth of pages.

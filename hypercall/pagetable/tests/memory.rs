@@ -4,7 +4,8 @@ mod common;
 
 use crate::common::layout;
 use common::{BASE, MIB, PAGE, World, expect, small};
-use hypercall::{Errno, Op, Pfn};
+use hypercall::mmu::Scope;
+use hypercall::{Errno, ExtOp, Op, Pfn};
 use model::{Injection, Kind, entry};
 use pagetable::frames::FrameError;
 use pagetable::fuzz::Mode;
@@ -105,13 +106,19 @@ fn a_step_that_was_added_with_an_error_is_not_added_twice() {
     let map = unsafe { world.tables.map(BASE, pages.into_iter(), Flags::DATA) };
     // SAFETY: nothing runs on the model.
     unsafe { map.unwrap().defer() };
+    // Behind it begins another list, with which Xen goes on whatever it refused of this one.
+    let flush = ExtOp::TlbFlush(Scope::Local);
+    // SAFETY: it changes no mapping.
+    unsafe { world.tables.mmu().ext(flush, 0) }.unwrap();
     let refusal = Injection::request(Op::MmuUpdate, 0, Errno::ENOMEM);
     world.model.inject(refusal);
     let refused = world.tables.alloc_frame();
     assert!(matches!(refused, Err(MmError::Flush(_))), "{refused:?}");
     assert_eq!(world.model.clear_injections(), 0);
     world.mode(Mode::Leave);
-    assert_eq!(frames.counts().mapped, mapped);
+    let window = layout::DIRECT.start + mapped * PAGE;
+    assert!(world.mapped(window).is_some(), "the table is there");
+    assert_eq!(frames.counts().mapped, mapped, "its frames are not");
     let _ = world.tables.alloc_frame().unwrap();
     assert_eq!(frames.counts().mapped, mapped + 512);
     let lost = expect::census(&world);
