@@ -8,6 +8,7 @@ use hypercall::Pfn;
 use pagetable::entry::L1;
 use pagetable::fresh::Fresh;
 use pagetable::fuzz::Mode;
+use pagetable::machine::Machine;
 use pagetable::state::Kind;
 use pagetable::{Flags, Value};
 
@@ -54,6 +55,30 @@ fn a_table_maps_what_was_written_to_it() {
     assert_eq!(free(&world), before - 1);
     table.discard(&mut world.tables).unwrap();
     assert_eq!(free(&world), before);
+}
+
+/// A table in use is looked at entry by entry, in parts as well.
+#[test]
+fn a_table_in_use_is_read_in_place() {
+    let mut world = World::small().populated();
+    let frames = world.frames(2);
+    world.map(BASE + 7 * PAGE, &frames, Flags::DATA).unwrap();
+    let entry = world.tables.get(world.tables.pmd_slot(BASE).unwrap());
+    let table = world.tables.pmd_val(entry).unwrap().pfn;
+    // SAFETY: a table, which nobody has to himself.
+    let live = unsafe { world.tables.machine().live(table) }.unwrap();
+    let entry = |page| world.tables.ptep_get(BASE + page * PAGE).unwrap().bits();
+    let (before, rest) = live.split_at(8);
+    assert_eq!((live.len(), before.len(), rest.len()), (512, 8, 504));
+    assert_eq!((before.get(7), rest.get(0)), (entry(7), entry(8)));
+    assert_eq!(
+        (live.get(8), live.get(511), live.get(512)),
+        (entry(8), 0, 0)
+    );
+    let present = live.iter().enumerate().filter(|(_, word)| *word != 0);
+    assert!(present.eq([(7, entry(7)), (8, entry(8))]));
+    assert!(!live.is_empty() && live.split_at(0).0.is_empty());
+    assert!(live.split_at(512).1.is_empty());
 }
 
 /// What is queued may yet change what a frame is: it is not looked at before.
