@@ -87,7 +87,12 @@ fn every_domain_is_taken_over() {
 fn wherever_the_p2m_list_and_the_module_are() {
     for kind in KINDS {
         for init_p2m in [None, Some(layout::P2M.start)] {
-            for (initrd_len, unmapped_initrd) in [(0, true), (3 << 20, true), (300_000, false)] {
+            for (initrd_len, unmapped_initrd) in [
+                (0, true),
+                (3 << 20, true),
+                (300_000, false),
+                (6 << 20, false),
+            ] {
                 let layout = Layout {
                     init_p2m,
                     initrd_len,
