@@ -1,17 +1,20 @@
 //! `cargo xtask boot`: one kernel, one stack, one verdict.
 
+mod dry;
 mod flags;
 mod kernel;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cli::BootArgs;
+use crate::console::contract::{Contract, judge};
 use crate::console::transcript::{Show, Transcript};
-use crate::console::verdict::{Outcome, Verdict, judge};
+use crate::console::verdict::{End, Kind, Outcome, Shutdown, Verdict};
 use crate::exit::{Failure, Result};
 use crate::interrupt;
 use crate::process;
+use crate::report::{Facts, Report, Row, State};
 use crate::stack::{Job, Mode, Setting, Via};
 use crate::ui;
 use crate::workspace::Workspace;
@@ -25,24 +28,24 @@ const TAIL_LINES: usize = 30;
 /// Builds, boots and judges.
 pub(crate) fn boot(arguments: &BootArgs) -> Result<()> {
     flags::check(arguments)?;
+    if arguments.dry_run {
+        return dry::run(arguments);
+    }
+    let mut report = Report::open("boot", &arguments.report)?;
+    let result = reported(arguments, &mut report);
+    report.close(result)
+}
+
+fn reported(arguments: &BootArgs, report: &mut Report) -> Result<()> {
     let workspace = Workspace::find()?;
     let provision = arguments.provision.open()?;
     let kernel = match &arguments.kernel {
-        Some(path) => {
-            let path = existing(path)?;
-            kernel::check(&path, arguments.via)?;
-            path
-        }
+        Some(path) => given(path, arguments.via)?,
         None if arguments.lean => workspace.build_lean_kernel()?,
         None => workspace.build_kernel()?,
     };
     let job = job(arguments, kernel)?;
-    let mode = Mode {
-        icount: arguments.icount,
-        gdb: arguments.gdb,
-        interactive: arguments.interactive,
-        xen_log: arguments.xen_log.unwrap_or_default(),
-    };
+    let mode = mode(arguments);
     let dir = workspace.run_dir(job.via.name())?;
     let jobs = [job];
     let setting = Setting {
@@ -51,6 +54,7 @@ pub(crate) fn boot(arguments: &BootArgs) -> Result<()> {
         workspace: &workspace.root,
         dir: &dir,
     };
+    let since = Instant::now();
     let mut session = jobs[0].via.stack().open(setting, &jobs)?;
     let mut transcript = Transcript::create(&dir, Show::Guest, arguments.log.as_deref())?;
     let end = session.run(&jobs[0], &mut transcript);
@@ -61,17 +65,68 @@ pub(crate) fn boot(arguments: &BootArgs) -> Result<()> {
         ui::say("left the console; the domain is gone");
         return Ok(());
     }
-    let outcome = judge(&transcript.guest, &end?);
-    if outcome == Outcome::Pass {
-        ui::say(summary(&transcript.guest));
-    } else {
-        ui::say(transcript.tail(TAIL_LINES));
-    }
-    outcome.into_result()
+    let contract = &jobs[0].contract;
+    let mut row = Row {
+        group: jobs[0].via.name().into(),
+        name: file_name(&jobs[0].kernel),
+        state: State::Pass,
+        message: String::new(),
+        seconds: Some(since.elapsed().as_secs_f64()),
+        facts: Facts::of(&transcript),
+    };
+    let outcome = end.map(|end| {
+        let crashed = crashed(&transcript.guest, &end);
+        (judge(contract, &transcript.guest, &end), crashed)
+    });
+    let result = match outcome {
+        Ok((Outcome::Pass, _)) => {
+            row.message = summary(contract, &transcript.guest);
+            ui::say(&row.message);
+            Ok(())
+        }
+        Ok((outcome, crashed)) => {
+            let tail = transcript.tail(TAIL_LINES);
+            ui::say(&tail);
+            let failure = outcome.into_result().err();
+            if let Some(failure) = &failure {
+                row.state = match State::from(failure) {
+                    State::Fail if crashed => State::Crash,
+                    state => state,
+                };
+                row.message = format!("{failure}\n{}", tail.trim_end());
+            }
+            failure.map_or(Ok(()), Err)
+        }
+        Err(failure) => {
+            row.state = State::from(&failure);
+            row.message = failure.to_string();
+            Err(failure)
+        }
+    };
+    report.add(row);
+    result
 }
 
-/// The passing verdict's facts, for a person.
-fn summary(lines: &[String]) -> String {
+/// Whether the guest crashed, by its own account or Xen's.
+fn crashed(lines: &[String], end: &End) -> bool {
+    let mut verdicts = lines.iter().filter_map(|line| Verdict::parse(line));
+    match end {
+        End::Zombie { end, .. } => crashed(lines, end),
+        End::Shutdown(Shutdown::Crash | Shutdown::Watchdog) => true,
+        _ => verdicts.any(|verdict| verdict.kind == Kind::Crash),
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// What the boot passed by, for a person: the text that was asked for, or the verdict's facts.
+fn summary(contract: &Contract, lines: &[String]) -> String {
+    if let Some(line) = contract.success(lines) {
+        return format!("passed: the console says {line}");
+    }
     let fields = lines
         .iter()
         .find_map(|line| Verdict::parse(line))
@@ -86,6 +141,22 @@ fn summary(lines: &[String]) -> String {
     } else {
         format!("passed: {facts}")
     }
+}
+
+fn mode(arguments: &BootArgs) -> Mode {
+    Mode {
+        icount: arguments.icount,
+        gdb: arguments.gdb,
+        interactive: arguments.interactive,
+        xen_log: arguments.xen_log.unwrap_or_default(),
+    }
+}
+
+/// A kernel that was given, if it is one of the kind that is entered this way.
+fn given(path: &Path, via: Via) -> Result<PathBuf> {
+    let path = existing(path)?;
+    kernel::check(&path, via)?;
+    Ok(path)
 }
 
 fn job(arguments: &BootArgs, kernel: PathBuf) -> Result<Job> {
@@ -110,6 +181,12 @@ fn job(arguments: &BootArgs, kernel: PathBuf) -> Result<Job> {
         cpu: arguments.cpu.clone(),
         config: arguments.config.clone(),
         dump: None,
+        contract: Contract {
+            expect: arguments.expect.clone(),
+            fail: arguments.fail.clone(),
+            patient,
+        },
+        acts: &[],
         timeout,
     })
 }

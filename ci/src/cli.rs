@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::console::contract::Pattern;
 use crate::exit::Result;
 use crate::fuzz;
 use crate::provision::cache::Cache;
@@ -23,8 +24,11 @@ Examples:
   cargo xtask boot --via shim --xen 4.20
   cargo xtask boot --xen ~/xen/xen/xen --qemu ~/qemu/build/qemu-system-x86_64
   echo help | cargo xtask boot --interactive --timeout 10
+  cargo xtask boot --dry-run --via xl       what it would fetch and build, and QEMU's command line
+  cargo xtask boot --kernel mini-os.gz --expect '^Hello' --fail 'Page fault|BUG'
 
-Logs of the last runs are kept below target/boot.";
+Logs of the last runs are kept below target/boot. README.md says under \"A kernel of your own\" how
+--expect and --fail judge.";
 
 const BENCH_HELP: &str = "\
 Counts are instructions of the kernel and Xen together, the same to the digit in every run. NAMEs
@@ -78,9 +82,9 @@ Examples:
   cargo xtask bench --vs linux              count instructions, beside the floor and Linux
   cargo xtask setup                         fetch all that is needed, to work offline later
 
-Exit status of every command: 0 pass, 1 the guest failed or crashed, 2 wrong usage (memory too small
-for the domain included), 3 the host lacks something, 4 time-out, 130 interrupted by Ctrl-C, 129 by SIGHUP,
-143 terminated (SIGTERM). Xen, QEMU and a Linux dom0 are fetched from Debian's archive into the user's cache
+Exit status of every command: 0 success, 1 the guest or a test failed or crashed, 2 wrong usage (memory
+too small for the domain included), 3 the host lacks something, 4 time-out, 130 interrupted by Ctrl-C,
+129 by SIGHUP, 143 terminated (SIGTERM). Xen, QEMU and a Linux dom0 are fetched from Debian's archive into the user's cache
 directory when first needed; nothing is installed and root is not required.";
 
 /// Build, boot and test the kernel on real Xen.
@@ -160,6 +164,13 @@ pub(crate) struct BootArgs {
     /// Boot this image instead of building one; it must be a kernel of the kind that --via enters
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
+    /// The text of success of a kernel that gives no `verdict:` line: a regular expression, looked
+    /// for in each line of the guest's console by itself
+    #[arg(long, value_name = "REGEX", value_parser = Pattern::parse)]
+    pub(crate) expect: Option<Pattern>,
+    /// The text of failure, likewise; a line with it fails the boot whatever else is said
+    #[arg(long, value_name = "REGEX", value_parser = Pattern::parse)]
+    pub(crate) fail: Option<Pattern>,
     /// Boot an image without self-tests, benchmarks, rules and fuzzing
     #[arg(long, conflicts_with = "kernel")]
     pub(crate) lean: bool,
@@ -169,6 +180,9 @@ pub(crate) struct BootArgs {
     /// Connect the terminal to the console and ask the kernel for its monitor
     #[arg(long)]
     pub(crate) interactive: bool,
+    /// Do nothing; print what would be fetched and built, and a line that runs QEMU by hand
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Wait for a debugger before the first instruction
     #[arg(long)]
     pub(crate) gdb: bool,
@@ -181,6 +195,9 @@ pub(crate) struct BootArgs {
     /// Which of Xen's messages its console shows [default: all]
     #[arg(long, value_enum, value_name = "LEVEL")]
     pub(crate) xen_log: Option<XenLog>,
+    /// What the run came to, for other programs
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
     /// Where programs come from
     #[command(flatten)]
     pub(crate) provision: ProvisionArgs,
@@ -193,8 +210,11 @@ pub(crate) struct TestArgs {
     #[arg(value_name = "GROUP", value_enum)]
     pub(crate) groups: Vec<Group>,
     /// Say what would run
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["junit", "json"])]
     pub(crate) list: bool,
+    /// What the run came to, for other programs
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
     /// Where programs come from
     #[command(flatten)]
     pub(crate) provision: ProvisionArgs,
@@ -250,8 +270,11 @@ pub(crate) struct RulesArgs {
     #[arg(long, value_enum, value_name = "LEVEL", default_value = "all")]
     pub(crate) xen_log: XenLog,
     /// Judge nothing; write the book with the verdicts of the last runs, as Markdown
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["junit", "json"])]
     pub(crate) book: Option<PathBuf>,
+    /// What the run came to, for other programs
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
     /// Where programs come from
     #[command(flatten)]
     pub(crate) provision: ProvisionArgs,
@@ -349,6 +372,19 @@ pub(crate) struct CleanArgs {
     pub(crate) cache: bool,
 }
 
+/// Files for other programs.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Reports")]
+pub(crate) struct ReportArgs {
+    /// Write verdict, figures, time and logs of every row in JUnit's form; also if the run fails or is
+    /// interrupted
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
+    /// Write the same as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
 /// Flags that replace what would be fetched.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Where programs come from")]
@@ -368,8 +404,17 @@ pub(crate) struct ProvisionArgs {
 impl ProvisionArgs {
     /// Opens the cache and checks the flags.
     pub(crate) fn open(&self) -> Result<Provision> {
+        self.with(Cache::open()?)
+    }
+
+    /// The same for a run that only says what it would fetch.
+    pub(crate) fn dry(&self) -> Result<Provision> {
+        self.with(Cache::dry()?)
+    }
+
+    fn with(&self, cache: Cache) -> Result<Provision> {
         Ok(Provision {
-            cache: Cache::open()?,
+            cache,
             qemu: self.qemu.clone(),
             xen: Xen::parse(self.xen.as_deref())?,
             dom0_root: self.dom0_root.clone(),
@@ -394,6 +439,10 @@ mod tests {
             &["x", "boot", "--via", "nothing"][..],
             &["x", "boot", "--mem", "3"],
             &["x", "boot", "--vcpus", "0"],
+            &["x", "boot", "--expect", "a(b"],
+            &["x", "boot", "--fail", ".*"],
+            &["x", "test", "--list", "--json", "x"],
+            &["x", "rules", "--book", "x", "--junit", "y"],
             &["x", "fly"],
             &["x", "bench", "map,unmap"],
             &["x", "bench", "--vs", "nothing"],
@@ -413,6 +462,18 @@ mod tests {
                 Cli::try_parse_from(words).unwrap_err().exit_code(),
                 2,
                 "{words:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_wrong_expression_is_told_with_its_flag_and_place() {
+        for flag in ["--expect", "--fail"] {
+            let error = Cli::try_parse_from(["x", "boot", flag, "all (good"]).unwrap_err();
+            let text = error.to_string();
+            assert!(
+                text.contains(flag) && text.contains("at character 5: unclosed group"),
+                "{text}"
             );
         }
     }

@@ -15,6 +15,7 @@ mod image;
 mod interrupt;
 mod process;
 mod provision;
+mod report;
 mod rules;
 mod stack;
 mod test;

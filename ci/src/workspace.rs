@@ -76,10 +76,22 @@ impl Workspace {
     /// Builds the kernel without self-tests, benchmarks, rules and fuzzing, in an output directory
     /// of its own, and returns the image.
     pub(crate) fn build_lean_kernel(&self) -> Result<PathBuf> {
-        let target = self.target.join("lean");
+        let target = self.lean_target();
         let built = self.build_in(&target, "guest", &["--no-default-features"])?;
         image::finish(&built)?;
         Ok(built)
+    }
+
+    fn lean_target(&self) -> PathBuf {
+        self.target.join("lean")
+    }
+
+    /// Where the image is, once built, with its tests or without.
+    pub(crate) fn image(&self, lean: bool) -> PathBuf {
+        match lean {
+            true => image_in(&self.lean_target(), "guest"),
+            false => image_in(&self.target, "guest"),
+        }
     }
 
     /// Builds the program of a package for the kernel's target, by the flags and the profile that
@@ -109,7 +121,7 @@ impl Workspace {
                 "{package} does not build; see cargo's message"
             )));
         }
-        Ok(target.join(rust::TARGET).join("release").join(package))
+        Ok(image_in(target, package))
     }
 
     /// A new directory for the logs of a run; the oldest of earlier ones go.
@@ -123,6 +135,10 @@ impl Workspace {
         std::fs::create_dir_all(&dir).map_err(Failure::file("create", &dir))?;
         Ok(dir)
     }
+}
+
+fn image_in(target: &Path, package: &str) -> PathBuf {
+    target.join(rust::TARGET).join("release").join(package)
 }
 
 /// Starts this program anew in an output directory of this checkout's own, if cargo put it into one
@@ -169,7 +185,8 @@ fn here() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| ".".into(), PathBuf::from)
 }
 
-/// Deletes all but the newest `keep` directories below `parent`.
+/// Deletes all but the newest `keep` directories below `parent`, and none of a run that goes on: a
+/// report names them.
 fn prune(parent: &Path, keep: usize) {
     let mut runs: Vec<_> = std::fs::read_dir(parent)
         .into_iter()
@@ -179,8 +196,20 @@ fn prune(parent: &Path, keep: usize) {
         .collect();
     runs.sort();
     for (_, path) in runs.iter().rev().skip(keep) {
-        let _ = std::fs::remove_dir_all(path);
+        if !goes_on(path) {
+            let _ = std::fs::remove_dir_all(path);
+        }
     }
+}
+
+/// Whether the process is there that such a directory is named by: `SECONDS-PID-NAME`.
+fn goes_on(run: &Path) -> bool {
+    let name = run.file_name().unwrap_or_default().to_string_lossy();
+    let pid = name
+        .split('-')
+        .nth(1)
+        .and_then(|pid| pid.parse::<u32>().ok());
+    pid.is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists())
 }
 
 #[cfg(test)]
@@ -213,5 +242,13 @@ mod tests {
             .collect();
         left.sort();
         assert_eq!(left, ["2", "3"]);
+        let own = dir.path().join(format!("1-{}-test", std::process::id()));
+        // Above the largest process id that Linux gives.
+        let other = dir.path().join("1-4194305-test");
+        for path in [&own, &other] {
+            std::fs::create_dir(path).unwrap();
+        }
+        prune(dir.path(), 0);
+        assert!(own.exists() && !other.exists());
     }
 }

@@ -34,6 +34,8 @@ mod check;
 mod checks;
 pub mod console;
 #[cfg(target_os = "none")]
+mod control;
+#[cfg(target_os = "none")]
 pub mod entry;
 #[cfg(target_os = "none")]
 mod event;
@@ -70,3 +72,5 @@ pub mod trap;
 pub mod verdict;
 #[cfg(target_os = "none")]
 mod xen;
+#[cfg(target_os = "none")]
+mod xenstore;

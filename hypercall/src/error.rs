@@ -186,6 +186,19 @@ mod tests {
         );
     }
 
+    /// An errno is its number to programs, and its name to whoever reads either way of printing it.
+    #[test]
+    fn an_errno_is_a_number_with_a_name() {
+        assert_eq!(Errno::EINVAL.number(), 22);
+        assert_eq!(format!("{:?}", Errno::EINVAL), "EINVAL (invalid argument)");
+        let numbers = Errno::ALL.iter().map(|(_, errno)| errno.number());
+        assert!(numbers.is_sorted_by(|a, b| a < b), "each once");
+        for (name, errno) in Errno::ALL {
+            assert_eq!(errno.name(), Some(*name));
+            assert!(errno.to_string().starts_with(name));
+        }
+    }
+
     #[test]
     fn values_are_not_errors() {
         assert_eq!(XenError::check(Op::XenVersion, None, 0x40011), Ok(0x40011));

@@ -237,6 +237,21 @@ mod tests {
         );
     }
 
+    /// Each transition that does not match says which it was, in words of its own.
+    #[test]
+    fn each_mismatch_has_words_of_its_own() {
+        for (error, words) in [
+            (LazyError::NotEnabled, "section left but not entered"),
+            (LazyError::NotPaused, "resumed but not paused"),
+            (LazyError::NotInInterrupt, "interrupt left but not entered"),
+            (LazyError::TooDeep, "nest too deep"),
+            (LazyError::InInterrupt, "switched inside an interrupt"),
+        ] {
+            let text = error.to_string();
+            assert!(text.ends_with(words), "{text}");
+        }
+    }
+
     #[test]
     fn an_empty_section_asks_for_a_flush_only_at_its_outer_end() {
         let mut lazy = LazyMmu::new();

@@ -106,6 +106,13 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
         &self.batch
     }
 
+    /// What Xen refused of a section as a handler that interrupted it sent what was queued, until
+    /// the section's next flush returns it.
+    #[inline]
+    pub fn refused(&self) -> Option<&FlushError> {
+        self.kept.first()
+    }
+
     /// The lazy mode of the running context.
     #[inline]
     pub const fn lazy(&self) -> &LazyMmu {

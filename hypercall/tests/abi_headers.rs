@@ -1,4 +1,4 @@
-//! Every layout and every constant of `hypercall::abi`, compared with Xen's own headers.
+//! Every layout and every constant of `hypercall::abi` and `xenstore_wire::abi`, compared with Xen's own headers.
 //!
 //! The headers are Debian's `libxen-dev`, in `/usr/include` or where `XEN_INCLUDE` points. A C
 //! program made from the tables below prints what the compiler makes of them; each line is then
@@ -14,6 +14,7 @@ use std::{
 };
 
 use hypercall::{Errno, Op, abi::*};
+use xenstore_wire::abi as xenstore;
 
 /// One thing to compare: a C expression, and its value here.
 struct Fact {
@@ -214,6 +215,13 @@ fn layouts(facts: &mut Facts) {
     } }
     layout! { facts, "struct xen_hvm_param", hvm::xen_hvm_param { domid, pad, index, value } }
     layout! { facts, "struct physdev_set_iopl", physdev::physdev_set_iopl { iopl } }
+
+    layout! { facts, "struct xsd_sockmsg", xenstore::xsd_sockmsg {
+        r#type = "type", req_id, tx_id, len,
+    } }
+    layout! { facts, "struct xenstore_domain_interface", xenstore::xenstore_domain_interface {
+        req, rsp, req_cons, req_prod, rsp_cons, rsp_prod, server_features, connection, error,
+    } }
 }
 
 fn constants(facts: &mut Facts) {
@@ -320,11 +328,21 @@ fn constants(facts: &mut Facts) {
     constants!(facts, physdev: PHYSDEVOP_set_iopl);
     constants!(facts, hvm:
         HVMOP_get_param, HVMOP_set_param, HVM_PARAM_CALLBACK_IRQ, HVM_PARAM_CALLBACK_TYPE_VECTOR,
-        HVM_PARAM_CONSOLE_PFN, HVM_PARAM_CONSOLE_EVTCHN,
+        HVM_PARAM_CONSOLE_PFN, HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_STORE_PFN,
+        HVM_PARAM_STORE_EVTCHN,
+    );
+    constants!(facts, xenstore:
+        XENSTORE_RING_SIZE, XENSTORE_PAYLOAD_MAX, XENSTORE_ABS_PATH_MAX, XENSTORE_REL_PATH_MAX,
+        XENSTORE_SERVER_FEATURE_RECONNECTION, XENSTORE_SERVER_FEATURE_ERROR, XENSTORE_CONNECTED,
+        XENSTORE_RECONNECT, XENSTORE_ERROR_NONE, XENSTORE_ERROR_COMM, XENSTORE_ERROR_RINGIDX,
+        XENSTORE_ERROR_PROTO, XS_DIRECTORY, XS_READ, XS_GET_PERMS, XS_WATCH, XS_UNWATCH,
+        XS_TRANSACTION_START, XS_TRANSACTION_END, XS_GET_DOMAIN_PATH, XS_WRITE, XS_MKDIR, XS_RM,
+        XS_SET_PERMS, XS_WATCH_EVENT, XS_ERROR, XS_RESET_WATCHES, XS_DIRECTORY_PART,
     );
 }
 
-/// Every `pub const` and every re-export under `src/abi` is in a table above.
+/// Every `pub const` and every re-export under `src/abi`, here and in the crate of xenstore, is in a
+/// table above.
 fn nothing_is_left_out(facts: &Facts) {
     let compared: String = facts.0.iter().map(|fact| fact.c.clone() + "\n").collect();
     let compared: std::collections::BTreeSet<_> = compared
@@ -332,9 +350,11 @@ fn nothing_is_left_out(facts: &Facts) {
         .collect();
     // Not in any header, or names for parts that are compared as members.
     let ours = ["domid_t", "e820entry", "evtchn_port_t"];
-    let abi = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/abi");
-    for file in fs::read_dir(abi).unwrap() {
-        let text = fs::read_to_string(file.unwrap().path()).unwrap();
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = fs::read_dir(here.join("src/abi")).unwrap();
+    let files = files.map(|file| file.unwrap().path());
+    for file in files.chain([here.join("xenstore/src/abi.rs")]) {
+        let text = fs::read_to_string(file).unwrap();
         let mut names = Vec::new();
         for line in text.lines().map(str::trim) {
             for item in ["pub const ", "pub struct ", "pub type "] {
@@ -381,7 +401,7 @@ fn c_program(facts: &Facts) -> String {
          #include <xen/callback.h>\n#include <xen/elfnote.h>\n#include <xen/errno.h>\n\
          #include <xen/event_channel.h>\n#include <xen/features.h>\n\
          #include <xen/hvm/hvm_op.h>\n#include <xen/hvm/params.h>\n\
-         #include <xen/io/console.h>\n#include <xen/memory.h>\n\
+         #include <xen/io/console.h>\n#include <xen/io/xs_wire.h>\n#include <xen/memory.h>\n\
          #include <xen/physdev.h>\n#include <xen/sched.h>\n\
          #include <xen/vcpu.h>\n#include <xen/version.h>\n\n\
          int main(void)\n{\n",

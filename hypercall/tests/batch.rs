@@ -278,6 +278,32 @@ fn a_run_counts_up() {
     assert_eq!(va.as_u64(), 0x3000);
 }
 
+/// What an entry of a run maps is as far from what the one before it maps as its level says.
+#[test]
+fn a_run_names_the_address_of_each_entry_at_every_level() {
+    for (level, page) in [
+        (Level::L1, 1 << 12),
+        (Level::L2, 1 << 21),
+        (Level::L3, 1 << 30),
+        (Level::L4, 1_u64 << 39),
+    ] {
+        let mut rig = Rig::<512>::new();
+        let first = Update::new(level, slot(3), 0).va(VirtAddr::new(page));
+        // SAFETY: nothing here is a page table.
+        unsafe {
+            rig.batch
+                .queue_run(&rig.xen, &mut rig.log, first, [7, 8, 9])
+        }
+        .unwrap();
+        rig.xen.refuse.borrow_mut().insert(2, Errno::EBUSY);
+        let error = rig.flush().unwrap_err();
+        let Failed::Update { va: Some(va), .. } = error.failed else {
+            panic!("{error}")
+        };
+        assert_eq!(va.as_u64(), 3 * page, "{level}");
+    }
+}
+
 #[test]
 fn the_m2p_is_changed_in_the_same_list_and_hides_no_entry() {
     let mut rig = Rig::<512>::new();
@@ -508,6 +534,36 @@ fn an_immediate_write_does_not_overtake_a_queued_one() {
     assert_eq!(rig.xen.entry(slot(9).as_u64()), 0);
 }
 
+/// Whatever waits goes before an immediate write: updates, operations, or as many of either.
+#[test]
+fn an_immediate_write_overtakes_nothing_of_either_kind() {
+    for (updates, ops) in [(1, 0), (0, 1), (1, 1), (2, 2), (2, 1)] {
+        let mut rig = Rig::<512>::new();
+        (0..updates).for_each(|n| rig.queue(update(n, 1)));
+        (0..ops).for_each(|n| rig.ext(ExtOp::Unpin(mfn(n)), 0));
+        // SAFETY: nothing here is a page table.
+        unsafe { rig.batch.write_now(&rig.xen, &mut rig.log, update(100, 1)) }.unwrap();
+        let requests = rig.requests();
+        assert_eq!(requests.last(), Some(&sent(slot(100), 1)));
+        assert_eq!(requests.len() as u64, updates + ops + 1);
+        assert!(rig.batch.is_empty());
+    }
+}
+
+/// Each tag is reported once, of an update or of an operation, whether or not the other kind has any.
+#[test]
+fn a_tag_is_reported_whatever_else_has_one() {
+    for [of_update, of_op] in [[0, 0], [1, 0], [0, 2], [1, 2]] {
+        let mut rig = Rig::<512>::new();
+        rig.queue(update(0, 1).tag(of_update));
+        rig.ext(ExtOp::Unpin(mfn(1)), of_op);
+        rig.flush().unwrap();
+        let tags = [of_update, of_op].into_iter().filter(|tag| *tag != 0);
+        let expected: Vec<_> = tags.map(|tag| (tag, true)).collect();
+        assert_eq!(rig.log.0, expected);
+    }
+}
+
 #[test]
 fn an_immediate_write_goes_the_cheapest_way() {
     let va = VirtAddr::new(0x7000);
@@ -610,6 +666,7 @@ fn a_refusal_is_explained_by_its_level() {
     }
     let mut rig = Rig::<512>::new();
     rig.xen.refuse.borrow_mut().insert(0, Errno::EPERM);
+    let line = line!() + 4;
     // SAFETY: nothing here is a page table.
     unsafe {
         rig.batch
@@ -617,6 +674,7 @@ fn a_refusal_is_explained_by_its_level() {
     }
     .unwrap();
     let error = rig.flush().unwrap_err();
+    assert_eq!(error.caller.unwrap().line(), line);
     assert!(
         matches!(error.failed, Failed::Machphys { index: 0, frame, pfn: 9 } if frame == mfn(5).addr()),
         "{error}"

@@ -1,82 +1,15 @@
-//! The typed hypercalls: which number and arguments each passes, and what it makes of the answer.
+//! The typed hypercalls about the processor: its page tables, entry points, time and console. Which number and arguments each passes, and what it makes of the answer.
 
-use std::cell::{Cell, RefCell};
+mod common;
 
+use common::answering::*;
 use hypercall::{
-    Errno, ExtOp, Hypervisor, Level, MachAddr, Mfn, Op, Pfn, Scope, VirtAddr,
-    abi::{arch::*, event::*, hvm::*, memory::*, mmu::*, sched::*, vcpu::*, version::*, xen::*},
-    console, descriptor, event, hvm, memory, mmu,
+    Errno, ExtOp, Level, MachAddr, Mfn, Op, Pfn, Scope, VirtAddr,
+    abi::{arch::*, mmu::*, sched::*, vcpu::*, xen::*},
+    console, descriptor, mmu,
     mmu::{VaFlush, VcpuMask},
-    multicall, physdev, sched, time, trap, vcpu, version, vm_assist,
+    multicall, physdev, sched, time, trap, vm_assist,
 };
-
-/// What one call looked like.
-type Call = (Op, [u64; 5]);
-
-/// Answers with one value; may read and write what an argument points at.
-struct Answering<F: Fn(Call) -> i64> {
-    answer: F,
-    last: Cell<Option<Call>>,
-    calls: RefCell<Vec<Call>>,
-}
-
-impl<F: Fn(Call) -> i64> Answering<F> {
-    fn new(answer: F) -> Self {
-        Self {
-            answer,
-            last: Cell::new(None),
-            calls: RefCell::default(),
-        }
-    }
-
-    /// Asserts number and the arguments given; `None` stands for an address.
-    #[track_caller]
-    fn saw<const N: usize>(&self, op: Op, args: [Option<u64>; N]) {
-        let (seen, values) = self.last.take().expect("a call");
-        assert_eq!(seen, op);
-        for (at, value) in values.into_iter().enumerate() {
-            match args.get(at) {
-                Some(Some(expected)) => assert_eq!(value, *expected, "argument {at}"),
-                Some(None) => assert_ne!(value, 0, "argument {at} is an address"),
-                None => assert_eq!(value, 0, "argument {at} is not used"),
-            }
-        }
-    }
-}
-
-impl<F: Fn(Call) -> i64> Hypervisor for Answering<F> {
-    unsafe fn call(&self, op: Op, args: [u64; 5]) -> i64 {
-        self.last.set(Some((op, args)));
-        self.calls.borrow_mut().push((op, args));
-        (self.answer)((op, args))
-    }
-    fn mask_upcalls(&self) -> bool {
-        true
-    }
-    fn restore_upcalls(&self, _: bool) {}
-}
-
-fn fine() -> Answering<impl Fn(Call) -> i64> {
-    Answering::new(|_| 0)
-}
-
-const SELF: u64 = DOMID_SELF as u64;
-
-/// The structure an argument points at.
-///
-/// # Safety
-/// It does.
-unsafe fn at<T: Copy>(address: u64) -> T {
-    // SAFETY: the caller's promise.
-    unsafe { (address as *const T).read() }
-}
-
-/// # Safety
-/// `address` is that of a writable `T`.
-unsafe fn put<T>(address: u64, value: T) {
-    // SAFETY: the caller's promise.
-    unsafe { (address as *mut T).write(value) }
-}
 
 #[test]
 fn console() {
@@ -120,13 +53,14 @@ fn scheduling_and_time() {
         [Some(VCPUOP_set_periodic_timer as u64), Some(3), None],
     );
 
-    let xen = Answering::new(|(_, args)| {
-        // SAFETY: `SCHEDOP_shutdown` takes this.
-        let arg: sched_shutdown = unsafe { at(args[1]) };
-        assert_eq!(arg.reason, SHUTDOWN_crash);
-        0
-    });
+    // SAFETY: `SCHEDOP_shutdown` takes this.
+    let xen = unsafe {
+        reading(1, |arg: sched_shutdown| {
+            assert_eq!(arg.reason, SHUTDOWN_crash)
+        })
+    };
     sched::shutdown(&xen, sched::Shutdown::Crash).unwrap();
+    xen.saw(Op::SchedOp, [Some(SCHEDOP_shutdown.into()), None]);
     let xen = Answering::new(|(_, args)| {
         // SAFETY: `SCHEDOP_poll` takes this.
         let arg: sched_poll = unsafe { at(args[1]) };
@@ -136,58 +70,7 @@ fn scheduling_and_time() {
         0
     });
     sched::poll(&xen, &[5, 6], 99).unwrap();
-}
-
-#[test]
-fn events() {
-    let xen = fine();
-    event::send(&xen, event::Port(4)).unwrap();
-    xen.saw(Op::EventChannelOp, [Some(EVTCHNOP_send as u64), None]);
-    let xen = Answering::new(|(_, args)| {
-        // SAFETY: `EVTCHNOP_bind_virq` takes and returns this.
-        let arg: evtchn_bind_virq = unsafe { at(args[1]) };
-        assert_eq!((arg.virq, arg.vcpu), (VIRQ_TIMER, 1));
-        // SAFETY: as above.
-        unsafe { put(args[1], evtchn_bind_virq { port: 17, ..arg }) };
-        0
-    });
-    assert_eq!(
-        event::bind_virq(&xen, VIRQ_TIMER, 1).unwrap(),
-        event::Port(17)
-    );
-    xen.saw(Op::EventChannelOp, [Some(EVTCHNOP_bind_virq as u64), None]);
-    let xen = Answering::new(|(_, args)| {
-        // SAFETY: `EVTCHNOP_alloc_unbound` takes and returns this.
-        let arg: evtchn_alloc_unbound = unsafe { at(args[1]) };
-        assert_eq!((arg.dom, arg.remote_dom), (DOMID_SELF, 9));
-        // SAFETY: as above.
-        unsafe { put(args[1], evtchn_alloc_unbound { port: 3, ..arg }) };
-        0
-    });
-    assert_eq!(event::alloc_unbound(&xen, 9).unwrap(), event::Port(3));
-    let xen = Answering::new(|(_, args)| {
-        // SAFETY: `EVTCHNOP_bind_interdomain` takes and returns this.
-        let arg: evtchn_bind_interdomain = unsafe { at(args[1]) };
-        assert_eq!((arg.remote_dom, arg.remote_port), (9, 5));
-        // SAFETY: as above.
-        unsafe {
-            put(
-                args[1],
-                evtchn_bind_interdomain {
-                    local_port: 3,
-                    ..arg
-                },
-            )
-        };
-        0
-    });
-    assert_eq!(event::bind_interdomain(&xen, 9, 5).unwrap(), event::Port(3));
-    let xen = Answering::new(|_| Errno::EEXIST.to_return());
-    let error = event::bind_ipi(&xen, 0).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "event_channel_op(bind_ipi): EEXIST (exists already)"
-    );
+    xen.saw(Op::SchedOp, [Some(SCHEDOP_poll.into()), None]);
 }
 
 #[test]
@@ -234,6 +117,51 @@ fn page_tables() {
     });
     // SAFETY: nobody carries it out.
     unsafe { mmu::update_va_mapping(&xen, va, 0, VaFlush::Page(Scope::Vcpus(mask))) }.unwrap();
+}
+
+/// A set of vCPUs holds those put into it that it has room for, and no other.
+#[test]
+fn a_set_of_vcpus_holds_what_was_put_in() {
+    for vcpu in [0, 63, 64, 127] {
+        let mask = VcpuMask::EMPTY.with(vcpu);
+        assert!(!mask.is_empty());
+        let held: Vec<_> = (0..256).filter(|n| mask.contains(*n)).collect();
+        assert_eq!(held, [vcpu]);
+    }
+    for beyond in [VcpuMask::MAX, VcpuMask::MAX + 1, u32::MAX] {
+        assert!(VcpuMask::EMPTY.with(beyond).is_empty());
+        assert!(!VcpuMask::EMPTY.with(0).contains(beyond));
+    }
+    for first in [0, 1, 63] {
+        // The same bit in both words.
+        assert!(!VcpuMask::EMPTY.with(first).with(first + 64).is_empty());
+    }
+    let all = (0..VcpuMask::MAX).fold(VcpuMask::EMPTY, VcpuMask::with);
+    let even = (0..VcpuMask::MAX / 2).fold(VcpuMask::EMPTY, |mask, n| mask.with(2 * n));
+    assert!((0..VcpuMask::MAX).all(|n| all.contains(n)));
+    assert_eq!(all.union(even), all);
+    assert_eq!(even.union(even.with(1)), even.with(1));
+    assert!(!all.is_empty() && VcpuMask::EMPTY.is_empty());
+}
+
+/// A flush goes out as the operation for its scope, of one address or of everything.
+#[test]
+fn a_flush_by_itself_is_one_operation() {
+    let va = VirtAddr::new(0x7000);
+    for (address, cmd, arg1) in [
+        (Some(va), MMUEXT_INVLPG_ALL, 0x7000),
+        (None, MMUEXT_TLB_FLUSH_ALL, 0),
+    ] {
+        let xen = Answering::new(|(_, args)| {
+            // SAFETY: the list holds this one operation.
+            let raw: mmuext_op = unsafe { at(args[0]) };
+            // SAFETY: plain bits.
+            assert_eq!((raw.cmd, unsafe { raw.arg1.mfn }), (cmd, arg1));
+            0
+        });
+        mmu::flush(&xen, Scope::All, address).unwrap();
+        xen.saw(Op::MmuextOp, [None, Some(1), None, Some(SELF)]);
+    }
 }
 
 #[test]
@@ -401,106 +329,4 @@ fn entry_points_and_segments() {
     xen.saw(Op::PhysdevOp, [Some(6), None]);
     vm_assist::set(&xen, vm_assist::Assist::WritablePagetables, false).unwrap();
     xen.saw(Op::VmAssist, [Some(1), Some(2)]);
-}
-
-#[test]
-fn vcpus() {
-    let xen = Answering::new(|_| 1);
-    assert!(vcpu::is_up(&xen, 2).unwrap());
-    xen.saw(Op::VcpuOp, [Some(VCPUOP_is_up as u64), Some(2)]);
-    vcpu::down(&xen, 2).unwrap();
-    xen.saw(Op::VcpuOp, [Some(VCPUOP_down as u64), Some(2)]);
-    let xen = Answering::new(|(_, args)| {
-        // SAFETY: `VCPUOP_register_vcpu_info` takes this.
-        let arg: vcpu_register_vcpu_info = unsafe { at(args[2]) };
-        assert_eq!((arg.mfn, arg.offset, arg.rsvd), (0x12, 0x340, 0));
-        0
-    });
-    // SAFETY: nobody writes there.
-    unsafe { vcpu::register_vcpu_info(&xen, 40, MachAddr::truncate(0x12340)) }.unwrap();
-    xen.saw(
-        Op::VcpuOp,
-        [Some(VCPUOP_register_vcpu_info as u64), Some(40), None],
-    );
-}
-
-#[test]
-fn version_and_memory() {
-    let xen = Answering::new(|_| 0x4_0011);
-    assert_eq!(version::version(&xen).unwrap().to_string(), "4.17");
-    xen.saw(Op::XenVersion, [Some(XENVER_version as u64)]);
-    let xen = Answering::new(|(_, args)| {
-        // SAFETY: `XENVER_get_features` takes and returns this.
-        unsafe {
-            put(
-                args[1],
-                xen_feature_info {
-                    submap_idx: 0,
-                    submap: 1 << 11 | 1 << 30,
-                },
-            )
-        };
-        0
-    });
-    let features = version::features(&xen).unwrap();
-    assert!(features.contains(version::Features::DOM0));
-    assert_eq!(features.bits(), 1 << 11 | 1 << 30);
-    let xen = Answering::new(|(_, args)| {
-        // SAFETY: `XENMEM_current_reservation` takes a domain number.
-        assert_eq!(unsafe { at::<u16>(args[1]) }, DOMID_SELF);
-        4096
-    });
-    assert_eq!(memory::current_reservation(&xen).unwrap(), 4096);
-    xen.saw(
-        Op::MemoryOp,
-        [Some(XENMEM_current_reservation as u64), None],
-    );
-    let xen = Answering::new(|(_, args)| {
-        // SAFETY: `XENMEM_decrease_reservation` takes this.
-        let arg: xen_memory_reservation = unsafe { at(args[1]) };
-        assert_eq!(
-            (arg.nr_extents, arg.extent_order, arg.domid),
-            (2, 0, DOMID_SELF)
-        );
-        // SAFETY: it names two frames.
-        assert_eq!(unsafe { at::<[u64; 2]>(arg.extent_start as u64) }, [8, 9]);
-        1
-    });
-    // SAFETY: nobody takes them.
-    let freed = unsafe { memory::decrease_reservation(&xen, &[8, 9].map(Mfn::truncate)) };
-    assert_eq!(freed.unwrap(), 1);
-    let xen = Answering::new(|(_, args)| {
-        // SAFETY: `XENMEM_add_to_physmap` takes this.
-        let arg: xen_add_to_physmap = unsafe { at(args[1]) };
-        assert_eq!((arg.domid, arg.size, arg.space), (DOMID_SELF, 0, 0));
-        assert_eq!((arg.idx, arg.gpfn), (0, 0x77));
-        0
-    });
-    // SAFETY: nobody puts anything there.
-    unsafe { memory::place_shared_info(&xen, Pfn::truncate(0x77)) }.unwrap();
-    xen.saw(Op::MemoryOp, [Some(XENMEM_add_to_physmap as u64), None]);
-}
-
-#[test]
-fn parameters() {
-    let xen = Answering::new(|(_, args)| {
-        // SAFETY: `HVMOP_get_param` takes and returns this.
-        let arg: xen_hvm_param = unsafe { at(args[1]) };
-        assert_eq!((arg.domid, arg.index), (DOMID_SELF, 18));
-        // SAFETY: as above.
-        unsafe { put(args[1], xen_hvm_param { value: 3, ..arg }) };
-        0
-    });
-    assert_eq!(hvm::parameter(&xen, HVM_PARAM_CONSOLE_EVTCHN).unwrap(), 3);
-    xen.saw(Op::HvmOp, [Some(HVMOP_get_param), None]);
-    let xen = Answering::new(|(_, args)| {
-        // SAFETY: `HVMOP_set_param` takes this.
-        let arg: xen_hvm_param = unsafe { at(args[1]) };
-        assert_eq!((arg.domid, arg.index), (DOMID_SELF, 0));
-        assert_eq!(arg.value, 0x0200_0000_0000_0030);
-        0
-    });
-    // SAFETY: nobody raises it.
-    unsafe { hvm::set_callback_vector(&xen, 0x30) }.unwrap();
-    xen.saw(Op::HvmOp, [Some(HVMOP_set_param), None]);
 }

@@ -7,7 +7,7 @@ use std::{cell::RefCell, panic::Location};
 use common::{Double, Request};
 use hypercall::{
     Access, Errno, ExtOp, LazyGuard, LazyMmu, Level, MachAddr, Mfn, Mmu, MmuError, Op, PauseGuard,
-    SwitchOut, Update, abi::mmu::*,
+    SwitchOut, Update, VirtAddr, abi::mmu::*, batch::EXT_CAPACITY,
 };
 
 struct Cpu<'x> {
@@ -150,6 +150,33 @@ fn a_carried_queue_rides_with_the_new_tables() {
     section.end().unwrap();
 }
 
+/// A write that is carried over a switch goes to its entry, and not by the address that it had in the
+/// tables that were left.
+#[test]
+fn a_carried_write_goes_by_its_entry() {
+    for carried in [false, true] {
+        let xen = Double::default();
+        xen.by_va.borrow_mut().insert(0x7000, 0x1000);
+        let mut mmu: Mmu<&Double> = Mmu::new(&xen, ());
+        mmu.enable().unwrap();
+        let update = Update::new(Level::L1, MachAddr::truncate(0x1000), 1);
+        // SAFETY: nothing here is a page table.
+        unsafe { mmu.set(update.va(VirtAddr::new(0x7000))) }.unwrap();
+        let by = if carried {
+            let next = *mmu.lazy();
+            // SAFETY: no tables are changed.
+            unsafe { mmu.switch(next, SwitchOut::Carry, &[]) }.unwrap();
+            Op::MmuUpdate
+        } else {
+            Op::UpdateVaMapping
+        };
+        assert_eq!(xen.trap_count(), 0);
+        mmu.disable().unwrap();
+        assert_eq!(xen.take_traps(), [by]);
+        assert_eq!(xen.entry(0x1000), 1);
+    }
+}
+
 /// Whether Xen has made this frame's table the kernel's.
 fn base_is(xen: &Double, mfn: u64) -> bool {
     let request = Request::Ext {
@@ -228,6 +255,30 @@ fn a_switch_says_what_xen_did() {
         }
     }
     assert_eq!(answers.len(), 3, "none, one and both of them were seen");
+}
+
+/// New tables go out in one hypercall with the operations before them as long as one list holds all
+/// of them; only where it does not are those before sent first.
+#[test]
+fn new_tables_ride_with_the_operations_before_them_while_there_is_room() {
+    let tables = [
+        ExtOp::NewBaseptr(Mfn::truncate(7)),
+        ExtOp::NewUserBaseptr(Some(Mfn::truncate(8))),
+    ];
+    let room = EXT_CAPACITY - tables.len();
+    for (queued, calls) in [(1, 1), (room, 1), (room + 1, 2)] {
+        let xen = Double::default();
+        let mut mmu: Mmu<&Double> = Mmu::new(&xen, ());
+        mmu.enable().unwrap();
+        for n in 0..queued as u64 {
+            // SAFETY: nothing here is a page table.
+            unsafe { mmu.ext(ExtOp::Unpin(Mfn::truncate(100 + n)), 0) }.unwrap();
+        }
+        // SAFETY: nothing here is a page table.
+        unsafe { mmu.switch(LazyMmu::new(), SwitchOut::Carry, &tables) }.unwrap();
+        assert_eq!(xen.take_traps(), vec![Op::MmuextOp; calls], "{queued}");
+        assert_eq!(xen.requests.borrow().len(), queued + tables.len());
+    }
 }
 
 #[test]

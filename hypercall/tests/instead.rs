@@ -114,11 +114,13 @@ proptest! {
             let refused = refused.iter().map(|at| (*at, Errno::ENOMEM));
             double.refuse.borrow_mut().extend(refused);
         }
-        let told = [run(&xen, &steps), run(&own, &steps)];
+        // By reference, as those hold it who share it.
+        let told = [run(&xen, &steps), run(&&own, &steps)];
         prop_assert_eq!(&told[0], &told[1]);
         let requests = [&xen, &own.0].map(|double| double.requests.borrow().clone());
         prop_assert_eq!(&requests[0], &requests[1]);
         prop_assert_eq!(&*xen.memory.borrow(), &*own.0.memory.borrow());
         prop_assert_eq!(own.0.unmasked_requests.get(), xen.unmasked_requests.get());
+        prop_assert_eq!(own.0.masked.get(), xen.masked.get());
     }
 }

@@ -262,6 +262,48 @@ fn a_stale_tlb_is_not_forgotten_between_refusals() {
     assert_eq!(told(&error), (slot(1), [0, 2, 0]));
 }
 
+/// The error that joins two flushes tells what is true after the second: entries are stale if either
+/// left some, and the operations still to be done are the second's.
+#[test]
+fn what_two_flushes_left_is_told_as_it_stands_after_the_second() {
+    for stale_at in [0, 1] {
+        for undone in [[2, 0], [0, 2], [1, 2]] {
+            let xen = Double::default();
+            let mut mmu: Cpu<'_> = Mmu::new(&xen, ());
+            mmu.enable().unwrap();
+            for (flush, undone) in undone.into_iter().enumerate() {
+                // A write that is refused, operations of which the last are not carried out, and a
+                // TLB flush behind them that is refused as well, and again, or not.
+                refuse(&xen, 1);
+                set(&mut mmu, update(1, 0x61)).unwrap();
+                let first = requests(&xen).len() + 1;
+                for n in 0..3 {
+                    // SAFETY: nothing here is a page table.
+                    unsafe { mmu.ext(ExtOp::Unpin(mfn(n)), 0) }.unwrap();
+                }
+                let at = first + 3 - undone;
+                if undone != 0 {
+                    xen.refuse.borrow_mut().insert(at, Errno::EINVAL);
+                }
+                if stale_at == flush {
+                    mmu.flush_tlb(Scope::All, None).unwrap();
+                    let refused = [at, at + 1].map(|n| (n, Errno::EINVAL));
+                    xen.refuse.borrow_mut().extend(refused);
+                }
+                if flush == 0 {
+                    mmu.enter_irq().unwrap();
+                    mmu.flush().unwrap();
+                    mmu.leave_irq().unwrap();
+                }
+            }
+            let error = end(&mut mmu);
+            assert!(error.tlb_stale, "{error}");
+            assert!(error.to_string().ends_with("TLB entries may be stale"));
+            assert_eq!(error.last_ops_undone, undone[1] as u16, "{error}");
+        }
+    }
+}
+
 #[test]
 fn a_handlers_tlb_flush_is_not_merged_into_a_sections_refused_list() {
     let xen = Double::default();

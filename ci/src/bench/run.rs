@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::report::{Boot, Measurement, Report};
+use crate::console::contract::Contract;
 use crate::console::transcript::{Show, Transcript};
 use crate::console::verdict::{Outcome, judge};
 use crate::exit::{Failure, Result};
@@ -145,6 +146,8 @@ pub(super) fn boot(
         cpu: Vec::new(),
         config: Vec::new(),
         dump: None,
+        contract: Contract::default(),
+        acts: &[],
         timeout: Some(TIMEOUT),
     };
     let dir = workspace.run_dir("bench")?;

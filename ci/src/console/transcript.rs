@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::exit::{Failure, Result};
 
@@ -36,11 +37,18 @@ impl Lines {
         }
     }
 
-    fn take(&mut self) -> Option<String> {
-        let bytes = std::mem::take(&mut self.partial);
-        let text = String::from_utf8_lossy(&bytes);
-        Some(text.trim_matches('\r').to_owned())
+    /// What has no line end yet.
+    fn rest(&self) -> String {
+        text(&self.partial)
     }
+
+    fn take(&mut self) -> Option<String> {
+        Some(text(&std::mem::take(&mut self.partial)))
+    }
+}
+
+fn text(line: &[u8]) -> String {
+    String::from_utf8_lossy(line).trim_matches('\r').to_owned()
 }
 
 /// Whose line it is.
@@ -76,6 +84,8 @@ pub(crate) struct Transcript {
     pub(crate) guest: Vec<String>,
     /// Complete lines of Xen's.
     pub(crate) host: Vec<String>,
+    /// When each of the guest's lines was complete.
+    times: Vec<Instant>,
     dir: PathBuf,
     guest_log: File,
     host_log: File,
@@ -93,6 +103,7 @@ impl Transcript {
         Ok(Self {
             guest: Vec::new(),
             host: Vec::new(),
+            times: Vec::new(),
             dir: dir.to_path_buf(),
             guest_log: open(&dir.join("guest.log"))?,
             host_log: open(&dir.join("xen.log"))?,
@@ -108,14 +119,27 @@ impl Transcript {
         &self.dir
     }
 
+    /// The files with all that was said.
+    pub(crate) fn logs(&self) -> Vec<PathBuf> {
+        ["guest.log", "xen.log"]
+            .map(|name| self.dir.join(name))
+            .to_vec()
+    }
+
+    /// The time from one of the guest's lines to another, by their places among them.
+    pub(crate) fn between(&self, from: usize, to: usize) -> Option<Duration> {
+        Some(self.times.get(to)?.duration_since(*self.times.get(from)?))
+    }
+
     /// Bytes of a console that is the guest's alone.
     pub(crate) fn guest_bytes(&mut self, bytes: &[u8]) {
         self.live(bytes);
         // The line ends of a terminal are not those of a file.
         let plain: Vec<_> = bytes.iter().copied().filter(|&b| b != b'\r').collect();
         let _ = self.guest_log.write_all(&plain);
-        let lines = self.guest_lines.feed(bytes);
-        self.guest.extend(lines);
+        for line in self.guest_lines.feed(bytes) {
+            self.guest(line);
+        }
     }
 
     /// Bytes of a console that is Xen's, or Xen's and Linux'.
@@ -133,6 +157,15 @@ impl Transcript {
         }
     }
 
+    /// What the guest has said of a line that has no end yet.
+    pub(crate) fn partial(&self) -> String {
+        let rest = self.guest_lines.rest();
+        match voice(&rest) {
+            Voice::Guest => rest,
+            Voice::Host => String::new(),
+        }
+    }
+
     /// Closes the record: partial lines become lines.
     pub(crate) fn finish(&mut self) {
         if let Some(line) = self.guest_lines.finish() {
@@ -142,12 +175,21 @@ impl Transcript {
     }
 
     fn sort(&mut self, line: String) {
-        let (log, lines) = match voice(&line) {
-            Voice::Guest => (&mut self.guest_log, &mut self.guest),
-            Voice::Host => (&mut self.host_log, &mut self.host),
-        };
-        let _ = writeln!(log, "{line}");
-        lines.push(line);
+        match voice(&line) {
+            Voice::Guest => {
+                let _ = writeln!(self.guest_log, "{line}");
+                self.guest(line);
+            }
+            Voice::Host => {
+                let _ = writeln!(self.host_log, "{line}");
+                self.host.push(line);
+            }
+        }
+    }
+
+    fn guest(&mut self, line: String) {
+        self.guest.push(line);
+        self.times.push(Instant::now());
     }
 
     fn live(&mut self, bytes: &[u8]) {
@@ -206,6 +248,17 @@ mod tests {
         assert_eq!(transcript.guest, ["one", "verdict: pass"]);
         let log = std::fs::read_to_string(transcript.dir().join("guest.log")).unwrap();
         assert_eq!(log, "one\nverdict: pass\n");
+    }
+
+    #[test]
+    fn every_line_of_the_guest_has_its_time() {
+        let (_dir, mut transcript) = transcript();
+        transcript.shared_bytes(b"one\n(XEN) a\n");
+        std::thread::sleep(Duration::from_millis(5));
+        transcript.guest_bytes(b"two\nthree");
+        transcript.finish();
+        assert!(transcript.between(0, 2).unwrap() >= Duration::from_millis(5));
+        assert_eq!(transcript.between(0, 3), None);
     }
 
     #[test]

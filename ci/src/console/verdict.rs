@@ -51,6 +51,16 @@ impl Verdict {
             .find(|(name, _)| name == key)
             .map(|(_, value)| value.as_str())
     }
+
+    /// Why the guest did not pass, in its words.
+    pub(crate) fn reason(&self) -> String {
+        let word = match self.kind {
+            Kind::Crash => "crashed",
+            Kind::Pass | Kind::Fail => "failed",
+        };
+        let reason = self.field("reason").unwrap_or("no reason given");
+        format!("the guest {word}: {reason}")
+    }
 }
 
 fn parse_fields(mut text: &str) -> Option<Vec<(String, String)>> {
@@ -141,6 +151,10 @@ pub(crate) enum End {
     Shutdown(Shutdown),
     /// Something below the kernel went wrong: Xen's panic, a dom0 that does not answer.
     Broken(String),
+    /// A machine without Xen was powered off or reset; which of them is not known.
+    Off,
+    /// It was ended from here, since it had said all that it is judged by.
+    Stopped,
     /// The domain was never built.
     Unbuilt {
         /// What whoever was to build it says.
@@ -161,6 +175,17 @@ pub(crate) enum End {
     },
 }
 
+impl End {
+    /// Behind "the guest ended", what Xen or QEMU said of it.
+    pub(crate) fn in_brackets(&self) -> String {
+        match self {
+            Self::Shutdown(reason) => format!(" (shutdown reason: {reason})"),
+            Self::Off => " (powered off or reset)".into(),
+            _ => String::new(),
+        }
+    }
+}
+
 /// What a run comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -177,6 +202,17 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    /// The same of a domain that was destroyed and that Xen did not let go of.
+    pub(crate) fn but_kept(self, domid: u32, pages: Option<u64>) -> Self {
+        let kept = kept(domid, pages);
+        match self {
+            Self::Pass => Self::Fail(kept),
+            Self::Fail(reason) => Self::Fail(format!("{reason}; {kept}")),
+            Self::TimedOut(reason) => Self::TimedOut(format!("{reason}; {kept}")),
+            never_ran => never_ran,
+        }
+    }
+
     /// What `boot` returns for it, and so its exit status.
     pub(crate) fn into_result(self) -> Result<()> {
         match self {
@@ -247,13 +283,14 @@ fn how_it_ended(lines: &[String], end: &End) -> Outcome {
             };
         }
         End::Zombie { domid, pages, end } => {
-            let kept = kept(*domid, *pages);
-            return match how_it_ended(lines, end) {
-                Outcome::Pass => Outcome::Fail(kept),
-                Outcome::Fail(reason) => Outcome::Fail(format!("{reason}; {kept}")),
-                Outcome::TimedOut(reason) => Outcome::TimedOut(format!("{reason}; {kept}")),
-                never_ran => never_ran,
+            return how_it_ended(lines, end).but_kept(*domid, *pages);
+        }
+        End::Off | End::Stopped => {
+            let reason = match verdicts.iter().find(|verdict| verdict.kind != Kind::Pass) {
+                Some(verdict) => verdict.reason(),
+                None => format!("the guest ended{}, not by its verdict", end.in_brackets()),
             };
+            return Outcome::Fail(reason);
         }
         End::Shutdown(reason) => *reason,
     };
@@ -274,17 +311,10 @@ fn how_it_ended(lines: &[String], end: &End) -> Outcome {
         ] => fail(format!(
             "the guest passed, but Xen saw it end by {shutdown}, not poweroff"
         )),
-        [verdict] => {
-            let word = if verdict.kind == Kind::Crash {
-                "crashed"
-            } else {
-                "failed"
-            };
-            let reason = verdict.field("reason").unwrap_or("no reason given");
-            fail(format!(
-                "the guest {word}: {reason} (shutdown reason: {shutdown})"
-            ))
-        }
+        [verdict] => fail(format!(
+            "{} (shutdown reason: {shutdown})",
+            verdict.reason()
+        )),
         many => fail(format!(
             "the guest gave {} verdicts instead of one",
             many.len()

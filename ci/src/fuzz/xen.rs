@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{On, Run};
+use crate::console::contract::Contract;
 use crate::console::transcript::{Show, Transcript};
 use crate::console::verdict::{Outcome, judge};
 use crate::exit::{Failure, Result};
@@ -37,6 +38,8 @@ pub(super) fn run(workspace: &Workspace, provision: &Provision, run: Run) -> Res
         cpu: Vec::new(),
         config: Vec::new(),
         dump: None,
+        contract: Contract::default(),
+        acts: &[],
         timeout: Some(timeout(run.ops)),
     }];
     let dir = workspace.run_dir("fuzz")?;

@@ -4,7 +4,10 @@
 //! Nothing is ever changed in place. A bundle or derived file is built under a temporary name and
 //! renamed when complete, so an interrupted run leaves nothing half done; a lock keeps two runs
 //! from fetching the same thing.
+//!
+//! A cache can be opened [`dry`](Cache::dry): it then notes what it lacks instead of getting it.
 
+use std::cell::RefCell;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,6 +25,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The cache directory and the right ways to use it.
 pub(crate) struct Cache {
     root: PathBuf,
+    /// What would have been got, if nothing is to be.
+    lacking: Option<RefCell<Vec<String>>>,
 }
 
 /// Holds the cache for one writer.
@@ -30,6 +35,18 @@ pub(crate) struct Guard(#[expect(dead_code, reason = "closing the file releases 
 impl Cache {
     /// The cache of this user.
     pub(crate) fn open() -> Result<Self> {
+        Self::at(Self::place()?)
+    }
+
+    /// The cache of this user, to which nothing is written.
+    pub(crate) fn dry() -> Result<Self> {
+        Ok(Self {
+            root: Self::place()?,
+            lacking: Some(RefCell::default()),
+        })
+    }
+
+    fn place() -> Result<PathBuf> {
         let variable = |name| std::env::var_os(name).map(PathBuf::from);
         let root = variable("XDG_CACHE_HOME")
             .filter(|path| path.is_absolute())
@@ -37,13 +54,36 @@ impl Cache {
             .ok_or_else(|| {
                 Failure::host("neither XDG_CACHE_HOME nor HOME is set", "set one of them")
             })?;
-        Self::at(root.join(NAME))
+        Ok(root.join(NAME))
     }
 
     /// A cache in a directory of the caller's choice.
     pub(crate) fn at(root: PathBuf) -> Result<Self> {
         std::fs::create_dir_all(&root).map_err(Failure::file("create", &root))?;
-        Ok(Self { root })
+        Ok(Self {
+            root,
+            lacking: None,
+        })
+    }
+
+    /// In a dry cache, notes what there is not and returns where it would be, below the cache's
+    /// directory.
+    pub(crate) fn lacks(&self, what: &str, place: &str) -> Option<PathBuf> {
+        let path = self.root.join(place);
+        let note = format!("{what}: {}", path.display());
+        self.lacking.as_ref()?.borrow_mut().push(note);
+        Some(path)
+    }
+
+    /// All that was noted.
+    pub(crate) fn lacking(&self) -> Vec<String> {
+        let lacking = self.lacking.as_ref();
+        lacking.map_or_else(Vec::new, |noted| noted.borrow().clone())
+    }
+
+    /// In a dry cache, where a file of a bundle that was not fetched is expected.
+    pub(crate) fn expected(&self, file: &Path) -> Option<PathBuf> {
+        (self.lacking.is_some() && !file.exists()).then(|| file.to_path_buf())
     }
 
     /// Where it is.
@@ -107,6 +147,9 @@ impl Cache {
     ) -> Result<PathBuf> {
         let file = self.root.join("derived").join(key);
         if file.exists() {
+            return Ok(file);
+        }
+        if let Some(file) = self.lacks("make", &format!("derived/{key}")) {
             return Ok(file);
         }
         let _guard = self.lock()?;
@@ -185,6 +228,22 @@ mod tests {
             .unwrap();
         assert_eq!(first, again);
         assert_eq!(cache.current("xen"), Some(first.canonicalize().unwrap()));
+    }
+
+    #[test]
+    fn a_dry_cache_notes_what_it_lacks_and_makes_nothing() {
+        let (dir, cache) = cache();
+        let make = |draft: &Path| std::fs::write(draft, "1").map_err(Failure::file("write", draft));
+        cache.derived("there", make).unwrap();
+        assert_eq!(cache.lacks("fetch", "x"), None);
+        let dry = Cache {
+            root: cache.root.clone(),
+            lacking: Some(RefCell::default()),
+        };
+        dry.derived("there", |_| panic!("made")).unwrap();
+        let file = dry.derived("missing", |_| panic!("made")).unwrap();
+        assert_eq!(dry.lacking(), [format!("make: {}", file.display())]);
+        assert!(file.starts_with(dir.path()) && !file.exists());
     }
 
     #[test]

@@ -77,6 +77,9 @@ impl Provision {
                 tree.join(format!("boot/xen-{}-amd64.gz", release.version))
             }
         };
+        if let Some(packed) = self.cache.expected(&packed) {
+            return Ok(packed);
+        }
         let bytes = std::fs::read(&packed).map_err(Failure::file("read", &packed))?;
         if bytes.starts_with(b"\x7fELF") {
             if !is_multiboot(&bytes) {

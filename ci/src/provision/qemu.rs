@@ -54,11 +54,27 @@ impl Qemu {
             Bundle::Qemu.ensure(&provision.cache, provision.update),
             host,
         ) {
-            (Ok(tree), _) => Self::unpacked(&tree),
+            (Ok(tree), _) => {
+                let program = tree.join("usr/bin").join(PROGRAM);
+                match provision.cache.expected(&program) {
+                    Some(program) => Ok(Self::expected(program)),
+                    None => Self::unpacked(&tree),
+                }
+            }
             (Err(Failure::Interrupted), _) => Err(Failure::Interrupted),
             // Too old to judge every rule, but good enough to boot.
             (Err(_), Some(host)) => Ok(host),
             (Err(failure), None) => Err(failure),
+        }
+    }
+
+    /// One that was not fetched, for a cache that is dry.
+    fn expected(program: PathBuf) -> Self {
+        Self {
+            program,
+            prefix: vec![],
+            modules: None,
+            version: GOOD,
         }
     }
 

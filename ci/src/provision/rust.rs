@@ -11,8 +11,8 @@ use crate::ui;
 /// What the kernel is compiled for.
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
 
-/// Adds the target to the toolchain if it is missing.
-pub(crate) fn ensure_target(workspace: &Path) -> Result<()> {
+/// Whether the toolchain has the target.
+pub(crate) fn has_target(workspace: &Path) -> Result<bool> {
     let mut rustc = Command::new("rustc");
     rustc.current_dir(workspace);
     let sysroot = sysroot(rustc).map_err(|error| {
@@ -21,7 +21,12 @@ pub(crate) fn ensure_target(workspace: &Path) -> Result<()> {
             "install Rust with rustup",
         )
     })?;
-    if sysroot.join("lib/rustlib").join(TARGET).is_dir() {
+    Ok(sysroot.join("lib/rustlib").join(TARGET).is_dir())
+}
+
+/// Adds the target to the toolchain if it is missing.
+pub(crate) fn ensure_target(workspace: &Path) -> Result<()> {
+    if has_target(workspace)? {
         return Ok(());
     }
     add(

@@ -15,6 +15,7 @@ use rules::{RULES, Rule, Verdict, book};
 
 use crate::cli::RulesArgs;
 use crate::exit::{Failure, Result};
+use crate::report::{Facts, Report, Row, State};
 use crate::stack::Via;
 use crate::ui;
 use crate::workspace::Workspace;
@@ -106,6 +107,10 @@ pub(crate) struct Judged {
     label: String,
     /// What became of each rule.
     results: book::Results,
+    /// How long each took, in seconds.
+    seconds: BTreeMap<u16, f64>,
+    /// All that was said.
+    pub(crate) logs: Vec<PathBuf>,
     /// Random sequences that came to the same as on the model.
     seeds: u64,
     /// What went wrong besides.
@@ -117,19 +122,59 @@ impl Judged {
         Judged {
             label,
             results: BTreeMap::new(),
+            seconds: BTreeMap::new(),
+            logs: Vec::new(),
             seeds: 0,
             trouble: Vec::new(),
         }
     }
 
-    /// How many rules ended how, in words.
-    fn summary(&self) -> String {
+    /// How many rules ended how, by the names of the verdicts.
+    fn counts(&self) -> Vec<(usize, &'static str)> {
         let count = |verdict| self.results.values().filter(|(v, _)| *v == verdict).count();
-        let mut words: Vec<_> = Verdict::ALL
-            .iter()
-            .rev()
+        let counts = Verdict::ALL.iter().rev();
+        counts
             .map(|verdict| (count(*verdict), verdict.name()))
             .filter(|(count, _)| *count > 0)
+            .collect()
+    }
+
+    /// The same, for other programs.
+    pub(crate) fn figures(&self) -> Vec<(String, String)> {
+        let counts = self.counts().into_iter();
+        let counts = counts.map(|(count, name)| (name.to_owned(), count.to_string()));
+        let seeds = (self.seeds > 0).then(|| ("sequences".into(), self.seeds.to_string()));
+        counts.chain(seeds).collect()
+    }
+
+    /// A row for other programs for each of some rules.
+    fn rows(&self, numbers: &[u16], logs: &[PathBuf]) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for number in numbers {
+            let (Some(rule), Some((verdict, message))) =
+                (Rule::find(*number), self.results.get(number))
+            else {
+                continue;
+            };
+            rows.push(Row {
+                group: self.label.clone(),
+                name: format!("{rule:?}"),
+                state: state(*verdict),
+                message: public(rule, message).into(),
+                seconds: self.seconds.get(number).copied(),
+                facts: Facts {
+                    figures: Vec::new(),
+                    logs: logs.to_vec(),
+                },
+            });
+        }
+        rows
+    }
+
+    /// How many rules ended how, in words.
+    fn summary(&self) -> String {
+        let counts = self.counts().into_iter();
+        let mut words: Vec<_> = counts
             .map(|(count, name)| format!("{count} {name}"))
             .collect();
         if self.seeds > 0 {
@@ -145,6 +190,7 @@ impl Judged {
             .iter()
             .filter(|(_, (verdict, _))| *verdict > Verdict::Pass)
             .map(|(number, (verdict, message))| {
+                let message = Rule::find(*number).map_or(&**message, |rule| public(rule, message));
                 format!("{}: R{number:02} {}: {message}", self.label, verdict.name())
             })
             .collect();
@@ -155,16 +201,44 @@ impl Judged {
     }
 }
 
+/// What a report may say of a rule: of one that is withheld, that it is.
+fn public<'a>(rule: &Rule, message: &'a str) -> &'a str {
+    match rule.withheld {
+        true => "withheld",
+        false => message,
+    }
+}
+
+fn state(verdict: Verdict) -> State {
+    match verdict {
+        Verdict::Pass => State::Pass,
+        Verdict::Skip => State::Skip,
+        Verdict::Fail => State::Fail,
+        Verdict::Error => State::Error,
+        Verdict::Crash => State::Crash,
+    }
+}
+
 /// Judges, prints and keeps; or renders what was kept.
 pub(crate) fn rules(arguments: &RulesArgs) -> Result<()> {
+    if let Some(file) = &arguments.book {
+        return render(&Workspace::find()?.target.join("rules"), file);
+    }
+    let plan = plan(arguments)?;
+    let mut report = Report::open("rules", &arguments.report)?;
+    let result = judged(arguments, &plan, &mut report);
+    report.close(result)
+}
+
+fn plan(arguments: &RulesArgs) -> Result<Plan> {
+    Ok(Plan::new(&arguments.names, arguments.kills)?
+        .with_differential(arguments.differential.clone().unwrap_or_default())
+        .within(arguments.timeout.map(Duration::from_secs)))
+}
+
+fn judged(arguments: &RulesArgs, plan: &Plan, report: &mut Report) -> Result<()> {
     let workspace = Workspace::find()?;
     let kept = workspace.target.join("rules");
-    if let Some(file) = &arguments.book {
-        return render(&kept, file);
-    }
-    let plan = Plan::new(&arguments.names, arguments.kills)?
-        .with_differential(arguments.differential.clone().unwrap_or_default())
-        .within(arguments.timeout.map(Duration::from_secs));
     let on = |target| arguments.on.contains(&target) || arguments.on.contains(&On::All);
     let vias: Vec<_> = [
         (On::Dom0, Via::Dom0),
@@ -177,7 +251,13 @@ pub(crate) fn rules(arguments: &RulesArgs) -> Result<()> {
     .collect();
     let mut all = Vec::new();
     if on(On::Model) {
-        all.push(model::judge(&plan));
+        let judged = model::judge(plan);
+        let numbers: Vec<_> = judged.results.keys().copied().collect();
+        judged
+            .rows(&numbers, &[])
+            .into_iter()
+            .for_each(|row| report.add(row));
+        all.push(judged);
     }
     if !vias.is_empty() {
         let bench = Bench {
@@ -187,12 +267,12 @@ pub(crate) fn rules(arguments: &RulesArgs) -> Result<()> {
             workspace: &workspace.root,
             xen_log: arguments.xen_log,
         };
-        all.extend(on_xen(&bench, &vias, &plan)?);
+        all.extend(on_xen(&bench, &vias, plan, &mut |row| report.add(row))?);
     }
     for judged in &all {
         keep(&kept, judged)?;
     }
-    print(&plan, &all);
+    print(plan, &all);
     all.into_iter().try_for_each(Judged::into_result)
 }
 

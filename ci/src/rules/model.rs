@@ -1,6 +1,7 @@
 //! The rules on the model, and what random requests come to there.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use model::{Kind, Layout};
 use rules::on_model::OnModel;
@@ -30,8 +31,10 @@ pub(super) fn judge(plan: &Plan) -> Judged {
             let Some(rule) = Rule::find(number) else {
                 continue;
             };
+            let since = Instant::now();
             let own = rule.kills.then(|| domain(kind));
             let outcome = rule.run(own.as_ref().unwrap_or(&shared)).outcome;
+            *judged.seconds.entry(number).or_default() += since.elapsed().as_secs_f64();
             let found = (outcome.verdict(), outcome.message().to_owned());
             let worst = judged.results.entry(number).or_insert(found.clone());
             if found.0 > worst.0 {

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rules::{RULES, Rule, Verdict, book};
 
 use super::{Judged, Plan, model};
+use crate::console::contract::Contract;
 use crate::console::transcript::{Show, Transcript};
 use crate::console::verdict::{End, Outcome, judge};
 use crate::exit::{Failure, Result};
 use crate::provision::{Provision, Xen};
+use crate::report::{Facts, Row, State};
 use crate::stack::{Job, Mode, Session, Setting, Via, XenLog};
 
 /// All rules take three seconds; a random sequence a few hundredths of one, and more in the shim.
@@ -33,8 +35,14 @@ pub(crate) struct Bench<'a> {
     pub(crate) xen_log: XenLog,
 }
 
-/// Judges by the plan's rules in each of these ways.
-pub(crate) fn on_xen(bench: &Bench<'_>, vias: &[Via], plan: &Plan) -> Result<Vec<Judged>> {
+/// Judges by the plan's rules in each of these ways. `report` gets a row for each rule and for each
+/// boot as they come.
+pub(crate) fn on_xen(
+    bench: &Bench<'_>,
+    vias: &[Via],
+    plan: &Plan,
+    report: &mut dyn FnMut(Row),
+) -> Result<Vec<Judged>> {
     let mut all = Vec::new();
     for host in vias.chunk_by(|a, b| a.shares_host_with(*b)) {
         let jobs: Vec<Job> = host
@@ -45,6 +53,7 @@ pub(crate) fn on_xen(bench: &Bench<'_>, vias: &[Via], plan: &Plan) -> Result<Vec
         for &via in host {
             let mut judged = Judged::new(label(via, &bench.provision.xen));
             for job in jobs.iter().filter(|job| job.via == via) {
+                let since = Instant::now();
                 let dir = bench.dir.join(format!("{}-{}", via.name(), job.name));
                 let mut transcript = Transcript::create(&dir, Show::Nothing, None)?;
                 // A stack that broke down is opened anew for what is left.
@@ -65,13 +74,30 @@ pub(crate) fn on_xen(bench: &Bench<'_>, vias: &[Via], plan: &Plan) -> Result<Vec
                 };
                 let end = match open.run(job, &mut transcript) {
                     Ok(end) => end,
-                    Err(Failure::Interrupted) => return Err(Failure::Interrupted),
+                    Err(Failure::Interrupted) => {
+                        transcript.finish();
+                        let said = transcript.guest.join("\n");
+                        let ended = book::parse(&said).into_iter();
+                        // Whatever was under way did not crash.
+                        judged
+                            .results
+                            .extend(ended.filter(|(_, (verdict, _))| *verdict != Verdict::Crash));
+                        judged.time(&transcript);
+                        judged
+                            .rows(&own(plan, job), &transcript.logs())
+                            .into_iter()
+                            .for_each(&mut *report);
+                        let trouble = [Failure::Interrupted];
+                        report(boot_row(&judged.label, job, since, &transcript, &trouble));
+                        return Err(Failure::Interrupted);
+                    }
                     Err(failure) => End::Broken(failure.to_string()),
                 };
                 transcript.finish();
                 if !matches!(end, End::Broken(_) | End::Zombie { .. }) {
                     session = Some(open);
                 }
+                let before = judged.trouble.len();
                 add(
                     &mut judged,
                     plan,
@@ -79,11 +105,70 @@ pub(crate) fn on_xen(bench: &Bench<'_>, vias: &[Via], plan: &Plan) -> Result<Vec
                     &transcript.guest,
                     &accepted(job, end),
                 );
+                judged.time(&transcript);
+                judged.logs.extend(transcript.logs());
+                judged
+                    .rows(&own(plan, job), &transcript.logs())
+                    .into_iter()
+                    .for_each(&mut *report);
+                let trouble = &judged.trouble[before..];
+                report(boot_row(&judged.label, job, since, &transcript, trouble));
             }
             all.push(judged);
         }
     }
     Ok(all)
+}
+
+/// The rules that a boot is for.
+fn own(plan: &Plan, job: &Job) -> Vec<u16> {
+    let own = plan.kills.iter().filter(|n| job.name == format!("R{n}"));
+    let shared = plan.numbers.iter().filter(|_| job.name == SHARED);
+    own.chain(shared).copied().collect()
+}
+
+/// The row of a boot, which is bad only by what no rule is to blame for.
+fn boot_row(
+    label: &str,
+    job: &Job,
+    since: Instant,
+    transcript: &Transcript,
+    trouble: &[Failure],
+) -> Row {
+    let reasons: Vec<_> = trouble.iter().map(ToString::to_string).collect();
+    Row {
+        group: label.into(),
+        name: format!("boot: {}", job.name),
+        state: trouble.first().map_or(State::Pass, State::from),
+        message: reasons.join("\n"),
+        seconds: Some(since.elapsed().as_secs_f64()),
+        facts: Facts::of(transcript),
+    }
+}
+
+impl Judged {
+    /// Takes over how long each rule took, from when the kernel announced it to when it told of it.
+    fn time(&mut self, transcript: &Transcript) {
+        let mut announced = BTreeMap::new();
+        for (place, line) in transcript.guest.iter().enumerate() {
+            let Some((number, word)) = rule_line(line) else {
+                continue;
+            };
+            if word == "run" {
+                announced.insert(number, place);
+            } else if let Some(from) = announced.remove(&number)
+                && let Some(time) = transcript.between(from, place)
+            {
+                self.seconds.insert(number, time.as_secs_f64());
+            }
+        }
+    }
+}
+
+/// Number and word of `rule R09 run` and `rule R09 pass "..."`.
+fn rule_line(line: &str) -> Option<(u16, &str)> {
+    let mut words = line.strip_prefix("rule R")?.split_ascii_whitespace();
+    Some((words.next()?.parse().ok()?, words.next()?))
 }
 
 /// The target's name: the way and the Xen.
@@ -115,6 +200,8 @@ fn jobs(via: Via, kernel: &Path, plan: &Plan) -> Vec<Job> {
         cpu: Vec::new(),
         config: Vec::new(),
         dump: None,
+        contract: Contract::default(),
+        acts: &[],
         timeout: Some(plan.timeout.unwrap_or(timeout)),
     };
     let list = |numbers: &[u16]| {
@@ -170,10 +257,8 @@ fn add(judged: &mut Judged, plan: &Plan, job: &Job, lines: &[String], end: &End)
             return;
         }
     }
-    let own = plan.kills.iter().filter(|n| job.name == format!("R{n}"));
-    let shared = plan.numbers.iter().filter(|_| job.name == SHARED);
-    for number in own.chain(shared) {
-        if !judged.results.contains_key(number) {
+    for number in own(plan, job) {
+        if !judged.results.contains_key(&number) {
             let text = format!("R{number:02} was not judged");
             judged.trouble.push(Failure::Guest(text));
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::qemu::{Accel, Machine, Running};
 use super::{Job, Mode, gdb_hint};
+use crate::console::contract::Watch;
 use crate::console::serial::Input;
 use crate::console::terminal::{Keys, Terminal};
 use crate::console::transcript::Transcript;
@@ -36,14 +37,19 @@ pub(super) fn machine(job: &Job, mode: Mode, accel: Accel) -> Machine {
     }
 }
 
+/// The earlier of two times at which to stop waiting, where there are any.
+pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
+}
+
 /// What came of listening.
 pub(super) enum Heard {
     /// The console said something.
     Bytes(Vec<u8>),
     /// QEMU is gone.
     Closed,
-    /// The job has had its time.
-    TimedOut(End),
+    /// The job has had its time, or has said all that it is judged by.
+    Over(End),
 }
 
 /// Such a machine, running, and the person at its console if there is one.
@@ -52,6 +58,7 @@ pub(super) struct Alone {
     /// The process.
     pub(super) running: Running,
     keys: Keys,
+    watch: Watch,
     timeout: Duration,
     deadline: Option<Instant>,
 }
@@ -75,6 +82,7 @@ impl Alone {
             _terminal: terminal,
             running,
             keys: Keys::default(),
+            watch: Watch::new(&job.contract),
             timeout: job.timeout.unwrap_or_default(),
             deadline: job.timeout.map(|timeout| Instant::now() + timeout),
         })
@@ -85,7 +93,8 @@ impl Alone {
         loop {
             let keys = self.keys.deliver(&transcript.guest);
             self.running.ports.type_in(0, &keys);
-            return match self.running.ports.next(self.deadline)? {
+            let said = self.watch.until(transcript);
+            return match self.running.ports.next(earlier(self.deadline, said))? {
                 Some(Input::Bytes(_, bytes)) => Ok(Heard::Bytes(bytes)),
                 Some(Input::Keys(typed)) => {
                     self.keys.typed(&typed);
@@ -93,9 +102,10 @@ impl Alone {
                 }
                 Some(Input::Leave) => Err(Failure::Interrupted),
                 Some(Input::Closed) => Ok(Heard::Closed),
+                None if said.is_some() => Ok(Heard::Over(End::Stopped)),
                 None => {
                     self.running.inquest(transcript.dir());
-                    Ok(Heard::TimedOut(End::TimedOut(self.timeout.as_secs())))
+                    Ok(Heard::Over(End::TimedOut(self.timeout.as_secs())))
                 }
             };
         }

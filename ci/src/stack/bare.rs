@@ -36,6 +36,11 @@ impl Stack for Bare {
         Qemu::choose(provision).map(drop)
     }
 
+    fn machine(&self, setting: &Setting<'_>, job: &Job) -> Result<(Qemu, Machine)> {
+        let qemu = Qemu::choose(setting.provision)?;
+        Ok((qemu, machine(job, setting.mode, self.la57, self.machine)))
+    }
+
     fn open<'jobs>(
         &self,
         setting: Setting<'_>,
@@ -80,14 +85,18 @@ impl Session for Open {
                     let end = end_of(alone.running.exit_code());
                     return Ok(end.unwrap_or_else(|| alone.running.end()));
                 }
-                Heard::TimedOut(end) => return Ok(end),
+                Heard::Over(end) => return Ok(end),
             }
         }
     }
 }
 
-/// The end that QEMU's status stands for: twice what was written to its debug-exit port, plus one.
+/// The end that QEMU's status stands for: twice what was written to its debug-exit port, plus one; or
+/// zero for a machine that was powered off by ACPI, or reset.
 fn end_of(code: Option<i32>) -> Option<End> {
+    if code == Some(0) {
+        return Some(End::Off);
+    }
     let reason = code.filter(|code| code % 2 == 1)? / 2 - EXIT_BASE;
     let reason = u32::try_from(reason).ok()?;
     Some(End::Shutdown(Shutdown::from_code(reason)))
@@ -131,8 +140,10 @@ mod tests {
         ] {
             assert_eq!(end_of(Some(code)), Some(End::Shutdown(reason)));
         }
-        // QEMU's own ends: as asked for, an error, a triple fault with -no-reboot, a signal.
-        for code in [Some(0), Some(1), Some(2), None] {
+        // As ACPI asks for, or a triple fault with -no-reboot.
+        assert_eq!(end_of(Some(0)), Some(End::Off));
+        // QEMU's own ends: an error, a signal.
+        for code in [Some(1), Some(2), None] {
             assert_eq!(end_of(code), None);
         }
     }

@@ -25,6 +25,12 @@ impl Stack for Dom0 {
         provision.hypervisor().map(drop)
     }
 
+    fn machine(&self, setting: &Setting<'_>, job: &Job) -> Result<(Qemu, Machine)> {
+        let qemu = Qemu::choose(setting.provision)?;
+        let xen = setting.provision.hypervisor()?;
+        Ok((qemu, machine(&xen, job, setting.mode)))
+    }
+
     fn open<'jobs>(
         &self,
         setting: Setting<'_>,
@@ -82,7 +88,7 @@ impl Session for Open {
             match alone.listen(transcript)? {
                 Heard::Bytes(bytes) => transcript.shared_bytes(&bytes),
                 Heard::Closed => return Ok(alone.running.end()),
-                Heard::TimedOut(end) => return Ok(end),
+                Heard::Over(end) => return Ok(end),
             }
             let end = transcript.host[seen..].iter().find_map(|line| end_of(line));
             seen = transcript.host.len();

@@ -2,8 +2,9 @@
 # The first program of the Linux dom0: starts Xen's daemons, then obeys the control port.
 #
 # Ports: the console hvc0 is Xen's log; ttyS1 carries the guest's console both ways, byte for
-# byte; ttyS2 is the control port, a shell that evaluates every line sent to it. Lines that come
-# by themselves, such as what xl reports of a domain, start with "xl: ", but for the sign of life.
+# byte; ttyS2 is the control port, where each line is a number, the length of a command and the
+# command, which this shell evaluates. Lines that come by themselves, such as what xl reports of a
+# domain, start with "xl: ", but for the sign of life.
 
 /bin/busybox --install -s /bin
 export PATH=/usr/lib/xen/bin:/bin:/usr/bin:/usr/sbin
@@ -26,7 +27,9 @@ xen-init-dom0
 xenconsoled --log=guest --log-dir=/var/log/xen/console --pid-file=/var/run/xenconsoled.pid
 
 stty -F /dev/ttyS1 raw -echo 115200
-stty -F /dev/ttyS2 raw -echo 115200
+# The control port hands over whole lines: a child that ends while the shell is in the middle of one
+# makes it forget the beginning.
+stty -F /dev/ttyS2 raw -echo icanon 115200
 exec 3<>/dev/ttyS2
 
 # create CONFIG [key=value]...: starts a domain and reports until it is gone.
@@ -67,7 +70,18 @@ piece() {
 # the port interrupt as well, which has Linux look at a line whose interrupt was lost.
 while sleep 1; do echo alive; done >&3 &
 
+# A line that is not as long as it says is asked for again, and one that was carried out is not carried
+# out twice: half a line may be a syntax error, which ends this shell, and Linux with it.
+last=
 echo ready >&3
-while read -r line <&3; do
-    eval "$line"
+while read -r number length command <&3; do
+    if [ "${#command}" != "$length" ]; then
+        echo "again: $number $length $command" >&3
+        continue
+    fi
+    if [ "$number" != "$last" ]; then
+        last=$number
+        eval "$command" >&3 2>&1
+    fi
+    echo "done $number" >&3
 done

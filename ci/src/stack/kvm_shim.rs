@@ -87,6 +87,16 @@ impl Stack for KvmShim {
         rootfs::shim(&provision.dom0()?).map(drop)
     }
 
+    fn machine(&self, setting: &Setting<'_>, job: &Job) -> Result<(Qemu, Machine)> {
+        let qemu = check(setting.provision)?;
+        let tree = setting.provision.dom0()?;
+        let shim = match setting.provision.cache.expected(&tree) {
+            Some(tree) => tree.join("xen-shim"),
+            None => rootfs::shim(&tree)?,
+        };
+        Ok((qemu, machine(&shim, job, setting.mode)))
+    }
+
     fn open<'jobs>(
         &self,
         setting: Setting<'_>,
@@ -149,7 +159,7 @@ impl Session for Open {
             match alone.listen(transcript)? {
                 Heard::Bytes(bytes) => transcript.shared_bytes(&bytes),
                 Heard::Closed => return Ok(end_of(alone.running.exit_code())),
-                Heard::TimedOut(end) => return Ok(end),
+                Heard::Over(end) => return Ok(end),
             }
         }
     }

@@ -10,13 +10,15 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::alone::earlier;
 use super::archive::Archive;
 use super::domain::{
     XlEvent, create_command, dumped, listed, pages_held, payload, unbuilt, xl_event,
 };
 use super::dump::{self, Dump, DumpError, unpacked};
 use super::qemu::{Accel, Machine, Module, Running};
-use super::{Job, Mode, Session, Setting, Stack, gdb_hint, rootfs};
+use super::{Does, Job, Mode, Session, Setting, Stack, gdb_hint, rootfs};
+use crate::console::contract::Watch;
 use crate::console::serial::Input;
 use crate::console::terminal::{Keys, Terminal};
 use crate::console::transcript::{Lines, Transcript};
@@ -45,6 +47,9 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// When an answer on the control port is overdue.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// When the end of a line may have been lost that the dom0 does not answer.
+const NUDGE: Duration = Duration::from_secs(10);
 
 /// When the rest of a console is overdue.
 const CONSOLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,6 +80,24 @@ impl Stack for Linux {
         Qemu::choose(provision)?;
         provision.hypervisor()?;
         rootfs::pack(&provision.dom0()?, &provision.cache).map(drop)
+    }
+
+    fn machine(&self, setting: &Setting<'_>, job: &Job) -> Result<(Qemu, Machine)> {
+        let provision = setting.provision;
+        let qemu = Qemu::choose(provision)?;
+        let xen = provision.hypervisor()?;
+        let root = rootfs::pack(&provision.dom0()?, &provision.cache)?;
+        let jobs = std::slice::from_ref(job);
+        let initramfs = setting.dir.join("initramfs");
+        let what = format!(
+            "make for this boot, of {}, xen-cfg and the kernel",
+            root.initramfs.display()
+        );
+        provision
+            .cache
+            .lacks(&what, &initramfs.display().to_string());
+        let machine = machine(&xen, &root.kernel, &initramfs, jobs, setting.mode);
+        Ok((qemu, machine))
     }
 
     fn open<'jobs>(
@@ -216,10 +239,23 @@ impl From<Failure> for Stop {
     }
 }
 
+/// Whether the dom0 asks for a line again, as something of it is missing.
+fn is_garbled(answer: &str) -> bool {
+    answer.starts_with("again: ")
+}
+
+/// Where the guest has said so, among its lines from one on.
+fn heard(transcript: &Option<&mut Transcript>, from: usize, text: &str) -> Option<usize> {
+    let lines = &transcript.as_ref()?.guest;
+    let mut lines = lines.iter().enumerate().skip(from);
+    lines
+        .find(|(_, line)| line.contains(text))
+        .map(|(at, _)| at)
+}
+
 /// Whether the guest has said so.
 fn says(transcript: &Option<&mut Transcript>, text: &str) -> bool {
-    let guest = transcript.as_ref().map(|transcript| &transcript.guest);
-    guest.is_some_and(|lines| lines.iter().any(|line| line.contains(text)))
+    heard(transcript, 0, text).is_some()
 }
 
 impl Open<'_> {
@@ -301,24 +337,39 @@ impl Open<'_> {
         format!("{last}\n--- full log: {}", self.log_path.display())
     }
 
-    /// Runs a command in the dom0 and returns what it printed.
+    /// Runs a command in the dom0 and returns what it printed. The dom0 asks for a line again of which
+    /// something is missing; that may be its end, which is sent alone after a while.
     fn call(
         &mut self,
         command: &str,
         transcript: &mut Option<&mut Transcript>,
     ) -> std::result::Result<Vec<String>, Stop> {
         self.calls += 1;
-        let mark = format!("done {}", self.calls);
-        // In the shell itself, so that it may set variables and start jobs.
-        let line = format!("{{ {command}; }} >&3 2>&1; echo '{mark}' >&3\n");
+        let number = self.calls;
+        let mark = format!("done {number}");
+        let line = format!("{number} {} {command}\n", command.len());
         self.running.ports.write(CONTROL, line.as_bytes());
         let deadline = self.within(ANSWER_TIMEOUT);
+        let mut nudge = self.within(NUDGE);
         loop {
             if let Some(index) = self.answers.iter().position(|line| *line == mark) {
-                let lines = self.answers.drain(..=index).collect::<Vec<_>>();
-                return Ok(lines[..lines.len() - 1].to_vec());
+                let lines = self.answers.drain(..=index);
+                // What was asked for twice is answered twice.
+                return Ok(lines.filter(|line| !line.starts_with("done ")).collect());
             }
-            self.step(deadline, transcript)?;
+            if let Some(index) = self.answers.iter().position(|line| is_garbled(line)) {
+                let garbled = self.answers.remove(index).unwrap_or_default();
+                if let Some(transcript) = transcript {
+                    transcript.host_bytes(format!("control: {garbled}\n").as_bytes());
+                }
+                self.running.ports.write(CONTROL, line.as_bytes());
+            }
+            match self.step(nudge.or(deadline), transcript) {
+                Err(Stop::Deadline) if nudge.take().is_some() => {
+                    self.running.ports.write(CONTROL, b"\n");
+                }
+                result => result?,
+            }
         }
     }
 
@@ -342,10 +393,13 @@ impl Open<'_> {
 
         let mut said = Vec::new();
         let mut domid = None;
+        let mut watch = Watch::new(&job.contract);
         let mut live = match job.dump {
             Some(Dump::Live(ready)) => Some(ready),
             _ => None,
         };
+        let mut acts = job.acts.iter().peekable();
+        let mut from = 0;
         let end = loop {
             while let Some(line) = self.reports.pop_front() {
                 match xl_event(&line) {
@@ -377,8 +431,17 @@ impl Open<'_> {
                 self.examine(DUMP, transcript)?;
                 self.running.ports.write(CONSOLE, LEAVE);
             }
-            match self.step(deadline, transcript) {
+            while let (Some(act), Some(id)) = (acts.peek(), domid)
+                && let Some(at) = heard(transcript, from, act.when)
+            {
+                from = at + 1;
+                self.act(act.does, id, transcript)?;
+                acts.next();
+            }
+            let decided = transcript.as_deref().and_then(|said| watch.until(said));
+            match self.step(earlier(deadline, decided), transcript) {
                 Ok(()) => {}
+                Err(Stop::Deadline) if decided.is_some() => break End::Stopped,
                 Err(Stop::Deadline) => {
                     break End::TimedOut(job.timeout.unwrap_or_default().as_secs());
                 }
@@ -391,6 +454,27 @@ impl Open<'_> {
         }
         self.remove(domid, transcript)?;
         Ok(end)
+    }
+
+    /// Does something to a running domain.
+    fn act(
+        &mut self,
+        does: Does,
+        domid: u32,
+        transcript: &mut Option<&mut Transcript>,
+    ) -> std::result::Result<(), Stop> {
+        match does {
+            Does::Type(keys) => self.running.ports.write(CONSOLE, keys.as_bytes()),
+            Does::Host(command) => {
+                let said = self.call(&format!("domain={domid}; {command}"), transcript)?;
+                if let Some(transcript) = transcript {
+                    for line in said {
+                        transcript.host_bytes(format!("{line}\n").as_bytes());
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Waits until xl has dumped and destroyed the domain that crashed, and looks at the dump.
@@ -518,7 +602,7 @@ impl Open<'_> {
         };
         // Xen says on its console what it still has of the domain. The answer of the dom0 is not
         // waited for: Xen lists every page first.
-        self.running.ports.write(CONTROL, b"xl debug-keys q\n");
+        self.running.ports.write(CONTROL, b"0 15 xl debug-keys q\n");
         let deadline = self.within(ANSWER_TIMEOUT);
         let pages = loop {
             if let Some(pages) = pages_held(&transcript.host, domid) {
@@ -573,5 +657,50 @@ impl Session for Open<'_> {
                 )))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::process::Command;
+
+    use super::super::rootfs::INIT;
+    use super::is_garbled;
+
+    /// The shell of the dom0 carries out a line once, and asks again for half a line.
+    #[test]
+    fn the_control_port_survives_half_a_line() {
+        let (_, obey) = INIT.split_once("\nlast=").unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut shell = Command::new("sh")
+            .args(["-c", &format!("exec 3<&0\nlast={obey}")])
+            .stdin(OwnedFd::from(theirs))
+            .spawn()
+            .unwrap();
+        let mut answers = BufReader::new(ours.try_clone().unwrap()).lines();
+        let mut ours = ours;
+        assert_eq!(answers.next().unwrap().unwrap(), "ready");
+        let calls = [
+            ("1 12 seen=1; echo", vec!["", "done 1"]),
+            ("2 18 seen=$((seen + 1))", vec!["done 2"]),
+            ("2 18 seen=$((seen + 1))", vec!["done 2"]),
+            ("3 20 ; xl destroy 1", vec!["again: 3 20 ; xl destroy 1"]),
+            ("", vec!["again:   "]),
+            ("4 10 echo $seen5 1 f", vec!["again: 4 10 echo $seen5 1 f"]),
+            ("4 10 echo $seen", vec!["2", "done 4"]),
+        ];
+        for (line, expected) in calls {
+            writeln!(ours, "{line}").unwrap();
+            for expected in expected {
+                let answer = answers.next().unwrap().unwrap();
+                assert_eq!(answer, expected, "to {line:?}");
+                assert_eq!(is_garbled(&answer), expected.starts_with("again"));
+            }
+        }
+        ours.shutdown(std::net::Shutdown::Both).unwrap();
+        assert!(shell.wait().unwrap().success());
     }
 }

@@ -24,11 +24,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(crate) use dump::Dump;
+pub(crate) use qemu::Machine;
 
+use crate::console::contract::Contract;
 use crate::console::transcript::Transcript;
 use crate::console::verdict::End;
 use crate::exit::Result;
 use crate::provision::Provision;
+use crate::provision::qemu::Qemu;
 use crate::ui;
 
 /// `--via`.
@@ -48,6 +51,25 @@ pub(crate) enum Via {
     Bare,
     /// The same on a processor with four levels
     Bare4,
+}
+
+/// Something that is done to a running domain of xl.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Act {
+    /// Once it says this, behind what made the act before come.
+    pub(crate) when: &'static str,
+    /// What is done.
+    pub(crate) does: Does,
+}
+
+/// What can be done to a running domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Does {
+    /// These keys are typed at its console.
+    Type(&'static str),
+    /// The shell of the dom0 carries this out, in which `$domain` is the domain's number. What it
+    /// prints is part of what the host says.
+    Host(&'static str),
 }
 
 /// One boot of the kernel.
@@ -73,6 +95,10 @@ pub(crate) struct Job {
     pub(crate) config: Vec<String>,
     /// A dump that is to be taken of the domain, where it is one of xl's.
     pub(crate) dump: Option<Dump>,
+    /// What it is judged by beside its verdict.
+    pub(crate) contract: Contract,
+    /// What is done to the domain while it runs, one after the other, where it is one of xl's.
+    pub(crate) acts: &'static [Act],
     /// When to give up.
     pub(crate) timeout: Option<Duration>,
 }
@@ -91,6 +117,8 @@ impl Job {
             cpu: Vec::new(),
             config: Vec::new(),
             dump: None,
+            contract: Contract::default(),
+            acts: &[],
             timeout: None,
         }
     }
@@ -165,6 +193,9 @@ pub(crate) trait Stack {
     /// Fetches everything it needs, without running anything.
     fn prepare(&self, provision: &Provision) -> Result<()>;
 
+    /// The machine that a job would run on alone, and the QEMU for it.
+    fn machine(&self, setting: &Setting<'_>, job: &Job) -> Result<(Qemu, Machine)>;
+
     /// Gets ready to run `jobs`, which are all that will be run.
     fn open<'jobs>(
         &self,
@@ -226,6 +257,15 @@ impl Via {
             Self::Dom0 | Self::KvmShim | Self::Bare | Self::Bare4 => None,
         }
     }
+}
+
+/// What the shell of a Linux dom0 is told to create the domain of a job and join its console, for the
+/// ways that go by one.
+pub(crate) fn by_hand(job: &Job) -> Option<String> {
+    let domain = job.via.domain()?;
+    let create = domain::create_command(std::slice::from_ref(job), 0, &domain);
+    // The first domain that a dom0 creates has this number.
+    Some(format!("{create}; attach 1"))
 }
 
 /// Says how to attach a debugger to a machine that waits for one.

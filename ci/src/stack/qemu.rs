@@ -182,6 +182,52 @@ impl Machine {
         arguments
     }
 
+    /// The same as a line for a shell, to be run by hand: in a directory of its own with links of the
+    /// names above. What this program reads from pipes is on the terminal if there is one port; of
+    /// several, the last is, and the others go to files.
+    pub(crate) fn line(&self, qemu: &Qemu) -> String {
+        let mut words = vec!["cd \"$(mktemp -d)\"".to_owned(), "pwd".to_owned()];
+        let files = self.files();
+        words.extend(files.iter().map(|(file, name)| {
+            let file = quoted(&file.display().to_string());
+            format!("ln -s {file} {name}")
+        }));
+        let command = qemu.command();
+        let environment = command.get_envs().filter_map(|(name, value)| {
+            let value = value?.to_string_lossy().into_owned();
+            Some(format!("{}={}", name.to_string_lossy(), quoted(&value)))
+        });
+        let program = [command.get_program()]
+            .into_iter()
+            .chain(command.get_args());
+        let program = program.map(|word| quoted(&word.to_string_lossy()));
+        let arguments = self.arguments(qemu.version).into_iter();
+        let arguments = arguments.map(|word| quoted(&self.by_hand(word)));
+        let run: Vec<_> = environment.chain(program).chain(arguments).collect();
+        words.push(run.join(" "));
+        format!("({})", words.join(" && "))
+    }
+
+    /// An argument as it is when nobody holds the other ends of the pipes.
+    fn by_hand(&self, word: String) -> String {
+        let port = word
+            .strip_prefix("pipe,id=serial")
+            .and_then(|rest| rest.split(',').next()?.parse::<usize>().ok());
+        match port {
+            Some(port) if port + 1 == self.serials => format!("stdio,id=serial{port}"),
+            Some(port) => format!("file,id=serial{port},path=serial{port}.log"),
+            None => word,
+        }
+    }
+
+    /// The files that it boots from, by the names that arguments know them by.
+    fn files(&self) -> Vec<(&Path, String)> {
+        let modules = self.modules.iter().enumerate();
+        let modules = modules.map(|(at, module)| (module.file.as_path(), format!("module{at}")));
+        let kernel = (self.kernel.as_path(), "kernel".to_owned());
+        [kernel].into_iter().chain(modules).collect()
+    }
+
     /// Starts it. `log` gets what QEMU itself has to say.
     pub(crate) fn start(&self, qemu: &Qemu, log: &Path) -> Result<Running> {
         sweep(&std::env::temp_dir());
@@ -189,14 +235,10 @@ impl Machine {
             .prefix(&format!("{DIR_PREFIX}{}-", std::process::id()))
             .tempdir()
             .map_err(Failure::file("create a directory in", std::env::temp_dir()))?;
-        let link = |file: &Path, name: &str| {
+        for (file, name) in self.files() {
             let file = file.canonicalize().map_err(Failure::file("open", file))?;
-            std::os::unix::fs::symlink(file, dir.path().join(name))
-                .map_err(Failure::file("link", name))
-        };
-        link(&self.kernel, "kernel")?;
-        for (index, module) in self.modules.iter().enumerate() {
-            link(&module.file, &format!("module{index}"))?;
+            std::os::unix::fs::symlink(file, dir.path().join(&name))
+                .map_err(Failure::file("link", name))?;
         }
         let messages = File::create(log).map_err(Failure::file("create", log))?;
         let (ports, theirs) = Ports::open(self.serials)?;
@@ -256,6 +298,15 @@ fn sweep(parent: &Path) {
         if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
+    }
+}
+
+/// A word as a shell takes it, in quotes only where it needs them.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,.:/@%".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
     }
 }
 
@@ -399,6 +450,44 @@ mod tests {
         }
         sweep(dir.path());
         assert!(own.exists() && other.exists() && !dead.exists());
+    }
+
+    #[test]
+    fn a_shell_takes_the_line_apart_into_the_same_words() {
+        let dir = tempfile::tempdir().unwrap();
+        // It says what it is, and then what it was given.
+        let fake = dir.path().join("a qemu's");
+        let text = "#!/bin/sh\n[ \"$1\" = --version ] && echo QEMU emulator version 10.0.2 && exit\n\
+                    readlink kernel module0; printf '%s\\n' \"$@\"\n";
+        std::fs::write(&fake, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&fake, mode).unwrap();
+        let qemu = Qemu::choose(&crate::provision::Provision {
+            cache: crate::provision::cache::Cache::at(dir.path().join("cache")).unwrap(),
+            qemu: Some(fake),
+            xen: crate::provision::Xen::parse(None).unwrap(),
+            dom0_root: None,
+            update: false,
+        });
+        let mut machine = machine();
+        machine.append = "a='b c' \"$d\" `e` \\ *".into();
+        let qemu = qemu.unwrap();
+        let line = machine.line(&qemu);
+        assert!(!line.contains('\n'));
+        let shell = std::process::Command::new("sh")
+            .args(["-c", &line])
+            .output();
+        let said = String::from_utf8(shell.unwrap().stdout).unwrap();
+        let words: Vec<_> = said.lines().collect();
+        assert_eq!(words[1..3], ["/cache/xen", "/a b/guest"]);
+        let mut expected = machine.arguments(Version(10, 0));
+        for word in &mut expected {
+            *word = machine.by_hand(std::mem::take(word));
+        }
+        assert_eq!(words[3..], expected);
+        assert!(line.contains("file,id=serial0,path=serial0.log"), "{line}");
+        assert!(line.contains("stdio,id=serial1"), "{line}");
+        assert!(!line.contains("pipe"), "{line}");
     }
 
     #[test]

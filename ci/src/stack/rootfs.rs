@@ -20,7 +20,7 @@ use crate::provision::cache::Cache;
 use crate::ui;
 
 /// The first program.
-const INIT: &str = include_str!("init.sh");
+pub(super) const INIT: &str = include_str!("init.sh");
 
 /// Modules in the order of loading.
 const MODULES: &[&str] = &[
@@ -73,6 +73,12 @@ pub(crate) struct Rootfs {
 
 /// Packs `tree`, or takes what was packed from it before.
 pub(crate) fn pack(tree: &Path, cache: &Cache) -> Result<Rootfs> {
+    if let Some(tree) = cache.expected(tree) {
+        return Ok(Rootfs {
+            kernel: tree.join("boot/vmlinuz"),
+            initramfs: tree.join("initramfs"),
+        });
+    }
     let tree = &Tree(tree);
     let kernel = kernel(tree.0, cache)?;
     let mut sum = flate2::Crc::new();

@@ -7,6 +7,7 @@ use super::{Suite, quietly};
 use crate::exit::{Failure, Result};
 use crate::process;
 use crate::provision::rust;
+use crate::report::{Facts, State};
 use crate::workspace::FUZZER;
 
 /// Crates that are part of an image without an operating system's target, and lint as such too.
@@ -17,6 +18,7 @@ const FREESTANDING: &[&str] = &[
     "linker",
     "linux-bench",
     "pagetable",
+    "xenstore-wire",
 ];
 
 /// `cargo fmt --check`.
@@ -135,8 +137,16 @@ pub(super) fn counted(suite: &mut Suite, name: &str, command: Command) -> Result
     let since = Instant::now();
     let (success, text) = run(name, command)?;
     let (passed, failed) = count(&text);
+    let facts = Facts {
+        figures: vec![
+            ("tests".into(), (passed + failed).to_string()),
+            ("failed".into(), failed.to_string()),
+        ],
+        ..Facts::default()
+    };
     if success && failed == 0 && passed > 0 {
         suite.passed += passed;
+        suite.write(name, since, State::Pass, "", facts);
         println!(
             "ok    {name}: {passed} tests ({:.1} s)",
             since.elapsed().as_secs_f64()
@@ -146,15 +156,8 @@ pub(super) fn counted(suite: &mut Suite, name: &str, command: Command) -> Result
     // Something that does not compile runs no test at all, and is a failure all the same.
     suite.passed += passed;
     suite.failed += failed.saturating_sub(1);
-    suite.report(
-        name,
-        since,
-        Err(format!(
-            "{failed} of {} failed\n{}",
-            passed + failed,
-            digest(&text)
-        )),
-    );
+    let reason = format!("{failed} of {} failed\n{}", passed + failed, digest(&text));
+    suite.report_with(name, since, Err(reason), facts);
     Ok(())
 }
 

@@ -21,7 +21,7 @@ pub(super) fn run(suite: &mut Suite, vias: &[Via]) -> Result<()> {
         timeout: Some(Duration::from_secs(60)),
         ..Job::new(PACKAGE, Via::Dom0, kernel)
     };
-    let result = single::boot(suite, &Dom0, job, |_| Ok(()))?;
-    suite.report(NAME, since, result);
+    let booted = single::boot(suite, &Dom0, job, |_| Ok(()))?;
+    suite.report_with(NAME, since, booted.result, booted.facts);
     Ok(())
 }

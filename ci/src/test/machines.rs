@@ -91,8 +91,8 @@ pub(super) fn run(suite: &mut Suite, vias: &[Via]) -> Result<()> {
             la57: true,
             machine: Some(row.machine),
         };
-        let result = single::boot(suite, &stack, job, |lines| says(row, lines))?;
-        suite.report(&name(row), since, result);
+        let booted = single::boot(suite, &stack, job, |lines| says(row, lines))?;
+        suite.report_with(&name(row), since, booted.result, booted.facts);
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod build;
 mod checks;
 mod example;
+mod foreign;
 mod lean;
 mod machines;
 mod miri;
@@ -18,14 +19,17 @@ mod skips;
 mod smoke;
 mod tables;
 mod typed;
+#[cfg(test)]
+mod workflows;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::cli::TestArgs;
+use crate::cli::{ProvisionArgs, TestArgs};
 use crate::exit::{Failure, Result};
 use crate::interrupt;
 use crate::provision::Provision;
+use crate::report::{Facts, Report, Row, State};
 use crate::stack::Via;
 use crate::ui;
 use crate::workspace::Workspace;
@@ -136,11 +140,29 @@ pub(crate) struct Suite {
     kernel: Option<PathBuf>,
     passed: usize,
     failed: usize,
+    /// For other programs.
+    written: Report,
 }
 
 impl Suite {
     /// Reports one test.
     fn report(&mut self, name: &str, since: Instant, result: std::result::Result<(), String>) {
+        self.report_with(name, since, result, Facts::default());
+    }
+
+    /// Reports one test with what else is known of it.
+    fn report_with(
+        &mut self,
+        name: &str,
+        since: Instant,
+        result: std::result::Result<(), String>,
+        facts: Facts,
+    ) {
+        let (state, message) = match &result {
+            Ok(()) => (State::Pass, ""),
+            Err(reason) => (State::Fail, reason.as_str()),
+        };
+        self.write(name, since, state, message, facts);
         let seconds = since.elapsed().as_secs_f64();
         match result {
             Ok(()) => {
@@ -155,6 +177,28 @@ impl Suite {
                 );
             }
         }
+    }
+
+    /// Writes a row for other programs.
+    fn write(&mut self, name: &str, since: Instant, state: State, message: &str, facts: Facts) {
+        let (group, name) = name.split_once(": ").unwrap_or((name, name));
+        self.written.add(Row {
+            group: group.into(),
+            name: name.into(),
+            state,
+            message: message.into(),
+            seconds: Some(since.elapsed().as_secs_f64()),
+            facts,
+        });
+    }
+
+    /// Writes that a signal came while this ran, unless that is written already.
+    fn interrupted(&mut self, name: &str, since: Instant, facts: Facts) -> Failure {
+        if !self.written.says_interrupted() {
+            let message = Failure::Interrupted.to_string();
+            self.write(name, since, State::Interrupted, &message, facts);
+        }
+        Failure::Interrupted
     }
 
     /// The image, built when first asked for.
@@ -193,12 +237,19 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
         kernel: None,
         passed: 0,
         failed: 0,
+        written: Report::open("test", &arguments.report)?,
     };
+    let result = run(&mut suite, &arguments.provision, &groups);
+    suite.written.close(result)
+}
+
+fn run(suite: &mut Suite, provision: &ProvisionArgs, groups: &[Group]) -> Result<()> {
     let mut outcome = Ok(());
-    let mut rest = groups.as_slice();
+    let mut rest = groups;
     while let Some((&group, after)) = rest.split_first() {
+        let since = Instant::now();
         if interrupt::requested() {
-            return Err(Failure::Interrupted);
+            return Err(suite.interrupted(group.name(), since, Facts::default()));
         }
         rest = after;
         // Neighbours that run on the same dom0 share its boot.
@@ -220,31 +271,34 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
             }
         );
         let result = match group {
-            Group::Fmt => checks::fmt(&mut suite),
-            Group::Clippy => checks::clippy(&mut suite),
-            Group::Unit => checks::unit(&mut suite),
-            Group::Docs => checks::docs(&mut suite),
-            Group::Notes => notes::run(&mut suite)
-                .and_then(|()| tables::run(&mut suite))
-                .and_then(|()| build::run(&mut suite)),
-            Group::Lean => lean::run(&mut suite, &arguments.provision),
-            Group::Abi => checks::abi(&mut suite),
-            Group::Bench => regression::run(&mut suite),
-            Group::Rules => rules::run(&mut suite),
-            Group::Miri => miri::run(&mut suite),
-            Group::Mutants => mutants::run(&mut suite),
+            Group::Fmt => checks::fmt(suite),
+            Group::Clippy => checks::clippy(suite),
+            Group::Unit => checks::unit(suite),
+            Group::Docs => checks::docs(suite),
+            Group::Notes => notes::run(suite)
+                .and_then(|()| tables::run(suite))
+                .and_then(|()| build::run(suite)),
+            Group::Lean => lean::run(suite, provision),
+            Group::Abi => checks::abi(suite),
+            Group::Bench => regression::run(suite),
+            Group::Rules => rules::run(suite),
+            Group::Miri => miri::run(suite),
+            Group::Mutants => mutants::run(suite),
             Group::Dom0 | Group::Xl | Group::Shim | Group::Pvh | Group::Bare | Group::Bare4 => {
-                smoke::run(&mut suite, &vias)
-                    .and_then(|()| typed::run(&mut suite, &arguments.provision, &vias))
-                    .and_then(|()| machines::run(&mut suite, &vias))
-                    .and_then(|()| example::run(&mut suite, &vias))
+                smoke::run(suite, &vias)
+                    .and_then(|()| typed::run(suite, provision, &vias))
+                    .and_then(|()| machines::run(suite, &vias))
+                    .and_then(|()| example::run(suite, &vias))
+                    .and_then(|()| foreign::run(suite, provision, &vias))
             }
         };
         match result {
             Ok(()) => {}
-            Err(Failure::Interrupted) => return Err(Failure::Interrupted),
+            Err(Failure::Interrupted) => {
+                return Err(suite.interrupted(group.name(), since, Facts::default()));
+            }
             Err(failure) => {
-                suite.report(group.name(), Instant::now(), Err(failure.to_string()));
+                suite.report(group.name(), since, Err(failure.to_string()));
                 // The status of what kept a test from running at all; a failed test outweighs it.
                 outcome = Err(failure);
             }
@@ -270,6 +324,7 @@ fn list(groups: &[Group]) {
                 .map(smoke::Row::name)
                 .chain(typed::name(via))
                 .chain(machines::names(via))
+                .chain(foreign::names(via))
                 .for_each(|name| println!("{name}")),
         }
     }

@@ -3,7 +3,7 @@
 
 use super::smoke::{CRASH, Expect, FAIL, PASS, Smoke, ends};
 use crate::console::verdict::{Kind, Shutdown};
-use crate::stack::{Dump, Job, Via};
+use crate::stack::{Act, Does, Dump, Job, Via};
 
 /// Such a boot.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +15,8 @@ pub(super) struct Odd {
     config: &'static [&'static str],
     /// See [`Job::dump`].
     dump: Option<Dump>,
+    /// See [`Job::acts`].
+    acts: &'static [Act],
     /// What Xen, or the dom0, must say.
     host: &'static [&'static str],
 }
@@ -27,6 +29,7 @@ impl Odd {
             cpu: owned(self.cpu),
             config: owned(self.config),
             dump: self.dump,
+            acts: self.acts,
             ..job
         }
     }
@@ -49,6 +52,7 @@ const USUAL: Odd = Odd {
     cpu: &[],
     config: &[],
     dump: None,
+    acts: &[],
     host: &[],
 };
 
@@ -97,6 +101,34 @@ const LONG: &str = {
         Err(_) => panic!(),
     }
 };
+
+/// When the monitor waits for a command.
+const PROMPT: &str = "monitor: type help";
+
+const fn host(when: &'static str, command: &'static str) -> Act {
+    Act {
+        when,
+        does: Does::Host(command),
+    }
+}
+
+const fn keys(when: &'static str, keys: &'static str) -> Act {
+    Act {
+        when,
+        does: Does::Type(keys),
+    }
+}
+
+/// Has xl do something that the domain acknowledges in xenstore, and waits for that.
+macro_rules! acknowledged {
+    ($command:literal) => {
+        concat!(
+            $command,
+            "; for i in $(seq 200); do word=$(xenstore-read /local/domain/$domain/control/shutdown); \
+             [ \"$word\" ] || break; usleep 50000; done; echo \"unanswered: '$word'\""
+        )
+    };
+}
 
 /// Tests of such boots.
 pub(super) const ODD: &[Odd] = &[
@@ -166,7 +198,7 @@ pub(super) const ODD: &[Odd] = &[
                 &[],
             )
         },
-        dump: Some(Dump::Live("monitor: type help")),
+        dump: Some(Dump::Live(PROMPT)),
         host: WHOLE,
         ..USUAL
     },
@@ -184,6 +216,134 @@ pub(super) const ODD: &[Odd] = &[
         config: &["on_crash=\"coredump-destroy\""],
         dump: Some(Dump::Crash),
         host: WHOLE,
+        ..USUAL
+    },
+    Odd {
+        smoke: odd(
+            "xl shutdown powers it off",
+            &[Via::Xl, Via::Shim, Via::Pvh],
+            "monitor",
+            PASS,
+            &["control: asked to poweroff"],
+        ),
+        acts: &[host(PROMPT, acknowledged!("xl shutdown $domain"))],
+        host: &["Shutting down domain ", "unanswered: ''"],
+        ..USUAL
+    },
+    Odd {
+        // A reboot is no power-off, and `boot` says so by its status.
+        smoke: odd(
+            "xl reboot reboots it",
+            &[Via::Xl, Via::Shim, Via::Pvh],
+            "monitor",
+            ends(&[Kind::Pass], Shutdown::Reboot, 1),
+            &["control: asked to reboot"],
+        ),
+        acts: &[host(PROMPT, acknowledged!("xl reboot $domain"))],
+        host: &["Rebooting domain ", "unanswered: ''"],
+        ..USUAL
+    },
+    Odd {
+        // What it does not do it says, and leaves the word for the tools to take back.
+        smoke: odd(
+            "a suspend is refused, a halt obeyed",
+            &[Via::Xl],
+            "monitor",
+            PASS,
+            &["control: asked to halt"],
+        ),
+        acts: &[
+            host(
+                PROMPT,
+                "xenstore-write /local/domain/$domain/control/shutdown suspend",
+            ),
+            host(
+                "control: asked to suspend, which this kernel does not do",
+                "echo \"left: $(xenstore-read /local/domain/$domain/control/shutdown)\"; \
+                 xenstore-write /local/domain/$domain/control/shutdown halt",
+            ),
+        ],
+        host: &["left: suspend"],
+        ..USUAL
+    },
+    Odd {
+        smoke: odd(
+            "xl sysrq presses keys",
+            &[Via::Xl, Via::Pvh],
+            "monitor",
+            PASS,
+            &["  h  help", " in the direct map, "],
+        ),
+        acts: &[
+            host(PROMPT, "xl sysrq $domain h"),
+            host("  o  power off", "xl sysrq $domain m"),
+            host(" of them free", "xl sysrq $domain x"),
+            host("sysrq: no key 'x'", "xl sysrq $domain o"),
+        ],
+        ..USUAL
+    },
+    Odd {
+        smoke: odd(
+            "xl sysrq crashes it",
+            &[Via::Xl],
+            "monitor",
+            CRASH,
+            &["sysrq: crash", "asked for by sysrq", "backtrace"],
+        ),
+        acts: &[host(PROMPT, "xl sysrq $domain c")],
+        ..USUAL
+    },
+    Odd {
+        // It is stopped, asked, and goes on: one request is lost, and no other.
+        smoke: odd(
+            "an xenstored that is silent is said, and no hang",
+            &[Via::Xl],
+            "monitor",
+            PASS,
+            &[
+                "store read: xenstored does not answer: nothing came in 5 s",
+                " came too late",
+            ],
+        ),
+        config: &["name=\"a-name\""],
+        acts: &[
+            host(
+                PROMPT,
+                "tty=$(xenstore-read /local/domain/$domain/console/tty); \
+                 kill -STOP $(cat /var/run/xenstored.pid); printf 'store read name\\r' > $tty",
+            ),
+            host(
+                "xenstored does not answer",
+                "kill -CONT $(cat /var/run/xenstored.pid); printf 'store read name\\r' > $tty",
+            ),
+            keys("a-name", "poweroff\r"),
+        ],
+        ..USUAL
+    },
+    Odd {
+        smoke: odd(
+            "domain and dom0 read what the other writes",
+            &[Via::Xl, Via::Shim, Via::Pvh],
+            "monitor",
+            PASS,
+            &["store read: xenstored refuses with ENOENT"],
+        ),
+        config: &["name=\"a-name\""],
+        acts: &[
+            keys(
+                PROMPT,
+                "store read name\rstore read nothing\rstore write data/from-domain its word\r\
+                 store ls data\r",
+            ),
+            keys("a-name", "store watch data\r"),
+            host(
+                "until a key is typed",
+                "xenstore-read /local/domain/$domain/data/from-domain; \
+                 xenstore-write /local/domain/$domain/data/from-host 1",
+            ),
+            keys("data/from-host", " poweroff\r"),
+        ],
+        host: &["its word"],
         ..USUAL
     },
 ];

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::Suite;
 use crate::exit::Result;
+use crate::report::Facts;
 use crate::rules::{Bench, Plan, on_xen};
 use crate::stack::{Via, XenLog};
 
@@ -34,10 +35,14 @@ pub(super) fn run(suite: &mut Suite) -> Result<()> {
             workspace: &suite.workspace.root,
             xen_log: XenLog::default(),
         };
-        let all = on_xen(&bench, vias, &plan)?;
+        let all = on_xen(&bench, vias, &plan, &mut |_| {})?;
         for (&via, judged) in vias.iter().zip(all) {
+            let facts = Facts {
+                figures: judged.figures(),
+                logs: judged.logs.clone(),
+            };
             let result = judged.into_result().map_err(|e| e.to_string());
-            suite.report(&name(via), since, result);
+            suite.report_with(&name(via), since, result, facts);
         }
     }
     Ok(())

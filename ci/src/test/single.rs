@@ -4,7 +4,16 @@ use super::Suite;
 use crate::console::transcript::{Show, Transcript};
 use crate::console::verdict::judge;
 use crate::exit::{Failure, Result};
+use crate::report::Facts;
 use crate::stack::{Job, Mode, Setting, Stack};
+
+/// What came of it.
+pub(super) struct Booted {
+    /// Whether it passed, or the reason.
+    pub(super) result: std::result::Result<(), String>,
+    /// What else is known.
+    pub(super) facts: Facts,
+}
 
 /// Boots the job and judges it; `check` looks at what a boot that passed has said. The reason of a
 /// failure comes with the last lines of the console.
@@ -16,7 +25,7 @@ pub(super) fn boot(
     stack: &dyn Stack,
     job: Job,
     check: impl FnOnce(&[String]) -> std::result::Result<(), String>,
-) -> Result<std::result::Result<(), String>> {
+) -> Result<Booted> {
     let jobs = [job];
     let dir = suite.workspace.run_dir("test")?.join(&jobs[0].name);
     let mut transcript = Transcript::create(&dir, Show::Nothing, None)?;
@@ -36,5 +45,8 @@ pub(super) fn boot(
             Ok(()) => check(&transcript.guest),
         },
     };
-    Ok(result.map_err(|reason| format!("{reason}\n{}", transcript.tail(30).trim_end())))
+    Ok(Booted {
+        result: result.map_err(|reason| format!("{reason}\n{}", transcript.tail(30).trim_end())),
+        facts: Facts::of(&transcript),
+    })
 }

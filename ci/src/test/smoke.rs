@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::odd::{ODD, Odd};
 use super::{Suite, skips};
+use crate::console::contract::Contract;
 use crate::console::transcript::{Show, Transcript};
 use crate::console::verdict::{End, Kind, Shutdown, Verdict, judge, kept};
 use crate::exit::{Failure, Result};
+use crate::report::Facts;
 use crate::stack::{Job, Mode, Session, Setting, Via};
 
 /// How a boot is to end.
@@ -437,6 +439,8 @@ impl Row {
             cpu: Vec::new(),
             config: Vec::new(),
             dump: None,
+            contract: Contract::default(),
+            acts: &[],
             timeout: Some(if hangs { HANG_TIMEOUT } else { TIMEOUT }),
         };
         match self.odd {
@@ -474,7 +478,10 @@ pub(super) fn run(suite: &mut Suite, vias: &[Via]) -> Result<()> {
         };
         let end = match open.run(job, &mut transcript) {
             Ok(end) => end,
-            Err(Failure::Interrupted) => return Err(Failure::Interrupted),
+            Err(Failure::Interrupted) => {
+                transcript.finish();
+                return Err(suite.interrupted(&row.name(), since, Facts::of(&transcript)));
+            }
             Err(failure) => End::Broken(failure.to_string()),
         };
         transcript.finish();
@@ -485,7 +492,7 @@ pub(super) fn run(suite: &mut Suite, vias: &[Via]) -> Result<()> {
         if !matches!(end, End::Broken(_) | End::Zombie { .. }) {
             session = Some(open);
         }
-        suite.report(&row.name(), since, result);
+        suite.report_with(&row.name(), since, result, Facts::of(&transcript));
     }
     Ok(())
 }
@@ -503,6 +510,7 @@ fn check(smoke: &Smoke, lines: &[String], end: &End) -> std::result::Result<(), 
         End::TimedOut(_) => None,
         End::Broken(what) | End::Unbuilt { why: what, .. } => return Err(what.clone()),
         End::Zombie { domid, pages, .. } => return Err(kept(*domid, *pages)),
+        End::Off | End::Stopped => return Err(format!("the guest ended{}", end.in_brackets())),
     };
     let outcome = judge(lines, end).into_result();
     let status = outcome.as_ref().map_or_else(Failure::status, |()| 0);

@@ -52,7 +52,7 @@ impl Bytes<'_> {
 
     /// The next operation; none if the input ends within it.
     fn op(&mut self) -> Option<Op> {
-        Some(match self.byte()? % 32 {
+        Some(match self.byte()? % 33 {
             0 | 1 => Op::Map {
                 at: self.page()?,
                 n: self.length()?,
@@ -127,6 +127,11 @@ impl Bytes<'_> {
             30 => Op::Release {
                 at: self.byte()?,
                 n: self.byte()? % 16,
+            },
+            31 => Op::SetMemory {
+                at: self.page()?,
+                n: self.length()?,
+                right: self.byte()?,
             },
             _ => Op::Flush,
         })

@@ -3,6 +3,7 @@
 use core::ptr::NonNull;
 
 use hypercall::abi::start_info::start_info;
+use hypercall::event::Port;
 use hypercall::{Mfn, Xen};
 use linker::{Image, VIRT_BASE};
 use marks::init;
@@ -19,10 +20,12 @@ use crate::mm::running::Running;
 use crate::mm::tables::Fold;
 use crate::mm::takeover::{Initial, Report, Start};
 use crate::mm::{self, MmError};
-use crate::start_info::{self as given, BootError, BootInfo, ConsoleInfo, Expect, Flags};
+use crate::start_info::{
+    self as given, BootError, BootInfo, ConsoleInfo, Expect, Flags, StoreInfo,
+};
 use crate::subarch::Subarch;
 use crate::xen::HV;
-use crate::{power, println, probe, shared, trap, verdict};
+use crate::{power, println, probe, shared, trap, verdict, xenstore};
 
 const PAGE: u64 = 4096;
 
@@ -203,6 +206,14 @@ fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<Report, MmErro
             // SAFETY: mapped just now, for good; the page is all atomics.
             let page = unsafe { &*core::ptr::with_exposed_provenance(page as usize) };
             console::move_ring(page);
+        }
+        if let Some(StoreInfo { mfn, port }) = info.store {
+            let page = Fixed::Store.address();
+            // SAFETY: the frame is xenstore's, which is used through this mapping alone.
+            unsafe { early.map_fixed(page, mfn, mm::Flags::DATA) }?;
+            // SAFETY: mapped just now, for good; the page is all atomics.
+            let page = unsafe { &*core::ptr::with_exposed_provenance(page as usize) };
+            xenstore::found(page, Port(port));
         }
         early.direct_map()
     })?;

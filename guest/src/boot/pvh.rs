@@ -7,8 +7,11 @@
 use core::arch::x86_64::__cpuid_count;
 use core::ops::Range;
 
-use hypercall::abi::hvm::{HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN};
+use hypercall::abi::hvm::{
+    HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN, HVM_PARAM_STORE_EVTCHN, HVM_PARAM_STORE_PFN,
+};
 use hypercall::abi::memory::e820entry;
+use hypercall::event::Port;
 use hypercall::hvm::{parameter, xen_leaves};
 use hypercall::{Mfn, XenError, memory};
 use linker::{Image, early_tables};
@@ -36,7 +39,7 @@ use crate::pc::{clock, descriptors, devices, interrupts, timer};
 use crate::start_info::ConsoleInfo;
 use crate::subarch::{self, Subarch};
 use crate::xen::{self, HV};
-use crate::{power, println, time, trap, verdict};
+use crate::{power, println, time, trap, verdict, xenstore};
 
 const PAGE: u64 = 4096;
 /// Frames that the entry maps.
@@ -76,6 +79,9 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
     common::greet(subarch);
     if let Some(e) = refused {
         println!("console: {e}");
+    }
+    if let Some(e) = open_store(subarch) {
+        println!("xenstore: {e}");
     }
     let info = HvmInfo::parse(
         start_info,
@@ -127,6 +133,27 @@ fn open_console(subarch: Subarch) -> (ConsoleInfo, Option<XenError>) {
             console::init(ConsoleInfo::Hypervisor, None);
             (ConsoleInfo::Hypervisor, other.err())
         }
+    }
+}
+
+/// Finds the ring of xenstore, if Xen's tools have set one up. Says what Xen refused.
+#[init]
+fn open_store(subarch: Subarch) -> Option<XenError> {
+    if subarch == Subarch::Bare {
+        return None;
+    }
+    let asked = parameter(&HV, HVM_PARAM_STORE_PFN)
+        .and_then(|frame| Ok((frame, parameter(&HV, HVM_PARAM_STORE_EVTCHN)?)));
+    match asked {
+        Ok((frame @ 1.., port @ 1..)) => {
+            set_fixed(Fixed::Store, frame * PAGE, mm::Flags::DATA);
+            let page = core::ptr::with_exposed_provenance(Fixed::Store.address() as usize);
+            // SAFETY: the frame is xenstore's by Xen's word, mapped just now for good; the page is
+            // all atomics.
+            xenstore::found(unsafe { &*page }, Port(port as u32));
+            None
+        }
+        other => other.err(),
     }
 }
 

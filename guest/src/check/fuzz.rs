@@ -73,7 +73,7 @@ impl Eye for Processor {
     }
 
     fn store(&mut self, va: u64, value: u64) -> bool {
-        // SAFETY: the fuzzer stores to its own window only, whose frames are its own.
+        // SAFETY: the fuzzer stores to its own frames only, in its window and in the direct map.
         unsafe { probe::write(va, value) }.is_ok()
     }
 }

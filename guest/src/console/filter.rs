@@ -17,12 +17,14 @@ const KNOWN: &[&str] = &[
     "boot",
     "check",
     "check::selftest::xen_checks",
+    "control",
     "event",
     "heap",
     "init",
     "mm",
     "mmu",
     "pc",
+    "xenstore",
 ];
 
 /// A level for everything, and exceptions by module.

@@ -117,6 +117,8 @@ pub enum Fixed {
     SharedInfo,
     /// The ring of the console.
     Console,
+    /// The ring of xenstore.
+    Store,
     /// A page that is looked at for a moment.
     Early,
     /// A page that self-tests map as they like.
@@ -125,7 +127,13 @@ pub enum Fixed {
 
 impl Fixed {
     /// All of them.
-    pub const ALL: [Fixed; 4] = [Fixed::SharedInfo, Fixed::Console, Fixed::Early, Fixed::Test];
+    pub const ALL: [Fixed; 5] = [
+        Fixed::SharedInfo,
+        Fixed::Console,
+        Fixed::Store,
+        Fixed::Early,
+        Fixed::Test,
+    ];
 
     /// What it is for.
     #[must_use]
@@ -133,6 +141,7 @@ impl Fixed {
         match self {
             Fixed::SharedInfo => "shared_info",
             Fixed::Console => "console ring",
+            Fixed::Store => "xenstore ring",
             Fixed::Early => "a page looked at for a moment",
             Fixed::Test => "a page of the self-tests",
         }

@@ -44,6 +44,12 @@ impl Line {
         Line::default()
     }
 
+    /// What is typed so far.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Forgets the line, after [`Key::Enter`].
     pub fn clear(&mut self) {
         self.text.clear();

@@ -1,27 +1,34 @@
 //! The monitor: commands typed at the console, answered by the running kernel.
 //!
-//! While nothing is typed the domain sleeps, until the console's event channel is raised. Commands
-//! stand in a linker table, to which any module adds (see `commands`).
+//! While nothing is typed the domain sleeps, until the event channel of the console or of xenstore is
+//! raised: by the latter Xen's tools can end the domain (see `control`). Commands stand in a linker
+//! table, to which any module adds (see `commands`).
 
 #[cfg(target_os = "none")]
 pub(crate) mod commands;
 pub mod line;
+#[cfg(target_os = "none")]
+mod store;
 
+#[cfg(target_os = "none")]
+use run::carry_out;
 #[cfg(target_os = "none")]
 pub(crate) use run::{Leave, Monitor};
 
 #[cfg(target_os = "none")]
 mod run {
+    use heapless::Vec;
     use hypercall::abi::xen::VIRQ_CONSOLE;
     use hypercall::event::{Port, bind_virq};
 
     use super::commands;
     use super::line::{Key, Line};
     use crate::console::{self, print};
+    use crate::control::{Asked, Control, Then};
     use crate::start_info::ConsoleInfo;
     use crate::tested::Summary;
     use crate::xen::HV;
-    use crate::{event, time};
+    use crate::{event, time, xenstore};
 
     /// Sleep no longer than this, in nanoseconds: an event that the other side forgets to send is
     /// made up for.
@@ -42,26 +49,35 @@ mod run {
         pub(crate) privileged: bool,
         /// What self-tests came to so far.
         pub(crate) tested: Option<Summary>,
+        /// What Xen's tools ask.
+        pub(super) control: Control,
+        /// The ports that end its sleep.
+        ports: Vec<Port, 2>,
     }
 
     impl Monitor {
         /// A session that goes on from what was tested already.
         pub(crate) fn new(privileged: bool, tested: Option<Summary>) -> Monitor {
-            Monitor { privileged, tested }
+            Monitor {
+                privileged,
+                tested,
+                control: Control::default(),
+                ports: Vec::new(),
+            }
         }
 
         /// Reads and carries out commands until one leaves.
         // Commands need the stack: see `selftest`.
         #[inline(never)]
         pub(crate) fn run(&mut self, console: ConsoleInfo) -> Leave {
-            let port = port(console);
+            // No more than there is room for.
+            self.ports = port(console).into_iter().chain(xenstore::port()).collect();
+            self.control = Control::begin();
             let mut line = Line::new();
             print(format_args!("monitor: type help for the commands\n> "));
             loop {
-                if let Some(port) = port {
-                    // Before looking, so that what comes after the look ends the sleep.
-                    event::take(port);
-                }
+                // Before looking, so that what comes after the look ends the sleep.
+                self.arm();
                 let mut keys = [0; 64];
                 let count = console::read(&mut keys).min(keys.len());
                 for &key in &keys[..count] {
@@ -79,10 +95,46 @@ mod run {
                         }
                     }
                 }
-                if count == 0 {
-                    sleep(port);
+                let asked = self.control.look(|_| {});
+                if let Some(asked) = &asked {
+                    print(format_args!("\n"));
+                    if let Some(leave) = carry_out(asked) {
+                        return leave;
+                    }
+                    print(format_args!("> {}", line.text()));
+                }
+                if count == 0 && asked.is_none() {
+                    self.sleep();
                 }
             }
+        }
+
+        /// Has what comes from here on end the next sleep.
+        pub(super) fn arm(&self) {
+            for port in &self.ports {
+                event::take(*port);
+            }
+        }
+
+        /// Sleeps until a port is raised, or for a while.
+        pub(super) fn sleep(&self) {
+            event::idle();
+            let deadline = time::monotonic().map_or(0, |now| now + NAP);
+            let ports: Vec<_, 2> = self.ports.iter().map(|port| port.0).collect();
+            // Refused, it is a busier wait.
+            let _ = match &ports[..] {
+                [] => hypercall::sched::r#yield(&HV),
+                ports => hypercall::sched::poll(&HV, ports, deadline),
+            };
+        }
+    }
+
+    /// Does what Xen's tools ask; the end of the session, if it is one.
+    pub(super) fn carry_out(asked: &Asked) -> Option<Leave> {
+        match asked.carry_out() {
+            Then::GoOn => None,
+            Then::Poweroff => Some(Leave::Poweroff),
+            Then::Reboot => Some(Leave::Reboot),
         }
     }
 
@@ -93,15 +145,5 @@ mod run {
             // Refused, the monitor looks from time to time.
             ConsoleInfo::Hypervisor => bind_virq(&HV, VIRQ_CONSOLE, 0).ok(),
         }
-    }
-
-    fn sleep(port: Option<Port>) {
-        event::idle();
-        let deadline = time::monotonic().map_or(0, |now| now + NAP);
-        // Refused, it is a busier wait.
-        let _ = match port {
-            Some(port) => hypercall::sched::poll(&HV, &[port.0], deadline),
-            None => hypercall::sched::r#yield(&HV),
-        };
     }
 }

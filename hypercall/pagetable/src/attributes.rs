@@ -85,7 +85,7 @@ impl<M: Machine> Tables<M> {
     ///
     /// # Errors
     /// A page that is not mapped, or is writable here or by another mapping (which the error names);
-    /// or Xen's refusal.
+    /// or Xen's refusal. Then no frame is frozen that another mapping can write to.
     ///
     /// # Safety
     /// What they hold may be executed.
@@ -104,14 +104,22 @@ impl<M: Machine> Tables<M> {
             }
         });
         // What is queued would hide from the search.
-        frozen.and(self.flush())?;
-        let writable = self.find_leaf(|entry, kind| {
-            let frozen = matches!(kind, Kind::Code | Kind::ImageFrozen);
-            frozen && entry.flags().contains(Flags::WRITABLE)
-        });
-        if let Some(va_of_other) = writable {
-            self.thaw(va, pages, &[Kind::Code])?;
-            return Err(MmError::WriteAndExecute { va: va_of_other });
+        let refused = match frozen.and(self.flush()) {
+            Ok(()) => self
+                .find_leaf(|entry, kind| {
+                    let frozen = matches!(kind, Kind::Code | Kind::ImageFrozen);
+                    frozen && entry.flags().contains(Flags::WRITABLE)
+                })
+                .map(|va| MmError::WriteAndExecute { va }),
+            Err(e) => Some(e),
+        };
+        if let Some(error) = refused {
+            self.thaw_if(va, pages, |tables, pfn, kind| {
+                // What is writable somewhere was not frozen before; code that nobody executes need
+                // not be.
+                tables.is_writable(pfn) || kind == Kind::Code && !tables.is_executable(pfn)
+            })?;
+            return Err(error);
         }
         // SAFETY: the pages may be executed, and lose no right.
         unsafe { self.protect(va, pages, Flags::empty(), Flags::NO_EXECUTE) }
@@ -148,6 +156,20 @@ impl<M: Machine> Tables<M> {
     /// when it returns.
     #[track_caller]
     fn thaw(&mut self, va: u64, pages: u64, kinds: &[Kind]) -> Result<(), MmError> {
+        self.thaw_if(va, pages, |tables, pfn, kind| {
+            kinds.contains(&kind) && !tables.is_executable(pfn)
+        })
+    }
+
+    /// Thaws those of the pages' frames that are frozen and of which `may` says that nobody relies
+    /// on their not changing, given what they are; in force when it returns.
+    #[track_caller]
+    fn thaw_if(
+        &mut self,
+        va: u64,
+        pages: u64,
+        may: impl Fn(&Self, Pfn, Kind) -> bool,
+    ) -> Result<(), MmError> {
         if !self.frames().has_frozen() {
             return Ok(());
         }
@@ -155,10 +177,10 @@ impl<M: Machine> Tables<M> {
         let thawed = self.lazily(|tables| {
             for page in (0..pages).map(|i| va + i * PAGE) {
                 if let Some((pfn, kind)) = tables.planned_kind(page)?
-                    && kinds.contains(&kind)
-                    && !tables.is_executable(pfn)
+                    && matches!(kind, Kind::Code | Kind::ImageFrozen)
+                    && may(tables, pfn, kind)
                 {
-                    // SAFETY: executable nowhere, so nobody relies on its not changing.
+                    // SAFETY: nobody relies on its not changing, as `may` says.
                     unsafe { tables.set_window(pfn, Flags::DATA, Step::Thaw) }?;
                 }
             }
@@ -189,9 +211,19 @@ impl<M: Machine> Tables<M> {
 
     /// Whether any page that maps the frame is executable.
     fn is_executable(&self, frame: Pfn) -> bool {
+        self.is_mapped_with(frame, |flags| !flags.contains(Flags::NO_EXECUTE))
+    }
+
+    /// Whether any page that maps the frame is writable.
+    fn is_writable(&self, frame: Pfn) -> bool {
+        self.is_mapped_with(frame, |flags| flags.contains(Flags::WRITABLE))
+    }
+
+    /// Whether any page maps the frame with such rights.
+    fn is_mapped_with(&self, frame: Pfn, wanted: impl Fn(Flags) -> bool) -> bool {
         let mfn = self.machine().mfn(frame);
-        let maps = |entry: Pte| entry.mfn() == mfn && !entry.flags().contains(Flags::NO_EXECUTE);
-        self.find_leaf(|entry, _| maps(entry)).is_some()
+        self.find_leaf(|entry, _| entry.mfn() == mfn && wanted(entry.flags()))
+            .is_some()
     }
 
     /// The first address outside of the direct map, in any space, where a page is mapped of which

@@ -22,6 +22,7 @@
 mod code;
 mod op;
 mod page;
+mod rights;
 mod run;
 mod space;
 
@@ -165,6 +166,10 @@ pub struct Fuzzer<const PAGES: usize, const POOL: usize> {
     base: u64,
     pages: [Page; PAGES],
     pool: [u32; POOL],
+    /// Which frames of the pool are read-only in the direct map, as they were made executable.
+    frozen: [bool; POOL],
+    /// How pages map them: whether any writable, whether any executable.
+    uses: [u8; POOL],
     /// The longest run of consecutive frames in the pool: first, length.
     run: (usize, usize),
     held: heapless::Vec<u32, HELD>,
@@ -211,6 +216,8 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         base: 0,
         pages: [Page::NONE; PAGES],
         pool: [0; POOL],
+        frozen: [false; POOL],
+        uses: [0; POOL],
         run: (0, 0),
         held: heapless::Vec::new(),
         hogged: None,
@@ -250,6 +257,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         self.rng = Rng::new(seed);
         (self.step, self.base) = (0, base);
         self.pages.fill(Page::NONE);
+        self.frozen.fill(false);
         (self.enabled, self.paused) = (0, 0);
         (self.interrupts, self.interrupt) = (0, false);
         (self.current, self.spare) = (None, (0, 0));
@@ -393,7 +401,9 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         Ok(())
     }
 
-    fn va(&self, at: usize) -> u64 {
+    /// The address of a page of the window; the last 512 lie in the user half.
+    #[must_use]
+    pub fn va(&self, at: usize) -> u64 {
         match at.checked_sub(PAGES - USER_PAGES) {
             Some(user) => USER + user as u64 * PAGE,
             None => self.base + at as u64 * PAGE,

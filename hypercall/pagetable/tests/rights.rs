@@ -264,3 +264,34 @@ fn aliases_decide_together() {
     assert_eq!(allowed(&world, two), [CONST, DATA]);
     expect::clean(&world);
 }
+
+/// Memory that its holder has both written and executed stays so when it may not become code: the
+/// refusal leaves no frame read-only in the direct map that a page can write to.
+#[test]
+fn a_refusal_freezes_nothing_that_is_writable() {
+    for pages in SIZES {
+        let mut world = World::small().populated();
+        let frames = world.named_frames(pages as usize);
+        let (one, two) = (BASE, BASE + 700 * PAGE);
+        world.map(one, &frames, Flags::CODE).unwrap();
+        let last = pages - 1;
+        world
+            .map(two, &frames[last as usize..], Flags::DATA)
+            .unwrap();
+        let made = set_memory!(set_memory_x)(&mut world, one, pages);
+        assert!(
+            matches!(made, Err(MmError::WriteAndExecute { va }) if va == two),
+            "{made:?}"
+        );
+        assert_eq!(allowed(&world, one + last * PAGE), [CODE, DATA]);
+        assert_eq!(allowed(&world, two), [DATA, DATA]);
+        // Once nothing writes to it, it may.
+        world.unmap(two, 1).unwrap();
+        set_memory!(set_memory_x)(&mut world, one, pages).unwrap();
+        expect::rights(&world, |_| false);
+        assert_eq!(allowed(&world, one + last * PAGE), [CODE, CONST]);
+        set_memory!(set_memory_nx)(&mut world, one, pages).unwrap();
+        world.unmap(one, pages).unwrap();
+        expect::clean(&world);
+    }
+}

@@ -10,6 +10,10 @@ pub const HVMOP_get_param: u64 = 1;
 pub const HVM_PARAM_CALLBACK_IRQ: u32 = 0;
 /// One of those ways: an interrupt of the vector in bits 7-0.
 pub const HVM_PARAM_CALLBACK_TYPE_VECTOR: u64 = 2;
+/// The frame of xenstore's page.
+pub const HVM_PARAM_STORE_PFN: u32 = 1;
+/// The event channel of xenstore.
+pub const HVM_PARAM_STORE_EVTCHN: u32 = 2;
 /// The frame of the console's page.
 pub const HVM_PARAM_CONSOLE_PFN: u32 = 17;
 /// The event channel of the console.

@@ -138,7 +138,7 @@ impl Info {
         va: 0,
         old: 0,
         tag: 0,
-        bucket: 0,
+        bucket: NO_BUCKET,
         level: 0,
         flags: 0,
     };
@@ -177,7 +177,6 @@ impl Info {
     pub(super) fn machphys(caller: &'static Location<'static>) -> Self {
         Self {
             caller: Some(caller),
-            bucket: NO_BUCKET,
             ..Self::ZERO
         }
     }
@@ -213,11 +212,10 @@ impl Info {
         self.flags |= Self::HIDES_TABLE;
     }
 
-    /// Becomes `later`, except for what the table holds and where the index finds it.
+    /// Becomes `later`, which the index finds in the same bucket, except for what the table holds.
     pub(super) fn replace(&mut self, later: &Self) {
         *self = Self {
             old: self.old,
-            bucket: self.bucket,
             ..*later
         };
     }

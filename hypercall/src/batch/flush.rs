@@ -309,14 +309,14 @@ impl<const N: usize> Batch<N> {
     /// before it came to them.
     #[cold]
     fn flush_again<H: Hypervisor + ?Sized>(&mut self, hv: &H) -> bool {
-        let mut done = true;
-        let mut calls = 0;
+        let (mut calls, mut carried_out) = (0, 0);
         self.pending.ops(|op| {
             calls += 1;
             // SAFETY: a flush changes no mapping.
-            done &= unsafe { mmu::ext(hv, op) }.is_ok();
+            carried_out += unsafe { mmu::ext(hv, op) }.is_ok() as u64;
         });
         self.stats.hypercalls += calls;
-        done
+        self.stats.ext_ops += carried_out;
+        carried_out == calls
     }
 }

@@ -54,3 +54,50 @@ impl<const N: usize> Index<N> {
         self.buckets.as_flattened_mut()[bucket as usize & Self::MASK] = 0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const N: usize = 512;
+
+    /// How many buckets lie between where the look-up of each slot begins and where it ends, with
+    /// all of them in the index.
+    fn ways(slots: &[u64]) -> std::vec::Vec<usize> {
+        let empty = Index::<N>::new();
+        let mut updates = [mmu_update { ptr: 0, val: 0 }; N];
+        let mut index = Index::<N>::new();
+        for (update, &slot) in updates.iter_mut().zip(slots) {
+            update.ptr = slot;
+        }
+        for (entry, slot) in (0..).zip(slots) {
+            let (bucket, taken) = index.find(*slot, &updates);
+            assert_eq!(taken, 0, "{slot:#x} is not there yet");
+            index.set(bucket, entry);
+        }
+        let way = |&slot: &u64| {
+            let (from, _) = empty.find(slot, &updates);
+            let (to, taken) = index.find(slot, &updates);
+            assert_eq!(updates[taken as usize - 1].ptr, slot);
+            (to as usize).wrapping_sub(from as usize) & (2 * N - 1)
+        };
+        slots.iter().map(way).collect()
+    }
+
+    /// Looking up takes constant time: a full queue of what page tables are written with, runs of
+    /// neighbours in several tables, keeps each close to where its look-up begins.
+    #[test]
+    fn look_ups_are_short_whatever_tables_are_written() {
+        let run = |table: u64, count| (0..count).map(move |n| table + 8 * n);
+        let one: std::vec::Vec<_> = run(0x1234_5000, 512).collect();
+        let neighbours = run(0x7000, 256).chain(run(0x8000, 256)).collect();
+        let apart = run(0x12_3000, 256).chain(run(0xf_ffff_f000, 256)).collect();
+        let each_first = (0..512).map(|table| table << 12).collect();
+        let eight = (1..=64).flat_map(|table| run(table << 21, 8)).collect();
+        for slots in [one, neighbours, apart, each_first, eight] {
+            let ways = ways(&slots);
+            assert!(ways.iter().sum::<usize>() <= N, "{ways:?}");
+            assert!(ways.iter().all(|way| *way <= 16), "{ways:?}");
+        }
+    }
+}

@@ -13,8 +13,9 @@ use crate::{Errno, MachAddr, Op, XenError, abi::mmu::mmu_update, multicall};
 /// What became of the requests of a flush, so far.
 #[derive(Default)]
 pub(super) struct Tally {
+    /// Requests carried out, for an error: not counted where there is none and no tag to report.
     pub(super) applied: u16,
-    /// Of those applied, the updates.
+    /// Updates carried out.
     pub(super) updates: u16,
     pub(super) refused: u16,
     pub(super) skipped: u16,
@@ -127,7 +128,6 @@ impl<const N: usize> Batch<N> {
                 .iter()
                 .all(|c| matches!(multicall::result(c), Some(Ok(_))));
         if all_done && !self.tagged {
-            tally.applied = self.len + queued_ext as u16;
             tally.updates = self.len;
             self.stats.ext_ops += self.ext_len as u64;
             return (tally, true);

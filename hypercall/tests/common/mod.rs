@@ -5,6 +5,7 @@
 //! 0. What is refused is decided by a test, by request. Everything is recorded.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod answering;
 pub(crate) mod rig;
 
 use std::{
@@ -46,8 +47,10 @@ pub(crate) struct Double {
     pub(crate) refuse_cmd: Cell<Option<u32>>,
     /// Multicall entries after which the list becomes unreadable.
     pub(crate) unreadable_after: Cell<Option<usize>>,
-    /// Fails whole calls before their list is looked at.
+    /// Fails whole calls before their list is looked at; by the requests before them, as below.
     pub(crate) refuse_call: RefCell<HashMap<usize, Errno>>,
+    /// Fails whole calls after all of their list was carried out.
+    pub(crate) fail_after: RefCell<HashMap<usize, Errno>>,
     pub(crate) masked: Cell<bool>,
     /// Requests that came while upcalls were not masked.
     pub(crate) unmasked_requests: Cell<usize>,
@@ -129,6 +132,9 @@ impl Double {
                 break;
             }
             carried_out += 1;
+        }
+        if let Some(errno) = self.fail_after.borrow_mut().remove(&call) {
+            result = errno.to_return();
         }
         // SAFETY: the caller of a hypercall vouches for the count.
         unsafe { (done as *mut u32).write(carried_out) };

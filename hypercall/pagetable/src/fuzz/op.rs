@@ -44,6 +44,15 @@ pub enum Op {
         /// Which of [`CHANGES`].
         change: u8,
     },
+    /// Changes rights together with those of the direct map.
+    SetMemory {
+        /// First page.
+        at: u16,
+        /// Pages.
+        n: u16,
+        /// To be executed, not to be, read-only, or writable.
+        right: u8,
+    },
     /// Moves pages.
     Move {
         /// First page of the source.
@@ -215,8 +224,8 @@ impl Rng {
 }
 
 impl Op {
-    /// Whether it changes what all pages are mapped by, or takes from the image: after a failure
-    /// that was arranged, nobody could tell what came of it.
+    /// Whether it changes what all pages are mapped by, or the direct map, or takes from the image:
+    /// after a failure that was arranged, nobody could tell what came of it.
     #[must_use]
     pub fn is_large(self) -> bool {
         matches!(
@@ -227,14 +236,15 @@ impl Op {
                 | Op::Shift { .. }
                 | Op::Release { .. }
                 | Op::Code { .. }
+                | Op::SetMemory { .. }
         )
     }
 }
 
 /// What is rarer than all else, as it concerns many pages at once.
-fn generate_rare(rng: &mut Rng, at: u16) -> Op {
+fn generate_rare(rng: &mut Rng, at: u16, n: u16) -> Op {
     let which = rng.next() as u8;
-    match rng.below(17) {
+    match rng.below(29) {
         0..3 => Op::EnterInterrupt,
         3..8 => Op::LeaveInterrupt,
         8 => Op::NewSpace,
@@ -245,9 +255,15 @@ fn generate_rare(rng: &mut Rng, at: u16) -> Op {
             n: rng.below(9) as u8,
         },
         14 => Op::Code { way: which },
-        _ => Op::Shift {
+        15..17 => Op::Shift {
             at,
             upper: which & 1 == 1,
+        },
+        // To make many pages executable fails, as some are writable; to make them data does not.
+        _ => Op::SetMemory {
+            at,
+            n: if which & 3 == 0 { n.min(3) } else { n },
+            right: which & 3,
         },
     }
 }
@@ -273,8 +289,8 @@ pub fn generate(rng: &mut Rng, pages: u16) -> Op {
     let at = start(rng);
     let frame = rng.next() as u16;
     let kind = rng.below(KINDS.len() as u64) as u8;
-    if rng.below(24) == 0 {
-        return generate_rare(rng, at);
+    if rng.below(16) == 0 {
+        return generate_rare(rng, at, n);
     }
     match rng.below(100) {
         0..16 => Op::Map { at, n, frame, kind },

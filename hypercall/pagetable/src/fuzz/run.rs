@@ -93,6 +93,10 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
             Op::MapMachine { at, frame, kind } => {
                 let (pages, flags) = (self.range(at, 1), kind_of(kind));
                 let frame = frame as usize % POOL;
+                // Nobody but the caller sees to it.
+                if self.thaws(Page::new(frame, flags)) {
+                    return Ok(());
+                }
                 let result = tables.mfn(self.pfn(frame)).and_then(|mfn| {
                     // SAFETY: as above.
                     unsafe { tables.map_machine(self.va(pages.start), mfn, flags) }
@@ -119,6 +123,10 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
                     page.with_flags((page.flags() - remove) | add)
                 })
             }
+            Op::SetMemory { at, n, right } => {
+                let pages = self.range(at, n);
+                self.set_memory(tables, eye, op, (pages, at, right))
+            }
             Op::Move { from, to, n } => self.move_pages(tables, eye, op, (from, to, n)),
             Op::SetPtes { at, n, frame, kind } => {
                 let (first, length) = self.run;
@@ -139,6 +147,10 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
                 let (pages, flags) = (self.range(at, 1), kind_of(kind));
                 let frame = frame as usize % POOL;
                 let va = self.va(pages.start);
+                // Nobody but the caller sees to it.
+                if self.thaws(Page::new(frame, flags)) {
+                    return Ok(());
+                }
                 let result = tables.pte_place(va).and_then(|slot| {
                     let entry = tables.make_pte(Value::new(self.pfn(frame), flags))?;
                     // SAFETY: as above.
@@ -203,7 +215,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     }
 
     /// Every second change waits for the end of the section.
-    fn commit<M: Machine>(
+    pub(super) fn commit<M: Machine>(
         &self,
         tables: &mut Tables<M>,
         at: u16,
@@ -231,7 +243,9 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     ) -> Result<(), Divergence> {
         match result {
             Ok(()) => {
-                if let Some(at) = pages.clone().find(|&at| self.obstacle(op, at).is_some()) {
+                let thaws = |at| self.thaws(asked(self.pages[at], at));
+                let blocked = |&at: &usize| self.obstacle(op, at).is_some() || thaws(at);
+                if let Some(at) = pages.clone().find(blocked) {
                     return Err(self.differs(op, self.va(at), What::NoError, 0, 0));
                 }
             }
@@ -271,6 +285,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
                 pages.start + any
             };
             self.touch(eye, op, at)?;
+            self.touch_window(tables, eye, op, at)?;
         }
         Ok(())
     }
@@ -291,7 +306,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     }
 
     /// Whether the reference confirms an error.
-    fn is_justified(
+    pub(super) fn is_justified(
         &self,
         op: Op,
         pages: &Range<usize>,
@@ -308,6 +323,9 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
             MmError::NoTable { va, .. } => at(va).is_some_and(|at| self.is_bare(at)),
             MmError::WriteAndExecute { va } => {
                 at(va).is_some_and(|at| is_unsafe(asked(self.pages[at], at).flags()))
+            }
+            MmError::MustStayReadOnly { va } => {
+                at(va).is_some_and(|at| self.thaws(asked(self.pages[at], at)))
             }
             MmError::Frame(FrameError::OutOfMemory) => self.hogged.is_some(),
             _ => false,
@@ -506,6 +524,6 @@ fn kind_of(kind: u8) -> Flags {
     KINDS[kind as usize % KINDS.len()]
 }
 
-fn is_unsafe(flags: Flags) -> bool {
+pub(super) fn is_unsafe(flags: Flags) -> bool {
     flags.contains(Flags::WRITABLE) && !flags.contains(Flags::NO_EXECUTE)
 }

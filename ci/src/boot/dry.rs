@@ -1,0 +1,47 @@
+//! `boot --dry-run`: what a boot would fetch, build and run, without any of it. Nothing is written,
+//! downloaded or compiled; programs are only asked for their versions.
+
+use crate::cli::BootArgs;
+use crate::exit::Result;
+use crate::provision::rust;
+use crate::stack::{Setting, by_hand};
+use crate::workspace::Workspace;
+
+/// Where a boot would have its logs.
+const LOGS: &str = "dry-run";
+
+/// Says it: the steps, then the line for QEMU.
+pub(super) fn run(arguments: &BootArgs) -> Result<()> {
+    let workspace = Workspace::find()?;
+    let provision = arguments.provision.dry()?;
+    let mut steps = Vec::new();
+    let kernel = match &arguments.kernel {
+        Some(path) => super::given(path, arguments.via)?,
+        None => {
+            if !rust::has_target(&workspace.root)? {
+                steps.push(format!("fetch by rustup: the target {}", rust::TARGET));
+            }
+            let image = workspace.image(arguments.lean);
+            steps.push(format!("build by cargo: {}", image.display()));
+            image
+        }
+    };
+    let job = super::job(arguments, kernel)?;
+    let dir = workspace.target.join("boot").join(LOGS);
+    let setting = Setting {
+        provision: &provision,
+        mode: super::mode(arguments),
+        workspace: &workspace.root,
+        dir: &dir,
+    };
+    let (qemu, machine) = job.via.stack().machine(&setting, &job)?;
+    steps.extend(provision.cache.lacking());
+    for step in &steps {
+        println!("would {step}");
+    }
+    println!("{}", machine.line(&qemu));
+    if let Some(words) = by_hand(&job) {
+        println!("and type, once it is ready: {words}");
+    }
+    Ok(())
+}

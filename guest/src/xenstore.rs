@@ -1,0 +1,205 @@
+//! This domain's end of xenstore: requests that wait for xenstored, asleep in Xen, and not for ever.
+//!
+//! The way in finds the ring and its event channel ([`found`]): in `start_info` under PV, among the
+//! parameters of the virtual platform under PVH. dom0 has neither, nor has anything without Xen: that
+//! is said once, at boot, and every request fails with [`Failed::None`].
+//!
+//! The port stays masked and has no handler: who waits for a reply polls it. So requests need no
+//! upcalls; they must not be made by handlers, whose interrupted context may be in one.
+
+extern crate alloc;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::fmt;
+
+use hypercall::event::Port;
+use marks::init;
+use spin::Once;
+use xenstore_wire::{CallError, Host, Page, Popped, Queue, Session, Store};
+
+use crate::init::initcall;
+use crate::lock::Lock;
+use crate::options::Options;
+use crate::refused::Refused;
+use crate::xen::HV;
+use crate::{event, time};
+
+/// How long a request waits for its reply, in nanoseconds. xenstored answers within a millisecond; on
+/// a host under load, within some hundred.
+const LIMIT: u64 = 5_000_000_000;
+
+/// Bytes for events that wait: room for the largest that there can be, and some hundred usual ones.
+const EVENTS: usize = 8192;
+
+/// The ring and its port, from the way in.
+static FOUND: Once<(&'static Page, Port)> = Once::new();
+
+/// The connection; taken out by whoever uses it.
+static CONNECTION: Lock<Option<&'static mut Connection>> = Lock::new(None);
+
+/// What there is once for the domain.
+struct Connection {
+    store: Store<'static>,
+    events: Queue<'static>,
+    port: Port,
+}
+
+/// A session of requests.
+pub(crate) type Requests<'a> = Session<'a, 'static, Patient, &'a mut Queue<'static>>;
+
+/// Says where the ring is mapped, for good, and the port that belongs to it.
+#[init]
+pub(crate) fn found(page: &'static Page, port: Port) {
+    FOUND.call_once(|| (page, port));
+}
+
+/// Makes the connection, or says that there is none.
+#[init]
+fn init(_: &Options<'_>) -> Result<(), Refused> {
+    let Some(&(page, port)) = FOUND.get() else {
+        log::info!("Xen's tools gave this domain no xenstore");
+        return Ok(());
+    };
+    let mut memory = Vec::new();
+    if memory.try_reserve_exact(EVENTS).is_err() {
+        log::warn!("no memory for events: there will be no xenstore");
+        return Ok(());
+    }
+    memory.resize(EVENTS, 0);
+    let connection = Box::leak(Box::new(Connection {
+        store: Store::new(page),
+        events: Queue::new(memory.leak()),
+        port,
+    }));
+    *CONNECTION.lock() = Some(connection);
+    Ok(())
+}
+initcall!("xenstore", Service, after ["events"], needs HYPERCALLS, init);
+
+/// Why a request came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failed {
+    /// This domain has no xenstore.
+    None,
+    /// Another request is under way.
+    InUse,
+    /// What became of the request.
+    Call(CallError),
+}
+
+impl From<CallError> for Failed {
+    fn from(error: CallError) -> Failed {
+        Failed::Call(error)
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failed::None => f.write_str("this domain has no xenstore"),
+            Failed::InUse => f.write_str("a request is under way"),
+            Failed::Call(CallError::Silent) => write!(
+                f,
+                "xenstored does not answer: nothing came in {} s",
+                LIMIT / 1_000_000_000
+            ),
+            Failed::Call(e) => e.fmt(f),
+        }
+    }
+}
+
+/// How this kernel waits: in Xen, for the port or the end of the time that a request has.
+pub(crate) struct Patient {
+    port: Port,
+    deadline: u64,
+}
+
+impl Host for Patient {
+    fn begin(&mut self) {
+        // Without a clock the time is over at once; where there is a Xen there is one.
+        self.deadline = time::monotonic().map_or(0, |now| now + LIMIT);
+    }
+
+    fn look(&mut self) {
+        event::take(self.port);
+    }
+
+    fn notify(&mut self) {
+        // A refusal means that nobody is at the other end, which waiting finds out.
+        let _ = hypercall::event::send(&HV, self.port);
+    }
+
+    fn is_over(&mut self) -> bool {
+        time::monotonic().is_none_or(|now| now >= self.deadline)
+    }
+
+    fn wait(&mut self) {
+        // Refused, it is a busier wait, and ends as the time does.
+        let _ = hypercall::sched::poll(&HV, &[self.port.0], self.deadline);
+    }
+}
+
+/// The connection, for as long as somebody uses it.
+struct Taken(Option<&'static mut Connection>);
+
+impl Taken {
+    fn take() -> Result<Taken, Failed> {
+        match CONNECTION.lock().take() {
+            Some(connection) => Ok(Taken(Some(connection))),
+            None if FOUND.get().is_some() => Err(Failed::InUse),
+            None => Err(Failed::None),
+        }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        *CONNECTION.lock() = self.0.take();
+    }
+}
+
+/// Makes requests.
+///
+/// # Errors
+/// See [`Failed`]; what `requests` fails with.
+pub(crate) fn with<T>(
+    requests: impl FnOnce(&mut Requests<'_>) -> Result<T, CallError>,
+) -> Result<T, Failed> {
+    let mut taken = Taken::take()?;
+    let Some(Connection {
+        store,
+        events,
+        port,
+    }) = taken.0.as_deref_mut()
+    else {
+        return Err(Failed::InUse);
+    };
+    let host = Patient {
+        port: *port,
+        deadline: 0,
+    };
+    let result = requests(&mut Session::new(store, host, &mut *events));
+    if let Some((fault, count)) = events.take_faults() {
+        log::warn!("xenstored says what it should not, {count} times; first: {fault}");
+    }
+    result.map_err(Failed::Call)
+}
+
+/// Gives `each` the events that came, without waiting for more.
+///
+/// # Errors
+/// See [`Failed`].
+pub(crate) fn events(mut each: impl FnMut(Popped<'_>)) -> Result<(), Failed> {
+    let served = with(|session| session.serve().map_err(CallError::Broken));
+    let mut taken = Taken::take()?;
+    while let Some(event) = taken.0.as_deref_mut().and_then(|all| all.events.pop()) {
+        each(event);
+    }
+    served
+}
+
+/// The port that is raised when events come, where there is a xenstore.
+pub(crate) fn port() -> Option<Port> {
+    FOUND.get().map(|(_, port)| *port)
+}
