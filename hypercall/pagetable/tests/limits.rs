@@ -101,8 +101,9 @@ fn memory_in_many_pieces_is_all_there() {
 #[test]
 fn a_page_without_memory_is_not_mapped() {
     let hole = 20 * MIB + 5;
+    let holes = std::iter::once(hole..hole + 1);
     let layout = small(Kind::DomU, 64 * MIB);
-    let mut world = World::with_holes(&layout, vec![hole..hole + 1]).populated();
+    let mut world = World::with_holes(&layout, holes.collect()).populated();
     let mut frames = world.frames(7);
     for at in [0, 1, 3, 6] {
         let frame = std::mem::replace(&mut frames[at], Pfn::truncate(hole));

@@ -69,7 +69,7 @@ fn update(page: &Page, requests: &[(u32, u64, u64)]) -> (Result<(), Refused>, Ve
     let list: Vec<_> = requests
         .iter()
         .map(|&(kind, index, val)| mmu_update {
-            ptr: index * 8 | u64::from(kind),
+            ptr: (index * 8) | u64::from(kind),
             val,
         })
         .collect();
