@@ -512,11 +512,12 @@ fn a_range_of_any_number_of_tables_is_changed() {
 #[test]
 fn a_change_tells_the_addresses_that_change() {
     let none = Flags::empty();
-    for pages in [1, 2, 600] {
+    // The last by whole tables.
+    for (pages, gap) in [(1, 70), (2, 70), (600, 70), (1024, 512)] {
         let mut world = World::small().populated();
         let frames = world.frames(pages);
         let pages = pages as u64;
-        let far = BASE + 70 * PAGE + pages * PAGE;
+        let far = BASE + gap * PAGE + pages * PAGE;
         let at = |va| va..va + pages * PAGE;
         let tables = &mut world.tables;
         // SAFETY: the model's memory.
