@@ -189,7 +189,12 @@ const _: () = assert!(size_of::<Words>() == 4096);
 
 #[cfg(test)]
 mod tests {
+    use core::cell::UnsafeCell;
+    use core::ops::Range;
+
     use super::*;
+    use crate::layout::Layout;
+    use crate::pv::Guest;
 
     #[test]
     fn a_step_costs_its_records_and_what_leads_to_them() {
@@ -198,5 +203,51 @@ mod tests {
         assert_eq!(Directory::pages_of(512), 2);
         assert_eq!(Directory::pages_of(512 * 512), 3);
         assert_eq!(MOST * 4096, 16 << 40);
+    }
+
+    /// The window is the host's memory as it is.
+    struct Host;
+
+    impl Layout for Host {
+        const XEN: Range<u64> = 0..0;
+        const DIRECT: Range<u64> = 0..u64::MAX;
+        const P2M: Range<u64> = 0..0;
+        const IMAGE: Range<u64> = 0..u64::MAX;
+        const FIXMAP: Range<u64> = 0..0;
+        const RUNTIME: &'static [Range<u64>] = &[];
+    }
+
+    #[repr(align(4096))]
+    struct Page(UnsafeCell<Words>);
+
+    #[test]
+    fn records_beyond_512_gib_have_a_root_of_their_own() {
+        let machine = Guest::<Host>::unknown();
+        machine.set_reach(u64::MAX);
+        // A root has one page of the directory here, and that one page of records, again and again.
+        let pages = [const { Page(UnsafeCell::new([0; 512])) }; 6];
+        let address = |at: usize| pages[at].0.get().expose_provenance() as u64;
+        let directory = Directory::new();
+        for step in 0..=ROOT_STEPS {
+            let of_root = 3 * (step / ROOT_STEPS) as usize;
+            let needed = Directory::pages_of(step) as usize;
+            let mut next = (of_root + 3 - needed..of_root + 3).map(address);
+            let page = || Ok(Pfn::truncate(next.next().unwrap() / 4096));
+            directory.add(&machine, MOST, page).unwrap();
+            assert_eq!(next.next(), None, "step {step}");
+        }
+        let at = |pfn| directory.record(Pfn::truncate(pfn)).map(AtomicU64::as_ptr);
+        let record = |page, index: u64| Some((address(page) + index * 8) as usize);
+        let end = ROOT_STEPS * STEP;
+        for (pfn, found) in [
+            (0, record(2, 0)),
+            (STEP + 7, record(2, 7)),
+            (end - 1, record(2, 511)),
+            (end, record(5, 0)),
+            (end + 3, record(5, 3)),
+            (end + STEP, None),
+        ] {
+            assert_eq!(at(pfn).map(|record| record.addr()), found, "pfn {pfn:#x}");
+        }
     }
 }

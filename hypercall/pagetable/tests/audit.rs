@@ -300,8 +300,9 @@ fn a_root_that_differs_from_the_others_is_walked() {
 #[test]
 fn frames_on_which_the_lists_disagree_are_found() {
     let hole = 20 * MIB + 5;
+    let holes = std::iter::once(hole..hole + 1);
     let layout = small(Kind::DomU, 24 * MIB);
-    let mut world = World::with_holes(&layout, common::one(hole..hole + 1)).populated();
+    let mut world = World::with_holes(&layout, holes.collect()).populated();
     let clean = audit(&mut world);
     assert!(clean.is_clean(), "{clean}");
     let record = State::of(Frame::Module);

@@ -101,8 +101,9 @@ fn memory_in_many_pieces_is_all_there() {
 #[test]
 fn a_page_without_memory_is_not_mapped() {
     let hole = 20 * MIB + 5;
+    let holes = std::iter::once(hole..hole + 1);
     let layout = small(Kind::DomU, 64 * MIB);
-    let mut world = World::with_holes(&layout, common::one(hole..hole + 1)).populated();
+    let mut world = World::with_holes(&layout, holes.collect()).populated();
     let mut frames = world.frames(7);
     for at in [0, 1, 3, 6] {
         let frame = std::mem::replace(&mut frames[at], Pfn::truncate(hole));
@@ -152,6 +153,27 @@ fn domains_of_any_size_are_taken_over() {
             while tables.frames().counts().mapped == mapped {
                 let _ = tables.alloc_frame().unwrap();
             }
+        }
+    }
+}
+
+/// The direct map has the entries of the root that all of the domain's memory takes, from boot on: each
+/// leads to 512 GiB.
+#[test]
+fn the_direct_map_has_its_entries_of_the_root_from_boot_on() {
+    let layout = small(Kind::DomU, 64 * MIB);
+    for gib in [1, 511, 512, 513, 1300, 16 << 10, 17 << 10] {
+        let model = Rc::new(Model::build(&layout));
+        let mut tables = Own::new(Xen(Rc::clone(&model)), machine(&model, false));
+        let mut start = start(&model, &layout);
+        start.nr_pages = gib << 18;
+        let early = Initial::survey(&mut tables, start).and_then(Initial::fixmap);
+        early.unwrap().direct_map().unwrap();
+        let needed = u64::min(gib, 16 << 10).div_ceil(512);
+        for slot in 0..33 {
+            let va = common::layout::DIRECT.start + (slot << 39);
+            let entry = tables.get(tables.pgd_offset(va).unwrap());
+            assert_eq!(entry.is_present(), slot < needed, "{gib} GiB, {slot}");
         }
     }
 }

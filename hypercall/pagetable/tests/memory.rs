@@ -4,9 +4,11 @@ mod common;
 
 use crate::common::layout;
 use common::{BASE, MIB, PAGE, World, expect, small};
-use hypercall::Pfn;
-use model::{Kind, entry};
+use hypercall::mmu::Scope;
+use hypercall::{Errno, ExtOp, Op, Pfn};
+use model::{Injection, Kind, entry};
 use pagetable::frames::FrameError;
+use pagetable::fuzz::Mode;
 use pagetable::{Flags, MmError};
 
 #[test]
@@ -65,6 +67,63 @@ fn tables_alone_make_the_direct_map_grow() {
             .ensure_pte_table(va)
             .unwrap_or_else(|e| panic!("table {i}: {e}"));
     }
+    expect::clean(&world);
+}
+
+/// Tables are made of what is left above the frames that the direct map takes to grow.
+#[test]
+fn tables_leave_what_the_next_step_takes() {
+    for above in 0..8 {
+        let mut world = World::fast(&small(Kind::DomU, 64 * MIB));
+        let frames = world.tables.frames();
+        while frames.counts().free > frames.reserve() + above {
+            let _ = world.tables.alloc_frame().unwrap();
+        }
+        // Two of them.
+        let va = layout::HEAP.start + (5 << 30);
+        world.tables.ensure_pte_table(va).unwrap();
+        let left = frames.counts().free;
+        assert!(left >= frames.reserve(), "{above}: {left}");
+        expect::clean(&world);
+    }
+}
+
+/// The direct map grows, but what was queued before is refused with it: it is known to have grown the
+/// next time.
+#[test]
+fn a_step_that_was_added_with_an_error_is_not_added_twice() {
+    let mut world = World::fast(&small(Kind::DomU, 64 * MIB));
+    let pages = world.frames(1);
+    world.tables.ensure_pte_table(BASE).unwrap();
+    let frames = world.tables.frames();
+    let mapped = frames.counts().mapped;
+    while frames.counts().free > frames.reserve() {
+        let _ = world.tables.alloc_frame().unwrap();
+    }
+    assert_eq!(frames.counts().mapped, mapped);
+    world.mode(Mode::Enter);
+    // SAFETY: the model's frames.
+    let map = unsafe { world.tables.map(BASE, pages.into_iter(), Flags::DATA) };
+    // SAFETY: nothing runs on the model.
+    unsafe { map.unwrap().defer() };
+    // Behind it begins another list, with which Xen goes on whatever it refused of this one.
+    let flush = ExtOp::TlbFlush(Scope::Local);
+    // SAFETY: it changes no mapping.
+    unsafe { world.tables.mmu().ext(flush, 0) }.unwrap();
+    let refusal = Injection::request(Op::MmuUpdate, 0, Errno::ENOMEM);
+    world.model.inject(refusal);
+    let refused = world.tables.alloc_frame();
+    assert!(matches!(refused, Err(MmError::Flush(_))), "{refused:?}");
+    assert_eq!(world.model.clear_injections(), 0);
+    world.mode(Mode::Leave);
+    let window = layout::DIRECT.start + mapped * PAGE;
+    assert!(world.mapped(window).is_some(), "the table is there");
+    assert_eq!(frames.counts().mapped, mapped, "its frames are not");
+    let _ = world.tables.alloc_frame().unwrap();
+    assert_eq!(frames.counts().mapped, mapped + 512);
+    let lost = expect::census(&world);
+    let lost: Vec<_> = lost.keys().filter(|s| s.contains("0 links")).collect();
+    assert_eq!(lost, Vec::<&String>::new());
     expect::clean(&world);
 }
 

@@ -481,15 +481,43 @@ fn a_table_moves_only_to_where_nothing_is_mapped() {
     }
 }
 
+/// Tables are replaced by groups, of which the last may be full or not.
+#[test]
+fn a_range_of_any_number_of_tables_is_changed() {
+    for tables in [15, 16, 17, 33] {
+        let mut world = World::small().populated();
+        let pages = tables * 512;
+        let frame = world.frames(1)[0];
+        let free = |world: &World| world.tables.frames().counts().free;
+        world.tables.ensure_pmd(BASE).unwrap();
+        let before = free(&world);
+        let frames = vec![frame; pages as usize];
+        world.map(BASE, &frames, Flags::DATA).unwrap();
+        let none = Flags::empty();
+        world.protect(BASE, pages, none, Flags::WRITABLE).unwrap();
+        for page in 0..pages {
+            let (found, rights) = world.mapped(BASE + page * PAGE).unwrap();
+            let is_writable = rights & model::entry::RW != 0;
+            assert_eq!((found, is_writable), (frame, false), "{page} of {pages}");
+        }
+        expect::clean(&world);
+        world.unmap(BASE, pages).unwrap();
+        assert!((0..pages).all(|page| world.mapped(BASE + page * PAGE).is_none()));
+        assert_eq!(free(&world), before);
+        expect::clean(&world);
+    }
+}
+
 /// A change says which addresses must not be touched before it is in force.
 #[test]
 fn a_change_tells_the_addresses_that_change() {
     let none = Flags::empty();
-    for pages in [1, 2, 600] {
+    // The last by whole tables.
+    for (pages, gap) in [(1, 70), (2, 70), (600, 70), (1024, 512)] {
         let mut world = World::small().populated();
         let frames = world.frames(pages);
         let pages = pages as u64;
-        let far = BASE + 70 * PAGE + pages * PAGE;
+        let far = BASE + gap * PAGE + pages * PAGE;
         let at = |va| va..va + pages * PAGE;
         let tables = &mut world.tables;
         // SAFETY: the model's memory.

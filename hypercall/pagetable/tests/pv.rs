@@ -50,6 +50,8 @@ fn a_pfn_has_the_frame_that_the_list_says() {
     assert!(!lists.is_empty());
     assert!(FrameLists::EMPTY.is_empty());
     assert_eq!(FrameLists::EMPTY.mfn(Pfn::truncate(0)), None);
+    // A layout that names nothing has no names.
+    assert_eq!(Low::name_of(Low::IMAGE.start), None);
 }
 
 /// The M2P table tells whose a frame is, and is believed only where the p2m list agrees.

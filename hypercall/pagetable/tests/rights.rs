@@ -295,3 +295,24 @@ fn a_refusal_freezes_nothing_that_is_writable() {
         expect::clean(&world);
     }
 }
+
+/// What was code before stays code when others of the pages may not become it.
+#[test]
+fn a_refusal_leaves_code_as_it_is() {
+    let mut world = World::small().populated();
+    let frames = world.named_frames(2);
+    let (both, code, data) = (BASE, BASE + 600 * PAGE, BASE + 700 * PAGE);
+    world.map(both, &frames, Flags::CONST).unwrap();
+    world.map(code, &frames[..1], Flags::CONST).unwrap();
+    world.map(data, &frames[1..], Flags::DATA).unwrap();
+    set_memory!(set_memory_x)(&mut world, code, 1).unwrap();
+    let made = set_memory!(set_memory_x)(&mut world, both, 2);
+    assert!(
+        matches!(made, Err(MmError::WriteAndExecute { va }) if va == data),
+        "{made:?}"
+    );
+    assert_eq!(allowed(&world, code), [CODE, CONST]);
+    assert_eq!(allowed(&world, both), [CONST, CONST]);
+    assert_eq!(allowed(&world, data), [DATA, DATA]);
+    expect::clean(&world);
+}

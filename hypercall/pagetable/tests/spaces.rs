@@ -7,6 +7,7 @@ use crate::common::layout;
 use common::{BASE, MIB, PAGE, World, expect, small};
 use hypercall::{Errno, Op};
 use model::{Access, Injection, Kind, Mode as Cpu};
+use pagetable::entry::Pgd;
 use pagetable::fuzz::{Eye, Mode};
 use pagetable::spaces::{AddressSpace, NotDestroyed};
 use pagetable::{Flags, MmError};
@@ -93,6 +94,41 @@ fn the_user_half_is_each_spaces_own() {
     assert_eq!(free(&mut world), before);
 }
 
+/// The topmost entry, whatever level it is of, is written to both roots of a space.
+#[test]
+fn the_topmost_entry_leads_user_mode_as_well() {
+    let mut world = World::small().populated();
+    let frames = world.named_frames(1);
+    let space = world.tables.create_space().unwrap();
+    world.switch(&space);
+    world.map(USER[0], &frames, PAGE_OF_USERS).unwrap();
+    let place = world.tables.pgd_offset(USER[0]).unwrap().place();
+    let entry = world.tables.get(world.tables.pgd_offset(USER[0]).unwrap());
+    let again = world.tables.pgd_val(entry).unwrap();
+    let again = world.tables.make_pgd(again).unwrap();
+    for (entry, is_there) in [(Pgd::NONE, false), (again, true)] {
+        // SAFETY: nobody uses the page.
+        unsafe { world.tables.set_pgd(place, entry) }.unwrap();
+        assert_eq!(world.mapped(USER[0]).is_some(), is_there);
+        assert_eq!(is_user_page(&world, USER[0]), is_there);
+    }
+    sound(&world);
+    // That of another space's root is none of this space's.
+    let other = (255 << 39) + USER[0];
+    world.leave_space();
+    let place = world.tables.pgd_offset(other).unwrap().place();
+    world.switch(&space);
+    // SAFETY: as above.
+    unsafe { world.tables.set_pgd(place, again) }.unwrap();
+    assert!(!is_user_page(&world, other) && world.mapped(other).is_none());
+    world.leave_space();
+    assert!(world.mapped(other).is_some());
+    // SAFETY: as above.
+    unsafe { world.tables.set_pgd(place, Pgd::NONE) }.unwrap();
+    world.tables.destroy_space(space).unwrap();
+    sound(&world);
+}
+
 #[test]
 fn the_kernel_half_is_the_same_in_all() {
     let mut world = World::small().populated();
@@ -118,6 +154,18 @@ fn the_kernel_half_is_the_same_in_all() {
     world.switch(&boot);
     for va in new {
         world.unmap(va, 1).unwrap();
+    }
+    // No entry of the root that leads to it changes any more, not even to what it is.
+    for va in [new[0], layout::DIRECT.start, layout::IMAGE.start] {
+        let slot = world.tables.pgd_offset(va).unwrap();
+        let (place, entry) = (slot.place(), world.tables.get(slot));
+        // SAFETY: the entry stays as it is.
+        let refused = unsafe { world.tables.set_pgd(place, entry) };
+        let start = va & !((1 << 39) - 1);
+        assert!(
+            matches!(refused, Err(MmError::KernelHalf { va }) if va == start),
+            "{refused:?}"
+        );
     }
     // Where no region is nothing can be mapped, and nothing is lost with the attempt.
     let (nowhere, free) = (

@@ -87,7 +87,12 @@ fn every_domain_is_taken_over() {
 fn wherever_the_p2m_list_and_the_module_are() {
     for kind in KINDS {
         for init_p2m in [None, Some(layout::P2M.start)] {
-            for (initrd_len, unmapped_initrd) in [(0, true), (3 << 20, true), (300_000, false)] {
+            for (initrd_len, unmapped_initrd) in [
+                (0, true),
+                (3 << 20, true),
+                (300_000, false),
+                (6 << 20, false),
+            ] {
                 let layout = Layout {
                     init_p2m,
                     initrd_len,
@@ -266,8 +271,8 @@ fn holes_in_the_initial_mapping_are_left_alone() {
     let boot_stack = start(&Model::build(&layout), &layout).boot_stack;
     let initial = World::new(&layout).report.initial_pages;
     for holes in [
-        common::one(0xa0..0xc0),
-        common::one(boot_stack + 1..boot_stack + 2),
+        vec![0xa0..0xc0, 0xd0..0xd1],
+        vec![0x20..0x21, boot_stack + 1..boot_stack + 2],
         vec![
             0x20..0x21,
             boot_stack + 20..boot_stack + 90,
@@ -303,5 +308,58 @@ fn holes_in_the_initial_mapping_are_left_alone() {
                 .iter()
                 .all(|pfn| free.contains(pfn) || *pfn >= initial)
         );
+    }
+}
+
+/// Each table that the initial mapping reaches is recorded once, with how often it is referred to.
+#[test]
+fn the_initial_tables_are_counted() {
+    let list = layout::P2M.start;
+    for init_p2m in [
+        None,
+        Some(list),
+        Some(list + (256 << 30)),
+        Some(list + (271 << 30)),
+    ] {
+        let layout = Layout {
+            init_p2m,
+            ..small(Kind::DomU, 16 * MIB)
+        };
+        let model = Rc::new(Model::build(&layout));
+        let start = start(&model, &layout);
+        let root = Pfn::truncate((start.pt_base - layout::IMAGE.start) / PAGE);
+        let kernel = model.boot().l4;
+        // A second way to the image's L3 table, which Xen does not know of, counts like the first.
+        let words = model.frame_ptr(kernel);
+        // SAFETY: the model's memory, which this thread alone uses.
+        let twice = unsafe {
+            (&mut *words)[300] = (&*words)[511];
+            model.pfn(model::entry::frame((&*words)[300]))
+        };
+        let machine = machine(&model, false);
+        let mut tables = Own::new(Xen(Rc::clone(&model)), machine);
+        Initial::survey(&mut tables, start).map(|_| ()).unwrap();
+        let frames = tables.frames();
+        for pfn in (0..frames.counts().mapped).map(Pfn::truncate) {
+            let (state, _) = frames.states(pfn).unwrap();
+            let frame = model.frame(model.mfn(pfn).unwrap()).unwrap();
+            let level = match frame.kind {
+                model::Type::Table(level) if frame.type_count > 0 => Some(level as u8),
+                _ => None,
+            };
+            let recorded = (state.kind == Frame::Table).then_some(state.level);
+            assert_eq!(recorded, level, "{init_p2m:x?}, pfn {pfn}: {state}");
+            if recorded.is_some() {
+                let uses = u32::from(state.links) + u32::from(state.pinned);
+                let extra = u32::from(twice == Some(pfn));
+                assert_eq!(uses, frame.type_count + extra, "pfn {pfn}: {state}");
+            }
+        }
+        assert!(frames.states(root).unwrap().0.pinned);
+        let tables = (0..frames.counts().mapped)
+            .filter(|pfn| frames.states(Pfn::truncate(*pfn)).unwrap().0.kind == Frame::Table)
+            .count() as u64;
+        let again = World::new(&layout);
+        assert_eq!(again.report.initial_tables, tables);
     }
 }
