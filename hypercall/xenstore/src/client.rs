@@ -672,6 +672,41 @@ mod tests {
     }
 
     #[test]
+    fn late_replies_are_those_of_requests_given_up() {
+        let mut queue = Queue::new(&mut []);
+        let mut client = Client::new();
+        client.request(&read(), None).unwrap();
+        client.sent(21);
+        feed(
+            &mut client,
+            &mut queue,
+            &message(abi::XS_READ, 1, 0, b"x"),
+            16,
+        );
+        assert!(client.take_answer().is_some());
+        for _ in 2..=3 {
+            client.request(&read(), None).unwrap();
+            client.sent(21);
+            client.give_up();
+        }
+        for (id, fault) in [
+            (1, Fault::Stray { kind: 2, id: 1 }),
+            (3, Fault::Late { id: 3 }),
+            (4, Fault::Stray { kind: 2, id: 4 }),
+            (2, Fault::Late { id: 2 }),
+            (2, Fault::Stray { kind: 2, id: 2 }),
+        ] {
+            feed(
+                &mut client,
+                &mut queue,
+                &message(abi::XS_READ, id, 0, b"x"),
+                16,
+            );
+            assert_eq!(queue.take_faults(), Some((fault, 1)));
+        }
+    }
+
+    #[test]
     fn numbers_of_requests_wrap_past_0() {
         let mut client = Client::new();
         client.last_id = u32::MAX;
@@ -722,10 +757,18 @@ mod tests {
         assert!(
             broken(|page| page.set_index(Index::RspProd, 1025)).starts_with("rsp_prod is 0x401")
         );
-        assert_eq!(
-            broken(|page| page.server_says(Features(2), 0, 3)),
-            "xenstored has stopped with error 3: a request is too long"
-        );
+        for (error, reason) in [
+            (1, "its event channel does not work"),
+            (2, "an index of the ring cannot be"),
+            (3, "a request is too long"),
+            (4, "a reason that is not known here"),
+        ] {
+            let words = Broken::Stopped(error).to_string();
+            let expected = format!("xenstored has stopped with error {error}: {reason}");
+            assert_eq!(words, expected);
+        }
+        let stopped = broken(|page| page.server_says(Features(2), 0, 3));
+        assert_eq!(stopped, Broken::Stopped(3).to_string());
     }
 
     #[test]
