@@ -672,6 +672,40 @@ mod tests {
     }
 
     #[test]
+    fn every_fault_is_told_apart() {
+        let wrong = Malformed {
+            kind: None,
+            what: "no token",
+        };
+        let asked = Kind::Read;
+        let faults = [
+            (
+                Fault::Stray { kind: 2, id: 7 },
+                "a message of kind 2 for request 7, which nobody waits for",
+            ),
+            (
+                Fault::Late { id: 7 },
+                "the reply to request 7 came too late",
+            ),
+            (
+                Fault::Kind { asked, got: 11 },
+                "a reply of kind 11 to READ, which is 2",
+            ),
+            (
+                Fault::Transaction { asked: 9, got: 8 },
+                "a reply in transaction 8 to a request in transaction 9",
+            ),
+            (
+                Fault::Malformed(wrong),
+                "the event of a watch is none: no token",
+            ),
+        ];
+        for (fault, words) in faults {
+            assert_eq!(fault.to_string(), words);
+        }
+    }
+
+    #[test]
     fn late_replies_are_those_of_requests_given_up() {
         let mut queue = Queue::new(&mut []);
         let mut client = Client::new();
