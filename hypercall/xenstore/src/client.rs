@@ -775,6 +775,45 @@ mod tests {
     }
 
     #[test]
+    fn a_full_ring_is_nothing_to_notify_of() {
+        let page = Page::new();
+        page.put(&[0; 1024]).unwrap();
+        let mut client = Client::new();
+        client.request(&read(), None).unwrap();
+        let step = client.exchange(&page, &mut Queue::new(&mut [])).unwrap();
+        assert!(!step.notify && !step.more);
+    }
+
+    #[test]
+    fn an_exchange_ends_however_fast_the_other_side_writes() {
+        /// Says the same again for each event that is taken, and so on, for quite a while.
+        struct Endless<'p>(&'p Page, usize);
+        impl Endless<'_> {
+            fn say(&self) {
+                let event = message(abi::XS_WATCH_EVENT, 0, 0, b"a\0t\0");
+                self.0.server_put(&event).unwrap();
+            }
+        }
+        impl Listener for Endless<'_> {
+            fn event(&mut self, _: Event<'_>) {
+                self.1 += 1;
+                if self.1 < 10_000 {
+                    self.say();
+                }
+            }
+            fn fault(&mut self, fault: Fault) {
+                panic!("{fault}");
+            }
+        }
+        let page = Page::new();
+        let mut endless = Endless(&page, 0);
+        (0..5).for_each(|_| endless.say());
+        let step = Client::new().exchange(&page, &mut endless).unwrap();
+        assert!(step.more && step.notify);
+        assert_eq!(endless.1, 5);
+    }
+
+    #[test]
     fn what_breaks_a_connection_is_said() {
         let broken = |spoil: fn(&Page)| {
             let page = Page::new();
