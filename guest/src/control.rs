@@ -49,6 +49,9 @@ pub(crate) enum Asked {
     Key(u8),
 }
 
+/// What is done in a transaction.
+type Read = fn(&mut Requests<'_>) -> Result<Option<Asked>, CallError>;
+
 /// What follows from what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Then {
@@ -119,11 +122,8 @@ impl Control {
     }
 
     /// Reads, and acknowledges, in a transaction.
-    fn ask(
-        &mut self,
-        mut read: impl FnMut(&mut Requests<'_>) -> Result<Option<Asked>, CallError>,
-    ) -> Option<Asked> {
-        match xenstore::with(|session| session.transaction(&mut read)) {
+    fn ask(&mut self, read: Read) -> Option<Asked> {
+        match xenstore::with(|session| session.transaction(read)) {
             Ok(asked) => asked,
             // Nobody has asked yet.
             Err(Failed::Call(e)) if e.is(Errno::ENOENT) => None,

@@ -166,6 +166,19 @@ impl Drop for Taken {
 pub(crate) fn with<T>(
     requests: impl FnOnce(&mut Requests<'_>) -> Result<T, CallError>,
 ) -> Result<T, Failed> {
+    let mut requests = Some(requests);
+    let mut result = None;
+    with_each(&mut |session| {
+        result = requests.take().map(|requests| requests(session));
+    })?;
+    match result {
+        Some(result) => result.map_err(Failed::Call),
+        None => Err(Failed::InUse),
+    }
+}
+
+/// The part of [`with`] that is the same for all requests.
+fn with_each(requests: &mut dyn FnMut(&mut Requests<'_>)) -> Result<(), Failed> {
     let mut taken = Taken::take()?;
     let Some(Connection {
         store,
@@ -179,11 +192,11 @@ pub(crate) fn with<T>(
         port: *port,
         deadline: 0,
     };
-    let result = requests(&mut Session::new(store, host, &mut *events));
+    requests(&mut Session::new(store, host, &mut *events));
     if let Some((fault, count)) = events.take_faults() {
         log::warn!("xenstored says what it should not, {count} times; first: {fault}");
     }
-    result.map_err(Failed::Call)
+    Ok(())
 }
 
 /// Gives `each` the events that came, without waiting for more.

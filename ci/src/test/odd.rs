@@ -124,7 +124,7 @@ macro_rules! acknowledged {
     ($command:literal) => {
         concat!(
             $command,
-            "; for i in $(seq 200); do word=$(xenstore-read /local/domain/$domain/control/shutdown); \
+            "; for i in $(seq 40); do word=$(xenstore-read /local/domain/$domain/control/shutdown); \
              [ \"$word\" ] || break; usleep 50000; done; echo \"unanswered: '$word'\""
         )
     };

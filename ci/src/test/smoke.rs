@@ -261,6 +261,22 @@ const TABLE: &[Smoke] = &[
         says: &["boot: only a PVH guest chooses the frame of shared_info"],
     },
     Smoke {
+        name: "a dom0 has no xenstore, and says so",
+        vias: &[Via::Dom0],
+        mem_mib: None,
+        cmdline: "",
+        expect: PASS,
+        says: &["xenstore: Xen's tools gave this domain no xenstore"],
+    },
+    Smoke {
+        name: "there is no xenstore without Xen, which is said",
+        vias: &[Via::Bare],
+        mem_mib: None,
+        cmdline: "",
+        expect: PASS,
+        says: &["init: xenstore not called, not on bare: there is no Xen to ask"],
+    },
+    Smoke {
         name: "what there is not without PV is said",
         vias: NATIVE,
         mem_mib: None,

@@ -672,6 +672,75 @@ mod tests {
     }
 
     #[test]
+    fn every_fault_is_told_apart() {
+        let wrong = Malformed {
+            kind: None,
+            what: "no token",
+        };
+        let asked = Kind::Read;
+        let faults = [
+            (
+                Fault::Stray { kind: 2, id: 7 },
+                "a message of kind 2 for request 7, which nobody waits for",
+            ),
+            (
+                Fault::Late { id: 7 },
+                "the reply to request 7 came too late",
+            ),
+            (
+                Fault::Kind { asked, got: 11 },
+                "a reply of kind 11 to READ, which is 2",
+            ),
+            (
+                Fault::Transaction { asked: 9, got: 8 },
+                "a reply in transaction 8 to a request in transaction 9",
+            ),
+            (
+                Fault::Malformed(wrong),
+                "the event of a watch is none: no token",
+            ),
+        ];
+        for (fault, words) in faults {
+            assert_eq!(fault.to_string(), words);
+        }
+    }
+
+    #[test]
+    fn late_replies_are_those_of_requests_given_up() {
+        let mut queue = Queue::new(&mut []);
+        let mut client = Client::new();
+        client.request(&read(), None).unwrap();
+        client.sent(21);
+        feed(
+            &mut client,
+            &mut queue,
+            &message(abi::XS_READ, 1, 0, b"x"),
+            16,
+        );
+        assert!(client.take_answer().is_some());
+        for _ in 2..=3 {
+            client.request(&read(), None).unwrap();
+            client.sent(21);
+            client.give_up();
+        }
+        for (id, fault) in [
+            (1, Fault::Stray { kind: 2, id: 1 }),
+            (3, Fault::Late { id: 3 }),
+            (4, Fault::Stray { kind: 2, id: 4 }),
+            (2, Fault::Late { id: 2 }),
+            (2, Fault::Stray { kind: 2, id: 2 }),
+        ] {
+            feed(
+                &mut client,
+                &mut queue,
+                &message(abi::XS_READ, id, 0, b"x"),
+                16,
+            );
+            assert_eq!(queue.take_faults(), Some((fault, 1)));
+        }
+    }
+
+    #[test]
     fn numbers_of_requests_wrap_past_0() {
         let mut client = Client::new();
         client.last_id = u32::MAX;
@@ -706,6 +775,45 @@ mod tests {
     }
 
     #[test]
+    fn a_full_ring_is_nothing_to_notify_of() {
+        let page = Page::new();
+        page.put(&[0; 1024]).unwrap();
+        let mut client = Client::new();
+        client.request(&read(), None).unwrap();
+        let step = client.exchange(&page, &mut Queue::new(&mut [])).unwrap();
+        assert!(!step.notify && !step.more);
+    }
+
+    #[test]
+    fn an_exchange_ends_however_fast_the_other_side_writes() {
+        /// Says the same again for each event that is taken, and so on, for quite a while.
+        struct Endless<'p>(&'p Page, usize);
+        impl Endless<'_> {
+            fn say(&self) {
+                let event = message(abi::XS_WATCH_EVENT, 0, 0, b"a\0t\0");
+                self.0.server_put(&event).unwrap();
+            }
+        }
+        impl Listener for Endless<'_> {
+            fn event(&mut self, _: Event<'_>) {
+                self.1 += 1;
+                if self.1 < 10_000 {
+                    self.say();
+                }
+            }
+            fn fault(&mut self, fault: Fault) {
+                panic!("{fault}");
+            }
+        }
+        let page = Page::new();
+        let mut endless = Endless(&page, 0);
+        (0..5).for_each(|_| endless.say());
+        let step = Client::new().exchange(&page, &mut endless).unwrap();
+        assert!(step.more && step.notify);
+        assert_eq!(endless.1, 5);
+    }
+
+    #[test]
     fn what_breaks_a_connection_is_said() {
         let broken = |spoil: fn(&Page)| {
             let page = Page::new();
@@ -722,10 +830,18 @@ mod tests {
         assert!(
             broken(|page| page.set_index(Index::RspProd, 1025)).starts_with("rsp_prod is 0x401")
         );
-        assert_eq!(
-            broken(|page| page.server_says(Features(2), 0, 3)),
-            "xenstored has stopped with error 3: a request is too long"
-        );
+        for (error, reason) in [
+            (1, "its event channel does not work"),
+            (2, "an index of the ring cannot be"),
+            (3, "a request is too long"),
+            (4, "a reason that is not known here"),
+        ] {
+            let words = Broken::Stopped(error).to_string();
+            let expected = format!("xenstored has stopped with error {error}: {reason}");
+            assert_eq!(words, expected);
+        }
+        let stopped = broken(|page| page.server_says(Features(2), 0, 3));
+        assert_eq!(stopped, Broken::Stopped(3).to_string());
     }
 
     #[test]

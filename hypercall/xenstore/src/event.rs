@@ -223,6 +223,7 @@ mod tests {
         assert!(!queue.is_empty());
         assert_eq!(queue.pop(), Some(Popped::Event(event(b"abc", b"1"))));
         assert_eq!(queue.pop(), Some(Popped::Event(event(b"def", b"3"))));
+        assert!(!queue.is_empty(), "what was lost waits to be said");
         assert_eq!(queue.pop(), Some(Popped::Lost(2)));
         assert_eq!(queue.pop(), None);
         assert!(queue.is_empty());

@@ -263,6 +263,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_is_said_with_what_was_asked() {
+        let error = Reply::parse(Kind::Write, b"NO\0").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the reply to WRITE is none: it does not say OK"
+        );
+    }
+
+    #[test]
     fn the_rest_is_as_the_protocol_has_it() {
         assert_eq!(Reply::parse(Kind::Read, b"\0x"), Ok(Reply::Value(b"\0x")));
         assert_eq!(Reply::parse(Kind::Write, b"OK\0"), Ok(Reply::Done));

@@ -157,6 +157,7 @@ impl<'a, 'p, H: Host, L: Listener> Session<'a, 'p, H, L> {
     }
 
     /// Moves bytes once.
+    #[inline(never)]
     fn exchange(&mut self) -> Result<Step, Broken> {
         self.host.look();
         let Store { page, client } = &mut *self.store;
@@ -171,6 +172,8 @@ impl<'a, 'p, H: Host, L: Listener> Session<'a, 'p, H, L> {
     ///
     /// # Errors
     /// See [`CallError`]. After [`CallError::Silent`] the next request can be made.
+    // Every request goes through here; copies of it in each caller would be most of the code.
+    #[inline(never)]
     pub fn call(&mut self, request: &Request<'_>) -> Result<Reply<'_>, CallError> {
         self.host.begin();
         let mut made = false;
@@ -381,6 +384,7 @@ impl<'a, 'p, H: Host, L: Listener> Session<'a, 'p, H, L> {
         Err(CallError::Contended)
     }
 
+    #[inline(never)]
     fn done(&mut self, request: &Request<'_>) -> Result<(), CallError> {
         expect!(self.call(request)?, Reply::Done => ())
     }

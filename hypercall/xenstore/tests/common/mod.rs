@@ -379,6 +379,7 @@ impl Host for Turns<'_, '_> {
     fn wait(&mut self) {
         self.waits += 1;
         self.looks = 0;
+        assert!(self.waits <= self.patience, "it waits for ever");
         if !self.raised {
             self.server.step();
         }
