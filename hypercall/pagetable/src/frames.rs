@@ -204,19 +204,32 @@ impl Frames {
     /// Keeps back the frames that the next steps take before one gives any: the p2m list of a large
     /// domain, or a module, fills whole steps.
     fn keep_for_barren_steps(&self, special: &Special) {
-        let free_in = |step: u64| {
-            let (start, end) = (step * STEP, (step + 1) * STEP);
-            let within = |(range, _): &(Range<u64>, Kind)| {
-                range.end.min(end).saturating_sub(range.start.max(start))
-            };
-            STEP.saturating_sub(special.iter().map(within).sum())
-        };
         let ahead = self.directory.steps()..self.counts().total / STEP;
         let need = ahead
-            .take_while(|&step| free_in(step) < RESERVE)
+            .take_while(|&step| self.free_in(step, special) < RESERVE)
             .map(Frames::frames_for_step)
             .sum();
         self.barren.store(need, Ordering::Relaxed);
+    }
+
+    /// Free frames that a step will bring.
+    fn free_in(&self, step: u64, special: &Special) -> u64 {
+        let (start, end) = (step * STEP, ((step + 1) * STEP).min(self.counts().total));
+        let within = |(range, _): &(Range<u64>, Kind)| {
+            range.end.min(end).saturating_sub(range.start.max(start))
+        };
+        (end - start).saturating_sub(special.iter().map(within).sum())
+    }
+
+    /// What there is to be gained by the next step, by the next two and so on: the frames that they
+    /// bring, less those that they take.
+    fn gains(&self, special: &Special) -> impl Iterator<Item = i64> {
+        let ahead = self.directory.steps()..self.counts().total.div_ceil(STEP);
+        ahead.scan(0, |sum, step| {
+            *sum += self.free_in(step, special).cast_signed();
+            *sum -= Frames::frames_for_step(step).cast_signed();
+            Some(*sum)
+        })
     }
 
     /// Frames that the direct map and the records take to grow by this step: its tables, its
@@ -232,25 +245,16 @@ impl Frames {
     /// yet will bring at least.
     #[must_use]
     pub fn obtainable(&self) -> u64 {
-        let ahead = self.directory.steps() * STEP..self.counts().total;
-        let within = |(range, _): &(Range<u64>, Kind)| {
-            range
-                .end
-                .min(ahead.end)
-                .saturating_sub(range.start.max(ahead.start))
-        };
-        let taken: u64 = self.special.lock().iter().map(within).sum();
-        let steps = self.directory.steps()..self.counts().total.div_ceil(STEP);
-        let costs: u64 = steps.map(Frames::frames_for_step).sum();
-        let more = (ahead.end.saturating_sub(ahead.start)).saturating_sub(taken + costs);
-        self.counts().free + more
+        let most = self.gains(&self.special.lock()).max().unwrap_or(0).max(0);
+        self.counts().free + most.cast_unsigned()
     }
 
-    /// The step that the direct map must add next, if memory is left.
+    /// The step that the direct map must add next, if there are frames to be gained by it or by one
+    /// behind it.
     #[must_use]
     pub fn next_step(&self) -> Option<u64> {
-        let step = self.directory.steps();
-        (step * STEP < self.counts().total).then_some(step)
+        let gains = self.gains(&self.special.lock()).any(|gain| gain > 0);
+        gains.then(|| self.directory.steps())
     }
 
     /// What a frame of a step that has no records yet will be.

@@ -19,6 +19,10 @@ fn as_many_frames_come_as_are_promised() {
         (24 * MIB, 0),
         (64 * MIB, 0),
         (64 * MIB + 200, 0),
+        // The last step would take more frames than it brings, or as many.
+        (64 * MIB + 1, 0),
+        (64 * MIB + 2, 0),
+        (64 * MIB + 3, 0),
         // Fills whole steps, which take frames and bring none.
         (64 * MIB, 14 * MIB),
         (64 * MIB + 200, 21 * MIB + 77),
