@@ -205,20 +205,14 @@ impl Xen {
     /// `vcpu_info` is.
     #[inline]
     pub fn try_mask_upcalls(&self) -> Option<bool> {
-        let (mask, _) = self.upcall()?;
-        // A load and a store, not an exchange: an upcall in between leaves the mask as it was.
-        let was = mask.load(Ordering::Relaxed);
-        mask.store(1, Ordering::Relaxed);
-        compiler_fence(Ordering::SeqCst);
-        Some(was != 0)
+        Some(Self::upcalls()?.mask())
     }
 
     /// Unmasks upcalls and has those delivered that wait; `None` as for
     /// [`try_mask_upcalls`](Self::try_mask_upcalls).
     #[inline]
     pub fn try_unmask_upcalls(&self) -> Option<()> {
-        let (mask, pending) = self.upcall()?;
-        unmask(mask, pending, || self.have_delivered());
+        Self::upcalls()?.unmask(self);
         Some(())
     }
 
@@ -232,21 +226,57 @@ impl Xen {
         unsafe { self.call(Op::XenVersion, [xen::XENVER_version as u64, 0, 0, 0, 0]) };
     }
 
-    /// The upcall mask and the pending byte of this vCPU.
     #[inline]
-    fn upcall(self) -> Option<(&'static AtomicU8, &'static AtomicU8)> {
+    fn upcalls() -> Option<Upcalls> {
         let info = VCPU_INFO.load(Ordering::Relaxed);
+        // SAFETY: `set_vcpu_info`'s caller vouched for the pointer.
+        unsafe { Upcalls::at(info) }
+    }
+}
+
+/// The upcall mask of the vCPU that this runs on, in its `vcpu_info`: for a kernel with several
+/// vCPUs, which keeps that of each itself instead of telling [`Xen::set_vcpu_info`].
+#[derive(Clone, Copy, Debug)]
+pub struct Upcalls {
+    mask: &'static AtomicU8,
+    pending: &'static AtomicU8,
+}
+
+impl Upcalls {
+    /// The mask in this `vcpu_info`; `None` if that is null.
+    ///
+    /// # Safety
+    /// `info` is null or the `vcpu_info` of the vCPU that uses what is returned, mapped writable for
+    /// good.
+    #[inline]
+    pub unsafe fn at(info: *mut vcpu_info) -> Option<Upcalls> {
         if info.is_null() {
             return None;
         }
-        // SAFETY: `set_vcpu_info`'s caller vouched for the pointer. Both fields are bytes that
-        // Xen, on this very CPU, and this guest alone write, one whole byte at a time.
+        // SAFETY: the caller vouches for the pointer. Both fields are bytes that Xen, on this very CPU,
+        // and this guest alone write, one whole byte at a time.
         unsafe {
-            Some((
-                AtomicU8::from_ptr(&raw mut (*info).evtchn_upcall_mask),
-                AtomicU8::from_ptr(&raw mut (*info).evtchn_upcall_pending),
-            ))
+            Some(Upcalls {
+                mask: AtomicU8::from_ptr(&raw mut (*info).evtchn_upcall_mask),
+                pending: AtomicU8::from_ptr(&raw mut (*info).evtchn_upcall_pending),
+            })
         }
+    }
+
+    /// Masks upcalls and says whether they were masked before.
+    #[inline]
+    pub fn mask(self) -> bool {
+        // A load and a store, not an exchange: an upcall in between leaves the mask as it was.
+        let was = self.mask.load(Ordering::Relaxed);
+        self.mask.store(1, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        was != 0
+    }
+
+    /// Unmasks upcalls and has those delivered that wait.
+    #[inline]
+    pub fn unmask(self, xen: &Xen) {
+        unmask(self.mask, self.pending, || xen.have_delivered());
     }
 }
 
