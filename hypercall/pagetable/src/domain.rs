@@ -9,6 +9,7 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hypercall::Pfn;
+use hypercall::mmu::Scope;
 use spin::{Mutex, Once};
 
 use crate::entry::{L2, TableLevel};
@@ -29,6 +30,8 @@ pub struct Domain<M: Machine> {
     kernel_half_stands: AtomicBool,
     /// The fingerprints of all roots that base registers refer to, added up.
     bases: AtomicU64,
+    /// How many vCPUs work with the tables.
+    vcpus: AtomicU32,
     /// How often an entry that leads to L1 tables was changed or refused, and one that leads to L2
     /// tables: what a vCPU remembers of the tables it used last holds as long as these stay.
     changes: [AtomicU32; 2],
@@ -48,6 +51,7 @@ impl<M: Machine> Domain<M> {
             boot: Once::new(),
             kernel_half_stands: AtomicBool::new(false),
             bases: AtomicU64::new(0),
+            vcpus: AtomicU32::new(0),
             changes: [const { AtomicU32::new(0) }; 2],
         }
     }
@@ -107,6 +111,22 @@ impl<M: Machine> Domain<M> {
     #[inline]
     pub(super) fn changes(&self, level: usize) -> u32 {
         self.changes[level - L2::NUMBER].load(Ordering::Acquire)
+    }
+
+    /// Another vCPU works with the tables from now on.
+    pub(super) fn count_vcpu(&self) {
+        self.vcpus.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whose translations a change of an entry makes stale: those of the only vCPU, or of all that the
+    /// domain has.
+    #[inline]
+    pub(super) fn tlb_scope(&self) -> Scope {
+        if self.vcpus.load(Ordering::Relaxed) > 1 {
+            Scope::All
+        } else {
+            Scope::Local
+        }
     }
 
     /// Base registers refer to these roots and no more to those.

@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use common::{BASE, MIB, ModelMachine, PAGE, World, Xen, small};
-use model::Kind;
-use pagetable::fuzz::{Eye, Mode, mode};
+use hypercall::{Errno, Op as Call};
+use model::{Injection, Kind};
+use pagetable::fuzz::{Eye, Mode, is_lazy, mode};
 use pagetable::{Flags, MmError, Tables};
 use proptest::prelude::*;
 
@@ -160,4 +161,46 @@ fn a_vcpu_joins_tables_that_were_taken_over() {
     let other = second(&world);
     assert_eq!(other.root(), world.tables.root());
     assert_eq!(other.fold(), world.tables.fold());
+}
+
+/// What one vCPU's lazy section has queued is sent for the other, and stays the section's: that is told
+/// what Xen refused, and it is lazy as before.
+#[test]
+fn what_is_queued_is_sent_for_the_other() {
+    for refused in [false, true] {
+        let mut world = World::small().populated();
+        let frames = world.named_frames(1);
+        world.map(BASE, &frames, Flags::DATA).unwrap();
+        let other = second(&world);
+        mode(&mut world.tables, Mode::Enter).unwrap();
+        // SAFETY: the model's memory.
+        let change = unsafe {
+            world
+                .tables
+                .protect(BASE, 1, Flags::empty(), Flags::WRITABLE)
+        };
+        // SAFETY: nobody looks before it is sent.
+        unsafe { change.unwrap().defer() };
+        let writes = |tables: &Tables<ModelMachine>| {
+            let entry = tables.ptep_get(BASE).unwrap();
+            entry.flags().contains(Flags::WRITABLE)
+        };
+        assert!(!writes(&world.tables) && writes(&other), "queued");
+        if refused {
+            let call = Injection::call(Call::UpdateVaMapping, Errno::ENOMEM);
+            world.model.inject(call);
+        }
+        world.tables.send_queued().unwrap();
+        world.model.clear_injections();
+        assert_eq!(writes(&other), refused);
+        assert_eq!(writes(&world.tables), refused);
+        assert!(is_lazy(&world.tables));
+        // Nothing is left to be sent, nor is anything lost by sending it again.
+        world.tables.send_queued().unwrap();
+        let left = mode(&mut world.tables, Mode::Leave);
+        let told = matches!(left, Err(MmError::Flush(error)) if error.error.errno == Errno::ENOMEM);
+        assert_eq!(told, refused, "{left:?}");
+        drop(other);
+        world.unmap(BASE, 1).unwrap();
+    }
 }

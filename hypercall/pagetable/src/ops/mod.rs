@@ -21,7 +21,7 @@ use core::ops::Range;
 use super::entry::{Flags, Keep, Pte};
 use super::error::MmError;
 use super::machine::{Live, Machine, Words};
-use super::tables::{TLB_SCOPE, Tables};
+use super::tables::Tables;
 
 /// Bytes in a page.
 const PAGE: u64 = 4096;
@@ -145,7 +145,8 @@ impl<M: Machine> Tables<M> {
     /// Xen's refusal.
     pub fn flush_tlb(&mut self, va: Option<u64>) -> Result<(), MmError> {
         let address = va.map(hypercall::VirtAddr::new_truncate);
-        Ok(self.mmu.flush_tlb(TLB_SCOPE, address)?)
+        let scope = self.tlb_scope();
+        Ok(self.mmu.flush_tlb(scope, address)?)
     }
 }
 

@@ -34,9 +34,6 @@ use super::state::Step;
 pub(super) use slot::slots;
 pub use slot::{Fold, Place, Slot};
 
-/// Whose translations are flushed: one vCPU runs, the others of the domain have never been started.
-pub(super) const TLB_SCOPE: Scope = Scope::Local;
-
 /// The page tables of a domain as one of its vCPUs works with them: the queue in front of them, the
 /// lazy mode of the context that runs there, and what the vCPU remembers of them.
 pub struct Tables<M: Machine> {
@@ -99,8 +96,9 @@ impl<M: Machine> Tables<M> {
     ///
     /// # Safety
     /// While one vCPU's `Tables` of a domain are used no other's are, and nothing that another can
-    /// reach is queued when it is its turn: with several, a lock is held around each use, and what was
-    /// queued is flushed before it is let go.
+    /// reach is queued when it is its turn: with several, a lock is held around each use, and what one
+    /// has queued is flushed before another's turn, as an interrupt handler's is
+    /// ([`Tables::send_queued`]).
     pub const unsafe fn new(hv: M::Hv, domain: &'static Domain<M>) -> Self {
         let ledger = Ledger {
             domain,
@@ -195,7 +193,14 @@ impl<M: Machine> Tables<M> {
             user: None,
         };
         self.domain().count_bases(self.current.fingerprint(), 0);
+        self.domain().count_vcpu();
         self.work_on(self.current);
+    }
+
+    /// Whose translations are flushed.
+    #[inline]
+    pub(super) fn tlb_scope(&self) -> Scope {
+        self.domain().tlb_scope()
     }
 
     /// Lets another vCPU of a domain whose tables were taken over begin: in the space that boot ran
@@ -294,6 +299,21 @@ impl<M: Machine> Tables<M> {
         let result = self.mmu.flush();
         self.settle();
         Ok(result?)
+    }
+
+    /// Sends what a lazy section of this vCPU has queued, on behalf of another vCPU whose turn it is;
+    /// that one may call it. What Xen refuses is kept for the section, whose next flush returns it.
+    ///
+    /// # Errors
+    /// Handlers are nested too deep on the vCPU.
+    pub fn send_queued(&mut self) -> Result<(), MmError> {
+        if self.mmu.batch().is_empty() {
+            return Ok(());
+        }
+        self.mmu.enter_irq()?;
+        let sent = self.flush();
+        self.mmu.leave_irq()?;
+        sent
     }
 
     /// Brings the record up to date after flushes that happened in between.

@@ -4,7 +4,7 @@ use hypercall::batch::{FlushError, Update};
 use hypercall::mmu::Level;
 use hypercall::{Pfn, VirtAddr};
 
-use super::{Fold, Place, TLB_SCOPE, Tables};
+use super::{Fold, Place, Tables};
 use crate::entry::{
     Entry, Flags, L1, L2, L3, L4, L5, P4d, Pgd, Pmd, Pte, Pud, TableLevel, UpperLevel,
 };
@@ -85,8 +85,9 @@ impl<M: Machine> Tables<M> {
         }
         // What is cached of another space is forgotten before the processor comes to it.
         if old.is_present() && current {
+            let scope = self.tlb_scope();
             // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
-            let result = unsafe { self.mmu.set_and_flush(update, TLB_SCOPE, page) };
+            let result = unsafe { self.mmu.set_and_flush(update, scope, page) };
             self.settle_if_refused(result)
         } else {
             // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
@@ -273,11 +274,12 @@ impl<M: Machine> Tables<M> {
             .va(page)
             .tag(tag);
         if !matches!(step, Step::Seal(_)) {
+            let scope = self.tlb_scope();
             // A translation cached as read-only would make the next owner's first write fault, one
             // cached as writable let code be written.
             // SAFETY: rights grow for a frame that nothing refers to, or shrink for one that is
             // not to be written any more.
-            let result = unsafe { self.mmu.set_and_flush(update, TLB_SCOPE, page) };
+            let result = unsafe { self.mmu.set_and_flush(update, scope, page) };
             self.settle_if_refused(result)
         } else {
             // Xen itself flushes what is cached of a frame that becomes a table.
