@@ -61,8 +61,31 @@ pub(crate) fn since_start() -> u64 {
     now.saturating_sub(STARTED.load(Ordering::Relaxed))
 }
 
-/// Xen's system time.
+/// The latest time that any vCPU was told: processors' counters need not agree, and what one vCPU has
+/// seen another does not see before it.
+static LATEST: AtomicU64 = AtomicU64::new(0);
+
+/// Xen's system time. It never goes back, on whichever vCPU it is read.
 fn system_time(vcpu: NonNull<vcpu_info>) -> u64 {
+    let now = told(vcpu);
+    LATEST.fetch_max(now, Ordering::Relaxed).max(now)
+}
+
+/// Ticks of the counter between two readings. The first may lie beyond the end of 64 bits, where Xen
+/// has moved the counter of a processor back; one that is ahead of the second counts as that.
+const fn ticks(first: u64, second: u64) -> u64 {
+    let ticks = second.wrapping_sub(first);
+    if ticks.cast_signed() < 0 { 0 } else { ticks }
+}
+
+const _: () = {
+    assert!(ticks(7, 9) == 2);
+    assert!(ticks(9, 7) == 0);
+    assert!(ticks(u64::MAX - 4, 5) == 10);
+};
+
+/// Xen's system time as this vCPU is told.
+fn told(vcpu: NonNull<vcpu_info>) -> u64 {
     // SAFETY: the page stays mapped; only the address of a field is formed.
     let time = unsafe { &raw const (*vcpu.as_ptr()).time };
     // SAFETY: an aligned u32 that Xen writes while this vCPU is not running, or bumps around its
@@ -76,7 +99,7 @@ fn system_time(vcpu: NonNull<vcpu_info>) -> u64 {
         let tsc = tsc();
         fence(Ordering::Acquire);
         if before & 1 == 0 && version.load(Ordering::Relaxed) == before {
-            let delta = tsc.saturating_sub(snapshot.tsc_timestamp);
+            let delta = ticks(snapshot.tsc_timestamp, tsc);
             let shifted = match snapshot.tsc_shift {
                 shift @ 0.. => delta.wrapping_shl(shift.unsigned_abs().into()),
                 shift => delta.wrapping_shr(shift.unsigned_abs().into()),
