@@ -11,7 +11,7 @@ use crate::mm::levels::Levels;
 use crate::monitor::{Leave, Monitor};
 use crate::selection::Selection;
 use crate::start_info::ConsoleInfo;
-use crate::{mm, power, verdict};
+use crate::{cpu, mm, power, verdict};
 
 /// What is left to do, and what the boot came to.
 pub(crate) struct Booted<'a> {
@@ -52,6 +52,7 @@ pub(crate) fn run(booted: &Booted<'_>) -> ! {
     let facts = fmt::from_fn(|f| {
         write!(f, "via=\"{}\" pages={}", booted.via, counts.total)?;
         write!(f, " mapped={} free={}", counts.mapped, counts.free)?;
+        write!(f, " cpus={}", cpu::running())?;
         write!(f, " levels={}", Levels::current().fold.top())?;
         f.write_str(&booted.facts)?;
         monitor

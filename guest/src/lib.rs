@@ -36,6 +36,8 @@ pub mod console;
 #[cfg(target_os = "none")]
 mod control;
 #[cfg(target_os = "none")]
+mod cpu;
+#[cfg(target_os = "none")]
 pub mod entry;
 #[cfg(target_os = "none")]
 mod event;
@@ -62,6 +64,8 @@ mod refused;
 pub mod selection;
 #[cfg(target_os = "none")]
 mod shared;
+#[cfg(target_os = "none")]
+mod smp;
 pub mod start_info;
 pub mod subarch;
 #[cfg(target_os = "none")]

@@ -7,7 +7,10 @@
 //! interrupted. Guards are dropped in the order opposite to that in which they were made, as scopes
 //! do; the first that was taken, dropped last, unmasks.
 //!
-//! The `spin` crate does the spinning, and `lock_api` the guards.
+//! A vCPU that waits for another's lock looks a while and then gives its processor back to Xen, as the
+//! holder may be waiting for just that.
+//!
+//! The `spin` crate does the locking, and `lock_api` the guards.
 
 use core::panic::Location;
 use core::ptr;
@@ -20,6 +23,9 @@ pub type Lock<T> = lock_api::Mutex<RawLock, T>;
 
 /// Set in the holder's word if upcalls were masked before.
 const MASKED: usize = 1;
+
+/// How often a lock is looked at before its holder is given the processor.
+const SPINS: u32 = 256;
 
 /// The lock without a value, for those that bring their own.
 pub struct RawLock {
@@ -75,8 +81,26 @@ impl RawLock {
             panic!("the lock that is taken at {place} is held by the same vCPU, since {since}");
         }
         // By the trait: the guard of the type itself would unlock it again.
-        RawMutex::lock(&self.spin);
+        while !RawMutex::try_lock(&self.spin) {
+            for _ in 0..SPINS {
+                if !self.spin.is_locked() {
+                    break;
+                }
+                core::hint::spin_loop();
+            }
+            if self.spin.is_locked() {
+                give_way();
+            }
+        }
     }
+}
+
+/// Takes a lock, waiting for other vCPUs, unless it is this vCPU that holds it.
+#[track_caller]
+pub fn lock_unless_held<T>(lock: &Lock<T>) -> Option<lock_api::MutexGuard<'_, RawLock, T>> {
+    // SAFETY: it is looked at, and neither locked nor unlocked.
+    let held = unsafe { lock.raw() }.holder.load(Ordering::Relaxed) & !MASKED == me();
+    (!held).then(|| lock.lock())
 }
 
 impl Default for RawLock {
@@ -135,12 +159,19 @@ unsafe impl RawMutex for RawLock {
 mod here {
     use hypercall::Hypervisor;
 
+    use crate::cpu;
     use crate::xen::HV;
 
-    /// The vCPU that this runs on: there is one.
+    /// The vCPU that this runs on.
     #[inline]
     pub(super) fn me() -> usize {
-        2
+        (cpu::here().number() as usize + 1) << 1
+    }
+
+    /// Lets the vCPU run that holds a lock: it may wait for this one's processor.
+    pub(super) fn give_way() {
+        // Refused, it is asked again soon.
+        let _ = hypercall::sched::r#yield(&HV);
     }
 
     #[inline]
@@ -165,6 +196,10 @@ mod here {
         HERE.with(|here| std::ptr::from_ref(here).addr())
     }
 
+    pub(super) fn give_way() {
+        std::thread::yield_now();
+    }
+
     pub(super) fn mask_upcalls() -> bool {
         true
     }
@@ -172,7 +207,7 @@ mod here {
     pub(super) fn restore_upcalls(_: bool) {}
 }
 
-use here::{mask_upcalls, me, restore_upcalls};
+use here::{give_way, mask_upcalls, me, restore_upcalls};
 
 #[cfg(test)]
 mod tests {
@@ -203,7 +238,9 @@ mod tests {
         let lock = Lock::new(());
         let held = lock.lock();
         assert!(lock.try_lock().is_none());
+        assert!(lock_unless_held(&lock).is_none());
         drop(held);
+        assert!(lock_unless_held(&lock).is_some());
         assert!(lock.try_lock().is_some());
         assert!(lock.try_lock().is_some());
     }

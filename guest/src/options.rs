@@ -49,7 +49,7 @@ pub const WORDS: &[Word] = &[
         name: "provoke",
         form: "provoke=KIND",
         help: "fail on purpose: panic, pagefault, doublefault, stackoverflow, relock, reprint, \
-               reboot, hang",
+               reboot, hang, vcpupanic",
     },
     Word {
         name: "monitor",
@@ -113,10 +113,12 @@ pub enum Provoke {
     Reboot,
     /// Never end.
     Hang,
+    /// `panic!` on the last vCPU, with all of them at work.
+    VcpuPanic,
 }
 
 impl Provoke {
-    const ALL: [(&'static str, Provoke); 9] = [
+    const ALL: [(&'static str, Provoke); 10] = [
         ("panic", Provoke::Panic),
         ("pagefault", Provoke::PageFault),
         ("heldfault", Provoke::HeldFault),
@@ -126,6 +128,7 @@ impl Provoke {
         ("reprint", Provoke::Reprint),
         ("reboot", Provoke::Reboot),
         ("hang", Provoke::Hang),
+        ("vcpupanic", Provoke::VcpuPanic),
     ];
 }
 

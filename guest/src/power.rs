@@ -1,9 +1,13 @@
 //! The end of the domain: SCHEDOP_shutdown, with everything printed first.
 
-use hypercall::sched::Shutdown;
+use core::sync::atomic::{AtomicU32, Ordering};
 
-use crate::console;
+use hypercall::abi::vcpu::RUNSTATE_running;
+use hypercall::sched::Shutdown;
+use hypercall::vcpu;
+
 use crate::xen::HV;
+use crate::{console, cpu};
 
 /// Powers the domain off.
 pub fn off() -> ! {
@@ -18,6 +22,32 @@ pub fn reboot() -> ! {
 /// Tells Xen that the kernel failed.
 pub fn crash() -> ! {
     shutdown(Shutdown::Crash)
+}
+
+/// Stops every other vCPU, wherever it is; it does not run again.
+///
+/// One vCPU does so: what another holds is never let go from here on. Whoever comes second waits to be
+/// stopped.
+pub(crate) fn stop_others() {
+    static FIRST: AtomicU32 = AtomicU32::new(u32::MAX);
+    let (here, running) = (cpu::here().number(), cpu::running());
+    let first = FIRST.compare_exchange(u32::MAX, here, Ordering::AcqRel, Ordering::Acquire);
+    while first.is_err_and(|first| first != here) {
+        core::hint::spin_loop();
+    }
+    for number in (0..running).filter(|number| *number != here) {
+        // Nothing can be done about a refusal but to go on.
+        let stopped = vcpu::down(&HV, number).and_then(|()| {
+            // It is told to stop, and may still run for a moment.
+            while vcpu::runstate(&HV, number)?.state == RUNSTATE_running {
+                core::hint::spin_loop();
+            }
+            Ok(())
+        });
+        if stopped.is_err() {
+            console::print_panicking("a vCPU cannot be stopped\n");
+        }
+    }
 }
 
 fn shutdown(reason: Shutdown) -> ! {

@@ -10,15 +10,23 @@ use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 use hypercall::Mfn;
 use hypercall::abi::shared_info::{shared_info, vcpu_info};
 
+use crate::cpu;
+
 static PAGE: AtomicPtr<shared_info> = AtomicPtr::new(core::ptr::null_mut());
 
-/// Says where the page is mapped.
+/// Says where the page is mapped, which has the boot vCPU's `vcpu_info`; the others have theirs
+/// elsewhere.
 ///
 /// # Safety
 /// `page` must be the domain's `shared_info`, or one that stands in for it, mapped writable and
-/// never unmapped.
+/// never unmapped. The boot vCPU calls.
 pub(crate) unsafe fn publish(page: NonNull<shared_info>) {
     PAGE.store(page.as_ptr(), Ordering::Release);
+    // SAFETY: only the address of a field is formed, in a page that stays mapped.
+    unsafe {
+        let vcpu = NonNull::new_unchecked(&raw mut (*page.as_ptr()).vcpu_info[0]);
+        cpu::here().set_vcpu(vcpu);
+    }
 }
 
 /// The page.
@@ -81,11 +89,9 @@ pub(crate) fn p2m() -> Option<P2m> {
     }
 }
 
-/// The boot vCPU's part of the page.
+/// The `vcpu_info` of the vCPU that this runs on.
 pub(crate) fn vcpu() -> Option<NonNull<vcpu_info>> {
-    let page = page()?;
-    // SAFETY: `publish` was given the mapped page; only the address of a field is formed.
-    NonNull::new(unsafe { &raw mut (*page.as_ptr()).vcpu_info[0] })
+    cpu::here().vcpu()
 }
 
 /// The address that the last page fault was about: PV has no CR2 of its own.
@@ -118,7 +124,7 @@ pub(crate) fn ports() -> Option<Ports> {
     }
 }
 
-/// Of the boot vCPU: whether upcalls wait, and which words have something for it.
+/// Of the vCPU that this runs on: whether upcalls wait, and which words have something for it.
 pub(crate) fn upcall() -> Option<(&'static AtomicU8, &'static AtomicU64)> {
     let vcpu = vcpu()?.as_ptr();
     // SAFETY: the page stays mapped; the byte and the aligned word are written whole by Xen and

@@ -5,11 +5,12 @@
 //! rest goes to the Xen that it has underneath, if there is one. Which it is costs a PV hypercall two
 //! instructions.
 
+use hypercall::call::Upcalls;
 use hypercall::instead::{Devices, PageTables};
 use hypercall::{Errno, Hypervisor, Op, Xen};
 use spin::Once;
 
-use crate::subarch;
+use crate::{cpu, subarch};
 
 /// The hypervisor, or what stands in for it, by the way of running.
 #[derive(Clone, Copy, Debug)]
@@ -83,16 +84,20 @@ impl Hypervisor for Hv {
     #[inline]
     fn mask_upcalls(&self) -> bool {
         // Only PV says where `vcpu_info` is: its one look at that tells the others apart as well.
-        match PV.try_mask_upcalls() {
-            Some(was) => was,
+        match upcalls() {
+            Some(upcalls) => upcalls.mask(),
             None => mask_without_pv(),
         }
     }
 
     #[inline]
     fn restore_upcalls(&self, was: bool) {
-        if !was && PV.try_unmask_upcalls().is_none() {
-            unmask_without_pv();
+        if was {
+            return;
+        }
+        match upcalls() {
+            Some(upcalls) => upcalls.unmask(&PV),
+            None => unmask_without_pv(),
         }
     }
 
@@ -111,6 +116,13 @@ impl Hypervisor for Hv {
         }
         back_end().and_then(BackEnd::devices)
     }
+}
+
+/// The upcall mask of this vCPU, where that is in memory.
+#[inline]
+fn upcalls() -> Option<Upcalls> {
+    // SAFETY: the area of the vCPU that this runs on has its `vcpu_info`, mapped for good, or null.
+    unsafe { Upcalls::at(cpu::masks()) }
 }
 
 /// Masks upcalls where they are interrupts. Before anybody is told of it is too early for any.

@@ -1,7 +1,7 @@
 //! Boots on a machine or as a domain that is not the usual one, and what is asked of it beside what
 //! its console says.
 
-use super::smoke::{CRASH, Expect, FAIL, PASS, Smoke, ends};
+use super::smoke::{CRASH, Expect, FAIL, PASS, PV, Smoke, ends};
 use crate::console::verdict::{Kind, Shutdown};
 use crate::stack::{Act, Does, Dump, Job, Via};
 
@@ -9,6 +9,8 @@ use crate::stack::{Act, Does, Dump, Job, Via};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Odd {
     pub(super) smoke: Smoke,
+    /// See [`Job::vcpus`].
+    vcpus: Option<u32>,
     /// See [`Job::cpu`].
     cpu: &'static [&'static str],
     /// See [`Job::config`].
@@ -26,6 +28,7 @@ impl Odd {
     pub(super) fn apply(&self, job: Job) -> Job {
         let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
         Job {
+            vcpus: self.vcpus,
             cpu: owned(self.cpu),
             config: owned(self.config),
             dump: self.dump,
@@ -49,6 +52,7 @@ impl Odd {
 /// What most of them are.
 const USUAL: Odd = Odd {
     smoke: odd("", &[], "", PASS, &[]),
+    vcpus: None,
     cpu: &[],
     config: &[],
     dump: None,
@@ -132,6 +136,59 @@ macro_rules! acknowledged {
 
 /// Tests of such boots.
 pub(super) const ODD: &[Odd] = &[
+    Odd {
+        smoke: odd(
+            "self-tests pass on four vCPUs",
+            PV,
+            "selftest",
+            PASS,
+            &[
+                "smp: 4 vCPUs run",
+                "selftest smp.raced ................................ pass",
+                " cpus=4 ",
+                " failed=0 ",
+            ],
+        ),
+        vcpus: Some(4),
+        ..USUAL
+    },
+    Odd {
+        smoke: odd(
+            "vCPUs that are offline are left alone",
+            &[Via::Xl],
+            "",
+            PASS,
+            &[
+                "vCPU 2 and those behind it are offline, by xenstore",
+                " cpus=2 ",
+            ],
+        ),
+        vcpus: Some(2),
+        config: &["maxvcpus=4"],
+        ..USUAL
+    },
+    Odd {
+        smoke: odd(
+            "a panic on another vCPU stops all",
+            PV,
+            "provoke=vcpupanic",
+            CRASH,
+            &["on vCPU 3 of 4; the others are stopped", "guest::smp::run"],
+        ),
+        vcpus: Some(4),
+        ..USUAL
+    },
+    Odd {
+        smoke: odd(
+            "the fuzzer passes beside other vCPUs",
+            &[Via::Dom0, Via::Xl],
+            "fuzz=7:5000",
+            PASS,
+            &["no divergence", " cpus=2 "],
+        ),
+        vcpus: Some(2),
+        ..USUAL
+    },
     Odd {
         smoke: odd(
             "a processor without NX is refused",

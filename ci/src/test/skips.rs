@@ -54,6 +54,10 @@ const ALLOWED: &[Allowed] = &[
             "refuse.pins",
             "refuse.raw_writable_table",
             "refuse.reserved_slot",
+            "smp.everywhere",
+            "smp.raced",
+            "smp.seen_by_all",
+            "smp.time",
         ],
         vias: NATIVE,
         up_to_mib: None,
@@ -66,6 +70,14 @@ const ALLOWED: &[Allowed] = &[
         up_to_mib: None,
         reason: "dom0 may set cache attributes",
         always: true,
+    },
+    Allowed {
+        // A boot with several says by itself that they pass.
+        tests: &["smp.everywhere", "smp.raced", "smp.seen_by_all", "smp.time"],
+        vias: PV,
+        up_to_mib: None,
+        reason: "one vCPU runs",
+        always: false,
     },
     Allowed {
         // Their frames are more than half of the memory.

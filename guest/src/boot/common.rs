@@ -13,7 +13,7 @@ use crate::init::{self, initcall};
 use crate::mm::MmError;
 use crate::mm::levels::Levels;
 use crate::mm::takeover::Report;
-use crate::options::{self, DirectMap, Options};
+use crate::options::{self, DirectMap, Options, Provoke};
 use crate::refused::Refused;
 use crate::start_info::ConsoleInfo;
 use crate::subarch::{self, Subarch};
@@ -143,11 +143,16 @@ fn run(entered: &Entered<'_>, options: &Options<'_>) -> ! {
     for capability in capability::lacking() {
         log::info!(target: "boot", "{}", capability.because());
     }
-    if let Some(kind) = options.provoke {
+    // What needs all vCPUs waits for them.
+    let late = |kind: &Provoke| *kind == Provoke::VcpuPanic;
+    if let Some(kind) = options.provoke.filter(|kind| !late(kind)) {
         super::provoke::provoke(kind);
     }
     make(Level::Core, options);
     make(Level::Service, options);
+    if let Some(kind) = options.provoke.filter(late) {
+        super::provoke::provoke(kind);
+    }
     init::tell();
     let asked = Asked {
         options,

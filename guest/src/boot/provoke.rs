@@ -6,7 +6,7 @@ use marks::init;
 
 use crate::options::Provoke;
 use crate::trap::report::FAIL_IN_REPORT;
-use crate::{mm, power, println, verdict, xen::HV};
+use crate::{cpu, mm, power, println, smp, verdict, xen::HV};
 
 /// An address in the user half that nothing maps.
 const NOWHERE: u64 = 0x5ead_beef_0000;
@@ -36,6 +36,15 @@ pub(crate) fn provoke(kind: Provoke) {
             // A refused yield is a busier hang.
             let _ = hypercall::sched::r#yield(&HV);
         },
+        Provoke::VcpuPanic => {
+            let last = cpu::running() - 1;
+            smp::on_all(&|number| {
+                assert_ne!(number, last, "provoked by the command line");
+                loop {
+                    core::hint::spin_loop();
+                }
+            });
+        }
     }
 }
 

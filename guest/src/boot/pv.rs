@@ -2,9 +2,9 @@
 
 use core::ptr::NonNull;
 
+use hypercall::Mfn;
 use hypercall::abi::start_info::start_info;
 use hypercall::event::Port;
-use hypercall::{Mfn, Xen};
 use linker::{Image, VIRT_BASE};
 use marks::init;
 use pagetable::pv::FrameLists;
@@ -25,7 +25,7 @@ use crate::start_info::{
 };
 use crate::subarch::Subarch;
 use crate::xen::HV;
-use crate::{power, println, probe, shared, trap, verdict, xenstore};
+use crate::{cpu, power, println, probe, shared, trap, verdict, xenstore};
 
 const PAGE: u64 = 4096;
 
@@ -34,6 +34,7 @@ const PAGE: u64 = 4096;
 /// `address` is that of `start_info`, `stack` the top of the stack that Xen provided.
 #[init]
 pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
+    cpu::begin();
     common::entered();
     // An exception before the console is open is still better reported than fatal.
     let traps = trap::install(&HV);
@@ -218,10 +219,7 @@ fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<Report, MmErro
         early.direct_map()
     })?;
     tell_tools(info)?;
-    if let Some(vcpu) = shared::vcpu() {
-        // SAFETY: this vCPU's part of the page that was mapped for good.
-        unsafe { Xen::set_vcpu_info(vcpu.as_ptr()) };
-    }
+    cpu::here().mask_there();
     Ok(report)
 }
 

@@ -39,7 +39,7 @@ use crate::pc::{clock, descriptors, devices, interrupts, timer};
 use crate::start_info::ConsoleInfo;
 use crate::subarch::{self, Subarch};
 use crate::xen::{self, HV};
-use crate::{power, println, time, trap, verdict, xenstore};
+use crate::{cpu, power, println, time, trap, verdict, xenstore};
 
 const PAGE: u64 = 4096;
 /// Frames that the entry maps.
@@ -57,6 +57,7 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
     };
     // SAFETY: it is what CPUID says, and nothing was asked or written yet.
     unsafe { subarch::set(subarch) };
+    cpu::begin();
     xen::tell(match subarch {
         Subarch::Bare => &OnMetal,
         _ => &OnXen,

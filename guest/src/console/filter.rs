@@ -24,6 +24,7 @@ const KNOWN: &[&str] = &[
     "mm",
     "mmu",
     "pc",
+    "smp",
     "xenstore",
 ];
 

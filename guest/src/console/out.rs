@@ -15,7 +15,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 use super::filter::Filter;
 use super::ring::{self, CorruptIndex};
 use super::stream::{Patience, Stream, Wire};
-use crate::lock::Lock;
+use crate::lock::{Lock, lock_unless_held};
 use crate::start_info::ConsoleInfo;
 use crate::time::{self, tsc};
 use crate::xen::HV;
@@ -244,8 +244,7 @@ struct Logger;
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // A report runs wherever the lock may be held; it shows everything.
-        FILTER
-            .try_lock()
+        lock_unless_held(&FILTER)
             .is_none_or(|f| metadata.level() <= f.level_for(module(metadata.target())))
     }
 

@@ -66,10 +66,15 @@ extern "C" fn handle() {
     super::upcall();
 }
 
+/// Where the stub is.
+pub(crate) fn entry() -> VirtAddr {
+    VirtAddr::from_ptr(&raw const event_entry)
+}
+
 /// Gives Xen the stub.
 #[init]
 fn install(_: &Options<'_>) -> Result<(), Refused> {
-    let address = VirtAddr::from_ptr(&raw const event_entry);
+    let address = entry();
     // SAFETY: the stub is written for the frame of an upcall, saves what it changes, keeps the
     // stack aligned and returns by the iret hypercall; the image is never unmapped.
     Ok(unsafe { register_callback(&HV, Callback::Event, address, true) }?)

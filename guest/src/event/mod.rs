@@ -28,6 +28,8 @@
 mod entry;
 mod vector;
 
+pub(crate) use self::entry::entry;
+
 extern crate alloc;
 
 use alloc::vec::Vec;
@@ -45,7 +47,7 @@ use crate::mm::Current;
 use crate::options::Options;
 use crate::refused::Refused;
 use crate::xen::{self, HV};
-use crate::{shared, time};
+use crate::{cpu, shared, time};
 
 /// The vector by which upcalls come where they are interrupts: behind the exceptions' 32 and the 16 of
 /// the lines that a machine's controllers have.
@@ -85,8 +87,6 @@ struct Entry {
 
 /// The handlers.
 struct Table {
-    /// Upcalls so far.
-    upcalls: u64,
     /// By port.
     entries: Vec<Option<Entry>>,
 }
@@ -130,7 +130,6 @@ impl Table {
 }
 
 static TABLE: Lock<Table> = Lock::new(Table {
-    upcalls: 0,
     entries: Vec::new(),
 });
 
@@ -288,7 +287,7 @@ fn upcall() {
     let _ = Current.with(|mmu| mmu.enter_irq());
     let now = time::monotonic().unwrap_or(u64::MAX);
     reopen(|held| now.saturating_sub(held) >= HOLD);
-    TABLE.lock().upcalls += 1;
+    cpu::here().upcalls.fetch_add(1, Ordering::Relaxed);
     loop {
         pending.store(0, Ordering::SeqCst);
         // What is raised from here on sets its word's bit again.
@@ -326,7 +325,8 @@ fn serve(ports: &shared::Ports, word: usize) {
 /// handler is masked as well: nobody waits for it.
 fn admit(port: Port) -> Option<&'static dyn Handler> {
     let mut table = TABLE.lock();
-    let upcall = table.upcalls;
+    // A port is raised on one vCPU, whose upcalls are counted.
+    let upcall = cpu::here().upcalls.load(Ordering::Relaxed);
     let Some(entry) = table.entry(port) else {
         mask(port);
         return None;

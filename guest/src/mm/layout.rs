@@ -5,6 +5,7 @@
 //! ffff8880_00000000  direct map of all memory, 4 KiB pages, never executable
 //! ffffc000_00000000  p2m list, where INIT_P2M asked Xen to put it; read-only
 //! ffffc900_00000000  mappings made by the kernel at run time
+//! ffffc9bf_00000000  stacks of all vCPUs but the first
 //! ffffc9c0_00000000  kernel heap
 //! ffffffff_80000000  the image
 //! ffffffff_c0000000  fixmap
@@ -54,7 +55,9 @@ regions! {
     /// The p2m list (INIT_P2M).
     P2M = 0xffff_c000_0000_0000, TIB / 2, "p2m", "mfn of each pfn, read-only, written by Xen's tools";
     /// Mappings made at run time.
-    DYNAMIC = 0xffff_c900_0000_0000, 3 * TIB / 4, "dynamic", "mappings made at run time";
+    DYNAMIC = 0xffff_c900_0000_0000, 3 * TIB / 4 - 4 * GIB, "dynamic", "mappings made at run time";
+    /// Stacks.
+    STACKS = 0xffff_c9bf_0000_0000, 4 * GIB, "stacks", "stacks of all vCPUs but the first";
     /// The kernel heap.
     HEAP = 0xffff_c9c0_0000_0000, TIB / 4, "heap", "the kernel heap, grown page by page";
     /// The image, as linked.
@@ -164,7 +167,7 @@ impl Layout for Regions {
     const P2M: Range<u64> = P2M;
     const IMAGE: Range<u64> = IMAGE;
     const FIXMAP: Range<u64> = FIXMAP;
-    const RUNTIME: &'static [Range<u64>] = &[DYNAMIC, HEAP];
+    const RUNTIME: &'static [Range<u64>] = &[DYNAMIC, STACKS, HEAP];
 
     fn name_of(address: u64) -> Option<&'static str> {
         region_of(address).map(|region| region.name)

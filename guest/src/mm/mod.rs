@@ -17,7 +17,7 @@ pub mod running;
 #[cfg(target_os = "none")]
 pub use kernel::{Current, lazy, pause, try_with, with};
 #[cfg(target_os = "none")]
-pub(crate) use kernel::{set_machine, steal};
+pub(crate) use kernel::{Room, join, make_room, set_machine, steal};
 pub use pagetable::{
     Change, Flags, MmError, Pte, Tables, Value, audit, cost, entry, error, frames, fresh, fuzz,
     machine, spaces, state, tables, takeover, walk,

@@ -8,6 +8,7 @@
 
 use core::arch::global_asm;
 
+use hypercall::abi::arch::trap_info;
 use hypercall::abi::xen::__HYPERVISOR_iret;
 use hypercall::trap::{END, gate};
 use hypercall::{Hypervisor, VirtAddr, XenError};
@@ -104,20 +105,25 @@ pub(crate) unsafe fn install_stub<H: Hypervisor>(
     unsafe { hypercall::trap::set_trap_table(hv, &table) }
 }
 
+/// The gates of all exceptions.
+pub(crate) fn gates() -> [trap_info; VECTORS] {
+    core::array::from_fn(|vector| {
+        let dpl = if matches!(vector, BREAKPOINT | OVERFLOW) {
+            DPL_KERNEL
+        } else {
+            0
+        };
+        gate(vector as u8, stub(vector), dpl, true)
+    })
+}
+
 /// Gives Xen the whole trap table.
 ///
 /// # Errors
 /// Xen's refusal.
 pub fn install<H: Hypervisor>(hv: &H) -> Result<(), XenError> {
     let mut table = [END; VECTORS + 1];
-    for (vector, entry) in table.iter_mut().take(VECTORS).enumerate() {
-        let dpl = if matches!(vector, BREAKPOINT | OVERFLOW) {
-            DPL_KERNEL
-        } else {
-            0
-        };
-        *entry = gate(vector as u8, stub(vector), dpl, true);
-    }
+    table[..VECTORS].copy_from_slice(&gates());
     // SAFETY: every address is a stub of this image that saves all registers, keeps the stack
     // aligned and returns by the iret hypercall; the image is never unmapped.
     unsafe { hypercall::trap::set_trap_table(hv, &table) }

@@ -17,9 +17,11 @@ pub mod report;
 mod saved;
 
 #[cfg(target_os = "none")]
+use crate::lock::{Lock, lock_unless_held};
+#[cfg(target_os = "none")]
 pub use entry::install;
 #[cfg(target_os = "none")]
-pub(crate) use entry::{install_breakpoint, install_stub};
+pub(crate) use entry::{gates, install_breakpoint, install_stub};
 #[cfg(target_os = "none")]
 pub(crate) use native::install as install_native;
 
@@ -37,7 +39,7 @@ fn fault_address() -> Option<u64> {
 pub(crate) type Observer = fn(&crate::frame::Frame) -> bool;
 
 #[cfg(target_os = "none")]
-static OBSERVER: crate::lock::Lock<Option<Observer>> = crate::lock::Lock::new(None);
+static OBSERVER: Lock<Option<Observer>> = Lock::new(None);
 
 /// Has traps seen by `observer`, or by nobody.
 #[cfg(target_os = "none")]
@@ -48,7 +50,7 @@ pub(crate) fn observe(observer: Option<Observer>) {
 #[cfg(target_os = "none")]
 fn dispatch(frame: &mut crate::frame::Frame) {
     // Not `lock`: a trap while it is changed is a mistake to be reported, not to hang in.
-    let observer = OBSERVER.try_lock().and_then(|observer| *observer);
+    let observer = lock_unless_held(&OBSERVER).and_then(|observer| *observer);
     if observer.is_some_and(|observe| observe(frame)) || crate::probe::resume(frame) {
         return;
     }

@@ -8,7 +8,7 @@ use hypercall::Hypervisor;
 use super::backtrace::Backtrace;
 use crate::frame::{Frame, PageFaultCode};
 use crate::xen::HV;
-use crate::{console, mm, power, println, verdict};
+use crate::{console, cpu, mm, power, println, verdict};
 
 const PAGE_FAULT: u64 = 14;
 
@@ -21,6 +21,7 @@ pub static FAIL_IN_REPORT: AtomicBool = AtomicBool::new(false);
 /// Enters a report, or ends the domain if one is under way. No event is taken from here on.
 fn enter(what: &str) {
     HV.mask_upcalls();
+    power::stop_others();
     match DEPTH.fetch_add(1, Ordering::Relaxed) {
         // SAFETY: the report never returns to whoever holds the console.
         0 => unsafe { console::steal() },
@@ -41,6 +42,14 @@ fn enter(what: &str) {
     }
 }
 
+/// Says which vCPU it is, where there are several.
+fn print_vcpu() {
+    let (here, running) = (cpu::here().number(), cpu::running());
+    if running > 1 {
+        println!("on vCPU {here} of {running}; the others are stopped");
+    }
+}
+
 /// Reports an exception that nobody handled and ends the domain.
 pub fn unexpected(frame: &Frame) -> ! {
     let exception = frame.exception();
@@ -49,6 +58,7 @@ pub fn unexpected(frame: &Frame) -> ! {
         "\nunexpected exception {} ({}), vector {}, error code {:#x}",
         exception.mnemonic, exception.name, frame.vector, frame.error
     );
+    print_vcpu();
     println!("{frame}");
     if frame.vector == PAGE_FAULT {
         match super::fault_address() {
@@ -87,6 +97,7 @@ pub fn unexpected(frame: &Frame) -> ! {
 pub fn panic(info: &PanicInfo<'_>) -> ! {
     enter("panic");
     println!("\n{info}");
+    print_vcpu();
     let (rsp, rflags): (u64, u64);
     // SAFETY: reads two registers.
     unsafe { core::arch::asm!("mov {}, rsp", "pushfq", "pop {}", out(reg) rsp, out(reg) rflags) };

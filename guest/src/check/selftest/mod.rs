@@ -32,6 +32,7 @@ mod pages;
 mod pile;
 mod runner;
 mod single;
+mod smp;
 mod spaces;
 mod xen_checks;
 

@@ -1,0 +1,133 @@
+//! Which vCPU this is: an area for each, where its GS base leads.
+//!
+//! The kernel has no per-CPU variables but those in the [`Area`]: its number, and where its `vcpu_info`
+//! is. The boot vCPU's is a static; others are made as they are started, for good. GS is the kernel's
+//! own from [`begin`] on, under PV the base that Xen calls the kernel's (`SEGBASE_GS_KERNEL`,
+//! `arch-x86/xen-x86_64.h`).
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use hypercall::abi::shared_info::vcpu_info;
+use hypercall::descriptor::{SegmentBase, set_segment_base};
+
+use crate::subarch;
+
+/// What a vCPU has of its own. The first fields are reached through GS by their offsets.
+#[repr(C)]
+pub(crate) struct Area {
+    /// Where it lies itself, at 0.
+    this: AtomicPtr<Area>,
+    /// Its `vcpu_info` where that says whether upcalls are masked, at 8; null before it is mapped, and
+    /// where interrupts are masked by the processor.
+    masks: AtomicPtr<vcpu_info>,
+    /// Its `vcpu_info`, or what stands in for it; null before it is mapped.
+    vcpu: AtomicPtr<vcpu_info>,
+    number: u32,
+    /// Upcalls so far.
+    pub(crate) upcalls: AtomicU64,
+}
+
+/// The boot vCPU's.
+static BOOT: Area = Area::new(0);
+
+/// How many vCPUs run.
+static RUNNING: AtomicU32 = AtomicU32::new(1);
+
+impl Area {
+    /// That of a vCPU which does not run yet.
+    pub(crate) const fn new(number: u32) -> Area {
+        Area {
+            this: AtomicPtr::new(core::ptr::null_mut()),
+            masks: AtomicPtr::new(core::ptr::null_mut()),
+            vcpu: AtomicPtr::new(core::ptr::null_mut()),
+            number,
+            upcalls: AtomicU64::new(0),
+        }
+    }
+
+    /// The value of the GS base by which this area is found.
+    pub(crate) fn base(&'static self) -> u64 {
+        let this = core::ptr::from_ref(self).cast_mut();
+        self.this.store(this, Ordering::Relaxed);
+        this.expose_provenance() as u64
+    }
+
+    /// Says where the vCPU's `vcpu_info` is, or what stands in for it.
+    ///
+    /// # Safety
+    /// It is mapped writable for good.
+    pub(crate) unsafe fn set_vcpu(&self, vcpu: NonNull<vcpu_info>) {
+        self.vcpu.store(vcpu.as_ptr(), Ordering::Release);
+    }
+
+    /// From now on upcalls are masked there.
+    pub(crate) fn mask_there(&self) {
+        let vcpu = self.vcpu.load(Ordering::Acquire);
+        self.masks.store(vcpu, Ordering::Release);
+    }
+
+    /// Its `vcpu_info`, or what stands in for it.
+    pub(crate) fn vcpu(&self) -> Option<NonNull<vcpu_info>> {
+        NonNull::new(self.vcpu.load(Ordering::Acquire))
+    }
+
+    /// The number that Xen knows the vCPU by; the boot vCPU's is 0.
+    #[inline]
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+}
+
+/// Lets the boot vCPU know itself. Locks need it.
+pub(crate) fn begin() {
+    let base = BOOT.base();
+    if subarch::is_pv() {
+        // SAFETY: this is the kernel of a PV guest, as the way of running says.
+        let xen = unsafe { hypercall::Xen::new() };
+        // SAFETY: nothing but this module uses GS. The address is canonical, which is all that Xen asks
+        // for.
+        let _ = unsafe { set_segment_base(&xen, SegmentBase::GsKernel, base) };
+        return;
+    }
+    x86_64::registers::model_specific::GsBase::write(x86_64::VirtAddr::new(base));
+}
+
+/// The area of the vCPU that this runs on.
+#[inline]
+pub(crate) fn here() -> &'static Area {
+    let area: *const Area;
+    // SAFETY: GS leads to the vCPU's area since `begin`, or since the vCPU started; it begins with its
+    // own address, which does not change.
+    unsafe {
+        core::arch::asm!("mov {}, gs:[0]", out(reg) area, options(nostack, pure, readonly, preserves_flags));
+        &*area
+    }
+}
+
+/// Where the vCPU that this runs on masks upcalls, if it does so in its `vcpu_info`.
+#[inline]
+pub(crate) fn masks() -> *mut vcpu_info {
+    let masks;
+    // SAFETY: GS leads to the vCPU's area since `begin`, or since the vCPU started; the field lies at 8,
+    // which is proven below.
+    unsafe {
+        core::arch::asm!("mov {}, gs:[8]", out(reg) masks, options(nostack, pure, readonly, preserves_flags));
+    }
+    masks
+}
+
+const _: () = {
+    assert!(core::mem::offset_of!(Area, this) == 0);
+    assert!(core::mem::offset_of!(Area, masks) == 8);
+};
+
+/// Another vCPU runs from now on.
+pub(crate) fn began() {
+    RUNNING.fetch_add(1, Ordering::AcqRel);
+}
+
+/// How many vCPUs run.
+pub(crate) fn running() -> u32 {
+    RUNNING.load(Ordering::Acquire)
+}
