@@ -204,7 +204,9 @@ impl<M: Machine> Tables<M> {
     }
 
     /// Lets another vCPU of a domain whose tables were taken over begin: in the space that boot ran
-    /// in, whose root its base register refers to.
+    /// in, whose root its base register refers to. There it is to stay, as long as another works on
+    /// spaces from outside of them ([`Tables::in_space`]): such changes are flushed for the vCPU that
+    /// makes them, before it comes there.
     ///
     /// # Errors
     /// The domain's tables were not taken over yet.
