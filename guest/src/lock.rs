@@ -25,7 +25,7 @@ pub type Lock<T> = lock_api::Mutex<RawLock, T>;
 const MASKED: usize = 1;
 
 /// How often a lock is looked at before its holder is given the processor.
-const SPINS: u32 = 256;
+const SPINS: u32 = 4096;
 
 /// The lock without a value, for those that bring their own.
 pub struct RawLock {

@@ -13,11 +13,11 @@ use crate::mm::{self, Flags, MmError};
 use crate::{cpu, probe, smp, time};
 
 /// Rounds of a race.
-const ROUNDS: u64 = 8;
+const ROUNDS: u64 = 4;
 /// vCPUs that race: more of them than the host has processors only wait for each other.
 const RACERS: u32 = 8;
 /// Pages that each vCPU races with: its range crosses the end of an L1 table.
-const RACED: u64 = 12;
+const RACED: u64 = 8;
 
 /// Skips a test where there is nobody to race with.
 fn need_others() -> Result<u32, Trouble> {
