@@ -55,6 +55,7 @@ const ALLOWED: &[Allowed] = &[
             "refuse.raw_writable_table",
             "refuse.reserved_slot",
             "smp.everywhere",
+            "smp.queued",
             "smp.raced",
             "smp.seen_by_all",
             "smp.time",
@@ -73,7 +74,13 @@ const ALLOWED: &[Allowed] = &[
     },
     Allowed {
         // A boot with several says by itself that they pass.
-        tests: &["smp.everywhere", "smp.raced", "smp.seen_by_all", "smp.time"],
+        tests: &[
+            "smp.everywhere",
+            "smp.queued",
+            "smp.raced",
+            "smp.seen_by_all",
+            "smp.time",
+        ],
         vias: PV,
         up_to_mib: None,
         reason: "one vCPU runs",

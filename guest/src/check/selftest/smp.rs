@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hypercall::queue::MmuError;
 
-use super::context::{ABSENT_READ, Context, PAGE, SPAN, marked};
+use super::context::{ABSENT_READ, Context, PAGE, SPAN, in_table, marked};
 use super::{Outcome, Trouble, expect_eq, selftest};
 use crate::mm::{self, Flags, MmError};
 use crate::{cpu, probe, smp, time};
@@ -177,6 +177,33 @@ fn raced(context: &mut Context) -> Outcome {
     Ok(())
 }
 selftest!("smp.raced", raced, needs XEN_TABLES);
+
+/// What one vCPU has queued in a lazy section is in the tables once another uses them, and the section
+/// goes on.
+fn queued_is_sent(context: &mut Context) -> Outcome {
+    need_others()?;
+    context.with_frames(|context, pile| {
+        let va = context.area(0);
+        context.map(va, pile, Flags::DATA)?;
+        let lazy = mm::lazy()?;
+        mm::with(|tables| {
+            // SAFETY: the page is the test's.
+            unsafe { tables.ptep_set_wrprotect(va) }
+        })?;
+        let seen = AtomicU64::new(0);
+        smp::on_all(&|number| {
+            if number == 1 {
+                let entry = mm::with(|tables| in_table(tables, va)).unwrap_or(0);
+                seen.store(entry, Ordering::Relaxed);
+            }
+        });
+        let writable = seen.into_inner() & Flags::WRITABLE.bits() != 0;
+        lazy.end().map_err(MmError::from)?;
+        expect_eq!(writable, false, "W of the page as vCPU 1 finds it");
+        Ok(())
+    })
+}
+selftest!("smp.queued", queued_is_sent, &[1], needs XEN_TABLES);
 
 /// One round of a vCPU; how many pages were wrong.
 fn race(base: u64, number: u64, round: u64) -> Result<u64, MmError> {
