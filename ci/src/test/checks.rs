@@ -12,6 +12,7 @@ use crate::workspace::FUZZER;
 
 /// Crates that are part of an image without an operating system's target, and lint as such too.
 const FREESTANDING: &[&str] = &[
+    "byte-ring",
     "first-page",
     "guest",
     "hypercall",

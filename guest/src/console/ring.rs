@@ -1,12 +1,11 @@
 //! The PV console ring: one page shared with the console daemon (`xen/include/public/io/console.h`).
 //!
-//! Both directions are byte rings with free-running 32-bit indices. The other side can write
-//! anything at any time, so an index is read once, checked, and an impossible one (more bytes
-//! waiting than the ring holds) is an error and never an out-of-bounds access; every byte position
-//! is masked by the ring's size.
+//! Both directions are byte rings ([`byte_ring`]), whose indices the other side can set to anything. An
+//! impossible one is said once, and the console goes on behind it.
 
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
+use byte_ring::{Impossible, Ring};
 use hypercall::abi::console::xencons_interface;
 
 /// Bytes from the daemon to us that fit in the page.
@@ -80,17 +79,7 @@ impl Page {
     /// The consumer index is impossible. It is then taken to equal ours, so that the console goes
     /// on working if the other side does.
     pub fn put(&self, bytes: &[u8]) -> Result<usize, CorruptIndex> {
-        let prod = self.out_prod.load(Ordering::Relaxed);
-        let waiting = self.waiting_output(prod)?;
-        let n = bytes.len().min(OUTPUT - waiting);
-        for (i, byte) in bytes[..n].iter().enumerate() {
-            let at = prod.wrapping_add(i as u32) as usize % OUTPUT;
-            self.output[at].store(*byte, Ordering::Relaxed);
-        }
-        // The bytes must be visible before the index that says they are there.
-        self.out_prod
-            .store(prod.wrapping_add(n as u32), Ordering::Release);
-        Ok(n)
+        self.or_give_up(self.output().put(bytes))
     }
 
     /// Bytes that the other side has not taken yet.
@@ -98,21 +87,7 @@ impl Page {
     /// # Errors
     /// As [`Page::put`].
     pub fn pending_output(&self) -> Result<usize, CorruptIndex> {
-        self.waiting_output(self.out_prod.load(Ordering::Relaxed))
-    }
-
-    fn waiting_output(&self, prod: u32) -> Result<usize, CorruptIndex> {
-        let cons = self.out_cons.load(Ordering::Acquire);
-        let waiting = prod.wrapping_sub(cons) as usize;
-        if waiting > OUTPUT {
-            self.out_prod.store(cons, Ordering::Release);
-            return Err(CorruptIndex {
-                direction: Direction::Output,
-                prod,
-                cons,
-            });
-        }
-        Ok(waiting)
+        self.or_give_up(self.output().unread())
     }
 
     /// Takes input into `buffer` and returns how many bytes.
@@ -120,27 +95,39 @@ impl Page {
     /// # Errors
     /// The producer index is impossible. What it claims is skipped.
     pub fn take(&self, buffer: &mut [u8]) -> Result<usize, CorruptIndex> {
-        let cons = self.in_cons.load(Ordering::Relaxed);
-        let prod = self.in_prod.load(Ordering::Acquire);
-        let waiting = prod.wrapping_sub(cons) as usize;
-        if waiting > INPUT {
+        let input = Ring {
+            bytes: &self.input,
+            prod: &self.in_prod,
+            cons: &self.in_cons,
+        };
+        input.take(buffer).map_err(|Impossible { prod, cons }| {
             self.in_cons.store(prod, Ordering::Release);
-            return Err(CorruptIndex {
+            CorruptIndex {
                 direction: Direction::Input,
                 prod,
                 cons,
-            });
+            }
+        })
+    }
+
+    fn output(&self) -> Ring<'_, OUTPUT> {
+        Ring {
+            bytes: &self.output,
+            prod: &self.out_prod,
+            cons: &self.out_cons,
         }
-        let n = waiting.min(buffer.len());
-        for (i, byte) in buffer[..n].iter_mut().enumerate() {
-            let at = cons.wrapping_add(i as u32) as usize % INPUT;
-            *byte = self.input[at].load(Ordering::Relaxed);
-        }
-        // The bytes must have been read before the index lets the other side overwrite them.
-        fence(Ordering::Release);
-        self.in_cons
-            .store(cons.wrapping_add(n as u32), Ordering::Release);
-        Ok(n)
+    }
+
+    /// Gives up the output that waits if the consumer index is impossible.
+    fn or_give_up(&self, result: Result<usize, Impossible>) -> Result<usize, CorruptIndex> {
+        result.map_err(|Impossible { prod, cons }| {
+            self.out_prod.store(cons, Ordering::Release);
+            CorruptIndex {
+                direction: Direction::Output,
+                prod,
+                cons,
+            }
+        })
     }
 }
 

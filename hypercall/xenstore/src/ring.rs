@@ -1,12 +1,13 @@
 //! The page that a domain shares with xenstored: a ring of bytes each way, and the connection's state.
 //!
-//! Indices run freely in 32 bits, need not begin at 0, and count bytes: byte x of a stream is in
-//! place x modulo 1024. The other side can write anything at any time. So an index is read once and
-//! checked, and an impossible one (more bytes waiting than a ring holds) is an error that says which
-//! it was; bytes are copied once, and looked at only where they were copied to.
+//! Both rings are [`byte_ring`]'s, and their indices need not begin at 0. The other side can write
+//! anything at any time: an impossible index is an error that says which it was, and bytes are copied
+//! once, and looked at only where they were copied to.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+use byte_ring::{Impossible, Ring};
 
 use crate::abi;
 use crate::abi::XENSTORE_RING_SIZE as SIZE;
@@ -74,6 +75,17 @@ pub struct CorruptIndex {
     pub value: u32,
     /// Where this side's index of the same ring is.
     pub own: u32,
+}
+
+impl CorruptIndex {
+    /// The index of the other side, as it was found with this side's.
+    fn of(index: Index, Impossible { prod, cons }: Impossible) -> CorruptIndex {
+        let (value, own) = match index {
+            Index::ReqCons | Index::RspCons => (cons, prod),
+            Index::ReqProd | Index::RspProd => (prod, cons),
+        };
+        CorruptIndex { index, value, own }
+    }
 }
 
 impl fmt::Display for CorruptIndex {
@@ -152,8 +164,8 @@ impl Page {
     /// # Errors
     /// `req_cons` is impossible.
     pub fn put(&self, bytes: &[u8]) -> Result<usize, CorruptIndex> {
-        let ring = (&self.requests, &self.req_prod, &self.req_cons);
-        put(ring, Index::ReqCons, bytes)
+        let put = self.request_ring().put(bytes);
+        put.map_err(|e| CorruptIndex::of(Index::ReqCons, e))
     }
 
     /// Takes as many bytes of replies as there are, and as `buffer` has room for, and returns how
@@ -162,8 +174,8 @@ impl Page {
     /// # Errors
     /// `rsp_prod` is impossible.
     pub fn take(&self, buffer: &mut [u8]) -> Result<usize, CorruptIndex> {
-        let ring = (&self.replies, &self.rsp_prod, &self.rsp_cons);
-        take(ring, Index::RspProd, buffer)
+        let taken = self.reply_ring().take(buffer);
+        taken.map_err(|e| CorruptIndex::of(Index::RspProd, e))
     }
 
     /// Bytes of replies that are there to be taken.
@@ -171,9 +183,24 @@ impl Page {
     /// # Errors
     /// As [`Page::take`].
     pub fn waiting(&self) -> Result<usize, CorruptIndex> {
-        let own = self.rsp_cons.load(Ordering::Relaxed);
-        let value = self.rsp_prod.load(Ordering::Acquire);
-        in_ring(value.wrapping_sub(own), Index::RspProd, value, own)
+        let waiting = self.reply_ring().waiting();
+        waiting.map_err(|e| CorruptIndex::of(Index::RspProd, e))
+    }
+
+    fn request_ring(&self) -> Ring<'_, SIZE> {
+        Ring {
+            bytes: &self.requests,
+            prod: &self.req_prod,
+            cons: &self.req_cons,
+        }
+    }
+
+    fn reply_ring(&self) -> Ring<'_, SIZE> {
+        Ring {
+            bytes: &self.replies,
+            prod: &self.rsp_prod,
+            cons: &self.rsp_cons,
+        }
     }
 
     /// What the server can do.
@@ -214,8 +241,8 @@ impl Page {
     /// # Errors
     /// `rsp_cons` is impossible.
     pub fn server_put(&self, bytes: &[u8]) -> Result<usize, CorruptIndex> {
-        let ring = (&self.replies, &self.rsp_prod, &self.rsp_cons);
-        put(ring, Index::RspCons, bytes)
+        let put = self.reply_ring().put(bytes);
+        put.map_err(|e| CorruptIndex::of(Index::RspCons, e))
     }
 
     /// What the server does with the ring of requests: as [`Page::take`].
@@ -223,8 +250,8 @@ impl Page {
     /// # Errors
     /// `req_prod` is impossible.
     pub fn server_take(&self, buffer: &mut [u8]) -> Result<usize, CorruptIndex> {
-        let ring = (&self.requests, &self.req_prod, &self.req_cons);
-        take(ring, Index::ReqProd, buffer)
+        let taken = self.request_ring().take(buffer);
+        taken.map_err(|e| CorruptIndex::of(Index::ReqProd, e))
     }
 
     /// Writes one of the indices, whatever it makes of the ring.
@@ -244,46 +271,6 @@ impl Page {
         self.error.store(error, Ordering::Release);
         self.connection.store(connection, Ordering::Release);
     }
-}
-
-/// A ring with its producer and its consumer.
-type Ring<'a> = (&'a [AtomicU8; SIZE], &'a AtomicU32, &'a AtomicU32);
-
-/// How many bytes wait, if a ring can hold so many; otherwise who is wrong.
-fn in_ring(waiting: u32, index: Index, value: u32, own: u32) -> Result<usize, CorruptIndex> {
-    match waiting as usize {
-        waiting @ 0..=SIZE => Ok(waiting),
-        _ => Err(CorruptIndex { index, value, own }),
-    }
-}
-
-fn put(ring: Ring<'_>, theirs: Index, bytes: &[u8]) -> Result<usize, CorruptIndex> {
-    let (ring, prod, cons) = ring;
-    let own = prod.load(Ordering::Relaxed);
-    let value = cons.load(Ordering::Acquire);
-    let waiting = in_ring(own.wrapping_sub(value), theirs, value, own)?;
-    let count = bytes.len().min(SIZE - waiting);
-    for (at, byte) in (0..).zip(&bytes[..count]) {
-        ring[own.wrapping_add(at) as usize % SIZE].store(*byte, Ordering::Relaxed);
-    }
-    // The bytes must be visible before the index that says they are there.
-    prod.store(own.wrapping_add(count as u32), Ordering::Release);
-    Ok(count)
-}
-
-fn take(ring: Ring<'_>, theirs: Index, buffer: &mut [u8]) -> Result<usize, CorruptIndex> {
-    let (ring, prod, cons) = ring;
-    let own = cons.load(Ordering::Relaxed);
-    let value = prod.load(Ordering::Acquire);
-    let waiting = in_ring(value.wrapping_sub(own), theirs, value, own)?;
-    let count = waiting.min(buffer.len());
-    for (at, byte) in (0..).zip(&mut buffer[..count]) {
-        *byte = ring[own.wrapping_add(at) as usize % SIZE].load(Ordering::Relaxed);
-    }
-    // The bytes must have been read before the index lets the other side overwrite them.
-    fence(Ordering::Release);
-    cons.store(own.wrapping_add(count as u32), Ordering::Release);
-    Ok(count)
 }
 
 #[cfg(test)]
