@@ -107,8 +107,7 @@ impl<M: Machine> Tables<M> {
         let refused = match frozen.and(self.flush()) {
             Ok(()) => self
                 .find_leaf(|entry, kind| {
-                    let frozen = matches!(kind, Kind::Code | Kind::ImageFrozen);
-                    frozen && entry.flags().contains(Flags::WRITABLE)
+                    kind.is_frozen() && entry.flags().contains(Flags::WRITABLE)
                 })
                 .map(|va| MmError::WriteAndExecute { va }),
             Err(e) => Some(e),
@@ -177,7 +176,7 @@ impl<M: Machine> Tables<M> {
         let thawed = self.lazily(|tables| {
             for page in (0..pages).map(|i| va + i * PAGE) {
                 if let Some((pfn, kind)) = tables.planned_kind(page)?
-                    && matches!(kind, Kind::Code | Kind::ImageFrozen)
+                    && kind.is_frozen()
                     && may(tables, pfn, kind)
                 {
                     // SAFETY: nobody relies on its not changing, as `may` says.

@@ -65,6 +65,12 @@ impl Kind {
         Kind::Module,
         Kind::Hole,
     ];
+
+    /// Whether it is frozen: read-only in the direct map, and writable nowhere else.
+    #[must_use]
+    pub const fn is_frozen(self) -> bool {
+        matches!(self, Kind::Code | Kind::ImageFrozen)
+    }
 }
 
 /// A frame's state.

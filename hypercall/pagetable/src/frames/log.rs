@@ -15,7 +15,7 @@ use hypercall::Pfn;
 use super::{Frame, FrameError, Frames};
 use crate::machine::Machine;
 use crate::record::Record;
-use crate::state::{Kind, State, Step};
+use crate::state::Step;
 
 /// Steps that can be queued between two flushes.
 const STEPS: usize = 512;
@@ -194,7 +194,7 @@ impl Log {
                 let (applied, planned) = record.states();
                 let illegal = |e| FrameError::Illegal(logged.pfn, e);
                 let next = applied.after(logged.step).map_err(illegal)?;
-                thawed = is_frozen(applied) && !is_frozen(next);
+                thawed = applied.kind.is_frozen() && !next.kind.is_frozen();
                 let changed = record.with_states(next, planned);
                 Ok(changed.with_waiting(record.waiting().saturating_sub(1)))
             });
@@ -241,8 +241,4 @@ impl Log {
             let _ = frames.free(machine, frame);
         }
     }
-}
-
-const fn is_frozen(state: State) -> bool {
-    matches!(state.kind, Kind::Code | Kind::ImageFrozen)
 }

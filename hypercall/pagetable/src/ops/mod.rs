@@ -145,7 +145,7 @@ impl<M: Machine> Tables<M> {
     /// Xen's refusal.
     pub fn flush_tlb(&mut self, va: Option<u64>) -> Result<(), MmError> {
         let address = va.map(hypercall::VirtAddr::new_truncate);
-        let scope = self.tlb_scope();
+        let scope = self.domain().tlb_scope();
         Ok(self.mmu.flush_tlb(scope, address)?)
     }
 }

@@ -19,7 +19,6 @@ mod write;
 use core::cell::Cell;
 
 use hypercall::batch::Stats;
-use hypercall::mmu::Scope;
 use hypercall::queue::Mmu;
 use hypercall::{Mfn, Pfn};
 
@@ -195,12 +194,6 @@ impl<M: Machine> Tables<M> {
         self.domain().count_bases(self.current.fingerprint(), 0);
         self.domain().count_vcpu();
         self.work_on(self.current);
-    }
-
-    /// Whose translations are flushed.
-    #[inline]
-    pub(super) fn tlb_scope(&self) -> Scope {
-        self.domain().tlb_scope()
     }
 
     /// Lets another vCPU of a domain whose tables were taken over begin: in the space that boot ran

@@ -85,7 +85,7 @@ impl<M: Machine> Tables<M> {
         }
         // What is cached of another space is forgotten before the processor comes to it.
         if old.is_present() && current {
-            let scope = self.tlb_scope();
+            let scope = self.domain().tlb_scope();
             // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
             let result = unsafe { self.mmu.set_and_flush(update, scope, page) };
             self.settle_if_refused(result)
@@ -274,7 +274,7 @@ impl<M: Machine> Tables<M> {
             .va(page)
             .tag(tag);
         if !matches!(step, Step::Seal(_)) {
-            let scope = self.tlb_scope();
+            let scope = self.domain().tlb_scope();
             // A translation cached as read-only would make the next owner's first write fault, one
             // cached as writable let code be written.
             // SAFETY: rights grow for a frame that nothing refers to, or shrink for one that is
