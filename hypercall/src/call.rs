@@ -201,21 +201,6 @@ impl Xen {
         VCPU_INFO.store(info, Ordering::Relaxed);
     }
 
-    /// Masks upcalls and says whether they were masked before; `None` where it is not known where
-    /// `vcpu_info` is.
-    #[inline]
-    pub fn try_mask_upcalls(&self) -> Option<bool> {
-        Some(Self::upcalls()?.mask())
-    }
-
-    /// Unmasks upcalls and has those delivered that wait; `None` as for
-    /// [`try_mask_upcalls`](Self::try_mask_upcalls).
-    #[inline]
-    pub fn try_unmask_upcalls(&self) -> Option<()> {
-        Self::upcalls()?.unmask(self);
-        Some(())
-    }
-
     /// Xen looks for pending events when it returns to the guest, so what came while masked would
     /// wait for the next trap: makes one (`xen_version` is the cheapest). Apart, for upcalls are
     /// unmasked in many places and wait in few.
@@ -321,14 +306,14 @@ impl Hypervisor for Xen {
 
     #[inline]
     fn mask_upcalls(&self) -> bool {
-        self.try_mask_upcalls().unwrap_or(true)
+        // Where nothing can be unmasked, all is masked.
+        Self::upcalls().is_none_or(Upcalls::mask)
     }
 
     #[inline]
     fn restore_upcalls(&self, was: bool) {
-        if !was {
-            // Where nothing can be masked, nothing was.
-            let _ = self.try_unmask_upcalls();
+        if !was && let Some(upcalls) = Self::upcalls() {
+            upcalls.unmask(self);
         }
     }
 }
