@@ -60,6 +60,12 @@ impl RawLock {
         }
     }
 
+    /// Whether this vCPU holds it.
+    #[inline]
+    fn is_mine(&self) -> bool {
+        self.holder.load(Ordering::Relaxed) & !MASKED == me()
+    }
+
     /// Writes down who holds it.
     #[inline]
     fn note(&self, was: bool, place: &'static Location<'static>) {
@@ -73,7 +79,7 @@ impl RawLock {
     #[cold]
     #[inline(never)]
     fn wait(&self, place: &'static Location<'static>) {
-        if self.holder.load(Ordering::Relaxed) & !MASKED == me() {
+        if self.is_mine() {
             // SAFETY: what is stored here are references that live for good, and this vCPU stored
             // the last one when it took the lock.
             let holder = unsafe { self.place.load(Ordering::Relaxed).as_ref() };
@@ -99,7 +105,7 @@ impl RawLock {
 #[track_caller]
 pub fn lock_unless_held<T>(lock: &Lock<T>) -> Option<lock_api::MutexGuard<'_, RawLock, T>> {
     // SAFETY: it is looked at, and neither locked nor unlocked.
-    let held = unsafe { lock.raw() }.holder.load(Ordering::Relaxed) & !MASKED == me();
+    let held = unsafe { lock.raw() }.is_mine();
     (!held).then(|| lock.lock())
 }
 
