@@ -6,10 +6,8 @@
 
 extern crate alloc;
 
-use alloc::boxed::Box;
 use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
-use core::mem::MaybeUninit;
 use core::panic::Location;
 
 use hypercall::queue::{Access, LazyGuard, Mmu, MmuError, PauseGuard};
@@ -33,7 +31,7 @@ static DOMAIN: Domain<Running> = Domain::new(Running::pv(FrameLists::EMPTY));
 struct All {
     boot: Tables<Running>,
     /// Those of the vCPUs 1, 2 and so on, as far as they were started.
-    others: Vec<Box<Tables<Running>>>,
+    others: Vec<&'static mut Tables<Running>>,
     /// The vCPU that used them last, if it has left something queued.
     queued: Option<u32>,
 }
@@ -47,7 +45,7 @@ impl All {
     fn of(&mut self, number: u32) -> &mut Tables<Running> {
         match number {
             0 => &mut self.boot,
-            _ => &mut self.others[number as usize - 1],
+            _ => self.others[number as usize - 1],
         }
     }
 
@@ -92,7 +90,7 @@ static TABLES: Lock<All> = Lock::new(All {
 });
 
 /// Room for the page tables of a vCPU that is to be started.
-pub(crate) struct Room(Vec<MaybeUninit<Tables<Running>>>);
+pub(crate) struct Room(Vec<Tables<Running>>);
 
 /// Makes room for the page tables of another vCPU, which [`join`]s before room is made for the next.
 ///
@@ -137,14 +135,12 @@ pub(crate) fn join(room: Room) -> Result<(), MmError> {
     with(Tables::join)
 }
 
-/// Makes page tables in the room for them.
+/// Makes page tables in the room for them, for good.
 #[inline(never)]
-fn place(Room(mut room): Room) -> Box<Tables<Running>> {
+fn place(Room(mut room): Room) -> &'static mut Tables<Running> {
     // SAFETY: they are used under the lock alone, as the others.
-    room.push(MaybeUninit::new(unsafe { Tables::new(HV, &DOMAIN) }));
-    let place = Box::into_raw(room.into_boxed_slice()).cast();
-    // SAFETY: a slice of the one element that was written just now is laid out like the element.
-    unsafe { Box::from_raw(place) }
+    room.push(unsafe { Tables::new(HV, &DOMAIN) });
+    &mut room.leak()[0]
 }
 
 /// Says which machine the kernel runs on.
