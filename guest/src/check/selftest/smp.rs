@@ -5,8 +5,6 @@ extern crate alloc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hypercall::queue::MmuError;
-
 use super::context::{ABSENT_READ, Context, PAGE, SPAN, in_table, marked};
 use super::{Outcome, Trouble, expect_eq, selftest};
 use crate::mm::{self, Flags, MmError};
@@ -27,8 +25,7 @@ fn need_others() -> Result<u32, Trouble> {
     }
 }
 
-/// Work reaches every vCPU that runs, once each, and each knows its number: by GS, by what it was told,
-/// and by the lock that names its holder.
+/// Work reaches every vCPU that runs, once each, and each finds by GS the number that it was told.
 fn everywhere(_: &mut Context) -> Outcome {
     let running = need_others()?;
     for _ in 0..100 {
@@ -198,7 +195,7 @@ fn queued_is_sent(context: &mut Context) -> Outcome {
             }
         });
         let writable = seen.into_inner() & Flags::WRITABLE.bits() != 0;
-        lazy.end().map_err(MmError::from)?;
+        lazy.end()?;
         expect_eq!(writable, false, "W of the page as vCPU 1 finds it");
         Ok(())
     })
@@ -231,7 +228,7 @@ fn race(base: u64, number: u64, round: u64) -> Result<u64, MmError> {
         })?;
     }
     if let Some(lazy) = lazy {
-        lazy.end().map_err(|e: MmuError| MmError::from(e))?;
+        lazy.end()?;
     }
     for page in 0..RACED {
         let (from, to) = (one + page * PAGE, two + page * PAGE);
