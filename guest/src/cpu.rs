@@ -53,18 +53,16 @@ impl Area {
         this.expose_provenance() as u64
     }
 
-    /// Says where the vCPU's `vcpu_info` is, or what stands in for it.
+    /// Says where the vCPU's `vcpu_info` is, or what stands in for it. Under PV upcalls are masked there
+    /// from now on.
     ///
     /// # Safety
     /// It is mapped writable for good.
     pub(crate) unsafe fn set_vcpu(&self, vcpu: NonNull<vcpu_info>) {
         self.vcpu.store(vcpu.as_ptr(), Ordering::Release);
-    }
-
-    /// From now on upcalls are masked there.
-    pub(crate) fn mask_there(&self) {
-        let vcpu = self.vcpu.load(Ordering::Acquire);
-        self.masks.store(vcpu, Ordering::Release);
+        if subarch::is_pv() {
+            self.masks.store(vcpu.as_ptr(), Ordering::Release);
+        }
     }
 
     /// Its `vcpu_info`, or what stands in for it.

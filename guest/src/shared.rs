@@ -46,7 +46,6 @@ pub(crate) fn publish_p2m(pages: u64, list: u64, root: Mfn, whole: bool) {
     /// There is no tree.
     const INVALID: u64 = !0;
     let Some(page) = page() else { return };
-    let root = root.as_u64();
     // SAFETY: the page stays mapped; the fields are aligned words that only the domain writes. The
     // table comes last: a reader who finds none takes nothing else for true.
     unsafe {
@@ -57,8 +56,8 @@ pub(crate) fn publish_p2m(pages: u64, list: u64, root: Mfn, whole: bool) {
         }
         (&raw mut (*arch).p2m_vaddr).write_volatile(list);
         (&raw mut (*arch).p2m_generation).write_volatile(0);
-        // As CR3 has it for Xen: frame numbers beyond 52 bits wrap round into the low bits.
-        (&raw mut (*arch).p2m_cr3).write_volatile(root.rotate_left(12));
+        // As CR3 has it.
+        (&raw mut (*arch).p2m_cr3).write_volatile(root.addr().as_u64());
     }
 }
 

@@ -56,7 +56,6 @@ struct Cpu {
     work: Lock<Work>,
     /// Where its page tables go.
     room: Lock<Option<mm::Room>>,
-    idle: AtomicBool,
 }
 
 /// Its `vcpu_info`, which lies within a page.
@@ -86,8 +85,7 @@ static BUSY: AtomicBool = AtomicBool::new(false);
 /// Why a vCPU was not started.
 enum NotStarted {
     NoMemory,
-    Memory(MmError),
-    Xen(XenError),
+    Refused(Refused),
     Port(BindError),
     Late,
 }
@@ -96,8 +94,7 @@ impl fmt::Display for NotStarted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NotStarted::NoMemory => f.write_str("the heap has no room for what it needs"),
-            NotStarted::Memory(e) => e.fmt(f),
-            NotStarted::Xen(e) => e.fmt(f),
+            NotStarted::Refused(e) => e.fmt(f),
             NotStarted::Port(e) => e.fmt(f),
             NotStarted::Late => write!(f, "it is not there after {} s", PATIENCE / 1_000_000_000),
         }
@@ -112,13 +109,13 @@ impl From<TryReserveError> for NotStarted {
 
 impl From<MmError> for NotStarted {
     fn from(error: MmError) -> NotStarted {
-        NotStarted::Memory(error)
+        NotStarted::Refused(error.into())
     }
 }
 
 impl From<XenError> for NotStarted {
     fn from(error: XenError) -> NotStarted {
-        NotStarted::Xen(error)
+        NotStarted::Refused(error.into())
     }
 }
 
@@ -193,15 +190,17 @@ fn start(number: u32) -> Result<(), NotStarted> {
         port: hypercall::event::bind_ipi(&HV, number)?,
         work: Lock::new(Work::Nothing),
         room: Lock::new(Some(mm::make_room()?)),
-        idle: AtomicBool::new(false),
     });
     let cpu: &'static Cpu = &room.leak()[0];
     core::mem::forget(event::bind(cpu.port, &woken)?);
     let info = register(cpu, number)?;
     // SAFETY: the heap's memory is mapped for good, and this is never freed.
     unsafe { cpu.area.set_vcpu(info) };
-    cpu.area.mask_there();
-    add(cpu)?;
+    {
+        let mut cpus = CPUS.lock();
+        cpus.try_reserve(1)?;
+        cpus.push(cpu);
+    }
     let context = context(cpu, stack)?;
     // SAFETY: the context is made for this vCPU: its own stack and area, the gates and the callback that
     // the boot vCPU has, the boot tables, and an entry that expects just this.
@@ -210,7 +209,8 @@ fn start(number: u32) -> Result<(), NotStarted> {
         vcpu::up(&HV, number)?;
     }
     let began = time::monotonic().unwrap_or(0);
-    while !cpu.idle.load(Ordering::Acquire) {
+    // They start one after the other, and this one counts itself.
+    while cpu::running() <= number {
         if time::monotonic().unwrap_or(u64::MAX).saturating_sub(began) > PATIENCE {
             return Err(NotStarted::Late);
         }
@@ -245,28 +245,13 @@ fn register(cpu: &'static Cpu, number: u32) -> Result<NonNull<vcpu_info>, NotSta
     let va = info.expose_provenance() as u64;
     let entry = mm::with(|tables| tables.ptep_get(va))?;
     let mfn = entry.mfn().ok_or(MmError::NotMapped { va })?;
-    let place = MachAddr::truncate(mfn.as_u64() * PAGE + va % PAGE);
+    let place = MachAddr::from_frame(mfn, va);
     // SAFETY: aligned as it is it lies within the page, which the heap never gives up.
     unsafe { vcpu::register_vcpu_info(&HV, number, place) }?;
     // SAFETY: a byte of memory that is mapped for good; the vCPU does not run yet.
     unsafe { (&raw mut (*info).evtchn_upcall_mask).write_volatile(1) };
     // SAFETY: the address of a field of a reference.
     Ok(unsafe { NonNull::new_unchecked(info) })
-}
-
-/// Lists a vCPU.
-fn add(cpu: &'static Cpu) -> Result<(), TryReserveError> {
-    let mut room = Vec::new();
-    let count = CPUS.lock().len();
-    room.try_reserve_exact(count + 1)?;
-    let old = {
-        let mut cpus = CPUS.lock();
-        room.extend_from_slice(&cpus);
-        room.push(cpu);
-        core::mem::replace(&mut *cpus, room)
-    };
-    drop(old);
-    Ok(())
 }
 
 /// What the vCPU starts from.
@@ -282,8 +267,8 @@ fn context(cpu: &'static Cpu, stack: u64) -> Result<vcpu_guest_context, NotStart
     context.gs_base_kernel = cpu.area.base();
     context.kernel_ss = FLAT_KERNEL_SS.into();
     context.kernel_sp = stack;
-    // As CR3 has it for Xen: frame numbers beyond 52 bits wrap round into the low bits.
-    context.ctrlreg[3] = root.as_u64().rotate_left(12);
+    // CR3.
+    context.ctrlreg[3] = root.addr().as_u64();
     let registers = &mut context.user_regs;
     registers.rip = entry as *const () as u64;
     registers.cs = FLAT_KERNEL_CS as u16;
@@ -320,7 +305,6 @@ extern "C" fn run(cpu: &'static Cpu) -> ! {
         panic!("the timer of vCPU {number}: {e}");
     }
     cpu::began();
-    cpu.idle.store(true, Ordering::Release);
     HV.restore_upcalls(false);
     loop {
         HV.mask_upcalls();

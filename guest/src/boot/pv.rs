@@ -18,7 +18,7 @@ use crate::mm::layout::{self, Fixed};
 use crate::mm::machine::Machine;
 use crate::mm::running::Running;
 use crate::mm::tables::Fold;
-use crate::mm::takeover::{Initial, Report, Start};
+use crate::mm::takeover::{Early, Initial, Report, Start};
 use crate::mm::{self, MmError};
 use crate::start_info::{
     self as given, BootError, BootInfo, ConsoleInfo, Expect, Flags, StoreInfo,
@@ -201,26 +201,37 @@ fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<Report, MmErro
             unsafe { shared::publish(page) };
         }
         if let Some((mfn, _)) = ring {
-            let page = Fixed::Console.address();
             // SAFETY: the frame is the console's; the ring is used through this mapping from now on.
-            unsafe { early.map_fixed(page, mfn, mm::Flags::DATA) }?;
-            // SAFETY: mapped just now, for good; the page is all atomics.
-            let page = unsafe { &*core::ptr::with_exposed_provenance(page as usize) };
-            console::move_ring(page);
+            console::move_ring(unsafe { map_ring(&mut early, Fixed::Console, mfn) }?);
         }
         if let Some(StoreInfo { mfn, port }) = info.store {
-            let page = Fixed::Store.address();
             // SAFETY: the frame is xenstore's, which is used through this mapping alone.
-            unsafe { early.map_fixed(page, mfn, mm::Flags::DATA) }?;
-            // SAFETY: mapped just now, for good; the page is all atomics.
-            let page = unsafe { &*core::ptr::with_exposed_provenance(page as usize) };
-            xenstore::found(page, Port(port));
+            xenstore::found(
+                unsafe { map_ring(&mut early, Fixed::Store, mfn) }?,
+                Port(port),
+            );
         }
         early.direct_map()
     })?;
     tell_tools(info)?;
-    cpu::here().mask_there();
     Ok(report)
+}
+
+/// Maps the page of a ring, for good.
+///
+/// # Safety
+/// The frame holds a `T`, which is all atomics, and this is its place.
+#[init]
+unsafe fn map_ring<T>(
+    early: &mut Early<'_, Running>,
+    place: Fixed,
+    mfn: Mfn,
+) -> Result<&'static T, MmError> {
+    let page = place.address();
+    // SAFETY: the frame is a ring's, and this is its place.
+    unsafe { early.map_fixed(page, mfn, mm::Flags::DATA) }?;
+    // SAFETY: mapped just now; it is a `T`, which is all atomics.
+    Ok(unsafe { &*core::ptr::with_exposed_provenance(page as usize) })
 }
 
 /// Tells Xen's tools where the p2m list is, without which they can neither dump nor save a domain.

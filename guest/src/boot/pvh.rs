@@ -115,19 +115,14 @@ fn open_console(subarch: Subarch) -> (ConsoleInfo, Option<XenError>) {
         console::init_device(&devices::Serial);
         return (ConsoleInfo::Hypervisor, None);
     }
-    let asked = parameter(&HV, HVM_PARAM_CONSOLE_PFN)
-        .and_then(|frame| Ok((frame, parameter(&HV, HVM_PARAM_CONSOLE_EVTCHN)?)));
-    match asked {
+    match ring_parameters(HVM_PARAM_CONSOLE_PFN, HVM_PARAM_CONSOLE_EVTCHN) {
         Ok((frame @ 1.., port)) => {
             let info = ConsoleInfo::Ring {
                 mfn: Mfn::truncate(frame),
                 port: port as u32,
             };
-            set_fixed(Fixed::Console, frame * PAGE, mm::Flags::DATA);
-            let page = core::ptr::with_exposed_provenance(Fixed::Console.address() as usize);
-            // SAFETY: the frame is the console's by Xen's word, mapped just now for good; the page
-            // is all atomics.
-            console::init(info, Some(unsafe { &*page }));
+            // SAFETY: the frame is the console's by Xen's word.
+            console::init(info, Some(unsafe { map_ring(Fixed::Console, frame) }));
             (info, None)
         }
         other => {
@@ -143,19 +138,31 @@ fn open_store(subarch: Subarch) -> Option<XenError> {
     if subarch == Subarch::Bare {
         return None;
     }
-    let asked = parameter(&HV, HVM_PARAM_STORE_PFN)
-        .and_then(|frame| Ok((frame, parameter(&HV, HVM_PARAM_STORE_EVTCHN)?)));
-    match asked {
+    match ring_parameters(HVM_PARAM_STORE_PFN, HVM_PARAM_STORE_EVTCHN) {
         Ok((frame @ 1.., port @ 1..)) => {
-            set_fixed(Fixed::Store, frame * PAGE, mm::Flags::DATA);
-            let page = core::ptr::with_exposed_provenance(Fixed::Store.address() as usize);
-            // SAFETY: the frame is xenstore's by Xen's word, mapped just now for good; the page is
-            // all atomics.
-            xenstore::found(unsafe { &*page }, Port(port as u32));
+            // SAFETY: the frame is xenstore's by Xen's word.
+            xenstore::found(unsafe { map_ring(Fixed::Store, frame) }, Port(port as u32));
             None
         }
         other => other.err(),
     }
+}
+
+/// The frame and the port of a ring, by the parameters that hold them.
+#[init]
+fn ring_parameters(frame: u32, port: u32) -> Result<(u64, u64), XenError> {
+    Ok((parameter(&HV, frame)?, parameter(&HV, port)?))
+}
+
+/// Maps the page of a ring, for good.
+///
+/// # Safety
+/// The frame holds a `T`, which is all atomics, and this is its place.
+#[init]
+unsafe fn map_ring<T>(place: Fixed, frame: u64) -> &'static T {
+    set_fixed(place, frame * PAGE, mm::Flags::DATA);
+    // SAFETY: mapped just now; it is a `T`, which is all atomics.
+    unsafe { &*core::ptr::with_exposed_provenance(place.address() as usize) }
 }
 
 /// An early table, while the early mapping lasts.
