@@ -171,23 +171,19 @@ fn job(arguments: &BootArgs, kernel: PathBuf) -> Result<Job> {
         None => (!patient).then_some(DEFAULT_TIMEOUT),
     };
     Ok(Job {
-        name: "guest".into(),
-        via: arguments.via,
-        kernel,
         cmdline,
         mem_mib: arguments.mem,
         vcpus: arguments.vcpus,
         initrd: arguments.initrd.as_deref().map(existing).transpose()?,
         cpu: arguments.cpu.clone(),
         config: arguments.config.clone(),
-        dump: None,
         contract: Contract {
             expect: arguments.expect.clone(),
             fail: arguments.fail.clone(),
             patient,
         },
-        acts: &[],
         timeout,
+        ..Job::new("guest", arguments.via, kernel)
     })
 }
 

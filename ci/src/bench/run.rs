@@ -5,7 +5,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::report::{Boot, Measurement, Report};
-use crate::console::contract::Contract;
 use crate::console::transcript::{Show, Transcript};
 use crate::console::verdict::{Outcome, judge};
 use crate::exit::{Failure, Result};
@@ -136,19 +135,11 @@ pub(super) fn boot(
         return Err(Failure::Interrupted);
     }
     let job = Job {
-        name: "bench".into(),
-        via: Via::Dom0,
-        kernel: what.kernel.to_path_buf(),
         cmdline: what.cmdline.to_owned(),
         mem_mib: Some(what.mem_mib),
-        vcpus: None,
         initrd: what.initrd,
-        cpu: Vec::new(),
-        config: Vec::new(),
-        dump: None,
-        contract: Contract::default(),
-        acts: &[],
         timeout: Some(TIMEOUT),
+        ..Job::new("bench", Via::Dom0, what.kernel)
     };
     let dir = workspace.run_dir("bench")?;
     let setting = Setting {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::{On, Run};
-use crate::console::contract::Contract;
 use crate::console::transcript::{Show, Transcript};
 use crate::console::verdict::{Outcome, judge};
 use crate::exit::{Failure, Result};
@@ -28,19 +27,10 @@ pub(super) fn run(workspace: &Workspace, provision: &Provision, run: Run) -> Res
         On::Dom0 | On::Model => Via::Dom0,
     };
     let jobs = [Job {
-        name: "fuzz".into(),
-        via,
-        kernel: workspace.build_kernel()?,
         cmdline: words(run),
         mem_mib: Some(MEM_MIB),
-        vcpus: None,
-        initrd: None,
-        cpu: Vec::new(),
-        config: Vec::new(),
-        dump: None,
-        contract: Contract::default(),
-        acts: &[],
         timeout: Some(timeout(run.ops)),
+        ..Job::new("fuzz", via, workspace.build_kernel()?)
     }];
     let dir = workspace.run_dir("fuzz")?;
     let setting = Setting {

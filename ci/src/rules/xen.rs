@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use rules::{RULES, Rule, Verdict, book};
 
 use super::{Judged, Plan, model};
-use crate::console::contract::Contract;
 use crate::console::transcript::{Show, Transcript};
 use crate::console::verdict::{End, Outcome, judge};
 use crate::exit::{Failure, Result};
@@ -189,20 +188,10 @@ fn label(via: Via, xen: &Xen) -> String {
 /// One boot for what can share one, one for each rule that can end the domain.
 fn jobs(via: Via, kernel: &Path, plan: &Plan) -> Vec<Job> {
     let job = |name: String, words: String, timeout: Duration| Job {
-        name,
-        via,
-        kernel: kernel.into(),
         // All memory mapped: some rules look at tables that the kernel does not use itself.
         cmdline: format!("log=warn directmap=full {words}"),
-        mem_mib: None,
-        vcpus: None,
-        initrd: None,
-        cpu: Vec::new(),
-        config: Vec::new(),
-        dump: None,
-        contract: Contract::default(),
-        acts: &[],
         timeout: Some(plan.timeout.unwrap_or(timeout)),
+        ..Job::new(name, via, kernel)
     };
     let list = |numbers: &[u16]| {
         let names: Vec<_> = numbers.iter().map(|number| format!("R{number}")).collect();

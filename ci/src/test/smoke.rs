@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use super::odd::{ODD, Odd};
 use super::{Suite, skips};
-use crate::console::contract::Contract;
 use crate::console::transcript::{Show, Transcript};
 use crate::console::verdict::{End, Kind, Shutdown, Verdict, judge, kept};
 use crate::exit::{Failure, Result};
@@ -445,19 +444,10 @@ impl Row {
     fn job(&self, kernel: std::path::PathBuf) -> Job {
         let hangs = self.smoke.expect.shutdown.is_none();
         let job = Job {
-            name: self.smoke.name.replace(' ', "-"),
-            via: self.via,
-            kernel,
             cmdline: self.smoke.cmdline.into(),
             mem_mib: self.smoke.mem_mib,
-            vcpus: None,
-            initrd: None,
-            cpu: Vec::new(),
-            config: Vec::new(),
-            dump: None,
-            contract: Contract::default(),
-            acts: &[],
             timeout: Some(if hangs { HANG_TIMEOUT } else { TIMEOUT }),
+            ..Job::new(self.smoke.name.replace(' ', "-"), self.via, kernel)
         };
         match self.odd {
             Some(odd) => odd.apply(job),

@@ -15,7 +15,7 @@ use crate::provision::cache;
 const GIVEN: &[(&str, &str)] = &[
     ("CI_PROJECT_DIR", "/builds/kernel"),
     ("GITHUB_ENV", "/tmp/env"),
-    ("GITHUB_WORKSPACE", "/work/kernel"),
+    ("GITHUB_WORKSPACE", "/runner/kernel"),
     ("XEN_BOOT", "address"),
 ];
 
