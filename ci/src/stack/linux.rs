@@ -4,7 +4,6 @@
 //! control port on which a shell obeys (`init.sh`). xl runs in the foreground and reports on the
 //! control port why a domain shut down; a domain that did is kept until its console is complete.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::alone::earlier;
 use super::archive::Archive;
+use super::control::{Answer, Control, request};
 use super::domain::{
     XlEvent, create_command, dumped, listed, pages_held, payload, unbuilt, xl_event,
 };
@@ -21,7 +21,7 @@ use super::{ByHand, Does, Job, Mode, Session, Setting, Stack, by_hand, gdb_hint,
 use crate::console::contract::Watch;
 use crate::console::serial::Input;
 use crate::console::terminal::{Keys, Terminal};
-use crate::console::transcript::{Lines, Transcript};
+use crate::console::transcript::Transcript;
 use crate::console::verdict::End;
 use crate::exit::{Failure, Result};
 use crate::provision::Provision;
@@ -137,15 +137,11 @@ impl Stack for Linux {
             log_path: log,
             jobs,
             mode: setting.mode,
-            control: Lines::default(),
-            answers: VecDeque::new(),
-            alive: Instant::now(),
-            reports: VecDeque::new(),
+            control: Control::new(),
             keys: Keys::default(),
             received: 0,
             boot_log: Vec::new(),
             shared_console: false,
-            calls: 0,
         };
         open.wait_until_ready()?;
         let _ = std::fs::remove_file(&initramfs);
@@ -219,13 +215,7 @@ struct Open<'a> {
     log_path: PathBuf,
     jobs: &'a [Job],
     mode: Mode,
-    control: Lines,
-    /// Lines that answer a command.
-    answers: VecDeque<String>,
-    /// Lines that xl sent by itself.
-    reports: VecDeque<String>,
-    /// The last sign of life.
-    alive: Instant,
+    control: Control,
     keys: Keys,
     /// Bytes of the present guest's console.
     received: u64,
@@ -233,7 +223,6 @@ struct Open<'a> {
     boot_log: Vec<u8>,
     /// [`Domain::shared_console`](super::domain::Domain::shared_console) of the present one.
     shared_console: bool,
-    calls: u64,
 }
 
 /// Why a wait ended without what was waited for.
@@ -247,16 +236,6 @@ impl From<Failure> for Stop {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
-}
-
-/// A command as the dom0's shell takes it: with a number of its own, and its length.
-fn request(number: u64, command: &str) -> String {
-    format!("{number} {} {command}", command.len())
-}
-
-/// Whether the dom0 asks for a line again, as something of it is missing.
-fn is_garbled(answer: &str) -> bool {
-    answer.starts_with("again: ")
 }
 
 /// Where the guest has said so, among its lines from one on.
@@ -297,15 +276,7 @@ impl Open<'_> {
                     None => {}
                 }
             }
-            Some(Input::Bytes(_, bytes)) => {
-                for line in self.control.feed(&bytes) {
-                    match line.strip_prefix("xl: ") {
-                        Some(report) => self.reports.push_back(report.to_owned()),
-                        None if line == "alive" => self.alive = Instant::now(),
-                        None => self.answers.push_back(line),
-                    }
-                }
-            }
+            Some(Input::Bytes(_, bytes)) => self.control.feed(&bytes),
             Some(Input::Keys(typed)) => self.keys.typed(&typed),
             Some(Input::Leave) => return Err(Stop::Failed(Failure::Interrupted)),
             Some(Input::Closed) => return Err(Stop::Gone(self.running.epitaph())),
@@ -326,7 +297,7 @@ impl Open<'_> {
     fn wait_until_ready(&mut self) -> Result<()> {
         let step = ui::spinner("boot Xen and a Linux dom0");
         let deadline = self.within(BOOT_TIMEOUT);
-        while !self.answers.iter().any(|line| line == "ready") {
+        while !self.control.is_ready() {
             let what = match self.step(deadline, &mut None) {
                 Ok(()) => continue,
                 Err(Stop::Failed(failure)) => return Err(failure),
@@ -339,7 +310,6 @@ impl Open<'_> {
                 "see the log above; a loaded machine may just need another try",
             ));
         }
-        self.answers.clear();
         step.done();
         Ok(())
     }
@@ -359,25 +329,20 @@ impl Open<'_> {
         command: &str,
         transcript: &mut Option<&mut Transcript>,
     ) -> std::result::Result<Vec<String>, Stop> {
-        self.calls += 1;
-        let number = self.calls;
-        let mark = format!("done {number}");
-        let line = request(number, command) + "\n";
-        self.running.ports.write(CONTROL, line.as_bytes());
+        let call = self.control.call(command);
+        self.running.ports.write(CONTROL, call.line.as_bytes());
         let deadline = self.within(ANSWER_TIMEOUT);
         let mut nudge = self.within(NUDGE);
         loop {
-            if let Some(index) = self.answers.iter().position(|line| *line == mark) {
-                let lines = self.answers.drain(..=index);
-                // What was asked for twice is answered twice.
-                return Ok(lines.filter(|line| !line.starts_with("done ")).collect());
-            }
-            if let Some(index) = self.answers.iter().position(|line| is_garbled(line)) {
-                let garbled = self.answers.remove(index).unwrap_or_default();
-                if let Some(transcript) = transcript {
-                    transcript.host_bytes(format!("control: {garbled}\n").as_bytes());
+            match self.control.answer(&call) {
+                Some(Answer::Done(lines)) => return Ok(lines),
+                Some(Answer::Again(garbled)) => {
+                    if let Some(transcript) = transcript {
+                        transcript.host_bytes(format!("control: {garbled}\n").as_bytes());
+                    }
+                    self.running.ports.write(CONTROL, call.line.as_bytes());
                 }
-                self.running.ports.write(CONTROL, line.as_bytes());
+                None => {}
             }
             match self.step(nudge.or(deadline), transcript) {
                 Err(Stop::Deadline) if nudge.take().is_some() => {
@@ -403,7 +368,7 @@ impl Open<'_> {
         };
         self.received = 0;
         self.shared_console = domain.shared_console;
-        self.reports.clear();
+        self.control.reports.clear();
         self.call(&create_command(self.jobs, index, &domain), transcript)?;
 
         let mut said = Vec::new();
@@ -416,7 +381,7 @@ impl Open<'_> {
         let mut acts = job.acts.iter().peekable();
         let mut from = 0;
         let end = loop {
-            while let Some(line) = self.reports.pop_front() {
+            while let Some(line) = self.control.reports.pop_front() {
                 match xl_event(&line) {
                     Some(XlEvent::Created(id)) => {
                         domid = Some(id);
@@ -500,7 +465,7 @@ impl Open<'_> {
         let deadline = self.within(ANSWER_TIMEOUT);
         let mut file = None;
         loop {
-            while let Some(line) = self.reports.pop_front() {
+            while let Some(line) = self.control.reports.pop_front() {
                 if let Some(name) = dumped(&line) {
                     file = Some(name.to_owned());
                 }
@@ -546,7 +511,7 @@ impl Open<'_> {
     ) -> std::result::Result<Option<u32>, Stop> {
         let deadline = self.within(ANSWER_TIMEOUT);
         loop {
-            while let Some(line) = self.reports.pop_front() {
+            while let Some(line) = self.control.reports.pop_front() {
                 match xl_event(&line) {
                     Some(XlEvent::Created(domid)) => return Ok(Some(domid)),
                     Some(XlEvent::Exit) => return Ok(None),
@@ -588,13 +553,14 @@ impl Open<'_> {
         self.call(&format!("detach; xl destroy {domid}"), transcript)?;
         let deadline = self.within(ANSWER_TIMEOUT);
         while !self
+            .control
             .reports
             .iter()
             .any(|line| xl_event(line) == Some(XlEvent::Exit))
         {
             self.step(deadline, transcript)?;
         }
-        self.reports.clear();
+        self.control.reports.clear();
         Ok(())
     }
 
@@ -617,7 +583,8 @@ impl Open<'_> {
         };
         // Xen says on its console what it still has of the domain. The answer of the dom0 is not
         // waited for: Xen lists every page first.
-        self.running.ports.write(CONTROL, b"0 15 xl debug-keys q\n");
+        let call = self.control.call("xl debug-keys q");
+        self.running.ports.write(CONTROL, call.line.as_bytes());
         let deadline = self.within(ANSWER_TIMEOUT);
         let pages = loop {
             if let Some(pages) = pages_held(&transcript.host, domid) {
@@ -664,7 +631,7 @@ impl Session for Open<'_> {
             Err(Stop::Failed(failure)) => Err(failure),
             Err(Stop::Gone(epitaph)) => Ok(End::Broken(epitaph)),
             Err(Stop::Deadline) => {
-                let silent = self.alive.elapsed().as_secs();
+                let silent = self.control.silence().as_secs();
                 let inquest = self.inquest(transcript);
                 Ok(End::Broken(format!(
                     "the dom0 does not answer any more; its last sign of life was {silent} s ago; \
@@ -672,50 +639,5 @@ impl Session for Open<'_> {
                 )))
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::{BufRead, BufReader, Write};
-    use std::os::fd::OwnedFd;
-    use std::os::unix::net::UnixStream;
-    use std::process::Command;
-
-    use super::super::rootfs::INIT;
-    use super::is_garbled;
-
-    /// The shell of the dom0 carries out a line once, and asks again for half a line.
-    #[test]
-    fn the_control_port_survives_half_a_line() {
-        let (_, obey) = INIT.split_once("\nlast=").unwrap();
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut shell = Command::new("sh")
-            .args(["-c", &format!("exec 3<&0\nlast={obey}")])
-            .stdin(OwnedFd::from(theirs))
-            .spawn()
-            .unwrap();
-        let mut answers = BufReader::new(ours.try_clone().unwrap()).lines();
-        let mut ours = ours;
-        assert_eq!(answers.next().unwrap().unwrap(), "ready");
-        let calls = [
-            ("1 12 seen=1; echo", vec!["", "done 1"]),
-            ("2 18 seen=$((seen + 1))", vec!["done 2"]),
-            ("2 18 seen=$((seen + 1))", vec!["done 2"]),
-            ("3 20 ; xl destroy 1", vec!["again: 3 20 ; xl destroy 1"]),
-            ("", vec!["again:   "]),
-            ("4 10 echo $seen5 1 f", vec!["again: 4 10 echo $seen5 1 f"]),
-            ("4 10 echo $seen", vec!["2", "done 4"]),
-        ];
-        for (line, expected) in calls {
-            writeln!(ours, "{line}").unwrap();
-            for expected in expected {
-                let answer = answers.next().unwrap().unwrap();
-                assert_eq!(answer, expected, "to {line:?}");
-                assert_eq!(is_garbled(&answer), expected.starts_with("again"));
-            }
-        }
-        ours.shutdown(std::net::Shutdown::Both).unwrap();
-        assert!(shell.wait().unwrap().success());
     }
 }

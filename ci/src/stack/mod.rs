@@ -9,6 +9,7 @@ mod archive;
 pub(crate) mod bare;
 mod by_hand;
 mod bzimage;
+mod control;
 pub(crate) mod dom0;
 mod domain;
 mod dump;
