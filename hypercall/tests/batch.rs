@@ -259,12 +259,7 @@ fn a_run_counts_up() {
     let mut rig = Rig::<512>::new();
     let va = VirtAddr::new(0x1000);
     let first = update(3, 0).va(va).tag(50);
-    // SAFETY: nothing here is a page table.
-    unsafe {
-        rig.batch
-            .queue_run(&rig.xen, &mut rig.log, first, [7, 8, 9])
-    }
-    .unwrap();
+    rig.queue_run(first, [7, 8, 9]);
     rig.xen.refuse.borrow_mut().insert(2, Errno::EBUSY);
     let error = rig.flush().unwrap_err();
     assert_eq!(
@@ -289,12 +284,7 @@ fn a_run_names_the_address_of_each_entry_at_every_level() {
     ] {
         let mut rig = Rig::<512>::new();
         let first = Update::new(level, slot(3), 0).va(VirtAddr::new(page));
-        // SAFETY: nothing here is a page table.
-        unsafe {
-            rig.batch
-                .queue_run(&rig.xen, &mut rig.log, first, [7, 8, 9])
-        }
-        .unwrap();
+        rig.queue_run(first, [7, 8, 9]);
         rig.xen.refuse.borrow_mut().insert(2, Errno::EBUSY);
         let error = rig.flush().unwrap_err();
         let Failed::Update { va: Some(va), .. } = error.failed else {

@@ -85,10 +85,7 @@ proptest! {
                 }
                 Step::Run { n, count, value } => {
                     let values = (0..count).map(|i| value.wrapping_add(i));
-                    // SAFETY: nothing here is a page table.
-                    unsafe {
-                        rig.batch.queue_run(&rig.xen, &mut rig.log, update(n, 0), values.clone())
-                    }.unwrap();
+                    rig.queue_run(update(n, 0), values.clone());
                     values.enumerate().for_each(|(i, v)| eager.write(n + i as u64, v, false));
                 }
                 Step::Ext => rig.ext(ExtOp::Unpin(mfn(1)), 0),

@@ -64,6 +64,14 @@ impl<const N: usize> Rig<N> {
         unsafe { self.batch.queue(&self.xen, &mut self.log, update) }.unwrap();
     }
 
+    /// Queues consecutive updates from `first` on, with these values.
+    #[track_caller]
+    pub(crate) fn queue_run(&mut self, first: Update, values: impl IntoIterator<Item = u64>) {
+        let (xen, log) = (&self.xen, &mut self.log);
+        // SAFETY: nothing here is a page table.
+        unsafe { self.batch.queue_run(xen, log, first, values) }.unwrap();
+    }
+
     pub(crate) fn ext(&mut self, op: ExtOp, tag: u32) {
         // SAFETY: nothing here is a page table.
         unsafe { self.batch.queue_ext(&self.xen, &mut self.log, op, tag) }.unwrap();
