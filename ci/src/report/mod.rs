@@ -23,7 +23,7 @@ use crate::exit::{Failure, Result};
 
 /// How something ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(into = "&'static str")]
 pub(crate) enum State {
     /// As it should.
     Pass,
@@ -57,6 +57,12 @@ impl State {
 
     fn is_bad(self) -> bool {
         !matches!(self, Self::Pass | Self::Skip)
+    }
+}
+
+impl From<State> for &'static str {
+    fn from(state: State) -> Self {
+        state.name()
     }
 }
 
