@@ -135,7 +135,7 @@ impl Provoke {
 /// When the direct map is populated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DirectMap {
-    /// In 2 MiB steps, when the frame allocator first hands out from a step.
+    /// In chunks of 2 MiB, when the frame allocator first hands out from one.
     #[default]
     Lazy,
     /// All of it at boot.

@@ -442,7 +442,11 @@ fn every_level_is_found_cleared_and_set() {
                     cpu.invalidate(None);
                     let walk = tables.walk(va);
                     assert_eq!(walk.end, End::NotPresent, "{va:#x}");
-                    assert_eq!(walk.steps.last().unwrap().level, top.min($level), "{va:#x}");
+                    assert_eq!(
+                        walk.entries.last().unwrap().level,
+                        top.min($level),
+                        "{va:#x}"
+                    );
                     assert_eq!(cpu.translate(va), None, "{va:#x}");
                     // SAFETY: as it was.
                     unsafe { tables.$set($slot, entry) }.unwrap();

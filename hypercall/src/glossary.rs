@@ -20,13 +20,15 @@
 //! | pte, pmd, pud, p4d, pgd | an entry of L1, L2, L3, L4, L5; with four levels the pgd *is* the p4d | the same |
 //! | fold | to treat a level that the processor lacks as the identity | `pgtable_l5_enabled` |
 //! | root | the table that CR3 or the user CR3 refers to | `guest_table`, `guest_table_user` |
-//! | link, unlink; hook, unhook | to make an entry refer to a table, or no longer; the latter are the calls that do it | `pmd_populate`, `pmd_clear` |
+//! | link, unlink | to make an entry refer to a table, or no longer | `pmd_populate`, `pmd_clear` |
 //! | seal, unseal | to take and give the right to write a frame's memory, before it is a table and after | `make_lowmem_page_readonly` |
-//! | stranded | a frame that a refusal left without a holder, until the allocator takes it back | |
+//! | orphan | a frame that a refusal left without a holder, until the allocator takes it back | |
 //! | domain | what all vCPUs of a guest share: frames, their records, spaces | `struct domain` |
 //! | space | a kernel's root, and user mode's beside it | `struct mm_struct` |
-//! | record, plan, settle | what a frame is to the kernel; what it will be once the queues are flushed; to make the two one after a flush | |
-//! | log | the planned steps of one vCPU's queue, and what waits for its flush; it settles its own steps only | |
+//! | record, plan | what a frame is to the kernel; what it will be once the queues are flushed | |
+//! | transition | how a frame's record changes with one request: planned when that is queued, applied when Xen has done it | |
+//! | chunk | 2 MiB of pseudo-physical memory, by which the direct map and the records grow: an L1 table and a page of records | |
+//! | log | the planned transitions of one vCPU's queue, and what waits for its flush; it applies its own only | |
 //! | space's kernel half | the entries of a root for the kernel's regions: made at the takeover, the same in every space, never changed | |
 //! | pin | to have Xen keep a table validated while nothing refers to it | `MMUEXT_PIN_Ln_TABLE` |
 //! | type, type count | what Xen lets a frame be (writable, table of a level, …), and how often it is used so | `PGT_*`, `type_info` |

@@ -175,7 +175,7 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
             self.batch
                 .queue_run(&self.hv, &mut self.completion, first, values)
         }?;
-        self.settle()
+        self.send_unless_lazy()
     }
 
     /// Carries out an operation, after all writes so far: later if lazy, else now.
@@ -191,7 +191,7 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
             self.batch
                 .queue_ext(&self.hv, &mut self.completion, op, tag)
         }?;
-        self.settle()
+        self.send_unless_lazy()
     }
 
     /// Changes the M2P: later if lazy, else now.
@@ -207,7 +207,7 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
             self.batch
                 .queue_machphys(&self.hv, &mut self.completion, frame, pfn)
         }?;
-        self.settle()
+        self.send_unless_lazy()
     }
 
     /// Flushes TLB entries, after all writes so far: later if lazy, else now.
@@ -215,7 +215,7 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
     pub fn flush_tlb(&mut self, scope: Scope, address: Option<VirtAddr>) -> Result<(), FlushError> {
         self.send_interrupted();
         self.batch.flush_tlb(scope, address);
-        self.settle()
+        self.send_unless_lazy()
     }
 
     /// The entry at `slot` as software must see it, given what the table holds.
@@ -369,7 +369,7 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
 
     /// Sends a request that may not wait. What is refused is its own: nothing else is queued.
     #[inline]
-    fn settle(&mut self) -> Result<(), FlushError> {
+    fn send_unless_lazy(&mut self) -> Result<(), FlushError> {
         if self.lazy.is_lazy() {
             Ok(())
         } else {

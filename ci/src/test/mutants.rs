@@ -38,15 +38,15 @@ const SAMPLE: &[Sample] = &[
             "::send_interrupted",
             "::keep_refusal",
             "::with_kept",
-            "::settle",
+            "::apply",
             "::flush_for",
             "::act ",
         ],
         package: "hypercall",
     },
     Sample {
-        file: "hypercall/src/batch/settle.rs",
-        names: &["Tally::count", "Outcome::"],
+        file: "hypercall/src/batch/results.rs",
+        names: &["Tally::count", "CallResult::"],
         package: "hypercall",
     },
     Sample {

@@ -12,7 +12,7 @@ use crate::checks::{self, Asked};
 use crate::init::{self, initcall};
 use crate::mm::MmError;
 use crate::mm::levels::Levels;
-use crate::mm::takeover::Report;
+use crate::mm::takeover::Summary;
 use crate::options::{self, DirectMap, Options, Provoke};
 use crate::refused::Refused;
 use crate::start_info::ConsoleInfo;
@@ -115,7 +115,7 @@ pub(super) fn prepare<'a>(subarch: Subarch, entered: &Entered<'a>) -> Options<'a
 pub(super) fn start_kernel_common(
     entered: &Entered<'_>,
     options: &Options<'_>,
-    report: Result<Report, MmError>,
+    report: Result<Summary, MmError>,
 ) -> ! {
     let report = report.unwrap_or_else(|e| panic!("memory: {e}"));
     log::info!(

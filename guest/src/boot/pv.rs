@@ -18,7 +18,7 @@ use crate::mm::layout::{self, Fixed};
 use crate::mm::machine::Machine;
 use crate::mm::running::Running;
 use crate::mm::tables::Fold;
-use crate::mm::takeover::{Early, Initial, Report, Start};
+use crate::mm::takeover::{Early, Initial, Start, Summary};
 use crate::mm::{self, MmError};
 use crate::start_info::{
     self as given, BootError, BootInfo, ConsoleInfo, Expect, Flags, StoreInfo,
@@ -162,7 +162,7 @@ fn machine(info: &BootInfo) -> Running {
 
 /// Takes over the page tables.
 #[init]
-fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<Report, MmError> {
+fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<Summary, MmError> {
     let frame = |va: u64| (va - VIRT_BASE) / PAGE;
     let known = |mfn: Mfn| machine(info).pfn(mfn).map(|pfn| pfn.as_u64());
     let ring = match info.console {
@@ -190,7 +190,7 @@ fn memory(info: &BootInfo, start_info: u64, stack: u64) -> Result<Report, MmErro
     };
     // SAFETY: boot comes by here once, and nothing has used the page tables before.
     unsafe { mm::set_machine(machine(info)) };
-    let report = mm::with(|tables| -> Result<Report, MmError> {
+    let report = mm::with(|tables| -> Result<Summary, MmError> {
         let mut early = Initial::survey(tables, start)?.fixmap()?;
         fixmap::check(&mut early)?;
         let page = Fixed::SharedInfo.address();

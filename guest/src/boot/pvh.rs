@@ -32,7 +32,7 @@ use crate::mm::entry::{Entry, L1};
 use crate::mm::layout::{self, Fixed};
 use crate::mm::processor::Processor;
 use crate::mm::running::Running;
-use crate::mm::takeover::{Initial, Report, Start};
+use crate::mm::takeover::{Initial, Start, Summary};
 use crate::mm::{self, MmError};
 use crate::pc::back_end::{OnMetal, OnXen};
 use crate::pc::{clock, descriptors, devices, interrupts, timer};
@@ -297,7 +297,7 @@ fn fit_early_tables(info: &HvmInfo, used: Range<u64>) {
 
 /// Takes over the page tables.
 #[init]
-fn take_over(info: &HvmInfo) -> Result<Report, MmError> {
+fn take_over(info: &HvmInfo) -> Result<Summary, MmError> {
     // The last page that was looked at is in nobody's use.
     // SAFETY: as in `set_fixed`.
     unsafe {
@@ -327,7 +327,7 @@ fn take_over(info: &HvmInfo) -> Result<Report, MmError> {
     };
     // SAFETY: boot comes by here once, and nothing has used the page tables before.
     unsafe { mm::set_machine(Running::native(info.memory.clone())) };
-    let report = mm::with(|tables| -> Result<Report, MmError> {
+    let report = mm::with(|tables| -> Result<Summary, MmError> {
         let mut early = Initial::survey(tables, start)?.fixmap()?;
         fixmap::check(&mut early)?;
         early.direct_map()

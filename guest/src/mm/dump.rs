@@ -6,7 +6,7 @@ use linker::Image;
 use pagetable::entry::Flags;
 use pagetable::machine::Machine;
 use pagetable::tables::Tables;
-use pagetable::walk::Run;
+use pagetable::walk::MappedRange;
 
 use super::layout::{self, Fixed, Line, Region, Size};
 use super::levels::Levels;
@@ -111,7 +111,7 @@ fn runs<M: Machine>(
     purpose: &str,
     line: &mut impl FnMut(fmt::Arguments<'_>),
 ) {
-    tables.for_each_run(range, |Run { va, bytes, flags }| {
+    tables.for_each_mapped(range, |MappedRange { va, bytes, flags }| {
         line(format_args!(
             "{}",
             row(va..va + bytes, rights(flags), purpose)

@@ -23,7 +23,7 @@ use crate::frames::{Frame, FrameError};
 use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::ops::Change;
-use crate::state::{Illegal, Kind, Step};
+use crate::state::{Illegal, Kind, Transition};
 use crate::tables::Tables;
 
 const PAGE: u64 = 4096;
@@ -145,7 +145,7 @@ impl<M: Machine> Tables<M> {
                 && found == kind
             {
                 // SAFETY: nobody writes to the frames, as the caller says.
-                unsafe { self.set_window(pfn, Flags::CONST, Step::Freeze) }?;
+                unsafe { self.set_window(pfn, Flags::CONST, Transition::Freeze) }?;
             }
         }
         Ok(())
@@ -180,7 +180,7 @@ impl<M: Machine> Tables<M> {
                     && may(tables, pfn, kind)
                 {
                     // SAFETY: nobody relies on its not changing, as `may` says.
-                    unsafe { tables.set_window(pfn, Flags::DATA, Step::Thaw) }?;
+                    unsafe { tables.set_window(pfn, Flags::DATA, Transition::Thaw) }?;
                 }
             }
             Ok(())
@@ -200,11 +200,11 @@ impl<M: Machine> Tables<M> {
         }
         self.flush()?;
         if self.is_executable(pfn) {
-            let step = Step::Free;
-            return Err(FrameError::Illegal(pfn, Illegal { state, step }).into());
+            let transition = Transition::Free;
+            return Err(FrameError::Illegal(pfn, Illegal { state, transition }).into());
         }
         // SAFETY: given back by its holder, and executable nowhere.
-        unsafe { self.set_window(pfn, Flags::DATA, Step::Thaw) }?;
+        unsafe { self.set_window(pfn, Flags::DATA, Transition::Thaw) }?;
         self.free_once_flushed(frame)
     }
 

@@ -62,8 +62,8 @@ pub enum What {
     NotATable(State),
     /// Records and references disagree.
     References,
-    /// The record of a frame is not settled although nothing is queued.
-    Unsettled,
+    /// What is planned for a frame is not applied although nothing is queued.
+    Unapplied,
     /// A kernel page reachable from user mode's tables.
     UserReachesKernel,
     /// A table that the window does not reach.
@@ -138,7 +138,7 @@ impl fmt::Display for Finding {
             What::FrameMaps => f.write_str("p2m list and M2P disagree"),
             What::NotATable(state) => write!(f, "refers to a frame that is {state}"),
             What::References => f.write_str("references to tables and their records disagree"),
-            What::Unsettled => f.write_str("frame record not settled"),
+            What::Unapplied => f.write_str("what is planned for a frame is not applied"),
             What::UserReachesKernel => f.write_str("kernel page reachable from user mode"),
             What::OutOfReach => f.write_str("refers to a table that cannot be read"),
         }
@@ -343,7 +343,7 @@ impl<M: Machine> Audit<'_, M> {
                 continue;
             };
             if applied != planned {
-                self.report.add(va, What::Unsettled, 0);
+                self.report.add(va, What::Unapplied, 0);
             }
             if applied.kind != Kind::Hole
                 && machine.mfn(pfn).and_then(|mfn| machine.pfn(mfn)) != Some(pfn)

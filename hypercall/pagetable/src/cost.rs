@@ -13,7 +13,7 @@ pub struct Cost {
     pub changed: u64,
     /// One present entry that stays as its table is replaced: validated anew and dropped.
     pub kept: u64,
-    /// A table made, hooked in and the other one freed, however full.
+    /// A table made, linked in and the other one freed, however full.
     pub table: u64,
 }
 

@@ -1,21 +1,21 @@
 //! The direct map, frame by frame as it is needed, and the tables that lead anywhere at all.
 //!
 //! Memory beyond Xen's initial mapping has no address until the direct map gives it one. It grows
-//! in steps of 2 MiB, one L1 table each, when the allocator runs low; a few frames are kept back so
-//! that there is always room for the tables and records of the next step. Boot therefore costs the
-//! same whatever the size of the domain.
+//! in chunks of 2 MiB, one L1 table each, when the allocator runs low; a few frames are kept back
+//! so that there is always room for the tables and records of the next chunk. Boot therefore costs
+//! the same whatever the size of the domain.
 
 use hypercall::{Mfn, Pfn};
 use marks::init;
 
 use crate::entry::{Flags, L1, L2, L3, L4, Pte, TableLevel, UpperLevel, Value};
 use crate::error::MmError;
-use crate::frames::{Frame, FrameError, STEP};
+use crate::frames::{CHUNK, Frame, FrameError};
 use crate::fresh::Fresh;
 use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::ops::check_rights;
-use crate::state::{Kind, State, Step};
+use crate::state::{Kind, State, Transition};
 use crate::tables::{Fold, Place, Slot, Tables};
 
 /// Tables that may be missing on the way to a page.
@@ -28,11 +28,11 @@ impl<M: Machine> Tables<M> {
     /// None is left, or the direct map could not grow.
     #[inline]
     pub fn alloc_frame(&mut self) -> Result<Frame, MmError> {
-        self.settle();
-        if self.frames().stranded() > 0 && self.mmu.batch().is_empty() {
+        self.apply_log();
+        if self.frames().orphans() > 0 && self.mmu.batch().is_empty() {
             self.reclaim_stranded();
         }
-        // More than once where the next steps hold nothing to hand out.
+        // More than once where the next chunks hold nothing to hand out.
         while self.frames().counts().free <= self.frames().reserve() && self.may_grow() {
             self.grow()?;
         }
@@ -61,19 +61,19 @@ impl<M: Machine> Tables<M> {
     pub fn share_frame(&mut self, frame: Frame) -> Result<Pfn, MmError> {
         let pfn = frame.pfn();
         let frames = self.frames();
-        frames.step_now(pfn, Step::Share)?;
+        frames.transition(pfn, Transition::Share)?;
         Ok(pfn)
     }
 
     fn may_grow(&self) -> bool {
-        self.machine().direct_map_is_open() && self.frames().next_step().is_some()
+        self.machine().direct_map_is_open() && self.frames().next_chunk().is_some()
     }
 
-    /// Adds the next step to the direct map and its frames to the allocator.
+    /// Adds the next chunk to the direct map and its frames to the allocator.
     #[cold]
     fn grow(&mut self) -> Result<(), MmError> {
-        let step = self.frames().next_step().ok_or(FrameError::OutOfMemory)?;
-        let first = step * STEP;
+        let chunk = self.frames().next_chunk().ok_or(FrameError::OutOfMemory)?;
+        let first = chunk * CHUNK;
         let va = M::Layout::DIRECT.start + first * 4096;
         // From here on only the reserve is used: no growth within growth.
         let (frames, machine) = self.records();
@@ -96,10 +96,10 @@ impl<M: Machine> Tables<M> {
         let installed = filled.and_then(|fresh| self.install_step(va, fresh));
         // The new frames are touched from here on.
         installed.and_then(|()| self.flush())?;
-        let end = (first + STEP).min(self.frames().counts().total);
+        let end = (first + CHUNK).min(self.frames().counts().total);
         self.machine().set_reach(end);
         let (frames, machine) = self.records();
-        frames.add_step(machine)?;
+        frames.add_chunk(machine)?;
         for pfn in first..end {
             if machine.mfn(Pfn::truncate(pfn)).is_none() {
                 frames.set(Pfn::truncate(pfn), State::of(Kind::Hole))?;
@@ -109,18 +109,18 @@ impl<M: Machine> Tables<M> {
         Ok(())
     }
 
-    /// Hooks the table of a step.
+    /// Links the table of a chunk.
     fn install_step(&mut self, va: u64, fresh: Fresh<L1>) -> Result<(), MmError> {
         self.lazily(|tables| match tables.ensure_pmd_from_reserve(va) {
-            // Only what followed failed, when this step was added before.
+            // Only what followed failed, when this chunk was added before.
             Ok(pmd) if tables.entry(pmd).is_present() => fresh.discard(tables),
-            // SAFETY: nothing was mapped there: steps are added once, in order.
+            // SAFETY: nothing was mapped there: chunks are added once, in order.
             Ok(pmd) => unsafe { tables.install(pmd, fresh, Flags::TABLE) },
             Err(e) => fresh.discard(tables).and(Err(e)),
         })
     }
 
-    /// Adds every step that is left.
+    /// Adds every chunk that is left.
     ///
     /// # Errors
     /// As [`Tables::alloc_frame`].
@@ -231,7 +231,7 @@ impl<M: Machine> Tables<M> {
         }
         self.check_root_entry(L::NUMBER, va)?;
         // Not `alloc_frame`: growth itself comes by here.
-        self.settle();
+        self.apply_log();
         let (frames, machine) = self.records();
         let frame = frames.alloc(machine)?;
         let fresh = Fresh::<L::Below>::empty(self, frame);
@@ -239,7 +239,7 @@ impl<M: Machine> Tables<M> {
         unsafe { self.install(slot, fresh, flags) }
     }
 
-    /// The step of the direct map that a pfn lies in has been added.
+    /// The chunk of the direct map that a pfn lies in has been added.
     #[must_use]
     pub fn is_populated(&self, pfn: Pfn) -> bool {
         self.frames().states(pfn).is_ok()

@@ -1,8 +1,8 @@
 //! Where the record of each frame lies.
 //!
-//! A page of records serves one step of the direct map (2 MiB), a page of the directory the records
-//! of 1 GiB, a root the directory's pages of 512 GiB. Each is added when the direct map comes to
-//! what it serves, so that boot needs the same for every size of domain.
+//! A page of records serves one chunk of the direct map (2 MiB), a page of the directory the
+//! records of 1 GiB, a root the directory's pages of 512 GiB. Each is added when the direct map
+//! comes to what it serves, so that boot needs the same for every size of domain.
 //!
 //! The pages are named by where the window maps them: a record is found by four loads, without
 //! asking for a frame number on the way.
@@ -12,24 +12,24 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use hypercall::Pfn;
 
 use crate::error::FrameError;
-use crate::frames::STEP;
+use crate::frames::CHUNK;
 use crate::machine::{Machine, Words};
 
 /// Roots: as many as serve all that the direct map has room for.
 const ROOTS: usize = 32;
-/// Steps that a page of the directory serves.
-const STEPS: u64 = 512;
-/// Steps that a root serves.
-const ROOT_STEPS: u64 = STEPS * 512;
+/// Chunks that a page of the directory serves.
+const CHUNKS: u64 = 512;
+/// Chunks that a root serves.
+const ROOT_CHUNKS: u64 = CHUNKS * 512;
 
 /// The largest domain of which every page has a record, in pages.
-pub(super) const MOST: u64 = ROOTS as u64 * ROOT_STEPS * STEP;
+pub(super) const MOST: u64 = ROOTS as u64 * ROOT_CHUNKS * CHUNK;
 
 /// The directory.
 pub(super) struct Directory {
     roots: [AtomicPtr<u64>; ROOTS],
-    /// Steps that have records.
-    steps: AtomicU64,
+    /// Chunks that have records.
+    chunks: AtomicU64,
     /// Frames that have records, counted from 0: written when what leads to them is complete.
     frames: AtomicU64,
     /// The pages that boot found, one behind the other: a root, a page of the directory, records.
@@ -41,47 +41,47 @@ impl Directory {
     pub(super) const fn new() -> Directory {
         Directory {
             roots: [const { AtomicPtr::new(core::ptr::null_mut()) }; ROOTS],
-            steps: AtomicU64::new(0),
+            chunks: AtomicU64::new(0),
             frames: AtomicU64::new(0),
             first: AtomicU64::new(0),
         }
     }
 
-    /// Pages that the first `steps` steps need.
-    pub(super) const fn pages(steps: u64) -> u64 {
-        steps + steps.div_ceil(STEPS) + steps.div_ceil(ROOT_STEPS)
+    /// Pages that the first `chunks` chunks need.
+    pub(super) const fn pages(chunks: u64) -> u64 {
+        chunks + chunks.div_ceil(CHUNKS) + chunks.div_ceil(ROOT_CHUNKS)
     }
 
-    /// Pages that step number `step` needs besides those before it.
-    pub(super) const fn pages_of(step: u64) -> u64 {
-        Self::pages(step + 1) - Self::pages(step)
+    /// Pages that chunk number `chunk` needs besides those before it.
+    pub(super) const fn pages_of(chunk: u64) -> u64 {
+        Self::pages(chunk + 1) - Self::pages(chunk)
     }
 
-    /// Steps that have records.
+    /// Chunks that have records.
     #[inline]
-    pub(super) fn steps(&self) -> u64 {
-        self.steps.load(Ordering::Relaxed)
+    pub(super) fn chunks(&self) -> u64 {
+        self.chunks.load(Ordering::Relaxed)
     }
 
-    /// Makes records for the first steps, at most 512 of them, in consecutive pages from `first` on, for
-    /// a domain of `total` frames.
+    /// Makes records for the first chunks, at most 512 of them, in consecutive pages from `first`
+    /// on, for a domain of `total` frames.
     pub(super) fn begin<M: Machine>(
         &self,
         machine: &M,
         first: Pfn,
-        steps: u64,
+        chunks: u64,
         total: u64,
     ) -> Result<(), FrameError> {
         self.first.store(first.as_u64(), Ordering::Relaxed);
         let mut pages = (first.as_u64()..).map(Pfn::truncate);
-        (0..steps).try_for_each(|_| {
+        (0..chunks).try_for_each(|_| {
             self.add(machine, total, || {
                 pages.next().ok_or(FrameError::OutOfMemory)
             })
         })
     }
 
-    /// Makes records for the next step, all zeros, in pages that `page` gives: [`Self::pages_of`]
+    /// Makes records for the next chunk, all zeros, in pages that `page` gives: [`Self::pages_of`]
     /// says how many it takes.
     /// One at a time: whoever adds holds the lock of [`Frames`](crate::frames::Frames) for it.
     pub(super) fn add<M: Machine>(
@@ -100,8 +100,8 @@ impl Directory {
             unsafe { memory.write([0; 512]) };
             Ok(memory.cast())
         };
-        let step = self.steps();
-        let (root, at) = Self::places(step);
+        let chunk = self.chunks();
+        let (root, at) = Self::places(chunk);
         let place = self.roots.get(root).ok_or(FrameError::OutOfMemory)?;
         let mut root = place.load(Ordering::Relaxed);
         if root.is_null() {
@@ -120,11 +120,11 @@ impl Directory {
         // SAFETY: an entry that is not zero is the address of a page of this value's, of 512 words.
         unsafe {
             let page = core::ptr::with_exposed_provenance_mut::<u64>(entry.read() as usize);
-            page.add((step % STEPS) as usize)
+            page.add((chunk % CHUNKS) as usize)
                 .write(records.expose_provenance() as u64);
         }
-        self.steps.store(step + 1, Ordering::Relaxed);
-        let frames = total.min((step + 1) * STEP);
+        self.chunks.store(chunk + 1, Ordering::Relaxed);
+        let frames = total.min((chunk + 1) * CHUNK);
         self.frames.store(frames, Ordering::Release);
         Ok(())
     }
@@ -141,47 +141,50 @@ impl Directory {
         let root = next();
         self.roots[0].store(root, Ordering::Relaxed);
         let mut page = core::ptr::null_mut::<u64>();
-        for step in 0..self.steps() {
+        for chunk in 0..self.chunks() {
             // SAFETY: these are the pages that `begin` filled, in the same order, where the window
             // maps them now; their words are within them.
             unsafe {
-                if step % STEPS == 0 {
+                if chunk % CHUNKS == 0 {
                     page = next();
-                    root.add(Self::places(step).1)
+                    root.add(Self::places(chunk).1)
                         .write(page.expose_provenance() as u64);
                 }
-                page.add((step % STEPS) as usize)
+                page.add((chunk % CHUNKS) as usize)
                     .write(next().expose_provenance() as u64);
             }
         }
     }
 
-    /// The record of a frame, if it is one of the domain's and its step has records.
+    /// The record of a frame, if it is one of the domain's and its chunk has records.
     #[inline]
     pub(super) fn record(&self, pfn: Pfn) -> Option<&AtomicU64> {
         if pfn.as_u64() >= self.frames.load(Ordering::Acquire) {
             return None;
         }
-        let step = pfn.as_u64() / STEP;
-        let (root, at) = Self::places(step);
+        let chunk = pfn.as_u64() / CHUNK;
+        let (root, at) = Self::places(chunk);
         let page = |address: u64| core::ptr::with_exposed_provenance_mut::<u64>(address as usize);
-        // SAFETY: for a frame below `frames` the root of its step and its entry were made by `add`,
-        // and lead to pages of this value's that the window maps for good; each index is within its
-        // page. A page of records is looked at in no other way once it was made.
+        // SAFETY: for a frame below `frames` the root of its chunk and its entry were made by
+        // `add`, and lead to pages of this value's that the window maps for good; each index is
+        // within its page. A page of records is looked at in no other way once it was made.
         unsafe {
             let root = self.roots[root % ROOTS].load(Ordering::Relaxed);
             let entry = root.add(at).read();
-            let records = page(entry).add((step % STEPS) as usize).read();
+            let records = page(entry).add((chunk % CHUNKS) as usize).read();
             Some(AtomicU64::from_ptr(
-                page(records).add((pfn.as_u64() % STEP) as usize),
+                page(records).add((pfn.as_u64() % CHUNK) as usize),
             ))
         }
     }
 
-    /// The number of the root for a step, and the entry in it.
+    /// The number of the root for a chunk, and the entry in it.
     #[inline]
-    const fn places(step: u64) -> (usize, usize) {
-        ((step / ROOT_STEPS) as usize, (step / STEPS % 512) as usize)
+    const fn places(chunk: u64) -> (usize, usize) {
+        (
+            (chunk / ROOT_CHUNKS) as usize,
+            (chunk / CHUNKS % 512) as usize,
+        )
     }
 }
 
@@ -197,7 +200,7 @@ mod tests {
     use crate::pv::Guest;
 
     #[test]
-    fn a_step_costs_its_records_and_what_leads_to_them() {
+    fn a_chunk_costs_its_records_and_what_leads_to_them() {
         assert_eq!(Directory::pages_of(0), 3);
         assert_eq!(Directory::pages_of(1), 1);
         assert_eq!(Directory::pages_of(512), 2);
@@ -228,24 +231,24 @@ mod tests {
         let pages = [const { Page(UnsafeCell::new([0; 512])) }; 6];
         let address = |at: usize| pages[at].0.get().expose_provenance() as u64;
         let directory = Directory::new();
-        for step in 0..=ROOT_STEPS {
-            let of_root = 3 * (step / ROOT_STEPS) as usize;
-            let needed = Directory::pages_of(step) as usize;
+        for chunk in 0..=ROOT_CHUNKS {
+            let of_root = 3 * (chunk / ROOT_CHUNKS) as usize;
+            let needed = Directory::pages_of(chunk) as usize;
             let mut next = (of_root + 3 - needed..of_root + 3).map(address);
             let page = || Ok(Pfn::truncate(next.next().unwrap() / 4096));
             directory.add(&machine, MOST, page).unwrap();
-            assert_eq!(next.next(), None, "step {step}");
+            assert_eq!(next.next(), None, "chunk {chunk}");
         }
         let at = |pfn| directory.record(Pfn::truncate(pfn)).map(AtomicU64::as_ptr);
         let record = |page, index: u64| Some((address(page) + index * 8) as usize);
-        let end = ROOT_STEPS * STEP;
+        let end = ROOT_CHUNKS * CHUNK;
         for (pfn, found) in [
             (0, record(2, 0)),
-            (STEP + 7, record(2, 7)),
+            (CHUNK + 7, record(2, 7)),
             (end - 1, record(2, 511)),
             (end, record(5, 0)),
             (end + 3, record(5, 3)),
-            (end + STEP, None),
+            (end + CHUNK, None),
         ] {
             assert_eq!(at(pfn).map(|record| record.addr()), found, "pfn {pfn:#x}");
         }

@@ -1,9 +1,9 @@
 //! What the vCPUs of a domain share: the machine, the record of its frames, its address spaces.
 //!
-//! Each vCPU has [`Tables`](crate::Tables) of its own over the one `Domain`: its queue, its lazy mode,
-//! its log of planned steps, the tables that it used last. Everything here is reached by shared
-//! reference: records are atomic words, what hands out frames and lists spaces is behind locks that
-//! nobody holds for longer than it takes to move a number, and never over a hypercall.
+//! Each vCPU has [`Tables`](crate::Tables) of its own over the one `Domain`: its queue, its lazy
+//! mode, its log of planned transitions, the tables that it used last. Everything here is reached
+//! by shared reference: records are atomic words, what hands out frames and lists spaces is behind
+//! locks that nobody holds for longer than it takes to move a number, and never over a hypercall.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};

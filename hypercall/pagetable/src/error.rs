@@ -14,9 +14,9 @@ use crate::state::Illegal;
 pub enum FrameError {
     /// No free frame is left.
     OutOfMemory,
-    /// The step is not allowed.
+    /// The transition is not allowed.
     Illegal(Pfn, Illegal),
-    /// More steps or frames in waiting than fit: flush first.
+    /// More transitions or frames in waiting than fit: flush first.
     Full,
     /// What the frame is another vCPU's queue decides, or this one would while another's speaks of it.
     Busy(Pfn),

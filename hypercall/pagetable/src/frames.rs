@@ -1,8 +1,8 @@
 //! The record of every frame, and the allocator that hands them out.
 //!
 //! A record has two states: what Xen has *applied* and what is *planned* once the queue is flushed.
-//! Steps are checked against the plan when they are queued; each goes into the [`Log`] of the vCPU
-//! that queues it, and its place there is the tag of the queued request, so that a flush tells
+//! Transitions are checked against the plan when they are queued; each goes into the [`Log`] of the
+//! vCPU that queues it, and its place there is the tag of the queued request, so that a flush tells
 //! exactly which came true ([`Completion`]). After a flush that failed, the plan of every frame in
 //! the log falls back to what the others make of it: the record never claims something that Xen
 //! refused.
@@ -10,11 +10,11 @@
 //! A record is one word, and changes by compare-exchange: whoever has a reference may change it.
 //!
 //! Memory is handed out lazily. Records exist for memory that the window maps, one page of records
-//! for each 2 MiB; the direct map adds 2 MiB steps when the allocator runs low, so that boot costs
+//! for each 2 MiB; the direct map adds 2 MiB chunks when the allocator runs low, so that boot costs
 //! the same whatever the size of the domain.
 
 mod log;
-mod stranded;
+mod orphans;
 
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -33,12 +33,12 @@ pub use crate::error::FrameError;
 use crate::machine::Machine;
 use crate::record::Record;
 use crate::spans::Spans;
-use crate::state::{Kind, State, Step};
+use crate::state::{Kind, State, Transition};
 
-/// Pages in a step of the direct map: one L1 table.
-pub const STEP: u64 = 512;
-/// Frames kept back for the growth of the direct map itself by a step: a table of each level but the
-/// topmost, pages of records, directory and root, and one more.
+/// Pages in a chunk of the direct map: one L1 table.
+pub const CHUNK: u64 = 512;
+/// Frames kept back for the growth of the direct map itself by a chunk: a table of each level but
+/// the topmost, pages of records, directory and root, and one more.
 const RESERVE: u64 = 7;
 /// Stranded frames that are listed.
 const LISTED: usize = 512;
@@ -84,14 +84,14 @@ pub struct Frames {
     mapped: AtomicU64,
     free: AtomicU64,
     pool: Mutex<Pool>,
-    /// Frames kept back besides [`RESERVE`], to add the steps up to the next one that gives more
+    /// Frames kept back besides [`RESERVE`], to add the chunks up to the next one that gives more
     /// than it takes.
-    barren: AtomicU64,
+    kept_back: AtomicU64,
     /// Frames that are something else than memory to hand out, wherever they lie. Held by whoever
     /// adds records; before [`pool`](Self::pool).
     special: Mutex<Special>,
     /// How many frames nobody holds.
-    strandings: AtomicUsize,
+    orphans: AtomicUsize,
     /// Frames that are frozen, or will be.
     frozen: AtomicU64,
 }
@@ -107,7 +107,7 @@ struct Pool {
     spans: Spans,
     /// Frames that nobody holds, as Xen refused what was to become of them: those that the list has
     /// room for.
-    stranded: Vec<Pfn, LISTED>,
+    orphans: Vec<Pfn, LISTED>,
 }
 
 // SAFETY: the list's raw pointers lead only to free frames, which belong to this value alone.
@@ -131,16 +131,16 @@ impl Frames {
             pool: Mutex::new(Pool {
                 recycled: LinkedList::new(),
                 spans: Spans::EMPTY,
-                stranded: Vec::new(),
+                orphans: Vec::new(),
             }),
-            barren: AtomicU64::new(0),
+            kept_back: AtomicU64::new(0),
             special: Mutex::new(Vec::new()),
-            strandings: AtomicUsize::new(0),
+            orphans: AtomicUsize::new(0),
             frozen: AtomicU64::new(0),
         }
     }
 
-    /// Begins the record of `total` pages, `mapped` of which (a multiple of a step, 1 GiB at most)
+    /// Begins the record of `total` pages, `mapped` of which (a multiple of a chunk, 1 GiB at most)
     /// the window maps now. `spare` are consecutive free frames in the window; the records are taken
     /// from its start. Pages beyond what can have records stay unknown.
     ///
@@ -154,7 +154,7 @@ impl Frames {
         spare: &mut Range<u64>,
     ) -> Result<(), FrameError> {
         let first = spare.start;
-        spare.start += Directory::pages(mapped / STEP);
+        spare.start += Directory::pages(mapped / CHUNK);
         if spare.start > spare.end {
             return Err(FrameError::OutOfMemory);
         }
@@ -163,7 +163,7 @@ impl Frames {
         self.directory.begin(
             machine,
             Pfn::truncate(first),
-            mapped / STEP,
+            mapped / CHUNK,
             self.counts().total,
         )?;
         self.mapped.store(mapped, Ordering::Relaxed);
@@ -183,13 +183,13 @@ impl Frames {
     /// # Errors
     /// Too many ranges.
     pub fn declare(&self, range: Range<u64>, kind: Kind) -> Result<(), FrameError> {
-        for pfn in range.start..range.end.min(self.directory.steps() * STEP) {
+        for pfn in range.start..range.end.min(self.directory.chunks() * CHUNK) {
             self.set(Pfn::truncate(pfn), State::of(kind))?;
         }
-        if range.end > self.directory.steps() * STEP {
+        if range.end > self.directory.chunks() * CHUNK {
             let mut special = self.special.lock();
             special.push((range, kind)).map_err(|_| FrameError::Full)?;
-            self.keep_for_barren_steps(&special);
+            self.keep_back(&special);
         }
         Ok(())
     }
@@ -198,50 +198,53 @@ impl Frames {
     #[inline]
     #[must_use]
     pub fn reserve(&self) -> u64 {
-        RESERVE + self.barren.load(Ordering::Relaxed)
+        RESERVE + self.kept_back.load(Ordering::Relaxed)
     }
 
-    /// Keeps back the frames that the next steps take before one gives any: the p2m list of a large
-    /// domain, or a module, fills whole steps.
-    fn keep_for_barren_steps(&self, special: &Special) {
-        let ahead = self.directory.steps()..self.counts().total / STEP;
+    /// Keeps back the frames that the next chunks take before one gives any: the p2m list of a
+    /// large domain, or a module, fills whole chunks.
+    fn keep_back(&self, special: &Special) {
+        let ahead = self.directory.chunks()..self.counts().total / CHUNK;
         let need = ahead
-            .take_while(|&step| self.free_in(step, special) < RESERVE)
-            .map(Frames::frames_for_step)
+            .take_while(|&chunk| self.free_in(chunk, special) < RESERVE)
+            .map(Frames::frames_for_chunk)
             .sum();
-        self.barren.store(need, Ordering::Relaxed);
+        self.kept_back.store(need, Ordering::Relaxed);
     }
 
-    /// Free frames that a step will bring.
-    fn free_in(&self, step: u64, special: &Special) -> u64 {
-        let (start, end) = (step * STEP, ((step + 1) * STEP).min(self.counts().total));
+    /// Free frames that a chunk will bring.
+    fn free_in(&self, chunk: u64, special: &Special) -> u64 {
+        let (start, end) = (
+            chunk * CHUNK,
+            ((chunk + 1) * CHUNK).min(self.counts().total),
+        );
         let within = |(range, _): &(Range<u64>, Kind)| {
             range.end.min(end).saturating_sub(range.start.max(start))
         };
         (end - start).saturating_sub(special.iter().map(within).sum())
     }
 
-    /// What there is to be gained by the next step, by the next two and so on: the frames that they
-    /// bring, less those that they take.
+    /// What there is to be gained by the next chunk, by the next two and so on: the frames that
+    /// they bring, less those that they take.
     fn gains(&self, special: &Special) -> impl Iterator<Item = i64> {
-        let ahead = self.directory.steps()..self.counts().total.div_ceil(STEP);
-        ahead.scan(0, |sum, step| {
-            *sum += self.free_in(step, special).cast_signed();
-            *sum -= Frames::frames_for_step(step).cast_signed();
+        let ahead = self.directory.chunks()..self.counts().total.div_ceil(CHUNK);
+        ahead.scan(0, |sum, chunk| {
+            *sum += self.free_in(chunk, special).cast_signed();
+            *sum -= Frames::frames_for_chunk(chunk).cast_signed();
             Some(*sum)
         })
     }
 
-    /// Frames that the direct map and the records take to grow by this step: its tables, its
+    /// Frames that the direct map and the records take to grow by this chunk: its tables, its
     /// records, and what leads to them.
     #[must_use]
-    pub fn frames_for_step(step: u64) -> u64 {
-        let l2 = step.is_multiple_of(STEP);
-        let l3 = step.is_multiple_of(STEP * 512);
-        1 + u64::from(l2) + u64::from(l3) + Directory::pages_of(step)
+    pub fn frames_for_chunk(chunk: u64) -> u64 {
+        let l2 = chunk.is_multiple_of(CHUNK);
+        let l3 = chunk.is_multiple_of(CHUNK * 512);
+        1 + u64::from(l2) + u64::from(l3) + Directory::pages_of(chunk)
     }
 
-    /// Frames that can still be had: those that are free, and what the steps that are not mapped
+    /// Frames that can still be had: those that are free, and what the chunks that are not mapped
     /// yet will bring at least.
     #[must_use]
     pub fn obtainable(&self) -> u64 {
@@ -249,15 +252,15 @@ impl Frames {
         self.counts().free + most.cast_unsigned()
     }
 
-    /// The step that the direct map must add next, if there are frames to be gained by it or by one
-    /// behind it.
+    /// The chunk that the direct map must add next, if there are frames to be gained by it or by
+    /// one behind it.
     #[must_use]
-    pub fn next_step(&self) -> Option<u64> {
+    pub fn next_chunk(&self) -> Option<u64> {
         let gains = self.gains(&self.special.lock()).any(|gain| gain > 0);
-        gains.then(|| self.directory.steps())
+        gains.then(|| self.directory.chunks())
     }
 
-    /// What a frame of a step that has no records yet will be.
+    /// What a frame of a chunk that has no records yet will be.
     #[must_use]
     pub fn declared(&self, pfn: u64) -> Kind {
         let special = self.special.lock();
@@ -267,17 +270,17 @@ impl Frames {
             .map_or(Kind::Free, |s| s.1)
     }
 
-    /// Adds the records of the next step, in frames that it takes from those that are free.
+    /// Adds the records of the next chunk, in frames that it takes from those that are free.
     ///
     /// # Errors
     /// There are too few.
-    pub fn add_step<M: Machine>(&self, machine: &M) -> Result<(), FrameError> {
+    pub fn add_chunk<M: Machine>(&self, machine: &M) -> Result<(), FrameError> {
         let special = self.special.lock();
-        let step = self.directory.steps();
+        let chunk = self.directory.chunks();
         let mut pages = Vec::<Frame, 3>::new();
-        for _ in 0..Directory::pages_of(step) {
+        for _ in 0..Directory::pages_of(chunk) {
             let page = self.alloc(machine);
-            // There is room: a step takes three pages at most.
+            // There is room: a chunk takes three pages at most.
             if page.map(|page| pages.push(page)).is_err() {
                 pages
                     .into_iter()
@@ -289,7 +292,7 @@ impl Frames {
             let page = pages.pop().ok_or(FrameError::OutOfMemory)?;
             Ok(page.0)
         })?;
-        let range = step * STEP..((step + 1) * STEP).min(self.counts().total);
+        let range = chunk * CHUNK..((chunk + 1) * CHUNK).min(self.counts().total);
         let more = range.end - range.start;
         self.mapped.fetch_add(more, Ordering::Relaxed);
         for (frames, kind) in special.iter() {
@@ -297,7 +300,7 @@ impl Frames {
                 self.set(Pfn::truncate(pfn), State::of(*kind))?;
             }
         }
-        self.keep_for_barren_steps(&special);
+        self.keep_back(&special);
         Ok(())
     }
 
@@ -349,11 +352,11 @@ impl Frames {
         };
         self.count_free(-1);
         drop(pool);
-        if self.stranded() > 0 {
+        if self.orphans() > 0 {
             // It may have found its way back by itself.
             self.hold_again(pfn);
         }
-        self.step_now(pfn, Step::Alloc)?;
+        self.transition(pfn, Transition::Alloc)?;
         Ok(Frame(pfn))
     }
 
@@ -364,7 +367,7 @@ impl Frames {
     #[inline]
     pub fn free<M: Machine>(&self, machine: &M, frame: Frame) -> Result<(), FrameError> {
         let pfn = frame.0;
-        self.step_now(pfn, Step::Free)?;
+        self.transition(pfn, Transition::Free)?;
         let memory = machine.memory(pfn).cast::<usize>();
         let mut pool = self.pool.lock();
         // SAFETY: the frame was handed out and comes back, so nobody else uses its memory; its
@@ -385,15 +388,19 @@ impl Frames {
         self.free.store(free, Ordering::Relaxed);
     }
 
-    /// Takes a step that needs nobody's consent, or has it already.
+    /// Takes a transition that needs nobody's consent, or has it already.
     ///
     /// # Errors
-    /// The step is not allowed, in what was applied or in what is planned.
+    /// The transition is not allowed, in what was applied or in what is planned.
     #[inline]
-    pub fn step_now(&self, pfn: Pfn, step: Step) -> Result<(), FrameError> {
+    pub fn transition(&self, pfn: Pfn, transition: Transition) -> Result<(), FrameError> {
         self.change(pfn, |record| {
             let (applied, planned) = record.states();
-            let after = |state: State| state.after(step).map_err(|e| FrameError::Illegal(pfn, e));
+            let after = |state: State| {
+                state
+                    .after(transition)
+                    .map_err(|e| FrameError::Illegal(pfn, e))
+            };
             Ok(record.with_states(after(applied)?, after(planned)?))
         })
     }
@@ -499,8 +506,8 @@ impl<M: Machine> Completion for Ledger<M> {
 
     #[inline]
     fn dropped(&mut self, _: u32) {
-        // Settling brings the plan back to what was applied; what was read through the queue before
-        // may not be so.
+        // Applying the log brings the plan back to what was applied; what was read through the
+        // queue before may not be so.
         self.domain.changed(L5::NUMBER);
     }
 }

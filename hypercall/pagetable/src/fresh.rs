@@ -2,13 +2,13 @@
 //!
 //! Filling a table with plain stores while it is ordinary memory and having Xen validate it once
 //! costs 225 instructions an entry; updating it entry by entry costs 555. The types are the
-//! protocol: a [`Fresh`] table may be written and not hooked, a [`Sealed`] one may be hooked and
+//! protocol: a [`Fresh`] table may be written and not linked, a [`Sealed`] one may be linked and
 //! not written, and each becomes the other only through the page-table path.
 //!
 //! ```text
-//! Frame ─empty/filled─▶ Fresh ──seal──▶ Sealed ──hook──▶ (in the tables)
+//! Frame ─empty/filled─▶ Fresh ──seal──▶ Sealed ──link──▶ (in the tables)
 //!   ▲                                     │ ▲               │
-//!   └─────────────release◀────────────────┘ └────unhook─────┘
+//!   └─────────────release◀────────────────┘ └────unlink─────┘
 //! ```
 
 use core::marker::PhantomData;
@@ -28,7 +28,7 @@ pub struct Fresh<L> {
     level: PhantomData<L>,
 }
 
-/// A finished table that nothing refers to: read-only, ready to be hooked.
+/// A finished table that nothing refers to: read-only, ready to be linked.
 #[must_use = "a table that is dropped is lost"]
 pub struct Sealed<L> {
     pfn: Pfn,
@@ -48,7 +48,7 @@ impl<L: TableLevel> Fresh<L> {
     /// A table whose every entry `fill` writes: the frame's old content must not show through.
     ///
     /// `fill` gets the words to write; it must leave no word as it found it. (A word that is left
-    /// is validated by Xen like any other and refused when the table is hooked.) If it fails, the
+    /// is validated by Xen like any other and refused when the table is linked.) If it fails, the
     /// frame goes back to the allocator.
     ///
     /// # Errors
@@ -134,7 +134,7 @@ impl<M: Machine> Tables<M> {
     /// # Safety
     /// What is in use below the entry must be mapped by the new table as it was.
     #[track_caller]
-    pub unsafe fn hook<L: UpperLevel>(
+    pub unsafe fn link_table<L: UpperLevel>(
         &mut self,
         slot: Place<L>,
         table: Sealed<L::Below>,
@@ -152,7 +152,7 @@ impl<M: Machine> Tables<M> {
     /// Xen's refusal.
     ///
     /// # Safety
-    /// As [`Tables::hook`].
+    /// As [`Tables::link_table`].
     #[track_caller]
     pub(super) unsafe fn install<L: UpperLevel>(
         &mut self,
@@ -163,28 +163,28 @@ impl<M: Machine> Tables<M> {
         let pfn = table.pfn();
         let sealed = table.seal(self);
         // SAFETY: what is in use below the entry stays mapped, as the caller says.
-        let hooked = sealed.and_then(|sealed| unsafe { self.hook(slot, sealed, flags) });
-        self.or_strand(pfn, hooked)
+        let linked = sealed.and_then(|sealed| unsafe { self.link_table(slot, sealed, flags) });
+        self.or_orphan(pfn, linked)
     }
 
     /// Sees to it that a table is not lost with an error.
-    pub(super) fn or_strand<T>(
+    pub(super) fn or_orphan<T>(
         &mut self,
         table: Pfn,
         result: Result<T, MmError>,
     ) -> Result<T, MmError> {
         if result.is_err() {
-            self.settle();
-            self.frames().strand(table);
+            self.apply_log();
+            self.frames().orphan(table);
         }
         result
     }
 
-    /// Gives frames that Xen's refusals stranded back to the allocator.
+    /// Gives frames that Xen's refusals orphaned back to the allocator.
     #[cold]
     pub(super) fn reclaim_stranded(&mut self) {
-        for _ in 0..self.frames().stranded() {
-            let Some(pfn) = self.frames().next_stranded() else {
+        for _ in 0..self.frames().orphans() {
+            let Some(pfn) = self.frames().next_orphan() else {
                 return;
             };
             let Ok((state, _)) = self.frames().states(pfn) else {
@@ -211,7 +211,7 @@ impl<M: Machine> Tables<M> {
     /// # Safety
     /// Nothing in use may be mapped below the entry.
     #[track_caller]
-    pub unsafe fn unhook<L: UpperLevel>(
+    pub unsafe fn unlink_table<L: UpperLevel>(
         &mut self,
         slot: Place<L>,
     ) -> Result<Option<Sealed<L::Below>>, MmError> {
@@ -240,7 +240,7 @@ impl<M: Machine> Tables<M> {
         } else {
             self.flush().and_then(|()| self.unseal(table))
         };
-        let frame = self.or_strand(table, unsealed)?;
+        let frame = self.or_orphan(table, unsealed)?;
         self.free_once_flushed(frame)
     }
 
@@ -251,7 +251,7 @@ impl<M: Machine> Tables<M> {
             self.flush()?;
         }
         self.log_mut().free_after_flush(frame)?;
-        self.settle();
+        self.apply_log();
         Ok(())
     }
 }

@@ -114,7 +114,7 @@ pub fn mode<M: Machine>(tables: &mut Tables<M>, to: Mode) -> Result<(), MmError>
         Mode::EnterInterrupt => tables.mmu.enter_irq().map_err(MmError::from),
         Mode::LeaveInterrupt => tables.mmu.leave_irq().map_err(MmError::from),
     };
-    tables.settle();
+    tables.apply_log();
     result
 }
 
@@ -190,7 +190,7 @@ pub struct Fuzzer<const PAGES: usize, const POOL: usize> {
     spare: (u64, u64),
     /// Frames out of the allocator before the run began.
     out: u64,
-    steps_mapped: Option<u64>,
+    chunks_mapped: Option<u64>,
     counts: Counts,
 }
 
@@ -230,7 +230,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         boot: [Page::NONE; USER_PAGES],
         spare: (0, 0),
         out: 0,
-        steps_mapped: None,
+        chunks_mapped: None,
         counts: Counts {
             done: 0,
             refused: 0,
@@ -272,7 +272,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         tables.flush()?;
         let counts = tables.frames().counts();
         self.out = counts.mapped - counts.free;
-        self.steps_mapped = tables.frames().next_step();
+        self.chunks_mapped = tables.frames().next_chunk();
         for place in &mut self.pool {
             let mut frame = tables.alloc_frame()?;
             *place = frame.pfn().as_u64() as u32;
@@ -350,13 +350,13 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
             let freed = tables.free_frame(frame);
             freed.map_err(|e| self.differs(Op::Unhog, 0, What::Error(e), 0, 0))?;
         }
-        // What refusals stranded comes back when somebody asks for a frame.
+        // What refusals orphaned comes back when somebody asks for a frame.
         let reclaimed = tables.alloc_frame().and_then(|f| tables.free_frame(f));
         reclaimed.map_err(|e| self.differs(Op::Unhog, 0, What::Error(e), 0, 0))?;
         let counts = tables.frames().counts();
         let out = counts.mapped - counts.free + u64::from(self.spare.1.count_ones());
         // Growth of the direct map takes frames that stay taken.
-        if out != self.out && self.steps_mapped == tables.frames().next_step() {
+        if out != self.out && self.chunks_mapped == tables.frames().next_chunk() {
             return Err(self.differs(Op::Unhog, 0, What::FreeFrames, self.out, out));
         }
         Ok(())

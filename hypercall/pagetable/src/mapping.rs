@@ -149,7 +149,7 @@ impl<M: Machine> Tables<M> {
             return Ok(mapping);
         }
         for frame in frames {
-            self.free_or_strand(frame);
+            self.free_or_orphan(frame);
         }
         if mapping.pages > 0
             && let Err(StillMapped { error, mapping }) = self.unmap_and_free(mapping)
@@ -198,7 +198,7 @@ impl<M: Machine> Tables<M> {
     /// As [`Tables::unmap_frames`].
     #[track_caller]
     pub fn unmap_and_free(&mut self, mapping: Mapping) -> Result<(), StillMapped> {
-        self.unmap_frames(mapping, Self::free_or_strand)
+        self.unmap_frames(mapping, Self::free_or_orphan)
     }
 
     fn check_mapping(&self, va: u64, pages: u64, flags: Flags) -> Result<(), MmError> {
@@ -274,16 +274,16 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     fn undo_chunk(&mut self, va: u64, frames: &Chunk) {
         // All of them, whether they came to be mapped or not.
-        if let Err(e) = self.unmap_chunk(va, frames, &mut Self::free_or_strand) {
+        if let Err(e) = self.unmap_chunk(va, frames, &mut Self::free_or_orphan) {
             log::error!(target: "mm", "pages at {va:#x} stay mapped: {e}");
         }
     }
 
     /// Gives a frame back to the allocator, now or when Xen agrees.
-    fn free_or_strand(&mut self, frame: Frame) {
+    fn free_or_orphan(&mut self, frame: Frame) {
         let pfn = frame.pfn();
         if self.free_frame(frame).is_err() {
-            self.frames().strand(pfn);
+            self.frames().orphan(pfn);
         }
     }
 }

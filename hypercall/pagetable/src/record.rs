@@ -1,20 +1,21 @@
 //! A frame's two states in one word: what Xen applied and what is planned.
 //!
-//! 8 bytes a frame, so that a page of records serves exactly one step of the direct map.
+//! 8 bytes a frame, so that a page of records serves exactly one chunk of the direct map.
 
 use crate::state::{Kind, State};
 
 /// What is known about one frame. A state takes 24 bits: kind in 0-3, level in 4-6, pinned in 7,
-/// links from 8 on. The applied one lies in bits 0-23, the planned one in 24-47; bit 48 says that the
-/// frame is stranded; from bit 49 on stands how many steps are in waiting for it, in all logs.
+/// links from 8 on. The applied one lies in bits 0-23, the planned one in 24-47; bit 48 says that
+/// the frame is orphaned; from bit 49 on stands how many transitions are in waiting for it, in all
+/// logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record(u64);
 
 /// Bits of a state.
 const STATE: u32 = 24;
-/// Nobody holds the frame, whatever it is: see `Frames::strand`.
-const STRANDED: u64 = 1 << 48;
-/// Where the number of steps in waiting begins: 15 bits, more than the logs of 63 vCPUs hold.
+/// Nobody holds the frame, whatever it is: see `Frames::orphan`.
+const ORPHAN: u64 = 1 << 48;
+/// Where the number of transitions in waiting begins: 15 bits, more than the logs of 63 vCPUs hold.
 const WAITING: u32 = 49;
 
 const _: () = assert!(Kind::ALL.len() <= 16, "a kind has four bits");
@@ -43,13 +44,13 @@ impl Record {
         Record(Record::new(applied, planned).0 | self.0 >> (2 * STATE) << (2 * STATE))
     }
 
-    /// How many planned steps have neither come true nor been given up.
+    /// How many planned transitions have neither come true nor been given up.
     #[inline]
     pub(super) const fn waiting(self) -> u16 {
         (self.0 >> WAITING) as u16
     }
 
-    /// The same with another number of steps in waiting, below 2^15.
+    /// The same with another number of transitions in waiting, below 2^15.
     #[inline]
     pub(super) const fn with_waiting(self, waiting: u16) -> Record {
         Record(self.0 << (64 - WAITING) >> (64 - WAITING) | (waiting as u64) << WAITING)
@@ -57,14 +58,14 @@ impl Record {
 
     /// Whether nobody holds the frame.
     #[inline]
-    pub(super) const fn is_stranded(self) -> bool {
-        self.0 & STRANDED != 0
+    pub(super) const fn is_orphan(self) -> bool {
+        self.0 & ORPHAN != 0
     }
 
     /// The same, held by nobody or again by somebody.
     #[inline]
-    pub(super) const fn with_stranded(self, stranded: bool) -> Record {
-        Record(self.0 & !STRANDED | if stranded { STRANDED } else { 0 })
+    pub(super) const fn with_orphan(self, orphaned: bool) -> Record {
+        Record(self.0 & !ORPHAN | if orphaned { ORPHAN } else { 0 })
     }
 
     /// From the word it is kept in.
@@ -131,18 +132,18 @@ mod tests {
                 };
                 let record = Record::from_bits(Record::new(applied, planned).bits());
                 assert_eq!(record.states(), (applied, planned));
-                let stranded = record.with_stranded(true);
-                assert_eq!(stranded.states(), (applied, planned));
-                assert!(stranded.is_stranded() && !record.is_stranded());
-                assert_eq!(stranded.with_stranded(false), record);
-                let waits = stranded.with_waiting(0x7fff);
+                let orphaned = record.with_orphan(true);
+                assert_eq!(orphaned.states(), (applied, planned));
+                assert!(orphaned.is_orphan() && !record.is_orphan());
+                assert_eq!(orphaned.with_orphan(false), record);
+                let waits = orphaned.with_waiting(0x7fff);
                 assert_eq!(
                     (waits.waiting(), waits.states()),
-                    (0x7fff, stranded.states())
+                    (0x7fff, orphaned.states())
                 );
                 assert_eq!(waits.with_states(planned, applied).waiting(), 0x7fff);
-                assert!(waits.is_stranded());
-                assert_eq!(waits.with_waiting(0), stranded);
+                assert!(waits.is_orphan());
+                assert_eq!(waits.with_waiting(0), orphaned);
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::tables::Tables;
 
 const PAGE: u64 = 4096;
 /// Frames that are made free at a time: a bit each in a word.
-const CHUNK: u64 = u64::BITS as u64;
+const AT_ONCE: u64 = u64::BITS as u64;
 
 impl<M: Machine> Tables<M> {
     /// Gives consecutive pages of the image, from `va` on, to the allocator. Those that are the
@@ -39,12 +39,12 @@ impl<M: Machine> Tables<M> {
         let first = (va - M::Layout::IMAGE.start) / PAGE;
         let end = first + pages;
         (first..end)
-            .step_by(CHUNK as usize)
+            .step_by(AT_ONCE as usize)
             // SAFETY: pages that were unmapped just now, and that nobody uses, as the caller says.
-            .try_for_each(|start| unsafe { self.release_frames(start, CHUNK.min(end - start)) })
+            .try_for_each(|start| unsafe { self.release_frames(start, AT_ONCE.min(end - start)) })
     }
 
-    /// Makes up to [`CHUNK`] frames of the image free, which nothing but the window maps.
+    /// Makes up to [`AT_ONCE`] frames of the image free, which nothing but the window maps.
     ///
     /// # Safety
     /// Nobody uses them any more.

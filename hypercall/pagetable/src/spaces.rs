@@ -57,7 +57,7 @@ use crate::error::MmError;
 use crate::frames::{Frame, FrameError};
 use crate::fresh::Fresh;
 use crate::machine::Machine;
-use crate::state::{Illegal, Kind, Step};
+use crate::state::{Illegal, Kind, Transition};
 use crate::tables::{Fold, Tables};
 
 /// The first slot of a root that is not user mode's.
@@ -133,7 +133,7 @@ pub struct NotDestroyed {
     /// Why.
     pub error: MmError,
     /// The space, unless Xen has let go of it: then what is missing are tables of its user half, which
-    /// come back with the [frames that refusals left over](crate::frames::Frames::stranded), or are
+    /// come back with the [frames that refusals left over](crate::frames::Frames::orphans), or are
     /// lost where their record says that something refers to them.
     pub space: Option<AddressSpace>,
 }
@@ -247,7 +247,7 @@ impl<M: Machine> Tables<M> {
     /// No base register refers to it.
     #[track_caller]
     unsafe fn unpin(&mut self, root: Pfn) -> Result<(), MmError> {
-        let tag = self.plan_root(root, Step::Unpin, |_| Step::Unlink)?;
+        let tag = self.plan_root(root, Transition::Unpin, |_| Transition::Unlink)?;
         let op = ExtOp::Unpin(self.mfn(root)?);
         // SAFETY: no base register refers to the root, so nothing in use is reached through it.
         unsafe { self.mmu.ext(op, tag) }?;
@@ -257,23 +257,23 @@ impl<M: Machine> Tables<M> {
     /// Pins a root; what its entries refer to gains a reference.
     #[track_caller]
     fn pin(&mut self, root: Pfn) -> Result<(), MmError> {
-        let tag = self.plan_root(root, Step::Pin(self.fold().top()), Step::Link)?;
+        let tag = self.plan_root(root, Transition::Pin(self.fold().top()), Transition::Link)?;
         let op = ExtOp::Pin(Level::L4, self.mfn(root)?);
         // SAFETY: pinning validates; it changes no mapping.
         unsafe { self.mmu.ext(op, tag) }?;
         Ok(())
     }
 
-    /// Plans the steps of pinning or unpinning a root for which nothing is queued: its own, and one
-    /// for each table it refers to, however many those are.
+    /// Plans the transitions of pinning or unpinning a root for which nothing is queued: its own,
+    /// and one for each table it refers to, however many those are.
     #[track_caller]
     fn plan_root(
         &mut self,
         root: Pfn,
-        own: Step,
-        each: impl Fn(u8) -> Step,
+        own: Transition,
+        each: impl Fn(u8) -> Transition,
     ) -> Result<u32, MmError> {
-        self.settle();
+        self.apply_log();
         match self.try_plan_root(root, own, &each) {
             Err(FrameError::Full) => {}
             planned => return Ok(planned?),
@@ -285,8 +285,8 @@ impl<M: Machine> Tables<M> {
     fn try_plan_root(
         &mut self,
         root: Pfn,
-        own: Step,
-        each: &impl Fn(u8) -> Step,
+        own: Transition,
+        each: &impl Fn(u8) -> Transition,
     ) -> Result<u32, FrameError> {
         let below = self.fold().top() - 1;
         let xens = UPPER_HALF..kernel_slots(self.fold());
@@ -409,7 +409,7 @@ impl<M: Machine> Tables<M> {
         let bases = self.bases(to)?;
         // SAFETY: the caller's promise: what is in use stays mapped.
         let switched = unsafe { self.mmu.switch(lazy, SwitchOut::Carry, &bases) };
-        self.settle();
+        self.apply_log();
         let carried_out = switched
             .as_ref()
             .map_or_else(|error| error.carried_out, |_| bases.len());
@@ -426,10 +426,10 @@ impl<M: Machine> Tables<M> {
         };
         let top = self.fold().top();
         for root in core::iter::once(before.kernel).chain(before.user) {
-            self.frames().step_now(root, Step::Unlink)?;
+            self.frames().transition(root, Transition::Unlink)?;
         }
         for root in core::iter::once(kernel).chain(user) {
-            self.frames().step_now(root, Step::Link(top))?;
+            self.frames().transition(root, Transition::Link(top))?;
         }
         self.set_roots(Roots { kernel, user });
         switched.map_err(|error| error.error)?;
@@ -476,9 +476,9 @@ impl<M: Machine> Tables<M> {
         let place = listed.position(|roots| roots == space);
         let used = [self.current_roots().kernel, self.root()];
         let Some(place) = place.filter(|_| !used.contains(&space.kernel)) else {
-            let step = Step::Unpin;
+            let transition = Transition::Unpin;
             let (_, state) = self.frames().states(space.kernel)?;
-            let illegal = Illegal { state, step };
+            let illegal = Illegal { state, transition };
             return Err(FrameError::Illegal(space.kernel, illegal).into());
         };
         // What is queued may be for its roots, whose entries are counted as they stand.
@@ -527,7 +527,7 @@ impl<M: Machine> Tables<M> {
             };
             if level < top {
                 // Those below a root lost their reference with its pin, these with their parent.
-                self.frames().step_now(value.pfn, Step::Unlink)?;
+                self.frames().transition(value.pfn, Transition::Unlink)?;
             }
             self.dissolve(value.pfn, level - 1)?;
         }

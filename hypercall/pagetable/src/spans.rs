@@ -40,7 +40,7 @@ impl Spans {
             self.current = piece;
             return;
         }
-        // Step by step all of memory is one piece.
+        // Chunk by chunk all of memory is one piece.
         if self.current.end == piece.start {
             self.current.end = piece.end;
             return;

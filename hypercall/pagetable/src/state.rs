@@ -2,7 +2,7 @@
 //!
 //! Xen counts for every frame how it is used, and refuses a use that conflicts (`get_page_type`,
 //! `xen/arch/x86/mm.c`). The kernel keeps the part of that record that its own requests decide, so
-//! that an illegal step is a typed error before Xen is asked: a frame that is mapped writable
+//! that an illegal transition is a typed error before Xen is asked: a frame that is mapped writable
 //! cannot become a table, a table in use cannot be freed, and so on.
 //!
 //! ```text
@@ -87,9 +87,9 @@ pub struct State {
     pub pinned: bool,
 }
 
-/// A step from one state to another.
+/// A transition from one state to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum Transition {
     /// Handed out.
     Alloc,
     /// Given back.
@@ -116,23 +116,23 @@ pub enum Step {
     Thaw,
 }
 
-impl Step {
-    /// Whether it changes a count, as steps of several vCPUs may at once: not what the frame is, nor
-    /// whether it is pinned.
+impl Transition {
+    /// Whether it changes a count, as transitions of several vCPUs may at once: not what the frame
+    /// is, nor whether it is pinned.
     #[inline]
     #[must_use]
     pub const fn is_counted(self) -> bool {
-        matches!(self, Step::Link(_) | Step::Unlink)
+        matches!(self, Transition::Link(_) | Transition::Unlink)
     }
 }
 
-/// A step that is not allowed.
+/// A transition that is not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Illegal {
     /// The state it was asked in.
     pub state: State,
-    /// The step.
-    pub step: Step,
+    /// The transition.
+    pub transition: Transition,
 }
 
 impl State {
@@ -167,37 +167,39 @@ impl State {
         )
     }
 
-    /// The state after `step`.
+    /// The state after `transition`.
     ///
     /// # Errors
-    /// The step is not allowed in this state.
-    pub fn after(self, step: Step) -> Result<State, Illegal> {
+    /// The transition is not allowed in this state.
+    pub fn after(self, transition: Transition) -> Result<State, Illegal> {
         let table = |level: u8| self.kind == Kind::Table && self.level == level;
-        let next = match step {
-            Step::Alloc if self.kind == Kind::Free => Some(State::of(Kind::Owned)),
-            Step::Free if self.kind == Kind::Owned => Some(State::of(Kind::Free)),
-            Step::Share if self.kind == Kind::Owned => Some(State::of(Kind::Shared)),
-            Step::Seal(level) if self.kind == Kind::Owned => Some(State::table(level, 0, false)),
-            Step::Unseal if self.kind == Kind::Table && self.links == 0 && !self.pinned => {
+        let next = match transition {
+            Transition::Alloc if self.kind == Kind::Free => Some(State::of(Kind::Owned)),
+            Transition::Free if self.kind == Kind::Owned => Some(State::of(Kind::Free)),
+            Transition::Share if self.kind == Kind::Owned => Some(State::of(Kind::Shared)),
+            Transition::Seal(level) if self.kind == Kind::Owned => {
+                Some(State::table(level, 0, false))
+            }
+            Transition::Unseal if self.kind == Kind::Table && self.links == 0 && !self.pinned => {
                 Some(State::of(Kind::Owned))
             }
-            Step::Link(level) if table(level) => self
+            Transition::Link(level) if table(level) => self
                 .links
                 .checked_add(1)
                 .map(|links| State { links, ..self }),
-            Step::Unlink if self.kind == Kind::Table => self
+            Transition::Unlink if self.kind == Kind::Table => self
                 .links
                 .checked_sub(1)
                 .map(|links| State { links, ..self }),
-            Step::Pin(level) if table(level) && !self.pinned => Some(State {
+            Transition::Pin(level) if table(level) && !self.pinned => Some(State {
                 pinned: true,
                 ..self
             }),
-            Step::Unpin if self.pinned => Some(State {
+            Transition::Unpin if self.pinned => Some(State {
                 pinned: false,
                 ..self
             }),
-            Step::Release
+            Transition::Release
                 if matches!(
                     self.kind,
                     Kind::ImageConst | Kind::ImageData | Kind::ImageFrozen
@@ -205,30 +207,35 @@ impl State {
             {
                 Some(State::of(Kind::Owned))
             }
-            Step::Freeze if self.kind == Kind::Owned => Some(State::of(Kind::Code)),
-            Step::Freeze if self.kind == Kind::ImageData => Some(State::of(Kind::ImageFrozen)),
-            Step::Thaw if self.kind == Kind::Code => Some(State::of(Kind::Owned)),
-            Step::Thaw if self.kind == Kind::ImageFrozen => Some(State::of(Kind::ImageData)),
+            Transition::Freeze if self.kind == Kind::Owned => Some(State::of(Kind::Code)),
+            Transition::Freeze if self.kind == Kind::ImageData => {
+                Some(State::of(Kind::ImageFrozen))
+            }
+            Transition::Thaw if self.kind == Kind::Code => Some(State::of(Kind::Owned)),
+            Transition::Thaw if self.kind == Kind::ImageFrozen => Some(State::of(Kind::ImageData)),
             _ => None,
         };
-        next.ok_or(Illegal { state: self, step })
+        next.ok_or(Illegal {
+            state: self,
+            transition,
+        })
     }
 
-    /// The state without a `step` that was planned and did not come true, given what was
-    /// `applied`. Counts go back by what the step changed, so that steps of others stay counted;
-    /// whatever else a frame is has one planner at a time, and is what it was.
+    /// The state without a `transition` that was planned and did not come true, given what was
+    /// `applied`. Counts go back by what the transition changed, so that those of others stay
+    /// counted; whatever else a frame is has one planner at a time, and is what it was.
     #[must_use]
-    pub const fn without(self, step: Step, applied: State) -> State {
-        match step {
-            Step::Link(_) => State {
+    pub const fn without(self, transition: Transition, applied: State) -> State {
+        match transition {
+            Transition::Link(_) => State {
                 links: self.links.wrapping_sub(1),
                 ..self
             },
-            Step::Unlink => State {
+            Transition::Unlink => State {
                 links: self.links.wrapping_add(1),
                 ..self
             },
-            Step::Pin(_) | Step::Unpin => State {
+            Transition::Pin(_) | Transition::Unpin => State {
                 pinned: applied.pinned,
                 ..self
             },
@@ -240,7 +247,7 @@ impl State {
         }
     }
 
-    /// Whether a mapping of it may be executable, by [`Step::Freeze`] or as the image's own.
+    /// Whether a mapping of it may be executable, by [`Transition::Freeze`] or as the image's own.
     #[must_use]
     pub const fn may_be_executable(self) -> bool {
         matches!(self.kind, Kind::Code | Kind::ImageConst | Kind::ImageFrozen)
@@ -268,28 +275,28 @@ impl fmt::Display for State {
     }
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for Transition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Step::Alloc => f.write_str("hand it out"),
-            Step::Free => f.write_str("free it"),
-            Step::Share => f.write_str("share it with Xen"),
-            Step::Seal(level) => write!(f, "make it an L{level} table"),
-            Step::Unseal => f.write_str("make it writable"),
-            Step::Link(level) => write!(f, "refer to it as an L{level} table"),
-            Step::Unlink => f.write_str("drop a reference to it"),
-            Step::Pin(level) => write!(f, "pin it as an L{level} table"),
-            Step::Unpin => f.write_str("unpin it"),
-            Step::Release => f.write_str("take it out of the image"),
-            Step::Freeze => f.write_str("make it read-only as it is"),
-            Step::Thaw => f.write_str("let it be written again"),
+            Transition::Alloc => f.write_str("hand it out"),
+            Transition::Free => f.write_str("free it"),
+            Transition::Share => f.write_str("share it with Xen"),
+            Transition::Seal(level) => write!(f, "make it an L{level} table"),
+            Transition::Unseal => f.write_str("make it writable"),
+            Transition::Link(level) => write!(f, "refer to it as an L{level} table"),
+            Transition::Unlink => f.write_str("drop a reference to it"),
+            Transition::Pin(level) => write!(f, "pin it as an L{level} table"),
+            Transition::Unpin => f.write_str("unpin it"),
+            Transition::Release => f.write_str("take it out of the image"),
+            Transition::Freeze => f.write_str("make it read-only as it is"),
+            Transition::Thaw => f.write_str("let it be written again"),
         }
     }
 }
 
 impl fmt::Display for Illegal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {}: the frame is {}", self.step, self.state)
+        write!(f, "cannot {}: the frame is {}", self.transition, self.state)
     }
 }
 
@@ -297,15 +304,17 @@ impl fmt::Display for Illegal {
 mod tests {
     use super::*;
 
-    fn walk(steps: &[Step]) -> Result<State, Illegal> {
-        steps
+    fn walk(transitions: &[Transition]) -> Result<State, Illegal> {
+        transitions
             .iter()
-            .try_fold(State::default(), |state, step| state.after(*step))
+            .try_fold(State::default(), |state, transition| {
+                state.after(*transition)
+            })
     }
 
     #[test]
     fn a_table_is_born_used_and_freed() {
-        use Step::*;
+        use Transition::*;
         let life = [
             Alloc,
             Seal(1),
@@ -325,8 +334,8 @@ mod tests {
 
     #[test]
     fn what_xen_would_refuse_is_refused_before() {
-        use Step::*;
-        for (steps, why) in [
+        use Transition::*;
+        for (transitions, why) in [
             (&[Seal(1)][..], "a free frame is nobody's to seal"),
             (&[Alloc, Link(1)], "a writable frame is no table"),
             (&[Alloc, Seal(1), Link(2)], "a table has one level"),
@@ -356,13 +365,13 @@ mod tests {
             (&[Freeze], "a free frame is nobody's to freeze"),
             (&[Alloc, Thaw], "not frozen"),
         ] {
-            assert!(walk(steps).is_err(), "{why}");
+            assert!(walk(transitions).is_err(), "{why}");
         }
     }
 
     #[test]
     fn memory_in_use_can_be_shared_for_good() {
-        let shared = walk(&[Step::Alloc, Step::Share]).unwrap();
+        let shared = walk(&[Transition::Alloc, Transition::Share]).unwrap();
         assert_eq!(shared, State::of(Kind::Shared));
         assert!(shared.may_be_writable() && !shared.may_be_executable());
     }
@@ -370,32 +379,36 @@ mod tests {
     #[test]
     fn what_is_frozen_is_thawed_into_what_it_was() {
         for kind in [Kind::Owned, Kind::ImageData] {
-            let frozen = State::of(kind).after(Step::Freeze).unwrap();
+            let frozen = State::of(kind).after(Transition::Freeze).unwrap();
             assert!(frozen.may_be_executable() && !frozen.may_be_writable());
-            assert_eq!(frozen.after(Step::Thaw), Ok(State::of(kind)));
+            assert_eq!(frozen.after(Transition::Thaw), Ok(State::of(kind)));
         }
     }
 
     /// Whatever was planned, a refusal of all of it leaves what was applied; refusal of a part
     /// leaves what the rest alone would have made.
     #[test]
-    fn a_refused_step_leaves_what_the_others_make() {
-        use Step::*;
+    fn a_refused_transition_leaves_what_the_others_make() {
+        use Transition::*;
         let owned = walk(&[Alloc]).unwrap();
-        let plans: &[(State, &[Step])] = &[
+        let plans: &[(State, &[Transition])] = &[
             (owned, &[Seal(1), Link(1), Link(1), Unlink, Pin(1)]),
             (State::table(1, 0, false), &[Unseal]),
             (State::table(4, 3, true), &[Unlink, Unpin, Unlink, Link(4)]),
             (owned, &[Freeze, Thaw, Freeze]),
             (State::of(Kind::ImageData), &[Release]),
         ];
-        for (applied, steps) in plans {
-            let planned = steps.iter().try_fold(*applied, |s, step| s.after(*step));
-            let back = steps
+        for (applied, transitions) in plans {
+            let planned = transitions
+                .iter()
+                .try_fold(*applied, |s, transition| s.after(*transition));
+            let back = transitions
                 .iter()
                 .rev()
-                .fold(planned.unwrap(), |s, step| s.without(*step, *applied));
-            assert_eq!(back, *applied, "{steps:?}");
+                .fold(planned.unwrap(), |s, transition| {
+                    s.without(*transition, *applied)
+                });
+            assert_eq!(back, *applied, "{transitions:?}");
         }
         let two = State::table(1, 2, false);
         let other = two.after(Link(1)).unwrap();
@@ -406,10 +419,10 @@ mod tests {
     #[test]
     fn the_image_becomes_memory_once_and_nothing_else_does() {
         for kind in [Kind::ImageConst, Kind::ImageData] {
-            let owned = State::of(kind).after(Step::Release).unwrap();
+            let owned = State::of(kind).after(Transition::Release).unwrap();
             assert_eq!(owned, State::of(Kind::Owned));
-            assert!(owned.after(Step::Release).is_err());
-            assert!(State::of(kind).after(Step::Free).is_err());
+            assert!(owned.after(Transition::Release).is_err());
+            assert!(State::of(kind).after(Transition::Free).is_err());
         }
         for kind in [
             Kind::Free,
@@ -418,13 +431,22 @@ mod tests {
             Kind::Module,
             Kind::Hole,
         ] {
-            assert!(State::of(kind).after(Step::Release).is_err(), "{kind:?}");
+            assert!(
+                State::of(kind).after(Transition::Release).is_err(),
+                "{kind:?}"
+            );
         }
     }
 
     #[test]
     fn errors_read_as_sentences() {
-        let e = walk(&[Step::Alloc, Step::Seal(1), Step::Link(1), Step::Unseal]).unwrap_err();
+        let e = walk(&[
+            Transition::Alloc,
+            Transition::Seal(1),
+            Transition::Link(1),
+            Transition::Unseal,
+        ])
+        .unwrap_err();
         assert_eq!(
             e.to_string(),
             "cannot make it writable: the frame is L1 table with 1 links"

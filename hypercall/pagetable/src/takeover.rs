@@ -31,7 +31,7 @@ use marks::init;
 use crate::directmap::share;
 use crate::entry::{Entry, Flags, L1, L3, L4, L5, Pmd, Pte, TableLevel, Value};
 use crate::error::MmError;
-use crate::frames::{Frames, STEP};
+use crate::frames::{CHUNK, Frames};
 use crate::fresh::Fresh;
 use crate::layout::Layout;
 use crate::machine::{Live, Machine};
@@ -107,7 +107,7 @@ impl Segments {
 
 /// What the takeover found and did, for the boot log.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Report {
+pub struct Summary {
     /// Pages of Xen's initial mapping.
     pub initial_pages: u64,
     /// Page tables found in it.
@@ -122,7 +122,7 @@ pub struct Report {
 pub struct Initial<'t, M: Machine> {
     tables: &'t mut Tables<M>,
     start: Start,
-    report: Report,
+    report: Summary,
 }
 
 /// Phase 2: single pages through the fixmap.
@@ -144,7 +144,7 @@ impl<'t, M: Machine> Initial<'t, M> {
             va: M::Layout::IMAGE.start,
             pages,
         };
-        if mapped > start.nr_pages || !mapped.is_multiple_of(STEP) {
+        if mapped > start.nr_pages || !mapped.is_multiple_of(CHUNK) {
             return Err(bad(mapped));
         }
         let used = used_ranges::<M>(&start, mapped)?;
@@ -176,7 +176,7 @@ impl<'t, M: Machine> Initial<'t, M> {
         }
         frames.declare(outside(&start.p2m_frames, mapped), Kind::P2m)?;
         frames.declare(outside(&start.module, mapped), Kind::Module)?;
-        let mut report = Report {
+        let mut report = Summary {
             initial_pages: mapped,
             initial_tables: 0,
             reclaimed,
@@ -263,16 +263,16 @@ impl<'t, M: Machine> Early<'t, M> {
     ///
     /// # Errors
     /// Xen's refusal.
-    pub fn direct_map(self) -> Result<Report, MmError> {
+    pub fn direct_map(self) -> Result<Summary, MmError> {
         let Initial {
             tables,
             start,
             report,
         } = self.0;
-        let steps = report.initial_pages / STEP;
+        let chunks = report.initial_pages / CHUNK;
         tables.lazily(|tables| {
-            (0..steps).try_for_each(|step| {
-                let offset = step * STEP * PAGE;
+            (0..chunks).try_for_each(|chunk| {
+                let offset = chunk * CHUNK * PAGE;
                 // SAFETY: the direct map is where the kernel reaches all memory of the domain.
                 unsafe {
                     share(
@@ -288,7 +288,7 @@ impl<'t, M: Machine> Early<'t, M> {
         frames.move_to_window(machine);
         tables.lazily(|tables| {
             protect_p2m(tables, &start)?;
-            give_image_its_tables(tables, &start.image, steps)?;
+            give_image_its_tables(tables, &start.image, chunks)?;
             tables.lay_out_kernel_half()
         })?;
         Ok(report)
@@ -416,7 +416,7 @@ fn initial_pages<M: Machine>(machine: &M, root: Pfn, fold: Fold) -> Result<u64, 
     }
     let last = below(l2, full as usize - 1, 2)?;
     let tail = read(machine, last)?.iter().rposition(|word| word & 1 == 1);
-    Ok((full - 1) * STEP + tail.map_or(0, |index| index as u64 + 1))
+    Ok((full - 1) * CHUNK + tail.map_or(0, |index| index as u64 + 1))
 }
 
 /// Records every table of the initial mapping, with how often it is referred to.
@@ -427,7 +427,7 @@ fn adopt_tables<M: Machine>(
     table: Pfn,
     level: u8,
     mapped: u64,
-    report: &mut Report,
+    report: &mut Summary,
 ) -> Result<(), MmError> {
     let (state, _) = frames.states(table)?;
     let links = if state.kind == Kind::Table {
@@ -486,7 +486,7 @@ fn protect_p2m<M: Machine>(tables: &mut Tables<M>, start: &Start) -> Result<(), 
 fn give_image_its_tables<M: Machine>(
     tables: &mut Tables<M>,
     image: &Segments,
-    steps: u64,
+    chunks: u64,
 ) -> Result<(), MmError> {
     let consts = image.text.start..image.rodata.end;
     let offset = consts.start - M::Layout::IMAGE.start;
@@ -495,11 +495,11 @@ fn give_image_its_tables<M: Machine>(
     // map is no-execute as a whole.
     // SAFETY: nobody writes code or constants.
     unsafe { tables.set_rights(M::Layout::DIRECT.start + offset, pages, Flags::CODE) }?;
-    for step in 0..steps {
-        let base = M::Layout::IMAGE.start + step * STEP * PAGE;
+    for chunk in 0..chunks {
+        let base = M::Layout::IMAGE.start + chunk * CHUNK * PAGE;
         let slot = tables.pmd_place(base)?;
         let range = image.range();
-        if range.start >= base + STEP * PAGE || range.end <= base {
+        if range.start >= base + CHUNK * PAGE || range.end <= base {
             // SAFETY: nothing in the initial window but the image is in use: memory is reached
             // through the direct map, boot data was copied.
             unsafe { tables.set_upper(slot, Entry::NONE) }?;
@@ -522,7 +522,7 @@ fn give_image_its_tables<M: Machine>(
         let sealed = filled?.seal(tables)?;
         // SAFETY: every page of the image is mapped as before, with the rights of its segment; the
         // guard page and what is not the image is in nobody's use.
-        unsafe { tables.hook(slot, sealed, Flags::TABLE) }?;
+        unsafe { tables.link_table(slot, sealed, Flags::TABLE) }?;
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ const PAGE: u64 = 4096;
 
 /// One level of a walk.
 #[derive(Clone, Copy, Debug)]
-pub struct Step {
+pub struct WalkEntry {
     /// The level: 5 to 1.
     pub level: usize,
     /// Index of the entry in its table.
@@ -53,7 +53,7 @@ pub struct Walk {
     /// The region of the kernel's that it lies in.
     pub region: Option<&'static str>,
     /// The entries on the way, topmost first.
-    pub steps: heapless::Vec<Step, 5>,
+    pub entries: heapless::Vec<WalkEntry, 5>,
     /// How it ends.
     pub end: End,
 }
@@ -66,7 +66,7 @@ impl<M: Machine> Tables<M> {
         let mut walk = Walk {
             va,
             region: M::Layout::name_of(va),
-            steps: heapless::Vec::new(),
+            entries: heapless::Vec::new(),
             end: End::NotCanonical,
         };
         if self.fold().canonical(va) != va {
@@ -89,7 +89,7 @@ impl<M: Machine> Tables<M> {
             let pfn = entry.mfn().and_then(|mfn| self.machine().pfn(mfn));
             let state = pfn.and_then(|p| self.frames().states(p).ok());
             let queued = self.mmu.batch().queued(slot);
-            let step = Step {
+            let seen = WalkEntry {
                 level,
                 index,
                 entry,
@@ -98,7 +98,7 @@ impl<M: Machine> Tables<M> {
                 state: state.map(|s| s.0),
             };
             // Five levels at most fit.
-            let _ = walk.steps.push(step);
+            let _ = walk.entries.push(seen);
             if !entry.is_present() {
                 walk.end = End::NotPresent;
                 return walk;
@@ -124,13 +124,13 @@ impl fmt::Display for Walk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let region = self.region.unwrap_or("no region of the kernel's");
         write!(f, "{:#018x} ({region})", self.va)?;
-        for step in &self.steps {
-            let Step {
+        for seen in &self.entries {
+            let WalkEntry {
                 level,
                 index,
                 entry,
                 ..
-            } = step;
+            } = seen;
             write!(f, "\n  L{level}[{index:3}] {:#018x}", entry.bits())?;
             if entry.is_present() {
                 write!(
@@ -139,7 +139,7 @@ impl fmt::Display for Walk {
                     Rights(entry.flags()),
                     Hex(entry.mfn().map(|m| m.as_u64()))
                 )?;
-                write!(f, " pfn {}", Hex(step.pfn.map(|p| p.as_u64())))?;
+                write!(f, " pfn {}", Hex(seen.pfn.map(|p| p.as_u64())))?;
                 let added = [(8, "G"), (52, "bit 52")];
                 for (bit, name) in added {
                     if entry.bits() >> bit & 1 == 1 {
@@ -147,10 +147,10 @@ impl fmt::Display for Walk {
                     }
                 }
             }
-            if let Some(state) = step.state {
+            if let Some(state) = seen.state {
                 write!(f, "; {state}")?;
             }
-            if let Some(queued) = step.queued {
+            if let Some(queued) = seen.queued {
                 write!(f, "; {queued:#x} is queued for it")?;
             }
         }
@@ -193,7 +193,7 @@ impl fmt::Display for Hex {
 
 /// A run of consecutive pages with the same rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
+pub struct MappedRange {
     /// First address.
     pub va: u64,
     /// Length in bytes.
@@ -204,11 +204,11 @@ pub struct Run {
 
 impl<M: Machine> Tables<M> {
     /// Calls `each` for every run of pages with the same rights in a range, in order.
-    pub fn for_each_run(&self, range: core::ops::Range<u64>, mut each: impl FnMut(Run)) {
+    pub fn for_each_mapped(&self, range: core::ops::Range<u64>, mut each: impl FnMut(MappedRange)) {
         const SHOWN: Flags = Flags::PRESENT
             .union(Flags::WRITABLE)
             .union(Flags::NO_EXECUTE);
-        let mut open: Option<Run> = None;
+        let mut open: Option<MappedRange> = None;
         let mut va = range.start;
         while va < range.end {
             let walk = self.walk(va);
@@ -216,7 +216,7 @@ impl<M: Machine> Tables<M> {
                 End::Page(size, flags) => (size, Some(flags & SHOWN)),
                 // Nothing below the entry where the walk ended.
                 _ => {
-                    let level = walk.steps.last().map_or(1, |s| s.level);
+                    let level = walk.entries.last().map_or(1, |s| s.level);
                     (PAGE << (9 * (level - 1)), None)
                 }
             };
@@ -227,7 +227,7 @@ impl<M: Machine> Tables<M> {
                     if let Some(run) = open.take() {
                         each(run);
                     }
-                    open = flags.map(|flags| Run {
+                    open = flags.map(|flags| MappedRange {
                         va,
                         bytes: next - va,
                         flags,

@@ -10,7 +10,7 @@ use model::{Kind, Layout, entry};
 use pagetable::Flags;
 use pagetable::audit::{Finding, Report, What};
 use pagetable::frames::Log;
-use pagetable::state::{Kind as Frame, State, Step};
+use pagetable::state::{Kind as Frame, State, Transition};
 
 /// A table's worth of pages.
 const SPAN: u64 = 512 * PAGE;
@@ -201,7 +201,7 @@ fn an_entry_that_refers_to_a_table_is_judged() {
     assert_eq!(found, [], "data that cannot be written is no harm");
 }
 
-/// A frame whose record no step of the direct map has brought yet.
+/// A frame whose record no chunk of the direct map has brought yet.
 #[test]
 fn a_table_without_a_record_is_out_of_reach() {
     let mut world = World::fast(&small(Kind::DomU, 64 * MIB));
@@ -320,10 +320,10 @@ fn records_that_are_not_settled_are_found() {
     let va = DIRECT.start + frame.as_u64() * PAGE;
     let frames = world.tables.frames();
     let mut log = Log::new();
-    log.plan(frames, &[(frame, Step::Seal(1))]).unwrap();
+    log.plan(frames, &[(frame, Transition::Seal(1))]).unwrap();
     let report = audit(&mut world);
     let found: Vec<_> = report.first.iter().map(|f| (f.va, f.what)).collect();
-    assert_eq!(found, [(va, What::Unsettled)], "{report}");
+    assert_eq!(found, [(va, What::Unapplied)], "{report}");
 }
 
 /// A record that counts a reference too many, or a table that none refers to.

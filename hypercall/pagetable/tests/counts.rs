@@ -7,7 +7,7 @@ use std::rc::Rc;
 use common::{MIB, ModelMachine, Own, World, Xen, machine, small, start};
 use hypercall::Pfn;
 use model::{Kind as Domain, Layout, Model};
-use pagetable::frames::{FrameError, Frames, STEP};
+use pagetable::frames::{CHUNK, FrameError, Frames};
 use pagetable::state::{Kind, State};
 use pagetable::takeover::Initial;
 
@@ -19,11 +19,11 @@ fn as_many_frames_come_as_are_promised() {
         (24 * MIB, 0),
         (64 * MIB, 0),
         (64 * MIB + 200, 0),
-        // The last step would take more frames than it brings, or as many.
+        // The last chunk would take more frames than it brings, or as many.
         (64 * MIB + 1, 0),
         (64 * MIB + 2, 0),
         (64 * MIB + 3, 0),
-        // Fills whole steps, which take frames and bring none.
+        // Fills whole chunks, which take frames and bring none.
         (64 * MIB, 14 * MIB),
         (64 * MIB + 200, 21 * MIB + 77),
     ] {
@@ -45,19 +45,19 @@ fn as_many_frames_come_as_are_promised() {
 
 /// Growing the direct map takes the frames that are said, over every kind of boundary.
 #[test]
-fn a_step_takes_the_frames_that_are_said() {
+fn a_chunk_takes_the_frames_that_are_said() {
     // At 512 GiB a table of each of three levels, and as many pages of records and what leads there.
-    assert_eq!(Frames::frames_for_step(512 * 512), 6);
+    assert_eq!(Frames::frames_for_chunk(512 * 512), 6);
     let memory = 64 * MIB;
     let layout = Layout {
         init_p2m: Some(common::layout::P2M.start),
         ..small(Domain::DomU, memory)
     };
-    for steps in [300, 512, 513, 1000, 1025, 1100] {
+    for chunks in [300, 512, 513, 1000, 1025, 1100] {
         let model = Rc::new(Model::build(&layout));
         let mut tables = Own::new(Xen(Rc::clone(&model)), machine(&model, false));
         let mut start = start(&model, &layout);
-        start.nr_pages = steps * STEP;
+        start.nr_pages = chunks * CHUNK;
         let early = Initial::survey(&mut tables, start).and_then(Initial::fixmap);
         early.unwrap().direct_map().unwrap();
         let before = tables.frames().counts();
@@ -66,11 +66,11 @@ fn a_step_takes_the_frames_that_are_said() {
             .filter(|&pfn| tables.frames().declared(pfn) == Kind::Free)
             .count() as u64;
         tables.populate_all().unwrap();
-        let taken: u64 = (before.mapped / STEP..steps)
-            .map(Frames::frames_for_step)
+        let taken: u64 = (before.mapped / CHUNK..chunks)
+            .map(Frames::frames_for_chunk)
             .sum();
         let free = tables.frames().counts().free;
-        assert_eq!(free + taken, before.free + given, "{steps} steps");
+        assert_eq!(free + taken, before.free + given, "{chunks} chunks");
     }
 }
 
@@ -170,14 +170,14 @@ fn what_is_free_of_a_range_is_given() {
         assert_eq!(frames.counts().free, expected.len() as u64);
     }
     // One that was given up comes back like any other.
-    frames.strand(Pfn::truncate(1301));
+    frames.orphan(Pfn::truncate(1301));
     let mut got = Vec::new();
     while let Ok(frame) = frames.alloc(machine) {
         got.push(frame.pfn().as_u64());
-        let stranded = !got.contains(&1301);
-        assert_eq!(frames.stranded(), usize::from(stranded), "{got:?}");
+        let orphaned = !got.contains(&1301);
+        assert_eq!(frames.orphans(), usize::from(orphaned), "{got:?}");
     }
     got.sort_unstable();
     assert_eq!(got, expected);
-    assert_eq!(frames.next_stranded(), None);
+    assert_eq!(frames.next_orphan(), None);
 }

@@ -20,7 +20,7 @@ fn kind(world: &World, pfn: Pfn) -> Kind {
     world.tables.frames().states(pfn).unwrap().0.kind
 }
 
-/// What is written while the table is the holder's alone is what it maps once it is hooked.
+/// What is written while the table is the holder's alone is what it maps once it is linked.
 #[test]
 fn a_table_maps_what_was_written_to_it() {
     let mut world = World::small().populated();
@@ -40,7 +40,7 @@ fn a_table_maps_what_was_written_to_it() {
     let sealed = table.seal(&mut world.tables).unwrap();
     assert_eq!((sealed.pfn(), kind(&world, pfn)), (pfn, Kind::Table));
     // SAFETY: nothing is mapped there.
-    unsafe { world.tables.hook(place, sealed, Flags::TABLE) }.unwrap();
+    unsafe { world.tables.link_table(place, sealed, Flags::TABLE) }.unwrap();
     for page in 0..512 {
         let at = pages.iter().position(|index| *index == page);
         let found = world.mapped(BASE + page as u64 * PAGE);
@@ -91,12 +91,14 @@ fn what_refusals_left_over_waits_for_the_queue() {
     world.mode(Mode::Enter);
     let place = world.tables.pmd_slot(BASE).unwrap().place();
     // SAFETY: nobody uses the page.
-    let table = unsafe { world.tables.unhook(place) }.unwrap().unwrap();
-    world.tables.frames().strand(table.pfn());
-    for stranded in [1, 0] {
+    let table = unsafe { world.tables.unlink_table(place) }
+        .unwrap()
+        .unwrap();
+    world.tables.frames().orphan(table.pfn());
+    for orphaned in [1, 0] {
         let frame = world.tables.alloc_frame().unwrap();
         world.tables.free_frame(frame).unwrap();
-        assert_eq!(world.tables.frames().stranded(), stranded);
+        assert_eq!(world.tables.frames().orphans(), orphaned);
         world.tables.flush().unwrap();
     }
     world.mode(Mode::Leave);
@@ -124,12 +126,12 @@ fn what_refusals_left_over_comes_back_unless_it_is_in_use() {
     world.unmap(BASE, 1).unwrap();
     let before = free(&world);
     for pfn in [owned, code, table] {
-        world.tables.frames().strand(pfn);
+        world.tables.frames().orphan(pfn);
     }
-    assert_eq!(world.tables.frames().stranded(), 3);
+    assert_eq!(world.tables.frames().orphans(), 3);
     let frame = world.tables.alloc_frame().unwrap();
     world.tables.free_frame(frame).unwrap();
-    assert_eq!(world.tables.frames().stranded(), 0);
+    assert_eq!(world.tables.frames().orphans(), 0);
     assert_eq!(free(&world), before + 2);
     assert_eq!(kind(&world, table), Kind::Table);
     expect::clean(&world);

@@ -363,15 +363,15 @@ fn held(world: &World) -> HashSet<u64> {
     states.collect()
 }
 
-/// Steps of the direct map.
-fn steps(world: &World) -> usize {
+/// Chunks of the direct map.
+fn chunks(world: &World) -> usize {
     let frames = world.tables.frames();
     let all = frames.counts().total.div_ceil(512);
-    frames.next_step().unwrap_or(all) as usize
+    frames.next_chunk().unwrap_or(all) as usize
 }
 
 /// Tables that nothing refers to, but for a root that its space still has.
-fn stranded(world: &World) -> u64 {
+fn orphans(world: &World) -> u64 {
     let of_space = |pfn| {
         let roots = world.space.as_ref().map(|space| {
             let roots = space.roots();
@@ -396,7 +396,7 @@ fn fails(case: &Case, depth: usize, failure: Injection) -> bool {
     let frames = world.frames(640);
     (case.prepare)(&mut world, &frames);
     let what = format!("{} at depth {depth}, {failure:?}", case.name);
-    let (before, steps) = (held(&world), steps(&world));
+    let (before, chunks) = (held(&world), chunks(&world));
     world.model.inject(failure);
     (0..depth).for_each(|_| world.mode(Mode::Enter));
     let mut result = (case.act)(&mut world, &frames);
@@ -433,10 +433,10 @@ fn fails(case: &Case, depth: usize, failure: Injection) -> bool {
     world.tables.free_frame(frame).unwrap();
     expect::sound(&world);
     let lost: Vec<_> = held(&world).difference(&before).copied().collect();
-    // Each step of the direct map that could be added has a page of records.
-    let records = self::steps(&world) - steps;
+    // Each chunk of the direct map that could be added has a page of records.
+    let records = self::chunks(&world) - chunks;
     assert_eq!(
-        (lost.len(), stranded(&world)),
+        (lost.len(), orphans(&world)),
         (records, 0),
         "{what}: {error}"
     );
@@ -450,7 +450,7 @@ fn fails(case: &Case, depth: usize, failure: Injection) -> bool {
     if case.name == DESTROY {
         world.space = None;
     }
-    assert_eq!(stranded(&world), 0, "{what}, again");
+    assert_eq!(orphans(&world), 0, "{what}, again");
     expect::bases(&world);
     expect::sound(&world);
     true

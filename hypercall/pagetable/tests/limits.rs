@@ -78,7 +78,7 @@ fn spaces_are_as_many_as_memory_allows() {
 fn memory_in_many_pieces_is_all_there() {
     let layout = small(Kind::DomU, 64 * MIB);
     let before = World::fast(&layout).populated();
-    // Sixty of them, three to four in a step of the direct map.
+    // Sixty of them, three to four in a chunk of the direct map.
     let holes = (0..60).map(|i| 20 * MIB + i * 150..20 * MIB + i * 150 + 3);
     let mut world = World::with_holes(&layout, holes.collect()).populated();
     expect::sound(&world);
@@ -180,7 +180,7 @@ fn the_direct_map_has_its_entries_of_the_root_from_boot_on() {
 
 /// More frames are given up at once than the list of them has room for: the records remember.
 #[test]
-fn whatever_number_of_frames_is_stranded_comes_back() {
+fn whatever_number_of_orphans_comes_back() {
     let mut world = World::fast(&small(Kind::DomU, 24 * MIB)).populated();
     let before = free(&world);
     let tables = 700;
@@ -198,16 +198,18 @@ fn whatever_number_of_frames_is_stranded_comes_back() {
         let va = BASE + table * 512 * PAGE;
         let place = world.tables.pmd_slot(va).unwrap().place();
         // SAFETY: nothing runs on the model.
-        let table = unsafe { world.tables.unhook(place) }.unwrap().unwrap();
+        let table = unsafe { world.tables.unlink_table(place) }
+            .unwrap()
+            .unwrap();
         world.tables.flush().unwrap();
         world.model.inject(refusal);
         table.release(&mut world.tables).unwrap_err();
         world.model.clear_injections();
     }
-    assert_eq!(world.tables.frames().stranded() as u64, tables);
+    assert_eq!(world.tables.frames().orphans() as u64, tables);
     let frame = world.tables.alloc_frame().unwrap();
     world.tables.free_frame(frame).unwrap();
-    assert_eq!(world.tables.frames().stranded(), 0);
+    assert_eq!(world.tables.frames().orphans(), 0);
     // The pool's frame, and the L2 and L3 tables of the region.
     assert!(before - free(&world) <= 1 + 4, "{}", before - free(&world));
     expect::sound(&world);

@@ -1,4 +1,5 @@
-//! Two vCPUs' logs over one record of frames: each settles its own steps, whatever the other does.
+//! Two vCPUs' logs over one record of frames: each applies its own transitions, whatever the other
+//! does.
 
 mod common;
 
@@ -6,7 +7,7 @@ use common::{MIB, ModelMachine, World, small};
 use hypercall::Pfn;
 use model::Kind as Domain;
 use pagetable::frames::{Frame, FrameError, Frames, Log};
-use pagetable::state::{Kind, State, Step};
+use pagetable::state::{Kind, State, Transition};
 
 /// A table with one link, of which both logs speak.
 const TABLE: Pfn = Pfn::truncate(700);
@@ -14,56 +15,61 @@ const LINKED: State = State::table(1, 1, false);
 
 #[derive(Clone, Copy, Debug)]
 enum Act {
-    Plan(Step),
+    Plan(Transition),
     /// The oldest request of the log comes true, or is refused.
     Answer(bool),
-    Settle,
+    Apply,
 }
 
 const ACTS: [Act; 6] = [
-    Act::Plan(Step::Link(1)),
-    Act::Plan(Step::Unlink),
-    Act::Plan(Step::Pin(1)),
+    Act::Plan(Transition::Link(1)),
+    Act::Plan(Transition::Unlink),
+    Act::Plan(Transition::Pin(1)),
     Act::Answer(true),
     Act::Answer(false),
-    Act::Settle,
+    Act::Apply,
 ];
 
 /// What is to be expected: by hand, without a record.
 struct Expected {
     applied: State,
     /// For each log its requests that have no answer yet, and those that were refused.
-    asked: [Vec<(u32, Step)>; 2],
-    refused: [Vec<Step>; 2],
+    asked: [Vec<(u32, Transition)>; 2],
+    refused: [Vec<Transition>; 2],
 }
 
 impl Expected {
     /// The links if everything in waiting comes true that can.
     fn planned_links(&self) -> i64 {
-        let waiting = self.asked.iter().flatten().map(|(_, step)| step);
+        let waiting = self
+            .asked
+            .iter()
+            .flatten()
+            .map(|(_, transition)| transition);
         let refused = self.refused.iter().flatten();
-        let change = waiting.chain(refused).map(|step| match step {
-            Step::Link(_) => 1,
-            Step::Unlink => -1,
+        let change = waiting.chain(refused).map(|transition| match transition {
+            Transition::Link(_) => 1,
+            Transition::Unlink => -1,
             _ => 0,
         });
         i64::from(self.applied.links) + change.sum::<i64>()
     }
 
-    /// Whether a log may plan a step that is legal as such: what is not counted only if the other has
-    /// nothing in waiting, and a link is dropped only if it is there whatever comes true of the other's.
-    fn may_plan(&self, who: usize, step: Step) -> bool {
+    /// Whether a log may plan a transition that is legal as such: what is not counted only if the
+    /// other has nothing in waiting, and a link is dropped only if it is there whatever comes true
+    /// of the other's.
+    fn may_plan(&self, who: usize, transition: Transition) -> bool {
         let of = |log: usize| {
-            let asked = self.asked[log].iter().map(|&(_, step)| step);
+            let asked = self.asked[log].iter().map(|&(_, transition)| transition);
             asked.chain(self.refused[log].iter().copied())
         };
-        let links = |log| of(log).filter(|s| matches!(s, Step::Link(_))).count() as i64;
-        let unlinks = |log| of(log).filter(|s| *s == Step::Unlink).count() as i64;
+        let links = |log| of(log).filter(|s| matches!(s, Transition::Link(_))).count() as i64;
+        let unlinks = |log| of(log).filter(|s| *s == Transition::Unlink).count() as i64;
         let other = 1 - who;
-        match step {
+        match transition {
             _ if of(other).next().is_none() => true,
-            Step::Link(_) => true,
-            Step::Unlink => {
+            Transition::Link(_) => true,
+            Transition::Unlink => {
                 let mine = links(who) - unlinks(who);
                 i64::from(self.applied.links) + mine - unlinks(other) > 0
             }
@@ -85,13 +91,13 @@ fn run(frames: &Frames, machine: &ModelMachine, acts: &[(usize, Act)]) -> bool {
     for &(who, act) in acts {
         done = true;
         match act {
-            Act::Plan(step) => {
-                let legal = frames.states(TABLE).unwrap().1.after(step).is_ok();
-                let may = expected.may_plan(who, step);
-                match logs[who].plan(frames, &[(TABLE, step)]) {
+            Act::Plan(transition) => {
+                let legal = frames.states(TABLE).unwrap().1.after(transition).is_ok();
+                let may = expected.may_plan(who, transition);
+                match logs[who].plan(frames, &[(TABLE, transition)]) {
                     Ok(tag) => {
                         assert!(may, "{acts:?}");
-                        expected.asked[who].push((tag, step));
+                        expected.asked[who].push((tag, transition));
                     }
                     Err(FrameError::Illegal(..)) if !legal => done = false,
                     Err(FrameError::Busy(_)) if !may => done = false,
@@ -99,29 +105,34 @@ fn run(frames: &Frames, machine: &ModelMachine, acts: &[(usize, Act)]) -> bool {
                 }
             }
             Act::Answer(true) => match expected.asked[who].first().copied() {
-                // What Xen would not do, as its count says; and a link that was refused is not there
-                // to be dropped: who plans a step sees to it that it is of what stands, see `links.rs`.
-                Some((_, step)) if expected.applied.after(step).is_err() => done = false,
-                Some((_, Step::Unlink)) if expected.refused[who].contains(&Step::Link(1)) => {
+                // What Xen would not do, as its count says; and a link that was refused is not
+                // there to be dropped: who plans a transition sees to it that it is of what stands,
+                // see `links.rs`.
+                Some((_, transition)) if expected.applied.after(transition).is_err() => {
+                    done = false
+                }
+                Some((_, Transition::Unlink))
+                    if expected.refused[who].contains(&Transition::Link(1)) =>
+                {
                     done = false;
                 }
-                Some((tag, step)) => {
+                Some((tag, transition)) => {
                     expected.asked[who].remove(0);
                     logs[who].applied(frames, tag);
-                    expected.applied = expected.applied.after(step).unwrap();
+                    expected.applied = expected.applied.after(transition).unwrap();
                 }
                 None => done = false,
             },
             Act::Answer(false) if expected.asked[who].is_empty() => done = false,
             Act::Answer(false) => {
-                let (_, step) = expected.asked[who].remove(0);
-                expected.refused[who].push(step);
+                let (_, transition) = expected.asked[who].remove(0);
+                expected.refused[who].push(transition);
             }
-            Act::Settle if expected.asked[who].is_empty() => {
-                logs[who].settle(frames, machine);
+            Act::Apply if expected.asked[who].is_empty() => {
+                logs[who].apply(frames, machine);
                 expected.refused[who].clear();
             }
-            Act::Settle => done = false,
+            Act::Apply => done = false,
         }
         let (applied, planned) = frames.states(TABLE).unwrap();
         assert_eq!(applied, expected.applied, "{acts:?}");
@@ -130,15 +141,15 @@ fn run(frames: &Frames, machine: &ModelMachine, acts: &[(usize, Act)]) -> bool {
             expected.planned_links(),
             "{acts:?}"
         );
-        let settled = logs.iter().all(|log| !log.unsettled());
+        let idle = logs.iter().all(|log| !log.is_waiting());
         assert!(
-            !settled || applied == planned,
+            !idle || applied == planned,
             "{acts:?}: {applied}, {planned}"
         );
     }
     // Nothing of this sequence waits in the record when the next one begins.
     for mut log in logs {
-        log.settle(frames, machine);
+        log.apply(frames, machine);
     }
     let applied = expected.applied;
     let states = frames.states(TABLE).unwrap();
@@ -174,9 +185,9 @@ fn with_frames(f: impl FnOnce(&Frames, &ModelMachine)) {
     f(&frames, machine);
 }
 
-/// All sequences of two logs to a depth: planned, carried out, refused and settled in any order.
+/// All sequences of two logs to a depth: planned, carried out, refused and applied in any order.
 #[test]
-fn a_log_settles_its_own_steps_in_every_order() {
+fn a_log_applies_its_own_transitions_in_every_order() {
     with_frames(|frames, machine| {
         let sequences = all(frames, machine, &mut vec![], 6);
         assert!(sequences > 132_000, "{sequences}");
@@ -190,39 +201,39 @@ fn a_frame_that_another_log_speaks_of_does_not_change_its_kind() {
         let (mine, others) = (&mut Log::new(), &mut Log::new());
         let unlinked = State::table(1, 0, false);
         let owned = State::of(Kind::Owned);
-        for (state, theirs, step) in [
+        for (state, theirs, transition) in [
             // It was linked and is unlinked again: the counts alone would let it go.
             (
                 LINKED,
-                &[Step::Link(1), Step::Unlink, Step::Unlink][..],
-                Step::Unseal,
+                &[Transition::Link(1), Transition::Unlink, Transition::Unlink][..],
+                Transition::Unseal,
             ),
-            (unlinked, &[Step::Pin(1)], Step::Unseal),
-            (unlinked, &[Step::Pin(1)], Step::Unpin),
-            (owned, &[Step::Seal(1)], Step::Link(1)),
-            (owned, &[Step::Freeze], Step::Thaw),
-            (unlinked, &[Step::Unseal], Step::Seal(1)),
+            (unlinked, &[Transition::Pin(1)], Transition::Unseal),
+            (unlinked, &[Transition::Pin(1)], Transition::Unpin),
+            (owned, &[Transition::Seal(1)], Transition::Link(1)),
+            (owned, &[Transition::Freeze], Transition::Thaw),
+            (unlinked, &[Transition::Unseal], Transition::Seal(1)),
         ] {
             frames.set(TABLE, state).unwrap();
-            for &step in theirs {
-                others.plan(frames, &[(TABLE, step)]).unwrap();
+            for &transition in theirs {
+                others.plan(frames, &[(TABLE, transition)]).unwrap();
             }
-            let planned = mine.plan(frames, &[(TABLE, step)]);
-            assert!(planned.is_err(), "{theirs:?}, then {step}");
+            let planned = mine.plan(frames, &[(TABLE, transition)]);
+            assert!(planned.is_err(), "{theirs:?}, then {transition}");
             // The one that speaks of it alone may.
-            let same = others.plan(frames, &[(TABLE, step)]);
+            let same = others.plan(frames, &[(TABLE, transition)]);
             assert_ne!(
                 same,
                 Err(FrameError::Busy(TABLE)),
-                "{theirs:?}, then {step}"
+                "{theirs:?}, then {transition}"
             );
-            others.settle(frames, machine);
+            others.apply(frames, machine);
             assert_eq!(frames.states(TABLE).unwrap(), (state, state), "{theirs:?}");
             assert_eq!(
-                mine.plan(frames, &[(TABLE, step)]).is_ok(),
-                state.after(step).is_ok()
+                mine.plan(frames, &[(TABLE, transition)]).is_ok(),
+                state.after(transition).is_ok()
             );
-            mine.settle(frames, machine);
+            mine.apply(frames, machine);
         }
     });
 }
@@ -233,13 +244,15 @@ fn a_link_that_is_only_planned_is_dropped_by_nobody_else() {
     with_frames(|frames, machine| {
         let (mine, others) = (&mut Log::new(), &mut Log::new());
         frames.set(TABLE, State::table(1, 0, false)).unwrap();
-        let link = others.plan(frames, &[(TABLE, Step::Link(1))]).unwrap();
-        let drop = [(TABLE, Step::Unlink)];
+        let link = others
+            .plan(frames, &[(TABLE, Transition::Link(1))])
+            .unwrap();
+        let drop = [(TABLE, Transition::Unlink)];
         assert_eq!(mine.plan(frames, &drop), Err(FrameError::Busy(TABLE)));
         others.applied(frames, link);
         mine.plan(frames, &drop).unwrap();
-        others.settle(frames, machine);
-        mine.settle(frames, machine);
+        others.apply(frames, machine);
+        mine.apply(frames, machine);
         assert_eq!(frames.states(TABLE).unwrap(), (LINKED, LINKED));
     });
 }
@@ -248,19 +261,20 @@ fn a_link_that_is_only_planned_is_dropped_by_nobody_else() {
 #[test]
 fn a_log_has_the_room_that_it_says() {
     with_frames(|frames, _| {
-        let fill = |log: &mut Log, step: bool| {
-            if step {
-                log.plan(frames, &[(TABLE, Step::Link(1))]).map(|_| ())
+        let fill = |log: &mut Log, transition: bool| {
+            if transition {
+                log.plan(frames, &[(TABLE, Transition::Link(1))])
+                    .map(|_| ())
             } else {
                 // SAFETY: the log is dropped before it frees anything.
                 log.free_after_flush(unsafe { Frame::from_pfn(TABLE) })
             }
         };
         frames.set(TABLE, LINKED).unwrap();
-        for (step, n) in [(true, [1, 0]), (false, [0, 1])] {
+        for (transition, n) in [(true, [1, 0]), (false, [0, 1])] {
             let mut log = Log::new();
             let mut most = 0;
-            while fill(&mut log, step).is_ok() {
+            while fill(&mut log, transition).is_ok() {
                 most += 1;
             }
             frames.set(TABLE, LINKED).unwrap();
@@ -270,7 +284,7 @@ fn a_log_has_the_room_that_it_says() {
                 let left = most - filled;
                 assert!(has_room(left), "{filled} of {most}");
                 assert!(!has_room(left + 1), "{filled} of {most}");
-                assert_eq!(fill(&mut log, step).is_ok(), left > 0);
+                assert_eq!(fill(&mut log, transition).is_ok(), left > 0);
             }
             assert!(log.has_room(n[1], n[0]), "for the other, all is left");
         }
@@ -285,20 +299,23 @@ fn frames_are_frozen_from_the_plan_until_they_are_thawed() {
         let code = Pfn::truncate(701);
         frames.set(code, State::of(Kind::Owned)).unwrap();
         frames.set(TABLE, LINKED).unwrap();
-        let link = log.plan(frames, &[(TABLE, Step::Link(1))]).unwrap();
+        let link = log.plan(frames, &[(TABLE, Transition::Link(1))]).unwrap();
         assert!(!frames.has_frozen(), "a link");
         log.applied(frames, link);
-        log.settle(frames, machine);
+        log.apply(frames, machine);
         assert!(!frames.has_frozen());
-        for (step, before) in [(Step::Freeze, false), (Step::Thaw, true)] {
+        for (transition, before) in [(Transition::Freeze, false), (Transition::Thaw, true)] {
             for comes_true in [false, true] {
-                let tag = log.plan(frames, &[(code, step)]).unwrap();
-                assert!(frames.has_frozen(), "{step:?}: planned, or frozen still");
+                let tag = log.plan(frames, &[(code, transition)]).unwrap();
+                assert!(
+                    frames.has_frozen(),
+                    "{transition:?}: planned, or frozen still"
+                );
                 if comes_true {
                     log.applied(frames, tag);
                 }
-                log.settle(frames, machine);
-                assert_eq!(frames.has_frozen(), before != comes_true, "{step:?}");
+                log.apply(frames, machine);
+                assert_eq!(frames.has_frozen(), before != comes_true, "{transition:?}");
             }
         }
     });

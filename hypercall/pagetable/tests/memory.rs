@@ -72,7 +72,7 @@ fn tables_alone_make_the_direct_map_grow() {
 
 /// Tables are made of what is left above the frames that the direct map takes to grow.
 #[test]
-fn tables_leave_what_the_next_step_takes() {
+fn tables_leave_what_the_next_chunk_takes() {
     for above in 0..8 {
         let mut world = World::fast(&small(Kind::DomU, 64 * MIB));
         let frames = world.tables.frames();
@@ -91,7 +91,7 @@ fn tables_leave_what_the_next_step_takes() {
 /// The direct map grows, but what was queued before is refused with it: it is known to have grown the
 /// next time.
 #[test]
-fn a_step_that_was_added_with_an_error_is_not_added_twice() {
+fn a_chunk_that_was_added_with_an_error_is_not_added_twice() {
     let mut world = World::fast(&small(Kind::DomU, 64 * MIB));
     let pages = world.frames(1);
     world.tables.ensure_pte_table(BASE).unwrap();
@@ -127,7 +127,7 @@ fn a_step_that_was_added_with_an_error_is_not_added_twice() {
     expect::clean(&world);
 }
 
-/// A frame is in the direct map once its step was added, and no frame is that the domain has not.
+/// A frame is in the direct map once its chunk was added, and no frame is that the domain has not.
 #[test]
 fn what_the_direct_map_has_is_told() {
     let pages = 64 * MIB;

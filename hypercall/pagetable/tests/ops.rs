@@ -46,7 +46,7 @@ impl Bench {
     }
 
     /// Compares everything, now that nothing is queued.
-    fn settled(&mut self) {
+    fn all_is_applied(&mut self) {
         assert_eq!(queued(&self.world.tables), (0, false));
         self.run
             .check(&self.world.tables)
@@ -143,7 +143,7 @@ fn lives(enter: &[Op], leave: &[Op], between: &[Op]) {
                 bench.ok(between);
             }
             bench.ok(leave);
-            bench.settled();
+            bench.all_is_applied();
         }
     }
     bench.end();
@@ -210,7 +210,7 @@ fn set_ptes_does_not_end_the_section_it_is_called_in() {
     ]);
     assert_eq!(queued(&bench.world.tables).0, 101);
     bench.ok(&[Op::Leave]);
-    bench.settled();
+    bench.all_is_applied();
     bench.end();
 }
 

@@ -222,14 +222,14 @@ fn a_table_that_is_shared_is_not_replaced() {
 #[test]
 fn the_tables_of_the_direct_map_stay_where_they_are() {
     let mut world = World::small().populated();
-    // The frame that is handed out next, and so its step.
+    // The frame that is handed out next, and so its chunk.
     let frame = world.tables.alloc_frame().unwrap();
     let first = frame.pfn().as_u64() & !511;
     world.tables.free_frame(frame).unwrap();
     let va = window(&world, Pfn::truncate(first));
     let table = |world: &World| world.tables.get(world.tables.pmd_slot(va).unwrap()).mfn();
     let before = (table(&world), world.tables.frames().counts().free);
-    // Any change of the whole step that leaves what must be writable so.
+    // Any change of the whole chunk that leaves what must be writable so.
     world.protect(va, 512, Flags::SOFTWARE0, NONE).unwrap();
     assert_eq!((table(&world), world.tables.frames().counts().free), before);
     expect::clean(&world);

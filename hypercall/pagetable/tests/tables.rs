@@ -10,7 +10,7 @@ use pagetable::entry::{L3, TableLevel};
 use pagetable::frames::{FrameError, Frames, Log};
 use pagetable::fuzz::{Eye, Mode, in_table, queued};
 use pagetable::machine::Machine;
-use pagetable::state::{Kind as Frame, State, Step};
+use pagetable::state::{Kind as Frame, State, Transition};
 use pagetable::{Flags, MmError, Value};
 
 const SPAN: u64 = 512 * PAGE;
@@ -168,7 +168,9 @@ fn a_frame_that_was_a_table_can_be_written() {
         // Entry by entry, so that no entry above changes: Xen would flush everything with that.
         let place = world.tables.pmd_slot(BASE).unwrap().place();
         // SAFETY: nobody uses the page.
-        let sealed = unsafe { world.tables.unhook(place) }.unwrap().unwrap();
+        let sealed = unsafe { world.tables.unlink_table(place) }
+            .unwrap()
+            .unwrap();
         world.tables.flush().unwrap();
         assert!(world.eye().load(window).is_some());
         sealed.release(&mut world.tables).unwrap();
@@ -284,7 +286,7 @@ fn a_refusal_leaves_no_plan() {
     }
 }
 
-/// Steps that one request would make are planned together or not at all.
+/// Transitions that one request would make are planned together or not at all.
 #[test]
 fn a_plan_that_cannot_be_made_whole_is_not_made() {
     let mut world = World::fast(&small(Kind::DomU, 16 * MIB)).populated();
@@ -304,18 +306,26 @@ fn a_plan_that_cannot_be_made_whole_is_not_made() {
     let table = State::table(1, 3, false);
     frames.set(a, table).unwrap();
     frames.set(b, State::of(Frame::Owned)).unwrap();
-    for steps in [
-        &[(a, Step::Link(1)), (b, Step::Link(1))][..],
+    for transitions in [
+        &[(a, Transition::Link(1)), (b, Transition::Link(1))][..],
         &[
-            (a, Step::Unlink),
-            (a, Step::Unlink),
-            (a, Step::Unlink),
-            (a, Step::Unlink),
+            (a, Transition::Unlink),
+            (a, Transition::Unlink),
+            (a, Transition::Unlink),
+            (a, Transition::Unlink),
         ],
-        &[(a, Step::Link(1)), (a, Step::Pin(1)), (a, Step::Pin(1))],
-        &[(b, Step::Seal(1)), (b, Step::Link(1)), (a, Step::Unseal)],
+        &[
+            (a, Transition::Link(1)),
+            (a, Transition::Pin(1)),
+            (a, Transition::Pin(1)),
+        ],
+        &[
+            (b, Transition::Seal(1)),
+            (b, Transition::Link(1)),
+            (a, Transition::Unseal),
+        ],
     ] {
-        let planned = log.plan(frames, steps);
+        let planned = log.plan(frames, transitions);
         assert!(
             matches!(planned, Err(FrameError::Illegal(..))),
             "{planned:?}"
@@ -323,17 +333,20 @@ fn a_plan_that_cannot_be_made_whole_is_not_made() {
         assert_eq!(frames.states(a).unwrap(), (table, table));
         let owned = State::of(Frame::Owned);
         assert_eq!(frames.states(b).unwrap(), (owned, owned));
-        assert!(!log.unsettled());
+        assert!(!log.is_waiting());
     }
     // Two requests, one of which comes true.
     let one = log
-        .plan(frames, &[(a, Step::Link(1)), (b, Step::Seal(2))])
+        .plan(
+            frames,
+            &[(a, Transition::Link(1)), (b, Transition::Seal(2))],
+        )
         .unwrap();
-    let two = log.plan(frames, &[(a, Step::Pin(1))]).unwrap();
+    let two = log.plan(frames, &[(a, Transition::Pin(1))]).unwrap();
     assert_ne!(one, two);
     log.applied(frames, two);
     assert_eq!(frames.states(a).unwrap().0, State::table(1, 3, true));
-    log.settle(frames, machine);
+    log.apply(frames, machine);
     let pinned = State::table(1, 3, true);
     assert_eq!(frames.states(a).unwrap(), (pinned, pinned));
     assert_eq!(frames.states(b).unwrap().1, State::of(Frame::Owned));

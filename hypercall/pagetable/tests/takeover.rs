@@ -177,7 +177,7 @@ fn parts_of_the_image_become_memory() {
     }
 }
 
-/// The initial mapping is whole steps, and no more than the domain has.
+/// The initial mapping is whole chunks, and no more than the domain has.
 #[test]
 fn an_initial_mapping_that_cannot_be_is_refused() {
     let layout = small(Kind::DomU, 16 * MIB);

@@ -11,7 +11,7 @@ use model::{Kind, Layout, Mode as Cpu, entry};
 use pagetable::Flags;
 use pagetable::fuzz::Mode;
 use pagetable::machine::Machine;
-use pagetable::walk::{End, Run, Walk};
+use pagetable::walk::{End, MappedRange, Walk};
 
 const LEVELS: [(usize, Level); 4] = [
     (4, Level::L4),
@@ -20,30 +20,30 @@ const LEVELS: [(usize, Level); 4] = [
     (1, Level::L1),
 ];
 
-/// The walk to an address, each step of which is what the processor finds.
+/// The walk to an address, each entry of which is what the processor finds.
 fn walk(world: &World, va: u64) -> Walk {
     let walk = world.tables.walk(va);
     assert_eq!(walk.va, va);
     let found = world.model.walk(world.model.l4(Cpu::Kernel).unwrap(), va);
     for (number, (level, known)) in LEVELS.into_iter().enumerate() {
-        let Some(step) = walk.steps.get(number) else {
+        let Some(entry) = walk.entries.get(number) else {
             break;
         };
         let (place, word) = found.entry(known).unwrap();
-        assert_eq!((step.level, step.index), (level, place.entry_index()));
-        assert_eq!(step.entry.bits(), word, "{va:#x}, level {level}");
-        let frame = step.entry.mfn().and_then(|mfn| world.model.pfn(mfn));
-        assert_eq!(step.pfn, frame, "{va:#x}, level {level}");
+        assert_eq!((entry.level, entry.index), (level, place.entry_index()));
+        assert_eq!(entry.entry.bits(), word, "{va:#x}, level {level}");
+        let frame = entry.entry.mfn().and_then(|mfn| world.model.pfn(mfn));
+        assert_eq!(entry.pfn, frame, "{va:#x}, level {level}");
         let state = frame.and_then(|pfn| world.tables.frames().states(pfn).ok());
-        assert_eq!(step.state, state.map(|(applied, _)| applied));
+        assert_eq!(entry.state, state.map(|(applied, _)| applied));
     }
     walk
 }
 
-/// Where a walk ends, after how many steps.
+/// Where a walk ends, after how many entries.
 fn end(world: &World, va: u64) -> (End, usize) {
     let walk = walk(world, va);
-    (walk.end, walk.steps.len())
+    (walk.end, walk.entries.len())
 }
 
 const READ: Flags = Flags::PRESENT;
@@ -76,10 +76,10 @@ fn a_walk_shows_each_step_and_the_rights_that_remain() {
     assert_eq!(end(&world, code), page(READ));
     let alias = layout::DIRECT.start + (code - IMAGE.start);
     let shown = walk(&world, alias);
-    assert!(!shown.steps[3].entry.flags().contains(NX));
+    assert!(!shown.entries[3].entry.flags().contains(NX));
     assert_eq!(shown.end, End::Page(PAGE, READ | NX));
     let list = walk(&world, world.model.boot().mfn_list);
-    assert!(list.steps[3].entry.flags().contains(Flags::WRITABLE));
+    assert!(list.entries[3].entry.flags().contains(Flags::WRITABLE));
     assert_eq!(list.end, End::Page(PAGE, READ | NX));
     let regions = [alias, BASE].map(|va| walk(&world, va).region);
     assert_eq!(regions, [Some("direct map"), None]);
@@ -103,7 +103,7 @@ fn a_walk_shows_what_is_queued_beside_what_stands() {
     unsafe { map.unwrap().defer() };
     let walk = walk(&world, BASE);
     assert_eq!(walk.end, End::NotPresent);
-    let queued = walk.steps.iter().map(|step| step.queued);
+    let queued = walk.entries.iter().map(|entry| entry.queued);
     let entry = world.tables.ptep_get(BASE).unwrap().bits();
     assert!(queued.eq([None, None, None, Some(entry)]));
     world.mode(Mode::Leave);
@@ -118,9 +118,9 @@ fn a_walk_ends_at_large_pages_and_where_it_can_read_no_further() {
     };
     let world = World::fast(&layout);
     let list = world.model.boot().mfn_list;
-    let (stop, steps) = end(&world, list);
+    let (stop, entries) = end(&world, list);
     assert_eq!(stop, End::OutOfReach);
-    assert!(steps < 3);
+    assert!(entries < 3);
     let world = world.populated();
     let large = End::Page(1 << 21, READ | NX);
     assert_eq!(end(&world, list), (large, 3));
@@ -128,9 +128,9 @@ fn a_walk_ends_at_large_pages_and_where_it_can_read_no_further() {
 }
 
 /// The runs of a range, page by page as the processor finds them.
-fn runs(world: &World, range: &std::ops::Range<u64>) -> Vec<Run> {
+fn runs(world: &World, range: &std::ops::Range<u64>) -> Vec<MappedRange> {
     let l4 = world.model.l4(Cpu::Kernel).unwrap();
-    let mut runs: Vec<Run> = Vec::new();
+    let mut runs: Vec<MappedRange> = Vec::new();
     for va in range.clone().step_by(PAGE as usize) {
         let Some((_, rights)) = world.model.walk(l4, va).page else {
             continue;
@@ -140,7 +140,7 @@ fn runs(world: &World, range: &std::ops::Range<u64>) -> Vec<Run> {
         flags.set(NX, rights & entry::NX != 0);
         match runs.last_mut() {
             Some(run) if run.va + run.bytes == va && run.flags == flags => run.bytes += PAGE,
-            _ => runs.push(Run {
+            _ => runs.push(MappedRange {
                 va,
                 bytes: PAGE,
                 flags,
@@ -150,9 +150,9 @@ fn runs(world: &World, range: &std::ops::Range<u64>) -> Vec<Run> {
     runs
 }
 
-fn shown(world: &World, range: std::ops::Range<u64>) -> Vec<Run> {
+fn shown(world: &World, range: std::ops::Range<u64>) -> Vec<MappedRange> {
     let mut shown = Vec::new();
-    world.tables.for_each_run(range, |run| shown.push(run));
+    world.tables.for_each_mapped(range, |run| shown.push(run));
     shown
 }
 
@@ -186,7 +186,7 @@ fn the_runs_of_a_range_are_its_pages() {
     }
     assert_eq!(shown(&world, va..va), []);
     // Where little is mapped little is looked at: this is too long to be walked page by page.
-    let alone = Run {
+    let alone = MappedRange {
         va: BASE + (1 << 30),
         bytes: PAGE,
         flags: WRITE | NX,
@@ -203,7 +203,7 @@ fn a_range_may_end_with_the_addresses() {
     let mfn = world.tables.machine().mfn(frames[0]).unwrap();
     // SAFETY: the model's frames.
     unsafe { world.tables.map_machine(fixmap, mfn, Flags::DATA) }.unwrap();
-    let run = Run {
+    let run = MappedRange {
         va: fixmap,
         bytes: PAGE,
         flags: WRITE | NX,

@@ -6,7 +6,7 @@
 
 use super::{
     Batch, Completion, ExtEntry, FlushError, FlushReason, Info, Update,
-    settle::{First, Sole, Tally, failed_update, report},
+    results::{First, Sole, Tally, failed_update, report},
 };
 use crate::{
     Errno, Hypervisor, Op, VirtAddr,
@@ -202,7 +202,7 @@ impl<const N: usize> Batch<N> {
         });
         self.close_round();
         let (calls, list_error) = self.issue(hv);
-        self.settle(calls, list_error, queued_ext as usize, sink)
+        self.collect_results(calls, list_error, queued_ext as usize, sink)
     }
 
     /// Writes the calls down and makes them: a single one as it is, several as a multicall. Says

@@ -29,7 +29,7 @@ mod explain;
 mod failure;
 mod flush;
 mod index;
-mod settle;
+mod results;
 mod stats;
 mod tlb;
 
@@ -227,7 +227,7 @@ impl<const N: usize> Batch<N> {
     /// next slot, the next virtual address and the next tag (where there is one) for each of
     /// `values`; the value in `first` is not used.
     ///
-    /// An error is that of a flush in between; what was queued before it is settled by it, the
+    /// An error is that of a flush in between; what was queued before it is answered by it, the
     /// rest is not queued.
     ///
     /// # Safety

@@ -42,7 +42,7 @@ const BREAK_EVEN: u64 = REQUESTS as u64;
 
 /// Most tables in use: of 4096 pages, one more where they lie askew.
 const TABLES: usize = 9;
-/// Requests of the longest list: tables hooked in place of others, and both given new rights. Lists
+/// Requests of the longest list: tables linked in place of others, and both given new rights. Lists
 /// lie on the stack.
 const REQUESTS: usize = 4 * TABLES;
 
@@ -93,7 +93,7 @@ struct Ground<'a> {
 
 /// The tables of a range, by number, with the places where they are referred to.
 #[derive(Clone, Copy)]
-struct Hooked {
+struct Linked {
     /// The L2 entry.
     slot: MachAddr,
     table: Pfn,
@@ -241,26 +241,26 @@ impl<'a> Ground<'a> {
 
     /// Takes the mapped pages through a cycle of changes to whole tables.
     fn exchange(&mut self, tally: &mut Tally) -> Result<(), Refused> {
-        let here = self.hooked()?;
+        let here = self.linked()?;
         let fresh = self.in_place_of(&here);
         let old: Vec<Pfn, TABLES> = here.iter().map(|h| h.table).collect();
         let new: Vec<Pfn, TABLES> = fresh.iter().map(|h| h.table).collect();
         let ready: Vec<Pfn, TABLES> = self.ready.iter().map(Frame::pfn).collect();
 
-        let mut unhook = List::new();
-        self.unhook(&mut unhook, &here)?;
-        self.rights(&mut unhook, &old, Flags::DATA)?;
-        let mut hook = List::new();
-        self.rights(&mut hook, &old, Flags::CONST)?;
-        self.hook(&mut hook, &here)?;
+        let mut unlink = List::new();
+        self.unlink(&mut unlink, &here)?;
+        self.rights(&mut unlink, &old, Flags::DATA)?;
+        let mut link = List::new();
+        self.rights(&mut link, &old, Flags::CONST)?;
+        self.link(&mut link, &here)?;
         let swap = self.swap(&old, &fresh)?;
         let back = self.swap(&new, &here)?;
 
-        tally.count("floor.unmap", self.pages, || Ok(send(&unhook)?))?;
+        tally.count("floor.unmap", self.pages, || Ok(send(&unlink)?))?;
         self.fill(&ready)?;
         tally.count("floor.map", self.pages, || {
             self.copy(&ready, &old, |word| word);
-            Ok(send(&hook)?)
+            Ok(send(&link)?)
         })?;
         tally.count("floor.protect_ro", self.pages, || {
             self.copy(&old, &new, |word| word & !WRITABLE);
@@ -280,15 +280,15 @@ impl<'a> Ground<'a> {
 
         let mut aligned = List::new();
         let mut back = List::new();
-        for hooked in &here {
-            let there = Hooked {
-                slot: there(hooked.slot, self.tables)?,
-                ..*hooked
+        for linked in &here {
+            let there = Linked {
+                slot: there(linked.slot, self.tables)?,
+                ..*linked
             };
-            self.hook(&mut aligned, &[there])?;
-            self.unhook(&mut aligned, &[*hooked])?;
-            self.hook(&mut back, &[*hooked])?;
-            self.unhook(&mut back, &[there])?;
+            self.link(&mut aligned, &[there])?;
+            self.unlink(&mut aligned, &[*linked])?;
+            self.link(&mut back, &[*linked])?;
+            self.unlink(&mut back, &[there])?;
         }
         tally.count("floor.move_aligned", self.pages, || Ok(send(&aligned)?))?;
         send(&back)?;
@@ -297,10 +297,10 @@ impl<'a> Ground<'a> {
         let places: Vec<Pfn, TABLES> = askew.iter().map(|h| h.table).collect();
         let mut moved = List::new();
         self.rights(&mut moved, &places, Flags::CONST)?;
-        self.hook(&mut moved, &askew)?;
-        moved.extend(unhook.iter().copied());
+        self.link(&mut moved, &askew)?;
+        moved.extend(unlink.iter().copied());
         let mut clear = List::new();
-        self.unhook(&mut clear, &askew)?;
+        self.unlink(&mut clear, &askew)?;
         self.rights(&mut clear, &places, Flags::DATA)?;
         tally.count("floor.move_unaligned", self.pages, || {
             self.shift(&old, &places);
@@ -308,12 +308,12 @@ impl<'a> Ground<'a> {
         })?;
         send(&clear)?;
         self.fill(&old)?;
-        send(&hook)?;
+        send(&link)?;
         Ok(())
     }
 
     /// The tables that map the range.
-    fn hooked(&self) -> Result<Vec<Hooked, TABLES>, MmError> {
+    fn linked(&self) -> Result<Vec<Linked, TABLES>, MmError> {
         let mut found = Vec::new();
         for i in 0..self.pages / 512 {
             let va = HERE + i * SPAN;
@@ -321,7 +321,7 @@ impl<'a> Ground<'a> {
             let value = self.tables.value(self.tables.get(slot));
             let table = value.ok_or(MmError::NotMapped { va })?.pfn;
             found
-                .push(Hooked {
+                .push(Linked {
                     slot: slot.machine(),
                     table,
                 })
@@ -331,23 +331,23 @@ impl<'a> Ground<'a> {
     }
 
     /// Spare frames in the same places.
-    fn in_place_of(&self, tables: &[Hooked]) -> Vec<Hooked, TABLES> {
+    fn in_place_of(&self, tables: &[Linked]) -> Vec<Linked, TABLES> {
         let pairs = tables.iter().zip(&self.spare);
         pairs
-            .map(|(hooked, frame)| Hooked {
+            .map(|(linked, frame)| Linked {
                 table: frame.pfn(),
-                ..*hooked
+                ..*linked
             })
             .collect()
     }
 
     /// Spare frames where an unaligned move leads.
-    fn spread(&self) -> Result<Vec<Hooked, TABLES>, MmError> {
+    fn spread(&self) -> Result<Vec<Linked, TABLES>, MmError> {
         let mut found = Vec::new();
         for (i, frame) in (0..=self.pages / 512).zip(&self.spare) {
             let slot = self.tables.pmd_slot(THERE + i * SPAN)?.machine();
             found
-                .push(Hooked {
+                .push(Linked {
                     slot,
                     table: frame.pfn(),
                 })
@@ -356,16 +356,16 @@ impl<'a> Ground<'a> {
         Ok(found)
     }
 
-    fn hook(&self, list: &mut List, tables: &[Hooked]) -> Result<(), MmError> {
-        for Hooked { slot, table } in tables {
+    fn link(&self, list: &mut List, tables: &[Linked]) -> Result<(), MmError> {
+        for Linked { slot, table } in tables {
             let entry = self.tables.make_pmd(Value::new(*table, Flags::TABLE))?;
             push(list, raw::pt_update(*slot, entry.bits(), false))?;
         }
         Ok(())
     }
 
-    fn unhook(&self, list: &mut List, tables: &[Hooked]) -> Result<(), MmError> {
-        for Hooked { slot, .. } in tables {
+    fn unlink(&self, list: &mut List, tables: &[Linked]) -> Result<(), MmError> {
+        for Linked { slot, .. } in tables {
             push(list, raw::pt_update(*slot, 0, false))?;
         }
         Ok(())
@@ -382,11 +382,11 @@ impl<'a> Ground<'a> {
     }
 
     /// Requests that put tables in the place of others.
-    fn swap(&self, old: &[Pfn], new: &[Hooked]) -> Result<List, MmError> {
-        let tables: Vec<Pfn, TABLES> = new.iter().map(|hooked| hooked.table).collect();
+    fn swap(&self, old: &[Pfn], new: &[Linked]) -> Result<List, MmError> {
+        let tables: Vec<Pfn, TABLES> = new.iter().map(|linked| linked.table).collect();
         let mut list = List::new();
         self.rights(&mut list, &tables, Flags::CONST)?;
-        self.hook(&mut list, new)?;
+        self.link(&mut list, new)?;
         self.rights(&mut list, old, Flags::DATA)?;
         Ok(list)
     }

@@ -6,7 +6,7 @@ use heapless::String;
 use hypercall::Pfn;
 
 use super::pile::Pile;
-use super::{Outcome, Trouble, expect_eq};
+use super::{TestResult, Trouble, expect_eq};
 use crate::mm::Running;
 use crate::mm::entry::L2;
 use crate::mm::machine::Machine;
@@ -89,8 +89,8 @@ impl Context {
     /// and what maps them.
     pub(crate) fn with_frames(
         &mut self,
-        f: impl FnOnce(&mut Context, &Pile) -> Outcome,
-    ) -> Outcome {
+        f: impl FnOnce(&mut Context, &Pile) -> TestResult,
+    ) -> TestResult {
         let count = self.pages.max(1);
         let pile = mm::with(|tables| {
             need_frames(tables, count)?;
@@ -108,7 +108,7 @@ impl Context {
     }
 
     /// Maps the pile's frames from `va` on.
-    pub(crate) fn map(&self, va: u64, pile: &Pile, flags: Flags) -> Outcome {
+    pub(crate) fn map(&self, va: u64, pile: &Pile, flags: Flags) -> TestResult {
         mm::with(|tables| {
             // SAFETY: the test owns the frames and the area.
             unsafe { tables.map(va, pile.pfns(), flags) }?.commit(tables)
@@ -117,7 +117,7 @@ impl Context {
     }
 
     /// Every page from `va` on reads as the marked frame of the pile.
-    pub(crate) fn expect_mapped(&self, va: u64, pile: &Pile) -> Outcome {
+    pub(crate) fn expect_mapped(&self, va: u64, pile: &Pile) -> TestResult {
         for (i, pfn) in pile.pfns().enumerate() {
             let at = va + i as u64 * PAGE;
             expect_eq!(
@@ -130,7 +130,7 @@ impl Context {
     }
 
     /// No page of a range is there: for reads, which also fill the TLB where one is.
-    pub(crate) fn expect_absent(&self, va: u64, pages: u64) -> Outcome {
+    pub(crate) fn expect_absent(&self, va: u64, pages: u64) -> TestResult {
         for i in 0..pages {
             let at = va + i * PAGE;
             expect_eq!(
@@ -149,7 +149,7 @@ impl Context {
         pages: u64,
         expected: Result<(), Fault>,
         when: &str,
-    ) -> Outcome {
+    ) -> TestResult {
         for i in 0..pages {
             let at = va + i * PAGE;
             // SAFETY: the areas and the frames mapped there are the test's.
@@ -162,7 +162,7 @@ impl Context {
 
 /// Skips the test unless the domain has memory for `count` frames that a test maps, with the tables
 /// that it takes to map them in more than one place.
-pub(crate) fn need_frames(tables: &Tables<Running>, count: u64) -> Outcome {
+pub(crate) fn need_frames(tables: &Tables<Running>, count: u64) -> TestResult {
     /// Tables of a few areas, and what changes of them take.
     const TABLES: u64 = 32;
     let needed = count + count / 64 + TABLES;
@@ -211,7 +211,7 @@ pub(super) fn clear_areas(tables: &mut Tables<Running>) -> Result<(), MmError> {
             continue;
         }
         // SAFETY: nothing in the areas is in use after a test.
-        if let Some(table) = unsafe { tables.unhook(slot.place()) }? {
+        if let Some(table) = unsafe { tables.unlink_table(slot.place()) }? {
             table.release(tables)?;
         }
     }

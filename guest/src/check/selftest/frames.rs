@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use super::context::{Context, PAGE, mark, marked, need_frames};
 use super::pile::Pile;
-use super::{Outcome, Trouble, expect_eq, selftest};
+use super::{TestResult, Trouble, expect_eq, selftest};
 use crate::mm::entry::L1;
 use crate::mm::frames::Frame;
 use crate::mm::fresh::Fresh;
@@ -16,7 +16,7 @@ use crate::mm::{self, Flags, MmError};
 
 /// Frames handed out are distinct and writable, hold what is written to them, and are counted; given
 /// back, they are free again and the counts are as before.
-fn alloc(context: &mut Context) -> Outcome {
+fn alloc(context: &mut Context) -> TestResult {
     let count = context.pages() as usize;
     mm::with(|tables| {
         need_frames(tables, count as u64)?;
@@ -47,7 +47,7 @@ selftest!("frames.alloc", alloc, &[1, 512, 1024], needs EVERYWHERE);
 
 /// The life of a table, with what the record says at each step, and twice over, so that a frame
 /// that came back with the wrong rights shows.
-fn life(context: &mut Context) -> Outcome {
+fn life(context: &mut Context) -> TestResult {
     let va = context.area(0);
     for round in 0..2 {
         mm::with(|tables| {
@@ -65,12 +65,12 @@ fn life(context: &mut Context) -> Outcome {
             let sealed = fresh.seal(tables)?;
             expect_eq!(state(tables), Ok(State::table(1, 0, false)), "sealed");
             // SAFETY: nothing is mapped below the entry.
-            unsafe { tables.hook(place, sealed, Flags::TABLE) }?;
-            expect_eq!(state(tables), Ok(State::table(1, 1, false)), "hooked");
+            unsafe { tables.link_table(place, sealed, Flags::TABLE) }?;
+            expect_eq!(state(tables), Ok(State::table(1, 1, false)), "linked");
             // SAFETY: nothing is mapped below the entry.
-            let table = unsafe { tables.unhook(place) }?;
+            let table = unsafe { tables.unlink_table(place) }?;
             let table = table.ok_or_else(|| Trouble::error("the table is still referred to"))?;
-            expect_eq!(state(tables), Ok(State::table(1, 0, false)), "unhooked");
+            expect_eq!(state(tables), Ok(State::table(1, 0, false)), "unlinked");
             table.release(tables)?;
             tables.flush()?;
             expect_eq!(state(tables), Ok(State::of(Kind::Free)), "released");
@@ -82,7 +82,7 @@ fn life(context: &mut Context) -> Outcome {
 selftest!("frames.life", life, needs EVERYWHERE);
 
 /// A table that two entries refer to survives the loss of one.
-fn shared_table(context: &mut Context) -> Outcome {
+fn shared_table(context: &mut Context) -> TestResult {
     let (one, two) = (context.area(0), context.area(1));
     context.with_frames(|context, pile| {
         context.map(one, pile, Flags::DATA)?;
@@ -96,7 +96,7 @@ fn shared_table(context: &mut Context) -> Outcome {
         let gone = mm::with(|tables| {
             let first = tables.pmd_slot(one)?;
             // SAFETY: the area is the test's.
-            Ok::<_, MmError>(unsafe { tables.unhook(first.place()) }?.is_some())
+            Ok::<_, MmError>(unsafe { tables.unlink_table(first.place()) }?.is_some())
         })?;
         expect_eq!(gone, false, "the table is given up although in use");
         context.expect_absent(one, 1)?;
@@ -107,9 +107,9 @@ selftest!("frames.shared_table", shared_table, &[16], needs EVERYWHERE);
 
 /// When frames run low the direct map grows by one table, and the new memory can be used at once.
 /// What the growth itself costs is checked after the test, as for every test.
-fn growth(context: &mut Context) -> Outcome {
+fn growth(context: &mut Context) -> TestResult {
     let (before, after, found) = mm::with(|tables| {
-        if tables.frames().next_step().is_none() {
+        if tables.frames().next_chunk().is_none() {
             return Err(Trouble::skip("all memory is mapped already"));
         }
         let before = tables.frames().counts();
@@ -143,7 +143,7 @@ selftest!("frames.growth", growth, needs EVERYWHERE);
 /// Memory that was code is free memory again, by whatever way it ceased to be mapped: the allocator
 /// writes to what it is given, and so does the next who gets it. Whoever gives it back while it is
 /// executable somewhere is refused.
-fn code_freed(context: &mut Context) -> Outcome {
+fn code_freed(context: &mut Context) -> TestResult {
     let va = context.area(0);
     for thawed in [false, true] {
         let pile = mm::with(|tables| Pile::of(tables, 1))?;
@@ -171,7 +171,7 @@ selftest!("frames.code_freed", code_freed, needs EVERYWHERE);
 /// A mapping that owns its frames gives them back when nothing leads to them any more: each page was
 /// touched before, so that a translation that was kept would show, and each frame is a table next,
 /// which Xen refuses if anything has it writable.
-fn owned(context: &mut Context) -> Outcome {
+fn owned(context: &mut Context) -> TestResult {
     let (va, count) = (context.area(0) + 5 * PAGE, context.pages());
     mm::with(|tables| need_frames(tables, 2 * count))?;
     // With room for the frames that the pile itself takes: nothing is allocated while the page tables

@@ -9,7 +9,7 @@ use hypercall::event::{Port, bind_ipi, send};
 use super::alloc::vec::Vec;
 use super::context::Context;
 use super::interrupt::Open;
-use super::{Outcome, Trouble, expect_eq, selftest};
+use super::{TestResult, Trouble, expect_eq, selftest};
 use crate::event::{self, BindError, Handler, MOST};
 use crate::lock::Lock;
 use crate::xen::HV;
@@ -35,7 +35,7 @@ impl fmt::Display for Raises<'_> {
 
 /// A handler prints. One that is called for while the interrupted context prints does so when that is
 /// over: a line comes in one piece, and nobody waits for the console's lock.
-fn handler_prints(_: &mut Context) -> Outcome {
+fn handler_prints(_: &mut Context) -> TestResult {
     HITS.store(0, Ordering::Relaxed);
     let ipi = Open::ipi(&print)?;
     console::print(format_args!(
@@ -48,7 +48,7 @@ fn handler_prints(_: &mut Context) -> Outcome {
 selftest!("interrupt.print", handler_prints, needs EVERYWHERE);
 
 /// While a lock is held no handler runs that could ask for it: it runs when the lock is free.
-fn handler_locks(_: &mut Context) -> Outcome {
+fn handler_locks(_: &mut Context) -> TestResult {
     static LOCK: Lock<u32> = Lock::new(0);
     fn lock() {
         *LOCK.lock() += 1;
@@ -104,7 +104,7 @@ fn calls(of: usize) -> u32 {
 /// A port that its own handler raises again, for ever: the interrupted context goes on after a bounded
 /// number of calls, with the port held back and not forgotten. Another port that was raised at the
 /// same time is served before the first is served again, and is served later as well.
-fn own(_: &mut Context) -> Outcome {
+fn own(_: &mut Context) -> TestResult {
     let storm = Open::ipi(&|| raise(0, 0))?;
     let other = Open::ipi(&innocent)?;
     begin([&storm, &storm]);
@@ -131,7 +131,7 @@ fn own(_: &mut Context) -> Outcome {
 selftest!("interrupt.storm.own", own, needs EVERYWHERE);
 
 /// Two ports whose handlers raise each other: neither is raised while its own handler runs.
-fn mutual(_: &mut Context) -> Outcome {
+fn mutual(_: &mut Context) -> TestResult {
     let ports = [Open::ipi(&|| raise(0, 1))?, Open::ipi(&|| raise(1, 0))?];
     begin([&ports[0], &ports[1]]);
     send(&HV, ports[0].0)?;
@@ -172,7 +172,7 @@ static COUNTERS: [Counter; 100] = [const {
 
 /// Many ports at once, each with a handler of its own: every handler is called for its port alone. A
 /// PC's event channels without Xen are fewer: there all that can be had are taken.
-fn many(context: &mut Context) -> Outcome {
+fn many(context: &mut Context) -> TestResult {
     let mut ports = Vec::new();
     for counter in &COUNTERS {
         let port = match bind_ipi(&HV, 0) {

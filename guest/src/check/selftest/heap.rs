@@ -3,13 +3,13 @@
 use super::alloc::vec::Vec;
 
 use super::context::{Context, PAGE};
-use super::{Outcome, expect_eq, selftest};
+use super::{TestResult, expect_eq, selftest};
 use crate::mm::{self, Flags, layout};
 
 /// An allocation of several pages is served, can be written from end to end, and gives its memory
 /// back: the same again needs no growth. One larger than the heap's whole part of the address space
 /// is refused with an error, and the heap works as before.
-fn serves_and_refuses(context: &mut Context) -> Outcome {
+fn serves_and_refuses(context: &mut Context) -> TestResult {
     const BYTES: usize = 100_000;
     let mut grown = [0; 2];
     for grown in &mut grown {
@@ -41,7 +41,7 @@ fn serves_and_refuses(context: &mut Context) -> Outcome {
 selftest!("heap.serves_and_refuses", serves_and_refuses, needs EVERYWHERE);
 
 /// A heap that cannot grow, as something is mapped where it would, loses nothing by trying.
-fn refused_growth(context: &mut Context) -> Outcome {
+fn refused_growth(context: &mut Context) -> TestResult {
     const BYTES: usize = 1 << 20;
     context.with_frames(|_, pile| {
         let next = layout::HEAP.start + crate::heap::pages() * PAGE;

@@ -4,7 +4,7 @@
 use linker::{Image, VIRT_BASE};
 
 use super::context::{ABSENT_READ, Context, NO_EXECUTE, PAGE, READ_ONLY};
-use super::{Outcome, Trouble, expect_eq, expect_matches, selftest};
+use super::{TestResult, Trouble, expect_eq, expect_matches, selftest};
 use crate::init_memory;
 use crate::mm::state::Kind;
 use crate::mm::{self, Flags, MmError, Value, layout};
@@ -39,7 +39,7 @@ fn rewrite(va: u64) -> Result<(), Fault> {
 
 /// Code can be executed and not written, neither where it is linked nor in the direct map; there it
 /// cannot be executed either.
-fn text(_: &mut Context) -> Outcome {
+fn text(_: &mut Context) -> TestResult {
     let image = Image::current();
     for va in [code() & !7, image.hypercall_page.start, image.text.end - 8] {
         expect_eq!(rewrite(va), READ_ONLY, "write to code at {va:#x}");
@@ -63,7 +63,7 @@ fn text(_: &mut Context) -> Outcome {
 selftest!("image.text", text, needs EVERYWHERE);
 
 /// Constants are read-only at both places and nowhere code.
-fn rodata(_: &mut Context) -> Outcome {
+fn rodata(_: &mut Context) -> TestResult {
     let image = Image::current();
     let constant = (&raw const CONSTANT).addr() as u64;
     for va in [constant & !7, image.rodata.end - 8] {
@@ -80,7 +80,7 @@ fn rodata(_: &mut Context) -> Outcome {
 selftest!("image.rodata", rodata, needs EVERYWHERE);
 
 /// Variables and the stack are nowhere code.
-fn data(_: &mut Context) -> Outcome {
+fn data(_: &mut Context) -> TestResult {
     let local = [RET; 16];
     let variable = (&raw const VARIABLE).addr() as u64;
     let stack = core::hint::black_box(&local).as_ptr().addr() as u64;
@@ -96,7 +96,7 @@ selftest!("image.data", data, needs EVERYWHERE);
 
 /// Below the stack there is nothing: an overflow faults instead of overwriting variables. The
 /// same for the pages around the image.
-fn guard(_: &mut Context) -> Outcome {
+fn guard(_: &mut Context) -> TestResult {
     let image = Image::current();
     let guard = image.stack_guard.clone();
     for va in [
@@ -116,7 +116,7 @@ selftest!("image.guard", guard, needs EVERYWHERE);
 
 /// The p2m list, on which every entry that the kernel makes relies, cannot be written: where Xen
 /// put it, nor through the direct map.
-fn p2m(_: &mut Context) -> Outcome {
+fn p2m(_: &mut Context) -> TestResult {
     let list = layout::P2M.start;
     expect_eq!(
         probe::read(list).is_ok(),
@@ -133,7 +133,7 @@ selftest!("image.p2m", p2m, needs XEN_TABLES);
 
 /// What Xen's tools go by when they dump the domain leads to the p2m list: as many entries as there
 /// are pages, at the address that is said, mapped by the table that is said, in the list itself.
-fn p2m_for_tools(_: &mut Context) -> Outcome {
+fn p2m_for_tools(_: &mut Context) -> TestResult {
     let told = shared::p2m().ok_or(Trouble::error("no shared_info"))?;
     let (total, root) = mm::with(|tables| (tables.frames().counts().total, tables.root()));
     expect_eq!(told.pages, total, "max_pfn");
@@ -157,7 +157,7 @@ selftest!("image.p2m_for_tools", p2m_for_tools, needs XEN_TABLES);
 
 /// What the running kernel does not need of the image is not there any more: nothing is mapped where
 /// it was linked, and its frames are memory like other memory.
-fn given_back(context: &mut Context) -> Outcome {
+fn given_back(context: &mut Context) -> TestResult {
     let image = Image::current();
     let mut bytes = 0;
     for part in init_memory::parts(&image).filter(|part| !part.range.is_empty()) {
@@ -183,7 +183,7 @@ selftest!("image.given_back", given_back, needs EVERYWHERE);
 
 /// Nobody can have a page of the image writable and executable, or make code or constants writable;
 /// asking is an error and changes nothing. Another mapping of code is no way round it.
-fn rights(context: &mut Context) -> Outcome {
+fn rights(context: &mut Context) -> TestResult {
     let image = Image::current();
     let (code, constant) = (
         code() & !(PAGE - 1),
@@ -230,7 +230,7 @@ selftest!("image.rights", rights, needs EVERYWHERE);
 
 /// Memory becomes code and data again: filled while writable, sealed, executed, and back. While it
 /// is code it cannot be written, not through the direct map either.
-fn executable(context: &mut Context) -> Outcome {
+fn executable(context: &mut Context) -> TestResult {
     context.with_frames(|context, pile| {
         let va = context.area(0);
         context.map(va, pile, Flags::DATA)?;
@@ -287,7 +287,7 @@ selftest!("image.executable", executable, &[1], needs EVERYWHERE);
 
 /// What is executable by one mapping is writable by no other: whichever of both is asked for second
 /// is refused.
-fn code_aliases(context: &mut Context) -> Outcome {
+fn code_aliases(context: &mut Context) -> TestResult {
     context.with_frames(|context, pile| {
         let (data, code) = (context.area(0), context.area(1));
         context.map(data, pile, Flags::DATA)?;
@@ -325,7 +325,7 @@ selftest!("image.code_aliases", code_aliases, &[1], needs EVERYWHERE);
 /// that ends well has made no such store. For dom0 Xen emulates stores to L1 tables whatever the
 /// assist says (`fixup_page_fault`, `xen/arch/x86/mm.c`): there the store, of the value that is
 /// there already, may succeed, and proves nothing.
-fn store_to_table(context: &mut Context) -> Outcome {
+fn store_to_table(context: &mut Context) -> TestResult {
     let va = context.area(0);
     let word = mm::with(|tables| {
         use crate::mm::machine::Machine;

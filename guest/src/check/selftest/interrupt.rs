@@ -10,7 +10,7 @@ use hypercall::queue::Access;
 use hypercall::sched::poll;
 
 use super::context::{Context, PAGE, READ_ONLY, in_table};
-use super::{Outcome, Trouble, expect_eq, selftest};
+use super::{TestResult, Trouble, expect_eq, selftest};
 use crate::capability::{PC, is_here};
 use crate::event::{self, Bound, Handler};
 use crate::lock::Lock;
@@ -121,7 +121,7 @@ const AGES: u64 = 20_000_000_000;
 
 /// Waits for the first interrupt.
 #[inline(never)]
-fn wait() -> Outcome {
+fn wait() -> TestResult {
     let start = now()?;
     while count() == 0 {
         // It may have come since it was looked for.
@@ -135,7 +135,7 @@ fn wait() -> Outcome {
 
 /// An event sent to oneself is taken as soon as the hypercall returns; while upcalls are masked it
 /// waits, and is taken as soon as they are not.
-fn delivery(_: &mut Context) -> Outcome {
+fn delivery(_: &mut Context) -> TestResult {
     let ipi = Open::ipi(&counting)?;
     send(&HV, ipi.0)?;
     expect_eq!(count(), 1, "interrupts after sending");
@@ -160,7 +160,7 @@ fn again() {
 /// An event that is raised while its own handler runs is not lost: the handler raises it nine
 /// times, and runs ten times. (A kernel that cleared the pending byte after looking for events
 /// would lose one.)
-fn not_lost(_: &mut Context) -> Outcome {
+fn not_lost(_: &mut Context) -> TestResult {
     let ipi = Open::ipi(&again)?;
     PORT.store(ipi.0.0, Ordering::Relaxed);
     send(&HV, ipi.0)?;
@@ -171,7 +171,7 @@ selftest!("interrupt.not_lost", not_lost, needs EVERYWHERE);
 
 /// Lets time pass, without sleeping.
 #[inline(never)]
-fn pass(nanoseconds: u64) -> Outcome {
+fn pass(nanoseconds: u64) -> TestResult {
     let start = now()?;
     while now()? - start < nanoseconds {
         core::hint::spin_loop();
@@ -181,7 +181,7 @@ fn pass(nanoseconds: u64) -> Outcome {
 
 /// Sets the timer and waits for it: it comes not before its time.
 #[inline(never)]
-pub(super) fn one_shot(nanoseconds: u64) -> Outcome {
+pub(super) fn one_shot(nanoseconds: u64) -> TestResult {
     let deadline = now()? + nanoseconds;
     hypercall::time::set_timer(&HV, deadline)?;
     wait()?;
@@ -196,7 +196,7 @@ pub(super) fn one_shot(nanoseconds: u64) -> Outcome {
 
 /// Xen starts every vCPU with a periodic timer of 100 Hz, and a PC's firmware leaves one of 18 Hz. It
 /// is stopped: in 60 ms no event comes. One that is asked for comes once.
-fn timer(_: &mut Context) -> Outcome {
+fn timer(_: &mut Context) -> TestResult {
     let _timer = Open::timer(&counting)?;
     pass(60_000_000)?;
     expect_eq!(count(), 0, "interrupts in 60 ms without a timer");
@@ -209,7 +209,7 @@ selftest!("interrupt.timer", timer, needs EVERYWHERE);
 
 /// A timer for far off, which what counts the time may have to come to in several steps, comes once
 /// as well.
-fn timer_far(_: &mut Context) -> Outcome {
+fn timer_far(_: &mut Context) -> TestResult {
     let _timer = Open::timer(&counting)?;
     one_shot(150_000_000)?;
     expect_eq!(count(), 1, "interrupts of a one-shot timer");
@@ -219,7 +219,7 @@ selftest!("interrupt.timer.far", timer_far, needs EVERYWHERE);
 
 /// Sets a timer, and does `change` before its time. On a busy machine it may be too late for that:
 /// then it is tried again.
-fn before_its_time(change: impl Fn() -> Outcome) -> Outcome {
+fn before_its_time(change: impl Fn() -> TestResult) -> TestResult {
     const SOON: u64 = 10_000_000;
     for _ in 0..20 {
         COUNT.store(0, Ordering::Relaxed);
@@ -236,7 +236,7 @@ fn before_its_time(change: impl Fn() -> Outcome) -> Outcome {
 }
 
 /// A timer that is set again forgets its old time, and one that is stopped never comes.
-fn timer_reset(_: &mut Context) -> Outcome {
+fn timer_reset(_: &mut Context) -> TestResult {
     const LATER: u64 = 40_000_000;
     let _timer = Open::timer(&counting)?;
     let due = Cell::new(0);
@@ -262,7 +262,7 @@ selftest!("interrupt.timer.reset", timer_reset, needs EVERYWHERE);
 /// that QEMU emulates with a thread for each), a sleep seems too short by as much, so that the times
 /// grow until the difference is small among them.
 #[inline(never)]
-fn sleep(port: &Open, nanoseconds: u64) -> Outcome {
+fn sleep(port: &Open, nanoseconds: u64) -> TestResult {
     let mut longest = 0;
     for time in [1, 4, 16, 64].map(|times| times * nanoseconds) {
         let deadline = now()? + time;
@@ -286,7 +286,7 @@ fn sleep(port: &Open, nanoseconds: u64) -> Outcome {
 
 /// Polls a port that is raised, or will be, long before the sleep would be over.
 #[inline(never)]
-pub(super) fn sleep_until_raised(port: &Open) -> Outcome {
+pub(super) fn sleep_until_raised(port: &Open) -> TestResult {
     let start = now()?;
     poll(&HV, &[port.0.0], start + AGES)?;
     expect_eq!(now()? - start < AGES, true, "the port ended the sleep");
@@ -296,7 +296,7 @@ pub(super) fn sleep_until_raised(port: &Open) -> Outcome {
 
 /// Polling sleeps until the time that was named, with upcalls open and masked, and no longer than
 /// until the port is raised.
-fn polling(_: &mut Context) -> Outcome {
+fn polling(_: &mut Context) -> TestResult {
     // Never opened, so that it stays masked.
     let port = Open::masked(bind_ipi(&HV, 0)?);
     sleep(&port, 20_000_000)?;
@@ -308,7 +308,7 @@ selftest!("interrupt.poll", polling, needs EVERYWHERE);
 
 /// A sleep with upcalls masked is ended by a port that has a handler, too; the handler does not run
 /// before upcalls are unmasked.
-fn polling_masked(_: &mut Context) -> Outcome {
+fn polling_masked(_: &mut Context) -> TestResult {
     let timer = Open::timer(&counting)?;
     mm::with(|_| {
         let due = now()? + 3_000_000;
@@ -325,7 +325,7 @@ selftest!("interrupt.poll.masked", polling_masked, needs EVERYWHERE);
 
 /// The entry stub gives back every register that a function may change, to code that has no reason
 /// to expect a call: interrupted by a timer, at an instruction of its own choosing.
-fn registers(_: &mut Context) -> Outcome {
+fn registers(_: &mut Context) -> TestResult {
     let _timer = Open::timer(&counting)?;
     for round in 0..8 {
         COUNT.store(0, Ordering::Relaxed);
@@ -426,7 +426,7 @@ const EXPECTED: Seen = Seen {
 
 /// An interrupt in the middle of a lazy section, its handler writing to the same tables: raised by
 /// `raise`.
-fn in_section(context: &mut Context, raise: impl FnOnce() -> Outcome) -> Outcome {
+fn in_section(context: &mut Context, raise: impl FnOnce() -> TestResult) -> TestResult {
     context.with_frames(|context, pile| {
         let va = context.area(0);
         context.map(va, pile, Flags::DATA)?;
@@ -458,7 +458,7 @@ fn in_section(context: &mut Context, raise: impl FnOnce() -> Outcome) -> Outcome
 }
 
 /// The interrupt raised by the interrupted context itself, at a known place.
-fn lazy_ipi(context: &mut Context) -> Outcome {
+fn lazy_ipi(context: &mut Context) -> TestResult {
     let ipi = Open::ipi(&intrude)?;
     in_section(context, || {
         send(&HV, ipi.0)?;
@@ -469,7 +469,7 @@ fn lazy_ipi(context: &mut Context) -> Outcome {
 selftest!("interrupt.lazy.ipi", lazy_ipi, &[3], needs EVERYWHERE);
 
 /// The interrupt by a timer, whenever it comes.
-fn lazy_timer(context: &mut Context) -> Outcome {
+fn lazy_timer(context: &mut Context) -> TestResult {
     let _timer = Open::timer(&intrude)?;
     in_section(context, || {
         hypercall::time::set_timer(&HV, now()? + 300_000)?;
@@ -495,7 +495,7 @@ fn look() {
 /// Xen looks for events between the requests of a list, and would run a handler in the middle of a
 /// batch, where half of it is in force. Upcalls are masked over a flush: an event that is pending
 /// when it begins is delivered when it is over, with all 512 updates in force.
-fn flush_pending(context: &mut Context) -> Outcome {
+fn flush_pending(context: &mut Context) -> TestResult {
     let ipi = Open::ipi(&look)?;
     context.with_frames(|context, pile| {
         let va = context.area(0);
@@ -532,7 +532,7 @@ selftest!("interrupt.flush.pending", flush_pending, &[512], needs EVERYWHERE);
 
 /// The same with events that come during the flush, from a timer, round after round: whenever it
 /// strikes, the handler sees all of a batch or nothing.
-fn flush_timer(context: &mut Context) -> Outcome {
+fn flush_timer(context: &mut Context) -> TestResult {
     let _timer = Open::timer(&look)?;
     context.with_frames(|context, pile| {
         let va = context.area(0);

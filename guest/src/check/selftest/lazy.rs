@@ -4,7 +4,7 @@ use hypercall::queue::{Access, MmuError};
 use hypercall::{FlushReason, LazyError};
 
 use super::context::{Context, PAGE, READ_ONLY, in_table};
-use super::{Outcome, expect_eq, expect_matches, selftest};
+use super::{TestResult, expect_eq, expect_matches, selftest};
 use crate::mm::{self, Current, Flags, Pte, Value};
 use crate::probe;
 
@@ -19,7 +19,7 @@ fn hypercalls() -> u64 {
 }
 
 /// Takes the right to write from a page of the test's, or gives it back.
-fn set_writable(va: u64, writable: bool) -> Outcome {
+fn set_writable(va: u64, writable: bool) -> TestResult {
     mm::with(|tables| {
         let slot = tables.pte_slot(va)?;
         let old = tables.get(slot);
@@ -42,8 +42,8 @@ fn is_writable_in_table(va: u64) -> Result<bool, super::Trouble> {
 /// Sections nest to any depth: at each of eight, a write queues, reads back, and does not reach
 /// the table; leaving an inner section makes no hypercall and sends nothing; leaving the outermost
 /// sends everything at once.
-fn nesting(context: &mut Context) -> Outcome {
-    fn descend(depth: u64, va: u64) -> Outcome {
+fn nesting(context: &mut Context) -> TestResult {
+    fn descend(depth: u64, va: u64) -> TestResult {
         let section = mm::lazy()?;
         let page = va + depth * PAGE;
         set_writable(page, false)?;
@@ -85,7 +85,7 @@ fn nesting(context: &mut Context) -> Outcome {
 selftest!("lazy.nesting", nesting, &[8], needs EVERYWHERE);
 
 /// An empty section costs no hypercall, however deep, and neither does a pause in it.
-fn empty(_: &mut Context) -> Outcome {
+fn empty(_: &mut Context) -> TestResult {
     let before = hypercalls();
     for _ in 0..8 {
         let outer = mm::lazy()?;
@@ -103,7 +103,7 @@ selftest!("lazy.empty", empty, needs EVERYWHERE);
 /// Pausing at depth sends what is queued; while paused every write is in force when it returns,
 /// and sections entered meanwhile change nothing; pauses nest; after the last resume writes queue
 /// again. Guards that are dropped do as guards that are ended.
-fn pause(context: &mut Context) -> Outcome {
+fn pause(context: &mut Context) -> TestResult {
     context.with_frames(|context, pile| {
         let va = context.area(0);
         context.map(va, pile, Flags::DATA)?;
@@ -139,7 +139,7 @@ selftest!("lazy.pause", pause, &[4], needs EVERYWHERE);
 /// `set_ptes` enters lazy mode itself. Inside of a section of the caller's that must neither end
 /// the caller's section nor flush; afterwards the caller's own writes still queue. (An
 /// implementation that left lazy mode here, or counted wrong, crashed Linux under Xen.)
-fn set_ptes(context: &mut Context) -> Outcome {
+fn set_ptes(context: &mut Context) -> TestResult {
     context.with_frames(|context, pile| {
         let va = context.area(0);
         context.map(va, pile, Flags::DATA)?;
@@ -186,7 +186,7 @@ selftest!("lazy.set_ptes", set_ptes, &[2], needs EVERYWHERE);
 
 /// The last of several writes to one slot is what reads return and what the table gets, and Xen
 /// sees one request, not several.
-fn replaced(context: &mut Context) -> Outcome {
+fn replaced(context: &mut Context) -> TestResult {
     context.with_frames(|context, pile| {
         let va = context.area(0);
         context.map(va, pile, Flags::DATA)?;
@@ -204,7 +204,7 @@ selftest!("lazy.replaced", replaced, &[1], needs EVERYWHERE);
 
 /// A section may queue more than fits: the queue empties itself and goes on, and everything arrives
 /// in order. Reads find an entry whether it is queued or sent.
-fn overflow(context: &mut Context) -> Outcome {
+fn overflow(context: &mut Context) -> TestResult {
     context.with_frames(|context, pile| {
         let pages = context.pages();
         let va = context.area(0);
@@ -236,7 +236,7 @@ selftest!("lazy.overflow", overflow, &[511, 512, 513, 4096], needs EVERYWHERE);
 /// Tables made in a section can be used at once: a range is mapped where there was no table, read
 /// back through entries of two levels that are still queued, changed entry by entry, and unmapped
 /// in part, before Xen has seen any of it.
-fn new_tables(context: &mut Context) -> Outcome {
+fn new_tables(context: &mut Context) -> TestResult {
     context.with_frames(|context, pile| {
         let pages = context.pages();
         let va = context.area(0);
@@ -272,7 +272,7 @@ selftest!("lazy.new_tables", new_tables, &[512, 513], needs EVERYWHERE);
 
 /// What does not match is refused and changes nothing: leaving what was not entered, resuming what
 /// was not paused.
-fn unbalanced(_: &mut Context) -> Outcome {
+fn unbalanced(_: &mut Context) -> TestResult {
     let (leave, resume, state) =
         Current.with(|mmu| (mmu.disable(), mmu.resume(), mmu.lazy().enable_count()));
     expect_matches!(

@@ -6,7 +6,7 @@ use hypercall::queue::Access;
 use hypercall::{Errno, FlushError, Level, Pfn, Update};
 
 use super::context::Context;
-use super::{Outcome, Trouble, expect_eq, expect_matches, selftest};
+use super::{TestResult, Trouble, expect_eq, expect_matches, selftest};
 use crate::mm::entry::{L2, Pmd};
 use crate::mm::frames::FrameError;
 use crate::mm::{self, Current, Flags, MmError, Value};
@@ -37,7 +37,7 @@ pub(super) fn refusal(result: Result<(), MmError>) -> Result<FlushError, Trouble
 
 /// A page table may be mapped, but not writable, and its mapping may not become so: the kernel's
 /// own record says so before Xen is asked.
-fn writable_table(context: &mut Context) -> Outcome {
+fn writable_table(context: &mut Context) -> TestResult {
     let va = context.area(0);
     mm::with(|tables| tables.ensure_pte_table(va))?;
     let table = table_of(va)?;
@@ -62,7 +62,7 @@ selftest!("refuse.writable_table", writable_table, needs EVERYWHERE);
 
 /// An entry that would link a table of the wrong level, or a frame that is no table, is refused by
 /// the record; nothing changes in it and Xen is not asked.
-fn wrong_table(context: &mut Context) -> Outcome {
+fn wrong_table(context: &mut Context) -> TestResult {
     let va = context.area(0);
     let before = hypercalls();
     let (root, wrong, plain) = mm::with(|tables| {
@@ -98,7 +98,7 @@ fn wrong_table(context: &mut Context) -> Outcome {
 selftest!("refuse.wrong_table", wrong_table, needs EVERYWHERE);
 
 /// Ranges and rights that can be seen to be wrong.
-fn arguments(context: &mut Context) -> Outcome {
+fn arguments(context: &mut Context) -> TestResult {
     context.with_frames(|context, pile| {
         let va = context.area(0);
         let pfn = pile.pfns().next().unwrap_or_default();
@@ -168,7 +168,7 @@ pub(super) fn raw(level: Level, va: u64, value: u64) -> Result<FlushError, Troub
 }
 
 /// A large page cannot be expressed; asked for as raw bits, Xen refuses it.
-fn large_page(context: &mut Context) -> Outcome {
+fn large_page(context: &mut Context) -> TestResult {
     context.with_frames(|context, pile| {
         let va = context.area(0);
         let pfn = pile.pfns().next().unwrap_or_default();
@@ -182,7 +182,7 @@ fn large_page(context: &mut Context) -> Outcome {
 selftest!("refuse.large_page", large_page, &[1], needs EVERYWHERE);
 
 /// An address that no table leads to has no entry.
-fn no_table(context: &mut Context) -> Outcome {
+fn no_table(context: &mut Context) -> TestResult {
     let va = context.area(2);
     let get = mm::with(|tables| tables.ptep_get(va));
     expect_matches!(

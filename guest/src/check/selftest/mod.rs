@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! /// What must hold, why, and how it would show if it did not.
-//! fn nesting(context: &mut Context) -> Outcome { … }
+//! fn nesting(context: &mut Context) -> TestResult { … }
 //! selftest!("lazy.nesting", nesting, needs EVERYWHERE);
 //! selftest!("mm.map", map, SIZES, needs EVERYWHERE); // once for each size: mm.map.1, mm.map.512, …
 //! selftest!("x.y", y, needs XEN_TABLES);             // only where Xen checks the tables
@@ -49,17 +49,17 @@ use crate::lock::Lock;
 pub(crate) use context::Context;
 
 /// What a test does.
-pub(crate) type Run = fn(&mut Context) -> Outcome;
+pub(crate) type TestFn = fn(&mut Context) -> TestResult;
 
 /// A registered test.
-pub(crate) type Test = SelfTest<Run>;
+pub(crate) type Test = SelfTest<TestFn>;
 
 /// Every test, in no order.
 #[distributed_slice]
 pub(crate) static SELFTESTS: [Test];
 
 /// How a test ended.
-pub(crate) type Outcome = Result<(), Trouble>;
+pub(crate) type TestResult = Result<(), Trouble>;
 
 /// How a test ended that did not pass. The words are kept aside ([`reason`]), so that results stay
 /// small on a small stack.

@@ -10,7 +10,7 @@ use x86_64::instructions::port::Port as IoPort;
 
 use super::context::Context;
 use super::interrupt::{Open, counting, one_shot, sleep_until_raised};
-use super::{Outcome, Trouble, expect_eq, selftest};
+use super::{TestResult, Trouble, expect_eq, selftest};
 use crate::frame::Frame;
 use crate::mm::layout::Fixed;
 use crate::mm::state::{Kind, State};
@@ -21,7 +21,7 @@ use crate::{console, trap};
 
 /// In hardware virtualisation `shared_info` takes the place of a frame of the kernel's. Its record
 /// says so, so that it is never handed out, freed or made a table.
-fn page(_: &mut Context) -> Outcome {
+fn page(_: &mut Context) -> TestResult {
     let va = Fixed::SharedInfo.address();
     let (applied, _) = mm::with(|tables| {
         let value = tables.pte_val(tables.ptep_get(va)?);
@@ -48,7 +48,7 @@ fn note_unexpected(frame: &Frame) -> bool {
 }
 
 /// An interrupt that nobody knows is reported like an exception that nobody handles.
-fn unknown(_: &mut Context) -> Outcome {
+fn unknown(_: &mut Context) -> TestResult {
     UNEXPECTED.store(0, Ordering::Relaxed);
     trap::observe(Some(note_unexpected));
     // SAFETY: the gate's stub saves all registers, and the observer stands in for the report.
@@ -66,7 +66,7 @@ selftest!("interrupt.unknown", unknown, needs OWN_VECTORS);
 /// A line of an interrupt controller whose request is gone when it is asked for comes as the
 /// controller's last line. It is counted and forgotten, and what comes after it is taken as before:
 /// a controller told of the end of an interrupt that it never gave would end another.
-fn spurious(_: &mut Context) -> Outcome {
+fn spurious(_: &mut Context) -> TestResult {
     if !interrupts::is_present() {
         return Err(Trouble::skip("this machine has no interrupt controllers"));
     }
@@ -81,7 +81,7 @@ selftest!("interrupt.spurious", spurious, needs PC);
 
 /// What comes in at the serial port ends a sleep. The port is its own other end here: in loopback
 /// it receives what it sends.
-fn serial(_: &mut Context) -> Outcome {
+fn serial(_: &mut Context) -> TestResult {
     const LOOPBACK: u8 = 1 << 4;
     let input = match bind_virq(&HV, VIRQ_CONSOLE, 0) {
         Err(e) if e.errno == Errno::EEXIST => {

@@ -2,14 +2,14 @@
 
 use super::context::Context;
 use super::pile::Pile;
-use super::{Outcome, Trouble, expect_eq, expect_matches, selftest};
+use super::{TestResult, Trouble, expect_eq, expect_matches, selftest};
 use crate::mm::frames::FrameError;
 use crate::mm::{self, Flags, MmError};
 
 /// All frames are taken, through every growth of the direct map, until there are none: the next
 /// request is an error, again and again, and so is an operation that needs a table; what is mapped
 /// stays, and what needs no memory works. Then all are given back.
-fn exhaustion(context: &mut Context) -> Outcome {
+fn exhaustion(context: &mut Context) -> TestResult {
     let va = context.area(0);
     let mut pile = Pile::new();
     let taken = mm::with(|tables| {
@@ -33,7 +33,7 @@ fn exhaustion(context: &mut Context) -> Outcome {
 }
 selftest!("oom.exhaustion", exhaustion, needs EVERYWHERE);
 
-fn without_memory(context: &mut Context, va: u64, pile: &Pile) -> Outcome {
+fn without_memory(context: &mut Context, va: u64, pile: &Pile) -> TestResult {
     let counts = mm::with(|tables| tables.frames().counts());
     expect_eq!(counts.free, 0, "free frames");
     expect_eq!(counts.mapped, counts.total, "pages reached");

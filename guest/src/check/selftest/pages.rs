@@ -3,7 +3,7 @@
 use super::context::{
     ABSENT_READ, ABSENT_WRITE, Context, PAGE, READ_ONLY, SIZES, SPAN, in_table, mark, marked,
 };
-use super::{Outcome, expect_eq, expect_matches, selftest};
+use super::{TestResult, expect_eq, expect_matches, selftest};
 use crate::mm::machine::Machine;
 use crate::mm::{self, Flags, MmError};
 use crate::probe;
@@ -16,7 +16,7 @@ const OFFSETS: &[u64] = &[0, 470 * PAGE, 511 * PAGE];
 /// that was asked for, a write through it reaches the frame, and the pages beside the range are not
 /// there. Mapping again what is mapped is refused and changes nothing; frames are the pile's, so
 /// that any wrong frame number shows as a wrong mark.
-fn map(context: &mut Context) -> Outcome {
+fn map(context: &mut Context) -> TestResult {
     context.with_frames(|context, pile| {
         let pages = context.pages();
         for offset in OFFSETS {
@@ -52,7 +52,7 @@ selftest!("mm.map", map, SIZES, needs EVERYWHERE);
 /// Taking the right to write makes writes fault, not reads; giving it back makes them succeed. All
 /// pages are touched before each change, so that a translation that was not flushed would show as a
 /// write that succeeds, or a fault where there must be none. A page that is not mapped is an error.
-fn protect(context: &mut Context) -> Outcome {
+fn protect(context: &mut Context) -> TestResult {
     context.with_frames(|context, pile| {
         let pages = context.pages();
         for offset in OFFSETS {
@@ -89,7 +89,7 @@ selftest!("mm.protect", protect, SIZES, needs EVERYWHERE);
 
 /// Unmapping takes exactly its range: of a mapped range the middle goes and both sides stay; then
 /// all of it goes, holes and all. Reads before fill the TLB, so that a stale translation shows.
-fn unmap(context: &mut Context) -> Outcome {
+fn unmap(context: &mut Context) -> TestResult {
     context.with_frames(|context, pile| {
         let pages = context.pages();
         let unmap = |va, pages| {
@@ -125,7 +125,7 @@ selftest!("mm.unmap", unmap, SIZES, needs EVERYWHERE);
 
 /// Moved pages are at the new place, in order and with their rights, and not at the old one any
 /// more, not even in the TLB.
-fn move_between(context: &mut Context, from: u64, to: u64) -> Outcome {
+fn move_between(context: &mut Context, from: u64, to: u64) -> TestResult {
     context.with_frames(|context, pile| {
         let pages = context.pages();
         let (from, to) = (context.area(0) + from, context.area(1) + to);
@@ -145,20 +145,20 @@ fn move_between(context: &mut Context, from: u64, to: u64) -> Outcome {
 }
 
 /// Both ends at the start of a table: whole tables change hands where the size allows.
-fn move_aligned(context: &mut Context) -> Outcome {
+fn move_aligned(context: &mut Context) -> TestResult {
     move_between(context, SPAN, SPAN)
 }
 selftest!("mm.move.aligned", move_aligned, SIZES, needs EVERYWHERE);
 
 /// Ends that lie differently in their tables: every entry is written anew.
-fn move_unaligned(context: &mut Context) -> Outcome {
+fn move_unaligned(context: &mut Context) -> TestResult {
     move_between(context, SPAN + 5 * PAGE, SPAN + 500 * PAGE)
 }
 selftest!("mm.move.unaligned", move_unaligned, SIZES, needs EVERYWHERE);
 
 /// A move that cannot be made is refused: overlapping ranges, a destination in use, a source that
 /// is not mapped, ranges that are none. What was mapped stays as it was.
-fn move_refused(context: &mut Context) -> Outcome {
+fn move_refused(context: &mut Context) -> TestResult {
     context.with_frames(|context, pile| {
         let pages = context.pages();
         let (from, to) = (context.area(0), context.area(1));
@@ -207,7 +207,7 @@ selftest!("mm.move.refused", move_refused, &[1, 45, 512], needs EVERYWHERE);
 /// A frame that was freed and handed out again is the new owner's alone: nothing that mapped it
 /// before reaches it any more. Tables that operations replaced are reused as ordinary memory here,
 /// and ordinary memory as tables, which Xen refuses if an old mapping was forgotten.
-fn reuse(context: &mut Context) -> Outcome {
+fn reuse(context: &mut Context) -> TestResult {
     for round in 0..4 {
         context.with_frames(|context, pile| {
             let pages = context.pages();
@@ -231,7 +231,7 @@ selftest!("mm.reuse", reuse, &[45, 512, 4096], needs EVERYWHERE);
 /// A range in several tables, changed inside one lazy section and looked at only afterwards: one
 /// operation's tables are built from what another has queued. This is where a copy of a stale table
 /// would lose an update.
-fn sequence(context: &mut Context) -> Outcome {
+fn sequence(context: &mut Context) -> TestResult {
     context.with_frames(|context, pile| {
         let pages = context.pages();
         let (from, to) = (context.area(0) + 3 * PAGE, context.area(1) + 3 * PAGE);

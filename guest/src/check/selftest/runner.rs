@@ -8,12 +8,12 @@ use hypercall::{LazyMmu, Pfn};
 use linker::Image;
 use linkme::distributed_slice;
 
-use super::{Context, Outcome, SELFTESTS, Test, Trouble, context, reason};
+use super::{Context, SELFTESTS, Test, TestResult, Trouble, context, reason};
 use crate::checks::{NAMED, Named, TESTERS};
 use crate::console::print;
 use crate::heap;
 use crate::mm::Running;
-use crate::mm::frames::{Counts, Frames, STEP};
+use crate::mm::frames::{CHUNK, Counts, Frames};
 use crate::mm::state::Kind;
 use crate::mm::{self, Current, MmError, Tables};
 use crate::monitor::commands::command;
@@ -177,7 +177,7 @@ impl Summary {
     }
 
     /// Ends a test's line and counts it.
-    fn note(&mut self, name: &'static str, outcome: Outcome, remark: &str) {
+    fn note(&mut self, name: &'static str, outcome: TestResult, remark: &str) {
         self.run += 1;
         let word = match outcome {
             Ok(()) if remark.is_empty() => return println!("pass"),
@@ -204,7 +204,7 @@ fn announce(name: fmt::Arguments<'_>) {
 }
 
 /// Removes what a test left and checks that nothing else is left: lazy mode, the queue, frames.
-fn tidy(before: Counts) -> Outcome {
+fn tidy(before: Counts) -> TestResult {
     let mode = Current.with(|mmu| *mmu.lazy());
     if mode != LazyMmu::new() {
         // As often as it was entered: leaving is never refused then, and a failed flush is told of
@@ -244,7 +244,7 @@ fn tidy(before: Counts) -> Outcome {
 
 /// How many frames must be in use, and how many are.
 ///
-/// Growth of the direct map is accounted for to the frame: what each step costs, and frames in it
+/// Growth of the direct map is accounted for to the frame: what each chunk costs, and frames in it
 /// that are not free memory.
 fn in_use(tables: &Tables<Running>, before: Counts) -> Result<(u64, u64), MmError> {
     let after = tables.frames().counts();
@@ -255,7 +255,7 @@ fn in_use(tables: &Tables<Running>, before: Counts) -> Result<(u64, u64), MmErro
         let special = !matches!(state.kind, Kind::Free | Kind::Owned | Kind::Table);
         expected += u64::from(special);
     }
-    let steps = before.mapped.div_ceil(STEP)..after.mapped.div_ceil(STEP);
-    expected += steps.map(Frames::frames_for_step).sum::<u64>();
+    let chunks = before.mapped.div_ceil(CHUNK)..after.mapped.div_ceil(CHUNK);
+    expected += chunks.map(Frames::frames_for_chunk).sum::<u64>();
     Ok((expected, after.mapped - after.free))
 }

@@ -4,7 +4,7 @@ use hypercall::Pfn;
 use hypercall::queue::Access;
 
 use super::context::{ABSENT_READ, Context, PAGE, READ_ONLY, SIZES, SPAN};
-use super::{Outcome, Trouble, expect_eq, expect_matches, selftest};
+use super::{TestResult, Trouble, expect_eq, expect_matches, selftest};
 use crate::capability::{self, HYPERCALLS};
 use crate::mm::layout::Fixed;
 use crate::mm::{self, Current, Flags, MmError, Pte, Value};
@@ -37,7 +37,7 @@ fn consecutive(pages: u64) -> Result<Pfn, Trouble> {
 /// rights asked for, and replaces what was mapped. Any memory will do, as it is mapped read-only;
 /// but it is not written to, to see whether that faults: some of it are page tables, and for dom0
 /// Xen would carry out the store.
-fn set_ptes(context: &mut Context) -> Outcome {
+fn set_ptes(context: &mut Context) -> TestResult {
     let pages = context.pages();
     let first = consecutive(pages)?;
     for offset in [0, 300 * PAGE] {
@@ -66,7 +66,7 @@ selftest!("mm.set_ptes", set_ptes, SIZES, needs EVERYWHERE);
 /// `ptep_get_and_clear` returns the entry with the A and D bits that the processor has set up to
 /// then: neither on a page nobody touched, A where it was read, both where it was written. Then the
 /// page is gone, from the TLB as well.
-fn get_and_clear(context: &mut Context) -> Outcome {
+fn get_and_clear(context: &mut Context) -> TestResult {
     context.with_frames(|context, pile| {
         let va = context.area(0);
         context.map(va, pile, UNTOUCHED)?;
@@ -104,7 +104,7 @@ selftest!("mm.get_and_clear", get_and_clear, SIZES, needs EVERYWHERE);
 /// `ptep_set_wrprotect` takes the right to write and nothing else: D that the processor has set
 /// stays (Xen would lose it without PRESERVE_AD), also where the request waited in a lazy section
 /// while the page was still written. The next write faults.
-fn wrprotect(context: &mut Context) -> Outcome {
+fn wrprotect(context: &mut Context) -> TestResult {
     context.with_frames(|context, pile| {
         let pages = context.pages();
         let va = context.area(0);
@@ -137,7 +137,7 @@ selftest!("mm.wrprotect", wrprotect, SIZES, needs EVERYWHERE);
 /// `ptep_test_and_clear_young` sees A as the processor sets it, and clears it so that it is set
 /// again by the next access: the translation must be flushed, or the processor would not look at
 /// the entry again. Frames and contents stay.
-fn young(context: &mut Context) -> Outcome {
+fn young(context: &mut Context) -> TestResult {
     context.with_frames(|context, pile| {
         let pages = context.pages();
         let va = context.area(0);
@@ -174,7 +174,7 @@ selftest!("mm.young", young, SIZES, needs EVERYWHERE);
 /// was a direct map: `shared_info`, a second time and read-only; where there is none, a page of the
 /// image's constants. What its first mapping holds shows, the place is refused while it is taken,
 /// and in a lazy section it can be had by pausing.
-fn early(context: &mut Context) -> Outcome {
+fn early(context: &mut Context) -> TestResult {
     let va = Fixed::Test.address();
     let first = if capability::is_here(&HYPERCALLS) {
         Fixed::SharedInfo.address()

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::context::{ABSENT_READ, Context, PAGE, SPAN, in_table, marked};
-use super::{Outcome, Trouble, expect_eq, selftest};
+use super::{TestResult, Trouble, expect_eq, selftest};
 use crate::mm::{self, Flags, MmError};
 use crate::{cpu, probe, smp, time};
 
@@ -26,7 +26,7 @@ fn need_others() -> Result<u32, Trouble> {
 }
 
 /// Work reaches every vCPU that runs, once each, and each finds by GS the number that it was told.
-fn everywhere(_: &mut Context) -> Outcome {
+fn everywhere(_: &mut Context) -> TestResult {
     let running = need_others()?;
     for _ in 0..100 {
         let (sum, wrong) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -46,7 +46,7 @@ selftest!("smp.everywhere", everywhere, needs XEN_TABLES);
 
 /// Time never goes back: what one vCPU has read is the least that the next one reads, in whatever order
 /// they come.
-fn time_goes_on(_: &mut Context) -> Outcome {
+fn time_goes_on(_: &mut Context) -> TestResult {
     need_others()?;
     let (latest, wrong) = (AtomicU64::new(0), AtomicU64::new(0));
     smp::on_all(&|_| {
@@ -90,7 +90,7 @@ impl Seen {
 /// What one vCPU maps, protects, moves and unmaps, all see at once. Each vCPU has the translation
 /// cached from the look before: without a flush that reaches it, it would read what is not there any
 /// more, or write where it must not.
-fn seen_by_all(context: &mut Context) -> Outcome {
+fn seen_by_all(context: &mut Context) -> TestResult {
     need_others()?;
     context.with_frames(|context, pile| {
         let (one, two) = (context.area(0), context.area(1) + SPAN);
@@ -142,7 +142,7 @@ selftest!("smp.seen_by_all", seen_by_all, &[1, 45, 513], needs XEN_TABLES);
 /// All vCPUs map, protect, move and unmap pages of their own at the same time, side by side, so that
 /// they share and make tables of every level; some of it in lazy sections that last over several uses
 /// of the page tables, while others use them. Each finds exactly its own, and nothing is left.
-fn raced(context: &mut Context) -> Outcome {
+fn raced(context: &mut Context) -> TestResult {
     need_others()?;
     let base = context.area(0);
     // Frames, whether they are in use or free, stay as many.
@@ -177,7 +177,7 @@ selftest!("smp.raced", raced, needs XEN_TABLES);
 
 /// What one vCPU has queued in a lazy section is in the tables once another uses them, and the section
 /// goes on.
-fn queued_is_sent(context: &mut Context) -> Outcome {
+fn queued_is_sent(context: &mut Context) -> TestResult {
     need_others()?;
     context.with_frames(|context, pile| {
         let va = context.area(0);

@@ -4,7 +4,7 @@ use hypercall::queue::LazyGuard;
 
 use super::context::{ABSENT_READ, Context, in_table, marked, need_frames};
 use super::pile::Pile;
-use super::{Outcome, Trouble, expect_eq, selftest};
+use super::{TestResult, Trouble, expect_eq, selftest};
 use crate::mm::entry::{L4, TableLevel, XEN_BITS};
 use crate::mm::machine::Machine;
 use crate::mm::spaces::{AddressSpace, NotDestroyed};
@@ -18,8 +18,8 @@ const USER: u64 = 0x12_3456_7000;
 /// of it.
 fn with_two(
     context: &mut Context,
-    f: impl FnOnce(&Pile, &AddressSpace, &AddressSpace) -> Outcome,
-) -> Outcome {
+    f: impl FnOnce(&Pile, &AddressSpace, &AddressSpace) -> TestResult,
+) -> TestResult {
     context.with_frames(|_, pile| {
         let one = mm::with(|tables| tables.create_space())?;
         let two = mm::with(|tables| tables.create_space())?;
@@ -44,14 +44,14 @@ fn boot() -> AddressSpace {
     mm::with(|tables| tables.boot_space())
 }
 
-fn switch(to: &AddressSpace) -> Outcome {
+fn switch(to: &AddressSpace) -> TestResult {
     // SAFETY: the user half of every space here is used by the test alone.
     mm::with(|tables| unsafe { tables.switch_space(to) })?;
     Ok(())
 }
 
 /// Maps frame `number` of the pile at the user address.
-fn map(pile: &Pile, number: usize) -> Outcome {
+fn map(pile: &Pile, number: usize) -> TestResult {
     mm::with(|tables| {
         let frame = pile.pfns().skip(number).take(1);
         // SAFETY: frame and address are the test's.
@@ -70,7 +70,7 @@ fn expected(pile: &Pile, number: usize) -> Result<u64, probe::Fault> {
 /// The same user address leads to different pages in different spaces, and to none in a space that
 /// maps nothing there. The page is touched before each switch, so that a translation that survived
 /// it would show.
-fn separate(context: &mut Context) -> Outcome {
+fn separate(context: &mut Context) -> TestResult {
     with_two(context, |pile, one, two| {
         for (space, number) in [(one, 0), (two, 1)] {
             switch(space)?;
@@ -96,7 +96,7 @@ selftest!("spaces.separate", separate, &[2], needs EVERYWHERE);
 /// User mode's root has the user half and nothing else: an entry made there is in both roots, and
 /// no entry of the kernel half is in it, so that user code cannot reach the kernel although both
 /// run in ring 3.
-fn roots(context: &mut Context) -> Outcome {
+fn roots(context: &mut Context) -> TestResult {
     with_two(context, |pile, one, _| {
         switch(one)?;
         map(pile, 0)?;
@@ -127,7 +127,7 @@ selftest!("spaces.roots", roots, &[1], needs EVERYWHERE);
 
 /// The kernel is the same everywhere: what is mapped in its half in one space is there in all
 /// others, and what is unmapped is gone.
-fn kernel_half(context: &mut Context) -> Outcome {
+fn kernel_half(context: &mut Context) -> TestResult {
     let va = context.area(0);
     with_two(context, |pile, one, two| {
         switch(one)?;
@@ -158,7 +158,7 @@ selftest!("spaces.kernel_half", kernel_half, &[1], needs EVERYWHERE);
 
 /// A switch in a lazy section takes the queue along: what was queued for the space that is left is
 /// in its tables afterwards, and the section goes on.
-fn lazy_switch(context: &mut Context) -> Outcome {
+fn lazy_switch(context: &mut Context) -> TestResult {
     with_two(context, |pile, one, two| {
         switch(one)?;
         map(pile, 0)?;
@@ -184,7 +184,7 @@ fn lazy_switch(context: &mut Context) -> Outcome {
 selftest!("spaces.lazy_switch", lazy_switch, &[1], needs EVERYWHERE);
 
 /// The current space cannot be destroyed, nor the one that boot ran in: the value comes back.
-fn refused(context: &mut Context) -> Outcome {
+fn refused(context: &mut Context) -> TestResult {
     context.with_frames(|_, _| {
         let space = mm::with(|tables| tables.create_space())?;
         let (roots, boots) = (space.roots(), boot().roots());
@@ -217,7 +217,7 @@ selftest!("spaces.refused", refused, &[1], needs EVERYWHERE);
 const MANY: usize = 40;
 
 /// Many spaces, each with a page of its own; all are given back with their tables.
-fn many(context: &mut Context) -> Outcome {
+fn many(context: &mut Context) -> TestResult {
     context.with_frames(|_, pile| {
         let mut spaces = heapless::Vec::<AddressSpace, MANY>::new();
         mm::with(|tables| need_frames(tables, 6 * MANY as u64))?;
@@ -245,7 +245,7 @@ fn many(context: &mut Context) -> Outcome {
 selftest!("spaces.many", many, &[MANY as u64], needs EVERYWHERE);
 
 /// A space that uses any number of slots of its root is given back, with all that it took.
-fn sparse(context: &mut Context) -> Outcome {
+fn sparse(context: &mut Context) -> TestResult {
     context.with_frames(|context, pile| {
         let slots = context.pages();
         mm::with(|tables| need_frames(tables, 3 * slots))?;
@@ -272,7 +272,7 @@ selftest!("spaces.sparse", sparse, &[14, 15, 100], needs EVERYWHERE);
 /// What is done to a space that is not the current one is there when it is switched to, at once or
 /// queued in a lazy section, and changes nothing here: the same address maps another page here, whose
 /// translation is cached meanwhile.
-fn elsewhere(context: &mut Context) -> Outcome {
+fn elsewhere(context: &mut Context) -> TestResult {
     with_two(context, |pile, one, two| {
         switch(one)?;
         map(pile, 0)?;

@@ -7,7 +7,7 @@ use hypercall::{Errno, ExtOp, Level, Update};
 
 use super::context::{Context, PAGE, in_table};
 use super::local_checks::{raw, refusal, table_of};
-use super::{Outcome, Trouble, expect_eq, expect_matches, selftest};
+use super::{TestResult, Trouble, expect_eq, expect_matches, selftest};
 use crate::mm::Running;
 use crate::mm::entry::{L4, P4d, XEN_BITS};
 use crate::mm::tables::Slot;
@@ -15,7 +15,7 @@ use crate::mm::{self, Current, Flags, MmError, Pte, Tables, Value, layout};
 
 /// Mapping a page table writable is refused as well, where its entry would go into a table that
 /// exists and where a new table is built around it; nothing is mapped and no frame is lost.
-fn map_table(context: &mut Context) -> Outcome {
+fn map_table(context: &mut Context) -> TestResult {
     let va = context.area(0);
     mm::with(|tables| tables.ensure_pte_table(va))?;
     let table = table_of(va)?;
@@ -39,7 +39,7 @@ selftest!("refuse.map_table", map_table, needs XEN_TABLES);
 /// table writable: six are applied, one refused, three not tried; the error names the entry, its
 /// address, old and new value, the rule and the line that queued it; the tables hold what the
 /// account says, and the queue is empty.
-fn account(context: &mut Context) -> Outcome {
+fn account(context: &mut Context) -> TestResult {
     context.with_frames(|context, pile| {
         let va = context.area(0);
         context.map(va, pile, Flags::DATA)?;
@@ -130,7 +130,7 @@ fn p4d(tables: &Tables<Running>, va: u64) -> Option<Slot<'_, L4>> {
 /// A reserved slot of the root: the tables refuse it, as an entry of the kernel's half; a request as
 /// such Xen refuses, the error says why, and the record of the table that would have been linked is
 /// as it was.
-fn reserved_slot(_: &mut Context) -> Outcome {
+fn reserved_slot(_: &mut Context) -> TestResult {
     let va = layout::XEN.start + (15 << 39);
     let (entry, reserved, table, before) = mm::with(|tables| {
         let none = MmError::NoTable { va: 0, level: 4 };
@@ -158,7 +158,7 @@ selftest!("refuse.reserved_slot", reserved_slot, needs XEN_TABLES);
 
 /// Mapping a page table writable as raw bits, at once and outside of any section: the same rule as
 /// in a list.
-fn raw_writable_table(context: &mut Context) -> Outcome {
+fn raw_writable_table(context: &mut Context) -> TestResult {
     let va = context.area(0);
     mm::with(|tables| tables.ensure_pte_table(va))?;
     let table = table_of(va)?;
@@ -177,7 +177,7 @@ selftest!("refuse.raw_writable_table", raw_writable_table, needs XEN_TABLES);
 
 /// Cache attributes need a domain with I/O resources: dom0 has them, an ordinary domain is
 /// refused.
-fn cache_bits(context: &mut Context) -> Outcome {
+fn cache_bits(context: &mut Context) -> TestResult {
     if context.is_privileged() {
         return Err(Trouble::skip("dom0 may set cache attributes"));
     }
@@ -196,7 +196,7 @@ selftest!("refuse.cache_bits", cache_bits, &[1], needs XEN_TABLES);
 
 /// Pins: of a frame that is mapped writable, and of one that is pinned already. The rule is the
 /// same; nothing is pinned afterwards that was not before.
-fn pins(context: &mut Context) -> Outcome {
+fn pins(context: &mut Context) -> TestResult {
     context.with_frames(|_, pile| {
         let pfn = pile.pfns().next().unwrap_or_default();
         let (plain, root) = mm::with(|tables| {

@@ -1,13 +1,13 @@
-//! Steps that are planned with a request, and what becomes of them when it is carried out.
+//! Transitions that are planned with a request, and what becomes of them when it is carried out.
 //!
-//! Every vCPU has a queue of its own, and with it a log of its own; the records belong to all. A log
-//! settles only its own steps: what it says of a frame it adds to the record and takes out of it
-//! again, whatever other logs say meanwhile. Two kinds of steps differ in that:
+//! Every vCPU has a queue of its own, and with it a log of its own; the records belong to all. A
+//! log applies only its own transitions: what it says of a frame it adds to the record and takes
+//! out of it again, whatever other logs say meanwhile. Two kinds of transitions differ in that:
 //! - Links of a table are *counted*: several logs may speak of the same frame at once, as pinning
 //!   any root refers to every table of the kernel's half. None drops a link that another only plans.
-//! - What a frame *is*, and whether it is pinned, one log decides, as long as no other speaks of the
-//!   frame: the record counts the steps in waiting, and if they are not all this log's, the step is
-//!   refused ([`FrameError::Busy`]).
+//! - What a frame *is*, and whether it is pinned, one log decides, as long as no other speaks of
+//!   the frame: the record counts the transitions in waiting, and if they are not all this log's,
+//!   the transition is refused ([`FrameError::Busy`]).
 
 use heapless::Vec;
 use hypercall::Pfn;
@@ -15,32 +15,32 @@ use hypercall::Pfn;
 use super::{Frame, FrameError, Frames};
 use crate::machine::Machine;
 use crate::record::Record;
-use crate::state::Step;
+use crate::state::Transition;
 
-/// Steps that can be queued between two flushes.
-const STEPS: usize = 512;
+/// Transitions that can be queued between two flushes.
+const TRANSITIONS: usize = 512;
 /// Frames that can wait for a flush before they are free.
 const WAITING: usize = 512;
 
 const _: () = assert!(
-    STEPS > 256 + 240,
+    TRANSITIONS > 256 + 240,
     "a root can be pinned: all but Xen's slots, and itself"
 );
 
 #[derive(Clone, Copy)]
 struct Logged {
     pfn: Pfn,
-    step: Step,
+    transition: Transition,
     /// It came true.
     applied: bool,
 }
 
 /// What one queue will have changed once it is flushed.
 pub struct Log {
-    steps: Vec<Logged, STEPS>,
+    transitions: Vec<Logged, TRANSITIONS>,
     waiting: Vec<Pfn, WAITING>,
-    /// There are steps or frames in it.
-    unsettled: bool,
+    /// There are transitions or frames in it.
+    is_waiting: bool,
 }
 
 impl Default for Log {
@@ -54,35 +54,40 @@ impl Log {
     #[must_use]
     pub const fn new() -> Log {
         Log {
-            steps: Vec::new(),
+            transitions: Vec::new(),
             waiting: Vec::new(),
-            unsettled: false,
+            is_waiting: false,
         }
     }
 
-    /// Whether there is room for `steps` more queued steps and `frees` more frames in waiting.
+    /// Whether there is room for `transitions` more queued transitions and `frees` more frames in
+    /// waiting.
     #[must_use]
-    pub fn has_room(&self, steps: usize, frees: usize) -> bool {
-        self.steps.len() + steps <= STEPS && self.waiting.len() + frees <= WAITING
+    pub fn has_room(&self, transitions: usize, frees: usize) -> bool {
+        self.transitions.len() + transitions <= TRANSITIONS && self.waiting.len() + frees <= WAITING
     }
 
-    /// Plans the steps that one request will make, and returns the tag by which it tells that they
-    /// came true. Either all are planned or none.
+    /// Plans the transitions that one request will make, and returns the tag by which it tells that
+    /// they came true. Either all are planned or none.
     ///
-    /// Each comes true or not by itself. So a link is dropped ([`Step::Unlink`]) only from an entry
-    /// that has it: what is only planned for the entry goes out before.
+    /// Each comes true or not by itself. So a link is dropped ([`Transition::Unlink`]) only from an
+    /// entry that has it: what is only planned for the entry goes out before.
     ///
     /// # Errors
-    /// A step is not allowed, another log decides about the frame, or this log is full.
-    pub fn plan(&mut self, frames: &Frames, steps: &[(Pfn, Step)]) -> Result<u32, FrameError> {
+    /// A transition is not allowed, another log decides about the frame, or this log is full.
+    pub fn plan(
+        &mut self,
+        frames: &Frames,
+        transitions: &[(Pfn, Transition)],
+    ) -> Result<u32, FrameError> {
         self.plan_all(frames, |log| {
-            steps
+            transitions
                 .iter()
-                .try_for_each(|&(pfn, step)| log.plan_one(frames, pfn, step))
+                .try_for_each(|&(pfn, transition)| log.plan_one(frames, pfn, transition))
         })
     }
 
-    /// As [`Log::plan`], for steps that `each` plans one by one ([`Log::plan_one`]).
+    /// As [`Log::plan`], for transitions that `each` plans one by one ([`Log::plan_one`]).
     ///
     /// # Errors
     /// Those of `each`.
@@ -91,37 +96,42 @@ impl Log {
         frames: &Frames,
         each: impl FnOnce(&mut Log) -> Result<(), FrameError>,
     ) -> Result<u32, FrameError> {
-        let first = self.steps.len();
+        let first = self.transitions.len();
         if let Err(e) = each(self) {
-            while self.steps.len() > first {
+            while self.transitions.len() > first {
                 self.undo_last(frames);
             }
             return Err(e);
         }
-        let steps = self.steps.len() - first;
-        if steps == 0 {
+        let transitions = self.transitions.len() - first;
+        if transitions == 0 {
             return Ok(0);
         }
-        self.unsettled = true;
-        Ok((first as u32 + 1) | (steps as u32) << 16)
+        self.is_waiting = true;
+        Ok((first as u32 + 1) | (transitions as u32) << 16)
     }
 
-    /// Plans one step of a request.
+    /// Plans one transition of a request.
     ///
     /// # Errors
-    /// The step is not allowed, another log decides about the frame, or this log is full.
-    pub fn plan_one(&mut self, frames: &Frames, pfn: Pfn, step: Step) -> Result<(), FrameError> {
-        if self.steps.is_full() {
+    /// The transition is not allowed, another log decides about the frame, or this log is full.
+    pub fn plan_one(
+        &mut self,
+        frames: &Frames,
+        pfn: Pfn,
+        transition: Transition,
+    ) -> Result<(), FrameError> {
+        if self.transitions.is_full() {
             return Err(FrameError::Full);
         }
         frames.change(pfn, |record| {
             let (applied, planned) = record.states();
             let next = planned
-                .after(step)
+                .after(transition)
                 .map_err(|e| FrameError::Illegal(pfn, e))?;
-            let counted = step.is_counted() && applied.kind == planned.kind;
-            let others_allow = || match step {
-                Step::Unlink => counted && self.links_at_least(pfn, record) > 0,
+            let counted = transition.is_counted() && applied.kind == planned.kind;
+            let others_allow = || match transition {
+                Transition::Unlink => counted && self.links_at_least(pfn, record) > 0,
                 _ => counted,
             };
             if !self.holds_all(pfn, record.waiting()) && !others_allow() {
@@ -132,68 +142,89 @@ impl Log {
         })?;
         let logged = Logged {
             pfn,
-            step,
+            transition,
             applied: false,
         };
-        self.steps.push(logged).map_err(|_| FrameError::Full)?;
-        frames.count_frozen(i64::from(step == Step::Freeze));
+        self.transitions
+            .push(logged)
+            .map_err(|_| FrameError::Full)?;
+        frames.count_frozen(i64::from(transition == Transition::Freeze));
         Ok(())
     }
 
-    /// Whether all the steps in waiting that a frame's record counts are this log's.
+    /// Whether all the transitions in waiting that a frame's record counts are this log's.
     #[inline]
     fn holds_all(&self, pfn: Pfn, waiting: u16) -> bool {
         let waits = |logged: &&Logged| logged.pfn == pfn && !logged.applied;
         let waiting = usize::from(waiting);
-        waiting == 0 || self.steps.iter().rev().filter(waits).take(waiting).count() == waiting
+        waiting == 0
+            || self
+                .transitions
+                .iter()
+                .rev()
+                .filter(waits)
+                .take(waiting)
+                .count()
+                == waiting
     }
 
-    /// How many links a frame will have at least: of others' steps only those come true that drop
-    /// one. How many these are follows from how many there are and what they change in all.
+    /// How many links a frame will have at least: of others' transitions only those come true that
+    /// drop one. How many these are follows from how many there are and what they change in all.
     #[cold]
     fn links_at_least(&self, pfn: Pfn, record: Record) -> i64 {
         let (applied, planned) = record.states();
         let (applied, planned) = (i64::from(applied.links), i64::from(planned.links));
-        let mine = self.steps.iter().filter(|s| s.pfn == pfn && !s.applied);
-        let (steps, change) = mine.fold((0, 0), |(steps, change), logged| match logged.step {
-            Step::Link(_) => (steps + 1, change + 1),
-            Step::Unlink => (steps + 1, change - 1),
-            _ => (steps + 1, change),
+        let mine = self
+            .transitions
+            .iter()
+            .filter(|s| s.pfn == pfn && !s.applied);
+        let (transitions, change) = mine.fold((0, 0), |(transitions, change), logged| match logged
+            .transition
+        {
+            Transition::Link(_) => (transitions + 1, change + 1),
+            Transition::Unlink => (transitions + 1, change - 1),
+            _ => (transitions + 1, change),
         });
-        let others = i64::from(record.waiting()) - steps;
+        let others = i64::from(record.waiting()) - transitions;
         let others_change = planned - applied - change;
         applied + change - (others - others_change) / 2
     }
 
-    /// Takes the last step out of the log, and out of what is planned if it did not come true.
+    /// Takes the last transition out of the log, and out of what is planned if it did not come
+    /// true.
     fn undo_last(&mut self, frames: &Frames) {
-        let Some(Logged { pfn, step, applied }) = self.steps.pop() else {
+        let Some(Logged {
+            pfn,
+            transition,
+            applied,
+        }) = self.transitions.pop()
+        else {
             return;
         };
         if applied {
             return;
         }
-        frames.count_frozen(-i64::from(step == Step::Freeze));
-        // The record exists: the step was planned in it.
+        frames.count_frozen(-i64::from(transition == Transition::Freeze));
+        // The record exists: the transition was planned in it.
         let _ = frames.change(pfn, |record| {
             let (applied, planned) = record.states();
-            let changed = record.with_states(applied, planned.without(step, applied));
+            let changed = record.with_states(applied, planned.without(transition, applied));
             Ok(changed.with_waiting(record.waiting().saturating_sub(1)))
         });
     }
 
-    /// Steps that came true, by the tag of their request.
+    /// Transitions that came true, by the tag of their request.
     pub fn applied(&mut self, frames: &Frames, tag: u32) {
         let first = (tag as usize & 0xffff).wrapping_sub(1);
         for at in first..first.saturating_add(tag as usize >> 16) {
-            let Some(logged) = self.steps.get_mut(at) else {
+            let Some(logged) = self.transitions.get_mut(at) else {
                 return;
             };
             let mut thawed = false;
             let changed = frames.change(logged.pfn, |record| {
                 let (applied, planned) = record.states();
                 let illegal = |e| FrameError::Illegal(logged.pfn, e);
-                let next = applied.after(logged.step).map_err(illegal)?;
+                let next = applied.after(logged.transition).map_err(illegal)?;
                 thawed = applied.kind.is_frozen() && !next.kind.is_frozen();
                 let changed = record.with_states(next, planned);
                 Ok(changed.with_waiting(record.waiting().saturating_sub(1)))
@@ -205,39 +236,44 @@ impl Log {
         }
     }
 
-    /// Whether steps or frames wait for [`Log::settle`].
+    /// Whether transitions or frames wait for [`Log::apply`].
     #[inline]
     #[must_use]
-    pub fn unsettled(&self) -> bool {
-        self.unsettled
+    pub fn is_waiting(&self) -> bool {
+        self.is_waiting
     }
 
     /// Takes a frame back as soon as everything queued so far has been carried out: at the next
-    /// [`Log::settle`]. Its state does not tell whether anything is queued for it: one that was
+    /// [`Log::apply`]. Its state does not tell whether anything is queued for it: one that was
     /// sealed and unsealed again since the last flush looks as if nothing had happened.
     ///
     /// # Errors
     /// Too many wait: flush first.
     pub fn free_after_flush(&mut self, frame: Frame) -> Result<(), FrameError> {
-        self.unsettled = true;
+        self.is_waiting = true;
         self.waiting.push(frame.pfn()).map_err(|_| FrameError::Full)
     }
 
     /// To be called when the queue is empty: what did not come true is no longer planned, and
     /// frames that waited for the flush become free if they could.
-    pub fn settle<M: Machine>(&mut self, frames: &Frames, machine: &M) {
-        while let Some(&Logged { pfn, step, applied }) = self.steps.last() {
-            if !applied && matches!(step, Step::Link(_) | Step::Unseal) {
+    pub fn apply<M: Machine>(&mut self, frames: &Frames, machine: &M) {
+        while let Some(&Logged {
+            pfn,
+            transition,
+            applied,
+        }) = self.transitions.last()
+        {
+            if !applied && matches!(transition, Transition::Link(_) | Transition::Unseal) {
                 // Whoever asked for this gave the table up.
-                frames.strand(pfn);
+                frames.orphan(pfn);
             }
             self.undo_last(frames);
         }
-        self.unsettled = false;
+        self.is_waiting = false;
         while let Some(pfn) = self.waiting.pop() {
             // SAFETY: `free_after_flush` was given the frame, and it is taken out here once.
             let frame = unsafe { Frame::from_pfn(pfn) };
-            // One that Xen did not let become writable is stranded by now.
+            // One that Xen did not let become writable is orphaned by now.
             let _ = frames.free(machine, frame);
         }
     }

@@ -140,7 +140,7 @@ impl<M: Machine> Tables<M> {
         let mut seen = 0;
         let bits = Pte::from_mfn(Mfn::truncate(0), flags).bits();
         let mut make = |word: &mut u64| {
-            // An iterator that ends early must not leave old words to be hooked.
+            // An iterator that ends early must not leave old words to be linked.
             let Some(pfn) = frames.next() else {
                 return *word = 0;
             };

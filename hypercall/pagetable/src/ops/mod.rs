@@ -1,7 +1,7 @@
 //! Operations on ranges of pages: map, change rights, unmap, move.
 //!
 //! Each works 2 MiB by 2 MiB, the span of one L1 table, and chooses by count ([`cost`](super::cost))
-//! between updating entries and replacing the table: a new one is filled with plain stores, hooked
+//! between updating entries and replacing the table: a new one is filled with plain stores, linked
 //! in place of the old, and validated by Xen once. The old table's memory becomes ordinary again.
 //!
 //! Replacing copies A and D bits as they are when the table is copied. What another vCPU sets
@@ -129,7 +129,7 @@ impl<M: Machine> Tables<M> {
         self.mmu.enable()?;
         let result = f(self);
         let left = self.mmu.disable();
-        self.settle();
+        self.apply_log();
         if let (Err(_), Err(also)) = (&result, &left) {
             // Only one error can be returned; the later one is not lost either.
             log::error!(target: "mm", "{also}");

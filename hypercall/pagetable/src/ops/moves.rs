@@ -123,7 +123,7 @@ impl<M: Machine> Tables<M> {
                 }
                 let target = tables.ensure_pmd_place(to)?;
                 let empty = tables.empty_table(target, to)?;
-                // Hooked before it is unhooked, so that Xen need not validate it again.
+                // Linked before it is unlinked, so that Xen need not validate it again.
                 // SAFETY: nothing is mapped at the destination, nothing in use at the source.
                 let moved = unsafe { tables.set_pmd(target, entry.with_flags(Flags::TABLE)) }
                     // SAFETY: as above.
@@ -132,7 +132,7 @@ impl<M: Machine> Tables<M> {
                     moved?;
                     continue;
                 };
-                tables.or_strand(empty, moved)?;
+                tables.or_orphan(empty, moved)?;
                 if tables.unreferenced(empty)? {
                     tables.release_table(empty)?;
                 }

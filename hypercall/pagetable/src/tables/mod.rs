@@ -28,7 +28,7 @@ use super::error::MmError;
 use super::frames::{Frame, Frames, Ledger, Log};
 use super::machine::{Machine, Words};
 use super::spaces::Roots;
-use super::state::Step;
+use super::state::Transition;
 
 pub(super) use slot::slots;
 pub use slot::{Fold, Place, Slot};
@@ -205,7 +205,8 @@ impl<M: Machine> Tables<M> {
     /// The domain's tables were not taken over yet.
     pub fn join(&mut self) -> Result<(), MmError> {
         let (root, fold) = self.domain().boot().ok_or(MmError::NotTakenOver)?;
-        self.frames().step_now(root, Step::Link(fold.top()))?;
+        self.frames()
+            .transition(root, Transition::Link(fold.top()))?;
         self.begin(root, fold);
         Ok(())
     }
@@ -292,7 +293,7 @@ impl<M: Machine> Tables<M> {
     #[inline]
     pub fn flush(&mut self) -> Result<(), MmError> {
         let result = self.mmu.flush();
-        self.settle();
+        self.apply_log();
         Ok(result?)
     }
 
@@ -313,10 +314,10 @@ impl<M: Machine> Tables<M> {
 
     /// Brings the record up to date after flushes that happened in between.
     #[inline]
-    pub(super) fn settle(&mut self) {
-        if self.log().unsettled() && self.mmu.batch().is_empty() {
+    pub(super) fn apply_log(&mut self) {
+        if self.log().is_waiting() && self.mmu.batch().is_empty() {
             let (frames, machine) = self.records();
-            self.log_mut().settle(frames, machine);
+            self.log_mut().apply(frames, machine);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::entry::{
 use crate::error::MmError;
 use crate::frames::{Frame, FrameError};
 use crate::machine::Machine;
-use crate::state::Step;
+use crate::state::Transition;
 
 impl<M: Machine> Tables<M> {
     /// Writes an L1 entry. `va` must be the address that the space under work maps through it.
@@ -100,7 +100,7 @@ impl<M: Machine> Tables<M> {
     #[inline(always)]
     fn settle_if_refused(&mut self, result: Result<(), FlushError>) -> Result<(), MmError> {
         if result.is_err() {
-            self.settle();
+            self.apply_log();
         }
         Ok(result?)
     }
@@ -214,22 +214,22 @@ impl<M: Machine> Tables<M> {
                 level: L::NUMBER,
             });
         }
-        let mut steps = heapless::Vec::<(Pfn, Step), 2>::new();
+        let mut transitions = heapless::Vec::<(Pfn, Transition), 2>::new();
         if old.mfn() != entry.mfn() {
             // Linked before the old one is unlinked, should both be the same table.
             if let Some(value) = self.value(entry) {
-                let step = Step::Link(L::Below::NUMBER as u8);
-                steps
-                    .push((value.pfn, step))
+                let transition = Transition::Link(L::Below::NUMBER as u8);
+                transitions
+                    .push((value.pfn, transition))
                     .map_err(|_| FrameError::Full)?;
             }
             if let Some(value) = self.value(old) {
-                steps
-                    .push((value.pfn, Step::Unlink))
+                transitions
+                    .push((value.pfn, Transition::Unlink))
                     .map_err(|_| FrameError::Full)?;
             }
         }
-        let tag = self.plan(&steps)?;
+        let tag = self.plan(&transitions)?;
         let level = L::XEN.unwrap_or(Level::L4);
         let update = Update::new(level, slot.machine, entry.bits())
             .old(old.bits())
@@ -239,20 +239,20 @@ impl<M: Machine> Tables<M> {
         self.settle_if_refused(result)
     }
 
-    /// Plans steps, flushing first if the log has no room.
+    /// Plans transitions, flushing first if the log has no room.
     #[track_caller]
-    pub(crate) fn plan(&mut self, steps: &[(Pfn, Step)]) -> Result<u32, MmError> {
-        self.settle();
+    pub(crate) fn plan(&mut self, transitions: &[(Pfn, Transition)]) -> Result<u32, MmError> {
+        self.apply_log();
         let frames = self.frames();
-        match self.log_mut().plan(frames, steps) {
+        match self.log_mut().plan(frames, transitions) {
             Err(FrameError::Full) => {}
             planned => return Ok(planned?),
         }
         self.flush()?;
-        Ok(self.log_mut().plan(frames, steps)?)
+        Ok(self.log_mut().plan(frames, transitions)?)
     }
 
-    /// Queues the change of a frame's own mapping in the window, with a step.
+    /// Queues the change of a frame's own mapping in the window, with a transition.
     ///
     /// # Safety
     /// Rights grow for a frame that nobody relies on being read-only, or shrink for one that nobody
@@ -262,18 +262,18 @@ impl<M: Machine> Tables<M> {
         &mut self,
         pfn: Pfn,
         flags: Flags,
-        step: Step,
+        transition: Transition,
     ) -> Result<(), MmError> {
         let va = self.machine().window(pfn);
         let slot = self.pte_place(va)?;
         let old = self.entry(slot);
-        let tag = self.plan(&[(pfn, step)])?;
+        let tag = self.plan(&[(pfn, transition)])?;
         let page = VirtAddr::new_truncate(va);
         let update = Update::new(Level::L1, slot.machine, old.with_flags(flags).bits())
             .old(old.bits())
             .va(page)
             .tag(tag);
-        if !matches!(step, Step::Seal(_)) {
+        if !matches!(transition, Transition::Seal(_)) {
             let scope = self.domain().tlb_scope();
             // A translation cached as read-only would make the next owner's first write fault, one
             // cached as writable let code be written.
@@ -294,15 +294,15 @@ impl<M: Machine> Tables<M> {
     pub(crate) fn seal(&mut self, frame: Frame, level: u8) -> Result<Pfn, MmError> {
         let pfn = frame.pfn();
         // SAFETY: the holder of the frame has given it up, so that nobody writes to it any more.
-        unsafe { self.set_window(pfn, Flags::CONST, Step::Seal(level)) }?;
+        unsafe { self.set_window(pfn, Flags::CONST, Transition::Seal(level)) }?;
         Ok(pfn)
     }
 
     /// Makes a table that nothing refers to writable again. It may be reused after the flush.
     #[track_caller]
     pub(crate) fn unseal(&mut self, pfn: Pfn) -> Result<Frame, MmError> {
-        // SAFETY: the record refuses the step for a table that anything refers to.
-        unsafe { self.set_window(pfn, Flags::DATA, Step::Unseal) }?;
+        // SAFETY: the record refuses the transition for a table that anything refers to.
+        unsafe { self.set_window(pfn, Flags::DATA, Transition::Unseal) }?;
         // SAFETY: the record agreed that it is a table that nothing refers to; its `Frame` was given
         // up when it became one, or Xen's builder made it.
         Ok(unsafe { Frame::from_pfn(pfn) })
@@ -316,6 +316,6 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub(crate) unsafe fn take_from_image(&mut self, pfn: Pfn) -> Result<(), MmError> {
         // SAFETY: a page that nobody uses nobody relies on.
-        unsafe { self.set_window(pfn, Flags::DATA, Step::Release) }
+        unsafe { self.set_window(pfn, Flags::DATA, Transition::Release) }
     }
 }

@@ -19,7 +19,7 @@ use pagetable::fuzz::{Eye, Mode, mode, window};
 use pagetable::machine::{Machine, Words};
 use pagetable::spaces::AddressSpace;
 use pagetable::tables::Fold;
-use pagetable::takeover::{Initial, Report, Segments, Start};
+use pagetable::takeover::{Initial, Segments, Start, Summary};
 use pagetable::{Flags, MmError, Value};
 
 pub(crate) const PAGE: u64 = 4096;
@@ -147,7 +147,7 @@ impl Eye for ModelEye {
 pub(crate) struct World {
     pub(crate) model: Rc<Model>,
     pub(crate) tables: Own<ModelMachine>,
-    pub(crate) report: Report,
+    pub(crate) report: Summary,
     pub(crate) image: Segments,
     /// A space that a test made, for those that pass the world around.
     pub(crate) space: Option<AddressSpace>,

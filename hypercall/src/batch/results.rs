@@ -1,8 +1,8 @@
-//! Settling a flush: what Xen applied, what it refused, what it never came to.
+//! What a flush did: what Xen applied, what it refused, what it never came to.
 //!
 //! `mmu_update` and `mmuext_op` stop at the first request that is refused and say how many they
-//! did; a multicall returns 0 and goes on with its next entry. So each call of a batch is settled
-//! on its own. Of a multicall's entries only the results are read back, and the counts, which live
+//! did; a multicall returns 0 and goes on with its next entry. So each call of a batch is
+//! judged on its own. Of a multicall's entries only the results are read back, and the counts, which live
 //! outside of it. Invariant: each request is counted once, and each tag reported once.
 
 use core::panic::Location;
@@ -38,14 +38,14 @@ pub(super) struct Sole {
 }
 
 /// What became of one call: how many requests it carried out, and the errno it stopped with.
-struct Outcome {
+struct CallResult {
     done: usize,
     error: Option<Errno>,
     /// Xen began with it.
     reached: bool,
 }
 
-impl Outcome {
+impl CallResult {
     /// Of a call of `count` requests that Xen began with: all were carried out or, if it stopped
     /// with an error, those that it says were.
     fn new(count: usize, error: Option<Errno>, done: u32) -> Self {
@@ -75,7 +75,7 @@ impl<const N: usize> Batch<N> {
         let mut tally = Tally::default();
         let count = self.len as usize;
         let error = sole.result.err();
-        let outcome = Outcome::new(count, error.map(|error| error.errno), sole.done);
+        let outcome = CallResult::new(count, error.map(|error| error.errno), sole.done);
         tally.updates = outcome.done as u16;
         let refused = tally.count(count, &outcome);
         for (at, info) in self.info.iter().enumerate().take(count) {
@@ -103,10 +103,10 @@ impl<const N: usize> Batch<N> {
         }
     }
 
-    fn outcome(&self, call: usize, count: usize, list_error: Option<Errno>) -> Outcome {
+    fn outcome(&self, call: usize, count: usize, list_error: Option<Errno>) -> CallResult {
         match multicall::result(&self.calls[call]) {
-            Some(result) => Outcome::new(count, result.err(), self.done[call]),
-            None => Outcome {
+            Some(result) => CallResult::new(count, result.err(), self.done[call]),
+            None => CallResult {
                 done: 0,
                 error: list_error.or(Some(Errno::EFAULT)),
                 reached: false,
@@ -115,7 +115,7 @@ impl<const N: usize> Batch<N> {
     }
 
     /// Goes through the calls and says what became of each request.
-    pub(super) fn settle<C: Completion + ?Sized>(
+    pub(super) fn collect_results<C: Completion + ?Sized>(
         &mut self,
         calls: usize,
         list_error: Option<Errno>,
@@ -211,7 +211,7 @@ impl<const N: usize> Batch<N> {
 
 impl Tally {
     /// Counts a call of `count` requests, and says which of them was refused.
-    fn count(&mut self, count: usize, outcome: &Outcome) -> Option<usize> {
+    fn count(&mut self, count: usize, outcome: &CallResult) -> Option<usize> {
         let done = outcome.done.min(count);
         let refused = outcome.error.is_some() && outcome.reached && done < count;
         self.applied += done as u16;
