@@ -23,6 +23,8 @@ pub(crate) struct Area {
     masks: AtomicPtr<vcpu_info>,
     /// Its `vcpu_info`, or what stands in for it; null before it is mapped.
     vcpu: AtomicPtr<vcpu_info>,
+    /// What the page tables keep for it; null until they do, and for the boot vCPU.
+    tables: AtomicPtr<()>,
     number: u32,
     /// Upcalls so far.
     pub(crate) upcalls: AtomicU64,
@@ -41,6 +43,7 @@ impl Area {
             this: AtomicPtr::new(core::ptr::null_mut()),
             masks: AtomicPtr::new(core::ptr::null_mut()),
             vcpu: AtomicPtr::new(core::ptr::null_mut()),
+            tables: AtomicPtr::new(core::ptr::null_mut()),
             number,
             upcalls: AtomicU64::new(0),
         }
@@ -68,6 +71,17 @@ impl Area {
     /// Its `vcpu_info`, or what stands in for it.
     pub(crate) fn vcpu(&self) -> Option<NonNull<vcpu_info>> {
         NonNull::new(self.vcpu.load(Ordering::Acquire))
+    }
+
+    /// Says what the page tables keep for it. Whose it is this room does not know.
+    pub(crate) fn set_tables(&self, tables: *mut ()) {
+        self.tables.store(tables, Ordering::Relaxed);
+    }
+
+    /// What the page tables keep for it; null for none.
+    #[inline]
+    pub(crate) fn tables(&self) -> *mut () {
+        self.tables.load(Ordering::Relaxed)
     }
 
     /// The number that Xen knows the vCPU by; the boot vCPU's is 0.

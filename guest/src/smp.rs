@@ -357,6 +357,8 @@ pub(crate) fn on_all(work: &(dyn Fn(u32) + Sync)) {
     // One that was listed but did not come up runs nothing.
     let count = cpu::running() as usize - 1;
     let others = || (0..count).map(|index| CPUS.lock()[index]);
+    // They may wait for page tables that this one keeps.
+    mm::let_go();
     for cpu in others() {
         *cpu.work.lock() = Work::Given(given);
         // Refused it would never be done.
@@ -365,6 +367,7 @@ pub(crate) fn on_all(work: &(dyn Fn(u32) + Sync)) {
         }
     }
     work(0);
+    mm::let_go();
     for cpu in others() {
         while !matches!(*cpu.work.lock(), Work::Done) {
             // Refused, it is asked again.

@@ -178,6 +178,7 @@ struct BareMachine {
 
 impl Machine for BareMachine {
     type Hv = Native;
+    type Lock = spin::Mutex<()>;
     type Layout = layout::Regions;
 
     fn mfn(&self, pfn: Pfn) -> Option<Mfn> {

@@ -33,6 +33,7 @@
 //! | pin | to have Xen keep a table validated while nothing refers to it | `MMUEXT_PIN_Ln_TABLE` |
 //! | type, type count | what Xen lets a frame be (writable, table of a level, …), and how often it is used so | `PGT_*`, `type_info` |
 //! | validate | Xen checks every entry of a table when the table gets its type | `alloc_lN_table` |
+//! | hold, let go | a vCPU's right to work on a part of the tables, the kernel's half or a space's user half, beside other vCPUs | `mmap_lock`, `page_table_lock` |
 //! | takeover | to go on with the tables that Xen built for the domain | |
 //! | audit | to compare records, tables and, on the model, Xen's own counts | |
 //!

@@ -446,7 +446,7 @@ fn a_refused_lone_entry_does_not_swallow_its_flush() {
 }
 
 #[test]
-fn an_unreadable_list_is_settled_exactly() {
+fn an_unreadable_list_is_reported_exactly() {
     for after in 0..4 {
         let mut rig = Rig::<512>::new();
         for n in 0..2 {

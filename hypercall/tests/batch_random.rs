@@ -132,7 +132,7 @@ proptest! {
 
     /// With any set of refusals, what is counted and reported is what was carried out.
     #[test]
-    fn failures_are_settled_exactly(
+    fn failures_are_reported_exactly(
         kinds in prop::collection::vec(prop::bool::weighted(0.7), 1..60),
         refused in prop::collection::hash_set(0..60usize, 0..6),
     ) {

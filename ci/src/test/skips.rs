@@ -55,9 +55,11 @@ const ALLOWED: &[Allowed] = &[
             "refuse.raw_writable_table",
             "refuse.reserved_slot",
             "smp.everywhere",
+            "smp.one_space",
             "smp.queued",
             "smp.raced",
             "smp.seen_by_all",
+            "smp.spaces",
             "smp.time",
         ],
         vias: NATIVE,
@@ -76,9 +78,11 @@ const ALLOWED: &[Allowed] = &[
         // A boot with several says by itself that they pass.
         tests: &[
             "smp.everywhere",
+            "smp.one_space",
             "smp.queued",
             "smp.raced",
             "smp.seen_by_all",
+            "smp.spaces",
             "smp.time",
         ],
         vias: PV,

@@ -101,11 +101,11 @@ fn check(asked: &Asked<'_>, facts: &mut Facts) -> Result<(), Failed> {
 fn run(fuzz: Fuzz) -> Result<u64, Trouble> {
     let Fuzz { seed, ops } = fuzz;
     let mut fuzzer = FUZZER.lock();
-    mm::with(|tables| fuzzer.begin(tables, window::<layout::Regions>(), seed))?;
+    mm::with_all(|tables| fuzzer.begin(tables, window::<layout::Regions>(), seed))?;
     let start = time::monotonic().unwrap_or(0);
     for step in 1..=ops {
         // One at a time: interrupts come in between.
-        mm::with(|tables| {
+        mm::with_all(|tables| {
             fuzzer.step(tables, &mut Processor)?;
             match step % CHECK_EVERY {
                 0 => fuzzer.check(tables),
@@ -114,8 +114,8 @@ fn run(fuzz: Fuzz) -> Result<u64, Trouble> {
         })?;
     }
     let end = time::monotonic().unwrap_or(0);
-    mm::with(|tables| fuzzer.end(tables, &mut Processor))?;
-    let audit = mm::with(Tables::audit)?;
+    mm::with_all(|tables| fuzzer.end(tables, &mut Processor))?;
+    let audit = mm::with_all(Tables::audit)?;
     if !audit.is_clean() {
         return Err(Trouble::Audit(audit));
     }

@@ -1,8 +1,9 @@
-//! The page tables of the running kernel: one value, reached from everywhere the same way.
+//! The page tables of the running kernel, reached from everywhere the same way.
 //!
-//! Upcalls are masked while it is borrowed, as under any [`Lock`], so that a handler never finds it in
-//! use by the context it interrupted. Each vCPU has a queue of its own, of which the others know
-//! nothing: what one has left queued, in a lazy section, is sent before another uses the tables.
+//! Each vCPU has its own [`Tables`] over the one domain, behind a lock of its own that masks upcalls:
+//! a handler never finds them in use by the context that it interrupted. Who works on what others
+//! work on as well holds it meanwhile ([`pagetable::locks`]): [`with`] the kernel's half, [`in_space`]
+//! the user half of a space, [`with_all`] everything.
 
 extern crate alloc;
 
@@ -16,98 +17,46 @@ use marks::init;
 use pagetable::Domain;
 use pagetable::error::MmError;
 use pagetable::frames::Ledger;
+use pagetable::locks::Part;
 use pagetable::pv::FrameLists;
+use pagetable::spaces::AddressSpace;
 use pagetable::tables::Tables;
 
 use super::running::Running;
 use crate::cpu;
-use crate::lock::{Lock, RawLock, lock_unless_held};
+use crate::lock::{Lock, RawLock, before_waiting, lock_unless_held};
 use crate::xen::{HV, Hv};
 
 /// On a machine without memory, until it is known.
 static DOMAIN: Domain<Running> = Domain::new(Running::pv(FrameLists::EMPTY));
 
-/// The page tables as each vCPU works with them.
-struct All {
-    boot: Tables<Running>,
-    /// Those of the vCPUs 1, 2 and so on, as far as they were started.
-    others: Vec<&'static mut Tables<Running>>,
-    /// The vCPU that used them last, if it has left something queued.
-    queued: Option<u32>,
+/// The page tables as one vCPU works with them.
+type Own = Lock<Tables<Running>>;
+
+/// Those of the boot vCPU.
+// SAFETY: each vCPU uses its own, see `own`, and what it works on it holds.
+static BOOT: Own = Lock::new(unsafe { Tables::new(HV, &DOMAIN) });
+
+/// Those of the vCPU that this runs on.
+#[inline]
+fn own() -> &'static Own {
+    let own = cpu::here().tables().cast::<Own>();
+    // SAFETY: null, or what `join` leaked.
+    unsafe { own.as_ref() }.unwrap_or(&BOOT)
 }
-
-impl All {
-    /// Those of a vCPU.
-    ///
-    /// # Panics
-    /// The vCPU has none: it has not joined.
-    #[inline]
-    fn of(&mut self, number: u32) -> &mut Tables<Running> {
-        match number {
-            0 => &mut self.boot,
-            _ => self.others[number as usize - 1],
-        }
-    }
-
-    /// Those of the vCPU that this runs on, with nothing queued by another.
-    ///
-    /// Like what locks and unlocks them not part of its callers, of which there are hundreds.
-    #[inline(never)]
-    fn here(&mut self) -> &mut Tables<Running> {
-        let here = cpu::here().number();
-        if self.queued.is_some_and(|last| last != here) {
-            self.send_others();
-        }
-        self.of(here)
-    }
-
-    /// Sends what another vCPU has queued: this one is to find it in the tables.
-    #[cold]
-    #[inline(never)]
-    fn send_others(&mut self) {
-        if let Some(last) = self.queued.take() {
-            let sent = self.of(last).send_queued();
-            // Handlers that nest deeper than can be counted would have panicked there.
-            sent.unwrap_or_else(|e| panic!("sending what vCPU {last} has queued: {e}"));
-        }
-    }
-
-    /// Notes whether the vCPU that this runs on has left something queued.
-    #[inline]
-    fn leave(&mut self) {
-        let here = cpu::here().number();
-        let idle = self.of(here).mmu().batch().is_empty();
-        self.queued = (!idle).then_some(here);
-    }
-}
-
-// SAFETY: the lock is held around each use, and `here` sends what another vCPU has queued first.
-static TABLES: Lock<All> = Lock::new(All {
-    // SAFETY: as above.
-    boot: unsafe { Tables::new(HV, &DOMAIN) },
-    others: Vec::new(),
-    queued: None,
-});
 
 /// Room for the page tables of a vCPU that is to be started.
-pub(crate) struct Room(Vec<Tables<Running>>);
+pub(crate) struct Room(Vec<Own>);
 
-/// Makes room for the page tables of another vCPU, which [`join`]s before room is made for the next.
+/// Makes room for the page tables of another vCPU. From now on others may work beside this one.
 ///
 /// # Errors
 /// The heap has none.
 pub(crate) fn make_room() -> Result<Room, TryReserveError> {
     let mut tables = Vec::new();
     tables.try_reserve_exact(1)?;
-    // The heap is not used while the page tables are, as it may need them to grow.
-    let count = TABLES.lock().others.len();
-    let mut others = Vec::new();
-    others.try_reserve_exact(count + 1)?;
-    let mut all = TABLES.lock();
-    others.append(&mut all.others);
-    let old = core::mem::replace(&mut all.others, others);
-    drop(all);
-    drop(old);
+    before_waiting(let_go);
+    with(Tables::share);
     Ok(Room(tables))
 }
 
@@ -116,31 +65,18 @@ pub(crate) fn make_room() -> Result<Room, TryReserveError> {
 ///
 /// # Errors
 /// See [`Tables::join`].
-///
-/// # Panics
-/// Room was not made for this vCPU but for another.
 pub(crate) fn join(room: Room) -> Result<(), MmError> {
-    let tables = place(room);
-    {
-        let mut all = TABLES.lock();
-        let number = cpu::here().number() as usize;
-        assert_eq!(
-            all.others.len() + 1,
-            number,
-            "vCPUs join one after the other"
-        );
-        assert!(all.others.len() < all.others.capacity(), "room was made");
-        all.others.push(tables);
-    }
+    let own = core::ptr::from_ref(place(room)).cast_mut();
+    cpu::here().set_tables(own.cast());
     with(Tables::join)
 }
 
 /// Makes page tables in the room for them, for good.
 #[inline(never)]
-fn place(Room(mut room): Room) -> &'static mut Tables<Running> {
-    // SAFETY: they are used under the lock alone, as the others.
-    room.push(unsafe { Tables::new(HV, &DOMAIN) });
-    &mut room.leak()[0]
+fn place(Room(mut room): Room) -> &'static Own {
+    // SAFETY: this vCPU's own from here on, see `own`; what it works on it holds.
+    room.push(Lock::new(unsafe { Tables::new(HV, &DOMAIN) }));
+    &room.leak()[0]
 }
 
 /// Says which machine the kernel runs on.
@@ -153,54 +89,116 @@ pub(crate) unsafe fn set_machine(machine: Running) {
     unsafe { DOMAIN.set_machine(machine) };
 }
 
-/// Calls `f` with the kernel's page tables. Called by `f` again, it panics.
+/// Calls `f` with the page tables, to work on the kernel's half. Called by `f` again, it panics.
 #[track_caller]
 pub fn with<R>(f: impl FnOnce(&mut Tables<Running>) -> R) -> R {
-    used(lock(), f)
-}
-
-#[inline]
-fn used<R>(mut all: Locked, f: impl FnOnce(&mut Tables<Running>) -> R) -> R {
-    let result = f(all.here());
-    unlock(all);
+    let mut tables = lock();
+    let result = f(&mut tables);
+    unlock(tables);
     result
 }
 
-/// The page tables, locked.
-type Locked = MutexGuard<'static, RawLock, All>;
+/// As [`with`], to work on all tables while no other vCPU works on any.
+#[track_caller]
+pub fn with_all<R>(f: impl FnOnce(&mut Tables<Running>) -> R) -> R {
+    let mut tables = own().lock();
+    hold(&mut tables, Part::All);
+    let result = f(&mut tables);
+    unlock(tables);
+    result
+}
 
+/// Calls `f` with the page tables, to work on the user half of a space, whether this vCPU runs there or
+/// not, beside others that work on other spaces. What `f` queues is sent at its end.
+///
+/// # Errors
+/// As [`Tables::in_space`].
+#[track_caller]
+pub fn in_space<R>(
+    space: &AddressSpace,
+    f: impl FnOnce(&mut Tables<Running>) -> Result<R, MmError>,
+) -> Result<R, MmError> {
+    let mut tables = own().lock();
+    hold(&mut tables, Part::Space(space));
+    let result = tables.in_space(space, f);
+    unlock(tables);
+    result
+}
+
+/// Has this vCPU run in a space from now on.
+///
+/// # Errors
+/// As [`Tables::switch_space`].
+///
+/// # Safety
+/// Nothing in use lies in the user half of the space that is left.
+#[track_caller]
+pub unsafe fn switch_space(space: &AddressSpace) -> Result<(), MmError> {
+    let mut tables = own().lock();
+    hold(&mut tables, Part::Space(space));
+    // SAFETY: the caller's promise.
+    let switched = unsafe { tables.switch_space(space) };
+    unlock(tables);
+    switched
+}
+
+/// Sends what this vCPU has queued and lets go of what it keeps, unless it is at work: to be called
+/// before it waits for another.
+pub(crate) fn let_go() {
+    if let Some(mut tables) = lock_unless_held(own()) {
+        let sent = tables.send_and_let_go();
+        sent.unwrap_or_else(|e| panic!("sending what is queued before waiting: {e}"));
+    }
+}
+
+/// The page tables of a vCPU, locked.
+type Locked = MutexGuard<'static, RawLock, Tables<Running>>;
+
+/// Not part of its callers, of which there are hundreds; nor is [`unlock`].
 #[track_caller]
 #[inline(never)]
 fn lock() -> Locked {
-    TABLES.lock()
+    let mut tables = own().lock();
+    hold(&mut tables, Part::KernelHalf);
+    tables
+}
+
+#[track_caller]
+#[inline]
+fn hold(tables: &mut Tables<Running>, part: Part<'_>) {
+    // Handlers that nest deeper than can be counted would have panicked there.
+    let held = tables.hold(part);
+    held.unwrap_or_else(|e| panic!("sending what is queued before waiting: {e}"));
 }
 
 #[inline(never)]
-fn unlock(mut all: Locked) {
-    all.leave();
+fn unlock(mut tables: Locked) {
+    tables.let_go();
 }
 
-/// Calls `f` with the kernel's page tables, unless this vCPU uses them already.
+/// As [`with`], unless this vCPU uses the page tables already.
 #[track_caller]
 pub fn try_with<R>(f: impl FnOnce(&mut Tables<Running>) -> R) -> Option<R> {
-    lock_unless_held(&TABLES).map(|all| used(all, f))
+    lock_unless_held(own()).map(|mut tables| {
+        hold(&mut tables, Part::KernelHalf);
+        let result = f(&mut tables);
+        unlock(tables);
+        result
+    })
 }
 
-/// Calls `f` with the kernel's page tables whoever uses them, and says whether somebody does: what
-/// `f` sees of them may be half done then.
+/// Calls `f` with the page tables of this vCPU whoever uses them, and says whether somebody does: what
+/// `f` sees of them may be half done then, as what other vCPUs were at work on may be.
 ///
 /// # Safety
 /// Nobody who uses the page tables runs again: for the last words of a kernel that crashed.
 pub(crate) unsafe fn steal<R>(f: impl FnOnce(&Tables<Running>, bool) -> R) -> R {
-    let in_use = TABLES.is_locked();
+    let own = own();
+    let in_use = own.is_locked();
     // SAFETY: by the caller's contract whoever holds the lock does nothing any more, and `f` only
     // reads, as far as what it is given can be read.
-    unsafe { TABLES.raw().take_over() };
-    let all = &mut *TABLES.lock();
-    let number = cpu::here().number();
-    // One that crashed before it joined sees what the boot vCPU does.
-    let joined = number as usize <= all.others.len();
-    f(all.of(if joined { number } else { 0 }), in_use)
+    unsafe { own.raw().take_over() };
+    f(&own.lock(), in_use)
 }
 
 /// Reaches the kernel's page tables for lazy sections.

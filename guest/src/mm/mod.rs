@@ -1,7 +1,7 @@
 //! Memory: what binds the page tables ([`pagetable`]) to this kernel.
 //!
 //! The machine that they live on (`running`, with the frame numbers of PV or those of `native`), the layout
-//! of the address space, and the one value that all of the kernel reaches (`kernel`).
+//! of the address space, and what all of the kernel reaches them by (`kernel`).
 
 pub mod dump;
 #[cfg(target_os = "none")]
@@ -15,9 +15,9 @@ pub(crate) mod processor;
 pub mod running;
 
 #[cfg(target_os = "none")]
-pub use kernel::{Current, lazy, pause, try_with, with};
+pub use kernel::{Current, in_space, lazy, pause, switch_space, try_with, with, with_all};
 #[cfg(target_os = "none")]
-pub(crate) use kernel::{Room, join, make_room, set_machine, steal};
+pub(crate) use kernel::{Room, join, let_go, make_room, set_machine, steal};
 pub use pagetable::{
     Change, Flags, MmError, Pte, Tables, Value, audit, cost, entry, error, frames, fresh, fuzz,
     machine, spaces, state, tables, takeover, walk,

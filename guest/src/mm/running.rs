@@ -10,6 +10,7 @@ use pagetable::pv::FrameLists;
 use super::layout;
 use super::native::{Memory, Ranges};
 use super::processor;
+use crate::lock::KeptLock;
 use crate::probe;
 use crate::xen::Hv;
 
@@ -70,6 +71,7 @@ impl Running {
 
 impl Machine for Running {
     type Hv = Hv;
+    type Lock = KeptLock;
     type Layout = layout::Regions;
 
     #[inline]

@@ -127,7 +127,7 @@ command!(
 );
 
 fn audit(_: &mut Monitor, _: &str) -> Option<Leave> {
-    match mm::with(Tables::audit) {
+    match mm::with_all(Tables::audit) {
         Ok(report) => println!("{report}"),
         Err(e) => println!("{e}"),
     }

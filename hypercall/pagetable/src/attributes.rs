@@ -91,6 +91,7 @@ impl<M: Machine> Tables<M> {
     /// What they hold may be executed.
     #[track_caller]
     pub unsafe fn set_memory_x(&mut self, va: u64, pages: u64) -> Result<Change, MmError> {
+        self.check_holds_all()?;
         for page in (0..pages).map(|i| va + i * PAGE) {
             if self.ptep_get(page)?.flags().contains(Flags::WRITABLE) {
                 return Err(MmError::WriteAndExecute { va: page });
@@ -172,6 +173,7 @@ impl<M: Machine> Tables<M> {
         if !self.frames().has_frozen() {
             return Ok(());
         }
+        self.check_holds_all()?;
         self.flush()?;
         let thawed = self.lazily(|tables| {
             for page in (0..pages).map(|i| va + i * PAGE) {
@@ -198,6 +200,7 @@ impl<M: Machine> Tables<M> {
             let (frames, machine) = self.records();
             return Ok(frames.free(machine, frame)?);
         }
+        self.check_holds_all()?;
         self.flush()?;
         if self.is_executable(pfn) {
             let transition = Transition::Free;

@@ -173,6 +173,7 @@ impl<M: Machine> Tables<M> {
     /// # Errors
     /// What Xen refused of what was queued.
     pub fn audit(&mut self) -> Result<Report, MmError> {
+        self.check_holds_all()?;
         self.flush()?;
         let mut audit = Audit {
             tables: self,

@@ -13,13 +13,14 @@ use crate::error::MmError;
 use crate::frames::{CHUNK, Frame, FrameError};
 use crate::fresh::Fresh;
 use crate::layout::Layout;
+use crate::locks::Part;
 use crate::machine::Machine;
 use crate::ops::check_rights;
 use crate::state::{Kind, State, Transition};
 use crate::tables::{Fold, Place, Slot, Tables};
 
-/// Tables that may be missing on the way to a page.
-const TABLES: u64 = 4;
+/// Where frames for tables come from.
+type Alloc<M> = fn(&mut Tables<M>) -> Result<Frame, MmError>;
 
 impl<M: Machine> Tables<M> {
     /// Hands out a frame of unspecified content, after growing the direct map if frames run low.
@@ -30,12 +31,22 @@ impl<M: Machine> Tables<M> {
     pub fn alloc_frame(&mut self) -> Result<Frame, MmError> {
         self.apply_log();
         if self.frames().orphans() > 0 && self.mmu.batch().is_empty() {
-            self.reclaim_stranded();
+            self.reclaim_orphans();
         }
+        let (frames, machine) = self.records();
         // More than once where the next chunks hold nothing to hand out.
-        while self.frames().counts().free <= self.frames().reserve() && self.may_grow() {
-            self.grow()?;
+        loop {
+            match frames.alloc_above(machine, frames.reserve()) {
+                Err(FrameError::OutOfMemory) if self.may_grow() => self.grow()?,
+                Err(FrameError::OutOfMemory) => return Ok(frames.alloc(machine)?),
+                frame => return Ok(frame?),
+            }
         }
+    }
+
+    /// Hands out a frame for the growth of the direct map.
+    fn alloc_from_reserve(&mut self) -> Result<Frame, MmError> {
+        self.apply_log();
         let (frames, machine) = self.records();
         Ok(frames.alloc(machine)?)
     }
@@ -72,19 +83,20 @@ impl<M: Machine> Tables<M> {
     /// Adds the next chunk to the direct map and its frames to the allocator.
     #[cold]
     fn grow(&mut self) -> Result<(), MmError> {
+        self.hold(Part::KernelHalf)?;
         let chunk = self.frames().next_chunk().ok_or(FrameError::OutOfMemory)?;
         let first = chunk * CHUNK;
         let va = M::Layout::DIRECT.start + first * 4096;
         // From here on only the reserve is used: no growth within growth.
-        let (frames, machine) = self.records();
-        let frame = frames.alloc(machine)?;
+        let frame = self.alloc_from_reserve()?;
         let filled = Fresh::<L1>::filled(self, frame, |tables, words| {
+            let declared = tables.frames().declared();
             for (pfn, word) in (first..).zip(words.iter_mut()) {
                 *word = 0;
                 if pfn < tables.frames().counts().total
                     && let Some(mfn) = tables.machine().mfn(Pfn::truncate(pfn))
                 {
-                    let flags = match tables.frames().declared(pfn) {
+                    let flags = match declared.kind(pfn) {
                         Kind::P2m => Flags::CONST,
                         _ => Flags::DATA,
                     };
@@ -93,7 +105,7 @@ impl<M: Machine> Tables<M> {
             }
             Ok(())
         });
-        let installed = filled.and_then(|fresh| self.install_step(va, fresh));
+        let installed = filled.and_then(|fresh| self.install_chunk(va, fresh));
         // The new frames are touched from here on.
         installed.and_then(|()| self.flush())?;
         let end = (first + CHUNK).min(self.frames().counts().total);
@@ -110,14 +122,16 @@ impl<M: Machine> Tables<M> {
     }
 
     /// Links the table of a chunk.
-    fn install_step(&mut self, va: u64, fresh: Fresh<L1>) -> Result<(), MmError> {
-        self.lazily(|tables| match tables.ensure_pmd_from_reserve(va) {
-            // Only what followed failed, when this chunk was added before.
-            Ok(pmd) if tables.entry(pmd).is_present() => fresh.discard(tables),
-            // SAFETY: nothing was mapped there: chunks are added once, in order.
-            Ok(pmd) => unsafe { tables.install(pmd, fresh, Flags::TABLE) },
-            Err(e) => fresh.discard(tables).and(Err(e)),
-        })
+    fn install_chunk(&mut self, va: u64, fresh: Fresh<L1>) -> Result<(), MmError> {
+        self.lazily(
+            |tables| match tables.ensure_pmd_from(Self::alloc_from_reserve, va) {
+                // Only what followed failed, when this chunk was added before.
+                Ok(pmd) if tables.entry(pmd).is_present() => fresh.discard(tables),
+                // SAFETY: nothing was mapped there: chunks are added once, in order.
+                Ok(pmd) => unsafe { tables.install(pmd, fresh, Flags::TABLE) },
+                Err(e) => fresh.discard(tables).and(Err(e)),
+            },
+        )
     }
 
     /// Adds every chunk that is left.
@@ -140,7 +154,7 @@ impl<M: Machine> Tables<M> {
         for region in core::iter::once(direct).chain(M::Layout::RUNTIME.iter().cloned()) {
             let first = region.start & !(L4::SPAN - 1);
             for va in (first..region.end).step_by(L4::SPAN as usize) {
-                self.ensure_pud_place(va)?;
+                self.ensure_pud_place(Self::alloc_frame, va)?;
             }
         }
         self.domain().close_kernel_half();
@@ -156,38 +170,27 @@ impl<M: Machine> Tables<M> {
     }
 
     pub(super) fn ensure_pmd_place(&mut self, va: u64) -> Result<Place<L2>, MmError> {
+        self.ensure_pmd_from(Self::alloc_frame, va)
+    }
+
+    /// As [`Tables::ensure_pmd`], with tables in frames that `alloc` hands out.
+    fn ensure_pmd_from(&mut self, alloc: Alloc<M>, va: u64) -> Result<Place<L2>, MmError> {
         if let Ok(slot) = self.pmd_place(va) {
             return Ok(slot);
         }
-        self.keep_reserve()?;
-        self.ensure_pmd_from_reserve(va)
-    }
-
-    /// Grows the direct map until it could grow again after tables of every level were made.
-    fn keep_reserve(&mut self) -> Result<(), MmError> {
-        while self.frames().counts().free < self.frames().reserve() + TABLES && self.may_grow() {
-            self.grow()?;
-        }
-        Ok(())
-    }
-
-    /// As [`Tables::ensure_pmd`], without growing the direct map: for its growth.
-    fn ensure_pmd_from_reserve(&mut self, va: u64) -> Result<Place<L2>, MmError> {
-        if let Ok(slot) = self.pmd_place(va) {
-            return Ok(slot);
-        }
-        let pud = self.ensure_pud_place(va)?;
-        self.ensure_below(pud, va, Flags::TABLE)?;
+        let pud = self.ensure_pud_place(alloc, va)?;
+        self.ensure_below(alloc, pud, va, Flags::TABLE)?;
         let none = MmError::NoTable { va, level: 3 };
         self.pmd_at(pud, va).ok_or(none)
     }
 
     /// The place of the L3 entry for an address; tables on the way are made.
-    fn ensure_pud_place(&mut self, va: u64) -> Result<Place<L3>, MmError> {
+    fn ensure_pud_place(&mut self, alloc: Alloc<M>, va: u64) -> Result<Place<L3>, MmError> {
+        self.check_held(va)?;
         let none = |level| MmError::NoTable { va, level };
         let pgd = self.pgd_at(va).ok_or(none(5))?;
         if self.fold() == Fold::FiveLevels {
-            self.ensure_below(pgd, va, Flags::TABLE)?;
+            self.ensure_below(alloc, pgd, va, Flags::TABLE)?;
         }
         let p4d = self.p4d_at(pgd, va).ok_or(none(5))?;
         // One entry decides for the whole direct map that nothing in it is code.
@@ -196,7 +199,7 @@ impl<M: Machine> Tables<M> {
         } else {
             Flags::TABLE
         };
-        self.ensure_below(p4d, va, flags)?;
+        self.ensure_below(alloc, p4d, va, flags)?;
         self.pud_at(p4d, va).ok_or(none(4))
     }
 
@@ -206,15 +209,13 @@ impl<M: Machine> Tables<M> {
     /// As [`Tables::ensure_pmd`].
     pub fn ensure_pte_table(&mut self, va: u64) -> Result<(), MmError> {
         let pmd = self.ensure_pmd_place(va)?;
-        if !self.entry(pmd).is_present() {
-            self.keep_reserve()?;
-        }
-        self.ensure_below(pmd, va, Flags::TABLE)
+        self.ensure_below(Self::alloc_frame, pmd, va, Flags::TABLE)
     }
 
     /// Makes sure that an entry refers to a table.
     fn ensure_below<L: UpperLevel>(
         &mut self,
+        alloc: Alloc<M>,
         slot: Place<L>,
         va: u64,
         flags: Flags,
@@ -230,10 +231,7 @@ impl<M: Machine> Tables<M> {
             return Ok(());
         }
         self.check_root_entry(L::NUMBER, va)?;
-        // Not `alloc_frame`: growth itself comes by here.
-        self.apply_log();
-        let (frames, machine) = self.records();
-        let frame = frames.alloc(machine)?;
+        let frame = alloc(self)?;
         let fresh = Fresh::<L::Below>::empty(self, frame);
         // SAFETY: nothing was mapped below the entry.
         unsafe { self.install(slot, fresh, flags) }

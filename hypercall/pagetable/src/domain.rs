@@ -10,10 +10,12 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hypercall::Pfn;
 use hypercall::mmu::Scope;
+use lock_api::RawMutex;
 use spin::{Mutex, Once};
 
 use crate::entry::{L2, TableLevel};
 use crate::frames::Frames;
+use crate::locks::USER_LOCKS;
 use crate::machine::Machine;
 use crate::space_list::SpaceList;
 use crate::tables::Fold;
@@ -32,6 +34,10 @@ pub struct Domain<M: Machine> {
     bases: AtomicU64,
     /// How many vCPUs work with the tables.
     vcpus: AtomicU32,
+    /// Whether they do so side by side: see [`crate::locks`].
+    pub(super) shared: AtomicBool,
+    pub(super) kernel_half: M::Lock,
+    pub(super) user_halves: [M::Lock; USER_LOCKS],
     /// How often an entry that leads to L1 tables was changed or refused, and one that leads to L2
     /// tables: what a vCPU remembers of the tables it used last holds as long as these stay.
     changes: [AtomicU32; 2],
@@ -52,6 +58,9 @@ impl<M: Machine> Domain<M> {
             kernel_half_stands: AtomicBool::new(false),
             bases: AtomicU64::new(0),
             vcpus: AtomicU32::new(0),
+            shared: AtomicBool::new(false),
+            kernel_half: M::Lock::INIT,
+            user_halves: [const { M::Lock::INIT }; USER_LOCKS],
             changes: [const { AtomicU32::new(0) }; 2],
         }
     }
@@ -118,11 +127,17 @@ impl<M: Machine> Domain<M> {
         self.vcpus.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Whose translations a change of an entry makes stale: those of the only vCPU, or of all that the
-    /// domain has.
+    /// Whether more than one vCPU works with the tables.
+    #[inline]
+    pub(super) fn has_several_vcpus(&self) -> bool {
+        self.vcpus.load(Ordering::Relaxed) > 1
+    }
+
+    /// Whose translations a change of an entry of the kernel's half makes stale: those of the only
+    /// vCPU, or of all that the domain has.
     #[inline]
     pub(super) fn tlb_scope(&self) -> Scope {
-        if self.vcpus.load(Ordering::Relaxed) > 1 {
+        if self.has_several_vcpus() {
             Scope::All
         } else {
             Scope::Local

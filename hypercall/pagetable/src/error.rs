@@ -56,6 +56,13 @@ pub enum MmError {
         /// Level of the entry that is not present.
         level: usize,
     },
+    /// Another vCPU may be working on the tables there: they must be [held](crate::locks).
+    NotHeld {
+        /// The address.
+        va: u64,
+    },
+    /// Other vCPUs may be working on tables, all of which must be [held](crate::locks).
+    NotAlone,
     /// Something is mapped there.
     Occupied {
         /// The first address in the way.
@@ -157,6 +164,13 @@ impl fmt::Display for MmError {
             MmError::NoTable { va, level } => {
                 write!(f, "{va:#x}: no table: L{level} entry not present")
             }
+            MmError::NotHeld { va } => {
+                write!(
+                    f,
+                    "{va:#x}: this vCPU does not hold the tables that lead there"
+                )
+            }
+            MmError::NotAlone => f.write_str("this vCPU does not hold all tables"),
             MmError::Occupied { va } => write!(f, "{va:#x}: mapped already"),
             MmError::NotMapped { va } => write!(f, "{va:#x}: not mapped"),
             MmError::Large { va, level } => {

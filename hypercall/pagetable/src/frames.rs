@@ -23,7 +23,7 @@ use buddy_system_allocator::linked_list::LinkedList;
 use heapless::Vec;
 use hypercall::Pfn;
 use hypercall::batch::Completion;
-use spin::Mutex;
+use spin::{Mutex, MutexGuard};
 
 pub use self::log::Log;
 use crate::directory::{self, Directory};
@@ -40,7 +40,7 @@ pub const CHUNK: u64 = 512;
 /// Frames kept back for the growth of the direct map itself by a chunk: a table of each level but
 /// the topmost, pages of records, directory and root, and one more.
 const RESERVE: u64 = 7;
-/// Stranded frames that are listed.
+/// Orphaned frames that are listed.
 const LISTED: usize = 512;
 
 /// Counts of frames.
@@ -98,6 +98,20 @@ pub struct Frames {
 
 /// Ranges of frames, and what they are.
 type Special = Vec<(Range<u64>, Kind), 8>;
+
+/// What frames were declared to be.
+pub struct Declared<'a>(MutexGuard<'a, Special>);
+
+impl Declared<'_> {
+    /// What a frame will be.
+    #[must_use]
+    pub fn kind(&self, pfn: u64) -> Kind {
+        let mut declared = self.0.iter();
+        declared
+            .find(|(range, _)| range.contains(&pfn))
+            .map_or(Kind::Free, |declared| declared.1)
+    }
+}
 
 /// The frames that nobody has.
 struct Pool {
@@ -260,14 +274,10 @@ impl Frames {
         gains.then(|| self.directory.chunks())
     }
 
-    /// What a frame of a chunk that has no records yet will be.
+    /// What frames of chunks that have no records yet will be. Nothing is declared while one looks.
     #[must_use]
-    pub fn declared(&self, pfn: u64) -> Kind {
-        let special = self.special.lock();
-        special
-            .iter()
-            .find(|(range, _)| range.contains(&pfn))
-            .map_or(Kind::Free, |s| s.1)
+    pub fn declared(&self) -> Declared<'_> {
+        Declared(self.special.lock())
     }
 
     /// Adds the records of the next chunk, in frames that it takes from those that are free.
@@ -342,7 +352,19 @@ impl Frames {
     /// None is free. (The caller grows the window before it comes to that.)
     #[inline]
     pub fn alloc<M: Machine>(&self, machine: &M) -> Result<Frame, FrameError> {
+        self.alloc_above(machine, 0)
+    }
+
+    /// As [`Frames::alloc`], if more frames are free than the `least`.
+    ///
+    /// # Errors
+    /// No more are free.
+    #[inline]
+    pub fn alloc_above<M: Machine>(&self, machine: &M, least: u64) -> Result<Frame, FrameError> {
         let mut pool = self.pool.lock();
+        if self.free.load(Ordering::Relaxed) <= least {
+            return Err(FrameError::OutOfMemory);
+        }
         let pfn = if let Some(node) = pool.recycled.pop() {
             // SAFETY: the list holds only frames put there by `free`, which wrote the frame's
             // number behind the link; a free frame is nobody else's.

@@ -182,7 +182,7 @@ impl<M: Machine> Tables<M> {
 
     /// Gives frames that Xen's refusals orphaned back to the allocator.
     #[cold]
-    pub(super) fn reclaim_stranded(&mut self) {
+    pub(super) fn reclaim_orphans(&mut self) {
         for _ in 0..self.frames().orphans() {
             let Some(pfn) = self.frames().next_orphan() else {
                 return;

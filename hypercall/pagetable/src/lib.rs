@@ -27,6 +27,7 @@ pub mod frames;
 pub mod fresh;
 pub mod fuzz;
 pub mod layout;
+pub mod locks;
 pub mod machine;
 pub mod mapping;
 pub mod native;

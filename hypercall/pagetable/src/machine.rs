@@ -7,6 +7,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hypercall::{Hypervisor, Mfn, Pfn};
+use lock_api::RawMutex;
 
 use crate::layout::Layout;
 
@@ -64,6 +65,9 @@ impl<'a> Live<'a> {
 pub trait Machine: 'static {
     /// Who carries out updates.
     type Hv: Hypervisor;
+    /// Excludes vCPUs that work on the same tables. It is locked and unlocked by the same vCPU, and
+    /// what interrupts that one meanwhile may find it locked: it need not hold upcalls back.
+    type Lock: RawMutex;
     /// Where the kernel has what.
     type Layout: Layout;
 

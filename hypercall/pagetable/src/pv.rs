@@ -155,6 +155,7 @@ impl<L: Layout> Guest<L> {
 
 impl<L: Layout> Machine for Guest<L> {
     type Hv = Xen;
+    type Lock = spin::Mutex<()>;
     type Layout = L;
 
     fn mfn(&self, pfn: Pfn) -> Option<Mfn> {

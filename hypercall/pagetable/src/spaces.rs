@@ -332,13 +332,8 @@ impl<M: Machine> Tables<M> {
     ) -> Result<R, MmError> {
         let roots = space.roots();
         self.check_roots(roots)?;
-        let (current, before) = (
-            self.current_roots(),
-            Roots {
-                kernel: self.root(),
-                user: self.user_root(),
-            },
-        );
+        self.check_holds_users(space)?;
+        let (current, before) = (self.current_roots(), self.roots());
         self.work_on(roots);
         let result = self.lazily(f);
         let flushed = self.flush();
@@ -383,6 +378,7 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub unsafe fn switch_space(&mut self, to: &AddressSpace) -> Result<(), MmError> {
         self.check_roots(to.roots())?;
+        self.check_holds_users(to)?;
         let before = self.current_roots();
         // SAFETY: the kernel half is the same in every space, the user half not in use.
         let Err(error) = (unsafe { self.change_bases(to.roots()) }) else {
@@ -474,10 +470,11 @@ impl<M: Machine> Tables<M> {
     fn retire(&mut self, space: Roots) -> Result<Option<Frame>, MmError> {
         let mut listed = self.spaces().skip(1);
         let place = listed.position(|roots| roots == space);
-        let used = [self.current_roots().kernel, self.root()];
-        let Some(place) = place.filter(|_| !used.contains(&space.kernel)) else {
+        let (_, state) = self.frames().states(space.kernel)?;
+        // A vCPU that runs there refers to its root.
+        let in_use = state.links > 0 || self.root() == space.kernel;
+        let Some(place) = place.filter(|_| !in_use) else {
             let transition = Transition::Unpin;
-            let (_, state) = self.frames().states(space.kernel)?;
             let illegal = Illegal { state, transition };
             return Err(FrameError::Illegal(space.kernel, illegal).into());
         };

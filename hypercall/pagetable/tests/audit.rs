@@ -314,7 +314,7 @@ fn frames_on_which_the_lists_disagree_are_found() {
 }
 
 #[test]
-fn records_that_are_not_settled_are_found() {
+fn plans_that_are_not_applied_are_found() {
     let mut world = world();
     let frame = world.frames(1)[0];
     let va = DIRECT.start + frame.as_u64() * PAGE;

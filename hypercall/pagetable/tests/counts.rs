@@ -63,7 +63,7 @@ fn a_chunk_takes_the_frames_that_are_said() {
         let before = tables.frames().counts();
         // Beyond the memory that the model has there is none.
         let given = (before.mapped..memory)
-            .filter(|&pfn| tables.frames().declared(pfn) == Kind::Free)
+            .filter(|&pfn| tables.frames().declared().kind(pfn) == Kind::Free)
             .count() as u64;
         tables.populate_all().unwrap();
         let taken: u64 = (before.mapped / CHUNK..chunks)
@@ -136,7 +136,7 @@ fn what_has_a_record_is_declared_in_it() {
         } else {
             Kind::Free
         };
-        assert_eq!(frames.declared(pfn), kind, "pfn {pfn}");
+        assert_eq!(frames.declared().kind(pfn), kind, "pfn {pfn}");
     }
 }
 

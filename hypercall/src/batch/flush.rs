@@ -169,7 +169,7 @@ impl<const N: usize> Batch<N> {
         sink: &mut C,
     ) -> Result<(), FlushError> {
         let (tally, flushed) = match sole {
-            Some(sole) => self.settle_sole(sole, sink),
+            Some(sole) => self.sole_done(sole, sink),
             None => self.send_lists(hv, sink),
         };
         let tlb_stale = !flushed && !self.flush_again(hv);

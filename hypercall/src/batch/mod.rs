@@ -377,7 +377,7 @@ impl<const N: usize> Batch<N> {
         info.bucket = bucket;
         self.append(request, info);
         if taken != 0 {
-            return self.settle_double(taken as usize - 1);
+            return self.double_done(taken as usize - 1);
         }
         self.index.set(bucket, self.len);
         self.len += 1;
@@ -387,7 +387,7 @@ impl<const N: usize> Batch<N> {
     /// for. It replaces that, where this changes nothing that anyone can see: in the current
     /// round, and if neither is tagged.
     #[inline(never)]
-    fn settle_double(&mut self, entry: usize) {
+    fn double_done(&mut self, entry: usize) {
         let at = self.len as usize;
         let (mut request, mut info) = (self.updates[at], self.info[at]);
         let queued = &mut self.updates[entry];

@@ -67,7 +67,7 @@ impl CallResult {
 
 impl<const N: usize> Batch<N> {
     /// Says what became of each update of a call that was the only one.
-    pub(super) fn settle_sole<C: Completion + ?Sized>(
+    pub(super) fn sole_done<C: Completion + ?Sized>(
         &self,
         sole: Sole,
         sink: &mut C,

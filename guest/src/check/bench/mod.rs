@@ -142,7 +142,7 @@ fn run(selection: &Selection<'_>) -> Result<usize, Refused> {
 
 fn measure(op: &ops::Op, pages: u64, pool: &Pool) -> Result<Tally, MmError> {
     let mut tally = Tally::default();
-    mm::with(|tables| {
+    mm::with_all(|tables| {
         let mut bench = Bench {
             tables,
             pool,

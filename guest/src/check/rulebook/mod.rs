@@ -180,7 +180,7 @@ fn undisturbed<R>(before: &Before, f: impl FnOnce(&Real<'_>) -> R) -> Result<(R,
     let result = f(&machine);
     HV.restore_upcalls(was);
     machine.end()?;
-    let audit = mm::with(Tables::audit)?;
+    let audit = mm::with_all(Tables::audit)?;
     if !audit.is_clean() {
         println!("audit after the rules: {audit}");
     }

@@ -148,7 +148,7 @@ fn code_freed(context: &mut Context) -> TestResult {
     for thawed in [false, true] {
         let pile = mm::with(|tables| Pile::of(tables, 1))?;
         context.map(va, &pile, Flags::CONST)?;
-        mm::with(|tables| {
+        mm::with_all(|tables| {
             // SAFETY: the page and its frame are the test's; nobody executes or writes it.
             unsafe {
                 tables.set_memory_x(va, 1)?.commit(tables)?;

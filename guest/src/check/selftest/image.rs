@@ -244,7 +244,7 @@ fn executable(context: &mut Context) -> TestResult {
             (Ok(()), NO_EXECUTE),
             "filling, and executing too early"
         );
-        mm::with(|tables| {
+        mm::with_all(|tables| {
             // SAFETY: nobody writes the page any more; it holds `ret`.
             unsafe {
                 tables.set_memory_ro(va, 1)?.commit(tables)?;
@@ -265,7 +265,7 @@ fn executable(context: &mut Context) -> TestResult {
             READ_ONLY,
             "write through the direct map while it is code"
         );
-        mm::with(|tables| {
+        mm::with_all(|tables| {
             // SAFETY: nobody executes the page any more.
             unsafe {
                 tables.set_memory_nx(va, 1)?.commit(tables)?;
@@ -293,12 +293,12 @@ fn code_aliases(context: &mut Context) -> TestResult {
         context.map(data, pile, Flags::DATA)?;
         context.map(code, pile, Flags::CONST)?;
         // SAFETY: refused, or the test's to execute.
-        let second = mm::with(|tables| unsafe { tables.set_memory_x(code, 1) }.map(drop));
+        let second = mm::with_all(|tables| unsafe { tables.set_memory_x(code, 1) }.map(drop));
         expect_matches!(second, Err(MmError::WriteAndExecute { va }) if va == data, "code that is writable elsewhere");
         // SAFETY: the page is the test's, and not executable.
         let write = unsafe { probe::write(data, u64::from_ne_bytes([RET; 8])) };
         expect_eq!(write, Ok(()), "a write after the refusal");
-        mm::with(|tables| {
+        mm::with_all(|tables| {
             // SAFETY: the areas are the test's; nobody writes the page any more, it holds `ret`.
             unsafe {
                 tables.unmap(data, 1)?.commit(tables)?;
@@ -310,7 +310,7 @@ fn code_aliases(context: &mut Context) -> TestResult {
         // SAFETY: refused.
         let first = mm::with(|tables| unsafe { tables.map(data, pile.pfns(), Flags::DATA) }.map(drop));
         expect_matches!(first, Err(MmError::MustStayReadOnly { .. }), "a writable mapping of code");
-        mm::with(|tables| {
+        mm::with_all(|tables| {
             // SAFETY: nobody executes the page any more.
             unsafe { tables.set_memory_nx(code, 1)?.commit(tables) }
         })?;

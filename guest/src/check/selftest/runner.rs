@@ -142,7 +142,7 @@ impl Summary {
 
     fn audit(&mut self, group: &'static str) {
         announce(format_args!("{group}.audit"));
-        let outcome = match mm::with(Tables::audit) {
+        let outcome = match mm::with_all(Tables::audit) {
             Ok(report) if report.is_clean() => Ok(()),
             Ok(report) => Err(Trouble::fail(report)),
             Err(error) => Err(Trouble::error(error)),

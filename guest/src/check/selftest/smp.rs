@@ -13,12 +13,12 @@ use crate::{cpu, probe, smp, time};
 /// Rounds of a race.
 const ROUNDS: u64 = 4;
 /// vCPUs that race: more of them than the host has processors only wait for each other.
-const RACERS: u32 = 8;
+pub(super) const RACERS: u32 = 8;
 /// Pages that each vCPU races with: its range crosses the end of an L1 table.
 const RACED: u64 = 8;
 
 /// Skips a test where there is nobody to race with.
-fn need_others() -> Result<u32, Trouble> {
+pub(super) fn need_others() -> Result<u32, Trouble> {
     match cpu::running() {
         1 => Err(Trouble::skip("one vCPU runs")),
         running => Ok(running),
@@ -175,8 +175,8 @@ fn raced(context: &mut Context) -> TestResult {
 }
 selftest!("smp.raced", raced, needs XEN_TABLES);
 
-/// What one vCPU has queued in a lazy section is in the tables once another uses them, and the section
-/// goes on.
+/// What one vCPU has queued in a lazy section is sent before it waits for others, which find it in the
+/// tables, and the section goes on.
 fn queued_is_sent(context: &mut Context) -> TestResult {
     need_others()?;
     context.with_frames(|context, pile| {

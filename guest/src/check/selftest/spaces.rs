@@ -46,13 +46,13 @@ fn boot() -> AddressSpace {
 
 fn switch(to: &AddressSpace) -> TestResult {
     // SAFETY: the user half of every space here is used by the test alone.
-    mm::with(|tables| unsafe { tables.switch_space(to) })?;
+    unsafe { mm::switch_space(to) }?;
     Ok(())
 }
 
 /// Maps frame `number` of the pile at the user address.
 fn map(pile: &Pile, number: usize) -> TestResult {
-    mm::with(|tables| {
+    mm::with_all(|tables| {
         let frame = pile.pfns().skip(number).take(1);
         // SAFETY: frame and address are the test's.
         unsafe { tables.map(USER, frame, Flags::DATA) }?.commit(tables)
@@ -163,16 +163,16 @@ fn lazy_switch(context: &mut Context) -> TestResult {
         switch(one)?;
         map(pile, 0)?;
         let section = mm::lazy()?;
-        mm::with(|tables| {
+        mm::with_all(|tables| {
             // SAFETY: nobody writes there.
             unsafe { tables.ptep_set_wrprotect(USER) }
         })?;
-        let before = mm::with(|tables| in_table(tables, USER))?;
+        let before = mm::with_all(|tables| in_table(tables, USER))?;
         expect_eq!(before & 2, 2, "W in the table while queued");
         switch(two)?;
         expect_eq!(probe::read(USER), ABSENT_READ, "in the other space");
         switch(one)?;
-        let after = mm::with(|tables| in_table(tables, USER))?;
+        let after = mm::with_all(|tables| in_table(tables, USER))?;
         expect_eq!(after & 2, 0, "W in the table after the switch");
         section.end()?;
         // SAFETY: refused by the processor, or the test's to write.
@@ -253,7 +253,7 @@ fn sparse(context: &mut Context) -> TestResult {
         let used = switch(&space).and_then(|()| {
             for (slot, pfn) in (1..).zip(pile.pfns()) {
                 let va = slot << L4::SHIFT;
-                mm::with(|tables| {
+                mm::with_all(|tables| {
                     // SAFETY: the frame and the space are the test's.
                     unsafe { tables.map(va, core::iter::once(pfn), Flags::DATA) }?.commit(tables)
                 })?;
@@ -279,15 +279,13 @@ fn elsewhere(context: &mut Context) -> TestResult {
         for lazy in [false, true] {
             let section = if lazy { Some(mm::lazy()?) } else { None };
             expect_eq!(probe::read(USER), expected(pile, 0), "here, before");
-            mm::with(|tables| {
-                tables.in_space(two, |tables| {
-                    let frame = pile.pfns().skip(1).take(1);
-                    // SAFETY: frame and address are the test's, and not touched meanwhile.
-                    unsafe {
-                        tables.map(USER, frame, Flags::DATA)?.defer();
-                        tables.ptep_set_wrprotect(USER)
-                    }
-                })
+            mm::in_space(two, |tables| {
+                let frame = pile.pfns().skip(1).take(1);
+                // SAFETY: frame and address are the test's, and not touched meanwhile.
+                unsafe {
+                    tables.map(USER, frame, Flags::DATA)?.defer();
+                    tables.ptep_set_wrprotect(USER)
+                }
             })?;
             section.map_or(Ok(()), LazyGuard::end)?;
             // SAFETY: the page is the test's.
@@ -300,11 +298,9 @@ fn elsewhere(context: &mut Context) -> TestResult {
             let there = unsafe { probe::write(USER + 8, 1) };
             expect_eq!(there, super::context::READ_ONLY, "a write there");
             switch(one)?;
-            mm::with(|tables| {
-                tables.in_space(two, |tables| {
-                    // SAFETY: the page is the test's.
-                    unsafe { tables.unmap(USER, 1) }?.commit(tables)
-                })
+            mm::in_space(two, |tables| {
+                // SAFETY: the page is the test's.
+                unsafe { tables.unmap(USER, 1) }?.commit(tables)
             })?;
             expect_eq!(probe::read(USER), expected(pile, 0), "here, at the end");
             switch(two)?;

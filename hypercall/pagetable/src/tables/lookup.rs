@@ -14,6 +14,7 @@ impl<M: Machine> Tables<M> {
     /// The slot of the topmost entry for an address.
     #[must_use]
     pub fn pgd_offset(&self, va: u64) -> Option<Slot<'_, L5>> {
+        self.check_held(va).ok()?;
         self.pgd_at(va).map(Slot::of)
     }
 
@@ -135,7 +136,7 @@ impl<M: Machine> Tables<M> {
     /// The place of the L2 entry for an address; see [`Tables::pmd_slot`].
     #[inline]
     pub(crate) fn pmd_place(&self, va: u64) -> Result<Place<L2>, MmError> {
-        match self.remembered(&self.last_pmd, va) {
+        match self.remembered(&self.recent.last_pmd, va) {
             Some(place) => Ok(place),
             None => self.walk_to_pmd(va),
         }
@@ -143,6 +144,7 @@ impl<M: Machine> Tables<M> {
 
     #[inline(never)]
     fn walk_to_pmd(&self, va: u64) -> Result<Place<L2>, MmError> {
+        self.check_held(va)?;
         let none = |level| MmError::NoTable { va, level };
         let pgd = self.pgd_at(va).ok_or(none(5))?;
         let p4d = self.p4d_at(pgd, va).ok_or(none(5))?;
@@ -152,14 +154,14 @@ impl<M: Machine> Tables<M> {
         }
         let first = self.pmd_at(pud, va & !(L3::SPAN - 1));
         let first = first.ok_or(none(3))?;
-        self.remember(&self.last_pmd, va, first);
+        self.remember(&self.recent.last_pmd, va, first);
         Ok(first.at(L2::index(va)))
     }
 
     /// The place of the entry that maps the page at an address.
     #[inline]
     pub(crate) fn pte_place(&self, va: u64) -> Result<Place<L1>, MmError> {
-        match self.remembered(&self.last, va) {
+        match self.remembered(&self.recent.last, va) {
             Some(place) => Ok(place),
             None => self.walk_to_pte(va),
         }
@@ -168,7 +170,7 @@ impl<M: Machine> Tables<M> {
     #[inline(never)]
     fn walk_to_pte(&self, va: u64) -> Result<Place<L1>, MmError> {
         // A move goes to and fro between two tables.
-        if let Some(place) = self.remembered(&self.last_but_one, va) {
+        if let Some(place) = self.remembered(&self.recent.last_but_one, va) {
             return Ok(place);
         }
         let pmd = self.pmd_place(va)?;
@@ -177,8 +179,8 @@ impl<M: Machine> Tables<M> {
         }
         let first = self.pte_at(pmd, va & !(L2::SPAN - 1));
         let first = first.ok_or(MmError::NoTable { va, level: 2 })?;
-        self.last_but_one.set(self.last.get());
-        self.remember(&self.last, va, first);
+        self.recent.last_but_one.set(self.recent.last.get());
+        self.remember(&self.recent.last, va, first);
         Ok(first.at(L1::index(va)))
     }
 

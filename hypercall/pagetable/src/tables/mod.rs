@@ -19,6 +19,7 @@ mod write;
 use core::cell::Cell;
 
 use hypercall::batch::Stats;
+use hypercall::mmu::Scope;
 use hypercall::queue::Mmu;
 use hypercall::{Mfn, Pfn};
 
@@ -26,6 +27,7 @@ use super::domain::Domain;
 use super::entry::{Entry, L1, L2, L3, L4, L5, P4d, Pgd, Pmd, Pte, Pud, TableLevel, Value};
 use super::error::MmError;
 use super::frames::{Frame, Frames, Ledger, Log};
+use super::locks::Held;
 use super::machine::{Machine, Words};
 use super::spaces::Roots;
 use super::state::Transition;
@@ -44,22 +46,45 @@ pub struct Tables<M: Machine> {
     current: Roots,
     /// These are two: addresses of the user half lead nowhere, or elsewhere, for the processor.
     elsewhere: bool,
+    /// The parts that others must not work on meanwhile.
+    pub(super) held: Held,
     fold: Fold,
     pub(super) boot_root: Pfn,
-    /// The two L1 tables and the L2 table that were used last. Most requests are near the one before,
-    /// and a walk costs as much as queueing. Forgotten whenever a vCPU changes an entry that leads to
-    /// them, or Xen refuses to change one.
+    pub(super) recent: Recent,
+    /// Those of the kernel's half, while that is not held.
+    pub(super) aside: Recent,
+}
+
+/// The two L1 tables and the L2 table that were used last. Most requests are near the one before, and a
+/// walk costs as much as queueing. Forgotten whenever a vCPU changes an entry that leads to them, or
+/// Xen refuses to change one.
+pub(super) struct Recent {
     last: Remembered<L1>,
     last_but_one: Remembered<L1>,
     last_pmd: Remembered<L2>,
+}
+
+impl Recent {
+    pub(super) const fn nothing() -> Recent {
+        Recent {
+            last: Cell::new(None),
+            last_but_one: Cell::new(None),
+            last_pmd: Cell::new(None),
+        }
+    }
+
+    fn forget(&self) {
+        self.last.set(None);
+        self.last_but_one.set(None);
+        self.last_pmd.set(None);
+    }
 }
 
 /// A table that was used: the number of the span that it covers, its first slot, and the domain's
 /// changes until then.
 type Remembered<L> = Cell<Option<(u64, Place<L>, u32)>>;
 
-// SAFETY: what is not `Send` by itself are the pointers in `last`, `last_but_one` and `last_pmd`,
-// which are only read through, by whoever holds the tables, and point into memory that all vCPUs map
+// SAFETY: what is not `Send` by itself are the pointers in `recent` and `aside`, which are only read through, by whoever holds the tables, and point into memory that all vCPUs map
 // alike.
 unsafe impl<M: Machine + Send> Send for Tables<M> where M::Hv: Send {}
 
@@ -94,10 +119,9 @@ impl<M: Machine> Tables<M> {
     /// see what another has queued.
     ///
     /// # Safety
-    /// While one vCPU's `Tables` of a domain are used no other's are, and nothing that another can
-    /// reach is queued when it is its turn: with several, a lock is held around each use, and what one
-    /// has queued is flushed before another's turn, as an interrupt handler's is
-    /// ([`Tables::send_queued`]).
+    /// Each is used on its own vCPU alone. Until the domain is [shared](Tables::share) one vCPU at a
+    /// time works with the tables, with nothing queued by another: what that has queued is sent
+    /// before its turn ([`Tables::send_queued`]).
     pub const unsafe fn new(hv: M::Hv, domain: &'static Domain<M>) -> Self {
         let ledger = Ledger {
             domain,
@@ -113,11 +137,11 @@ impl<M: Machine> Tables<M> {
                 user: None,
             },
             elsewhere: false,
+            held: Held::NOTHING,
             fold: Fold::FourLevels,
             boot_root: root,
-            last: Cell::new(None),
-            last_but_one: Cell::new(None),
-            last_pmd: Cell::new(None),
+            recent: Recent::nothing(),
+            aside: Recent::nothing(),
         }
     }
 
@@ -197,9 +221,8 @@ impl<M: Machine> Tables<M> {
     }
 
     /// Lets another vCPU of a domain whose tables were taken over begin: in the space that boot ran
-    /// in, whose root its base register refers to. There it is to stay, as long as another works on
-    /// spaces from outside of them ([`Tables::in_space`]): such changes are flushed for the vCPU that
-    /// makes them, before it comes there.
+    /// in, whose root its base register refers to. If both are to work side by side, the domain is
+    /// [shared](Tables::share) before.
     ///
     /// # Errors
     /// The domain's tables were not taken over yet.
@@ -232,11 +255,28 @@ impl<M: Machine> Tables<M> {
 
     /// Operations are about this space from now on.
     pub(super) fn work_on(&mut self, space: Roots) {
-        self.last.set(None);
-        self.last_but_one.set(None);
-        self.last_pmd.set(None);
+        self.recent.forget();
         (self.root, self.user_root) = (space.kernel, space.user);
         self.elsewhere = space != self.current;
+    }
+
+    /// The space that operations are about.
+    pub(super) fn roots(&self) -> Roots {
+        Roots {
+            kernel: self.root,
+            user: self.user_root,
+        }
+    }
+
+    /// Whose translations a change of the entry for an address makes stale, in a space where this vCPU
+    /// runs.
+    #[inline(always)]
+    pub(super) fn scope_at(&self, va: u64) -> Scope {
+        if self.domain().has_several_vcpus() && (va >> 63 == 1 || self.others_run_there()) {
+            Scope::All
+        } else {
+            Scope::Local
+        }
     }
 
     /// The space that the processor works with, whichever one operations are about.

@@ -1,7 +1,7 @@
 //! Writing entries: each through the queue, each change of a table's use through the record first.
 
 use hypercall::batch::{FlushError, Update};
-use hypercall::mmu::Level;
+use hypercall::mmu::{Level, Scope};
 use hypercall::{Pfn, VirtAddr};
 
 use super::{Fold, Place, Tables};
@@ -83,22 +83,26 @@ impl<M: Machine> Tables<M> {
         if current {
             update = update.va(page);
         }
-        // What is cached of another space is forgotten before the processor comes to it.
         if old.is_present() && current {
-            let scope = self.domain().tlb_scope();
+            let scope = self.scope_at(va);
             // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
             let result = unsafe { self.mmu.set_and_flush(update, scope, page) };
-            self.settle_if_refused(result)
+            self.apply_if_refused(result)
+        } else if old.is_present() && self.others_run_there() {
+            // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
+            let result = unsafe { self.mmu.set_and_flush(update, Scope::All, page) };
+            self.apply_if_refused(result)
         } else {
+            // What is cached of a space where nobody runs is forgotten before somebody comes there.
             // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
             let result = unsafe { self.mmu.set(update) };
-            self.settle_if_refused(result)
+            self.apply_if_refused(result)
         }
     }
 
     /// Brings the record up to date after a refusal.
     #[inline(always)]
-    fn settle_if_refused(&mut self, result: Result<(), FlushError>) -> Result<(), MmError> {
+    fn apply_if_refused(&mut self, result: Result<(), FlushError>) -> Result<(), MmError> {
         if result.is_err() {
             self.apply_log();
         }
@@ -236,7 +240,7 @@ impl<M: Machine> Tables<M> {
             .tag(tag);
         // SAFETY: what is in use below the entry stays mapped, as the caller says.
         let result = unsafe { self.mmu.set(update) };
-        self.settle_if_refused(result)
+        self.apply_if_refused(result)
     }
 
     /// Plans transitions, flushing first if the log has no room.
@@ -280,12 +284,12 @@ impl<M: Machine> Tables<M> {
             // SAFETY: rights grow for a frame that nothing refers to, or shrink for one that is
             // not to be written any more.
             let result = unsafe { self.mmu.set_and_flush(update, scope, page) };
-            self.settle_if_refused(result)
+            self.apply_if_refused(result)
         } else {
             // Xen itself flushes what is cached of a frame that becomes a table.
             // SAFETY: whoever holds the `Frame` gave it up to be a table and writes no more.
             let result = unsafe { self.mmu.set(update) };
-            self.settle_if_refused(result)
+            self.apply_if_refused(result)
         }
     }
 

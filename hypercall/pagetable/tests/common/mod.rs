@@ -72,6 +72,7 @@ impl ModelMachine {
 
 impl Machine for ModelMachine {
     type Hv = Xen;
+    type Lock = spin::Mutex<()>;
     type Layout = layout::Regions;
 
     fn mfn(&self, pfn: Pfn) -> Option<Mfn> {
