@@ -56,7 +56,8 @@ fn reported(arguments: &BootArgs, report: &mut Report) -> Result<()> {
     };
     let since = Instant::now();
     let mut session = jobs[0].via.stack().open(setting, &jobs)?;
-    let mut transcript = Transcript::create(&dir, Show::Guest, arguments.log.as_deref())?;
+    let transcript = Transcript::create(&dir, Show::Guest, arguments.log.as_deref())?;
+    let mut transcript = transcript.explaining(&jobs[0]);
     let end = session.run(&jobs[0], &mut transcript);
     transcript.finish();
     drop(session);
@@ -86,7 +87,7 @@ fn reported(arguments: &BootArgs, report: &mut Report) -> Result<()> {
         }
         Ok((outcome, crashed)) => {
             let tail = transcript.tail(TAIL_LINES);
-            ui::say(&tail);
+            ui::say(transcript.unseen(TAIL_LINES));
             let failure = outcome.into_result().err();
             if let Some(failure) = &failure {
                 row.state = match State::from(failure) {
@@ -172,6 +173,7 @@ fn job(arguments: &BootArgs, kernel: PathBuf) -> Result<Job> {
     };
     Ok(Job {
         cmdline,
+        symbols: arguments.symbols.as_deref().map(existing).transpose()?,
         mem_mib: arguments.mem,
         vcpus: arguments.vcpus,
         initrd: arguments.initrd.as_deref().map(existing).transpose()?,

@@ -164,6 +164,10 @@ pub(crate) struct BootArgs {
     /// Boot this image instead of building one; it must be a kernel of the kind that --via enters
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
+    /// The file with the debug information of --kernel, where that has none itself, to say file and
+    /// line of a crash
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub(crate) symbols: Option<PathBuf>,
     /// The text of success of a kernel that gives no `verdict:` line: a regular expression, looked
     /// for in each line of the guest's console by itself
     #[arg(long, value_name = "REGEX", value_parser = Pattern::parse)]

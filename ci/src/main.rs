@@ -13,6 +13,7 @@ mod exit;
 mod fuzz;
 mod image;
 mod interrupt;
+mod locate;
 mod process;
 mod provision;
 mod report;

@@ -153,7 +153,7 @@ pub(super) fn boot(
     };
     let jobs = [job];
     let mut session = jobs[0].via.stack().open(setting, &jobs)?;
-    let mut transcript = Transcript::create(&dir, Show::Nothing, None)?;
+    let mut transcript = Transcript::create(&dir, Show::Nothing, None)?.explaining(&jobs[0]);
     let end = session.run(&jobs[0], &mut transcript);
     transcript.finish();
     let outcome = judge(&transcript.guest, &end?);

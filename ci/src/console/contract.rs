@@ -63,7 +63,7 @@ impl Pattern {
 
 /// A line without escape sequences: ESC, `[`, parameters and a final letter (ECMA-48, 5.4), or ESC
 /// and one character. One that is cut off goes to the line's end.
-fn plain(line: &str) -> Cow<'_, str> {
+pub(crate) fn plain(line: &str) -> Cow<'_, str> {
     const ESCAPE: char = '\u{1b}';
     if !line.contains(ESCAPE) {
         return line.into();

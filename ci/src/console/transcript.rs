@@ -1,12 +1,21 @@
 //! The record of a run: every line of guest and Xen in memory for the judges, in files for people,
 //! and live on standard output.
+//!
+//! What explains a line of a crash stands behind it on the screen and where the last lines are shown,
+//! and in a file of its own: no judge sees it, and the files of both consoles are as they were said.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::exit::{Failure, Result};
+use crate::locate::Locator;
+use crate::stack::Job;
+
+/// The file with the lines of a crash and what explains them.
+const CRASH: &str = "crash.log";
 
 /// Cuts a byte stream into lines without their line ends.
 #[derive(Debug, Default)]
@@ -93,6 +102,12 @@ pub(crate) struct Transcript {
     show: Show,
     guest_lines: Lines,
     host_lines: Lines,
+    locator: Option<Locator>,
+    /// What explains lines, by their places among those of the guest and of Xen.
+    explained: [BTreeMap<usize, Vec<String>>; 2],
+    crash_log: Option<File>,
+    /// Whether Xen's lines were on the screen too.
+    host_shown: bool,
 }
 
 impl Transcript {
@@ -111,7 +126,18 @@ impl Transcript {
             show,
             guest_lines: Lines::default(),
             host_lines: Lines::default(),
+            locator: None,
+            explained: Default::default(),
+            crash_log: None,
+            host_shown: false,
         })
+    }
+
+    /// Has it explain what is said of a crash of this job.
+    pub(crate) fn explaining(mut self, job: &Job) -> Self {
+        let symbols = job.symbols.as_deref();
+        self.locator = Some(Locator::of(&job.kernel, symbols, job.via.is_first_domain()));
+        self
     }
 
     /// Where the logs are.
@@ -121,9 +147,9 @@ impl Transcript {
 
     /// The files with all that was said.
     pub(crate) fn logs(&self) -> Vec<PathBuf> {
-        ["guest.log", "xen.log"]
-            .map(|name| self.dir.join(name))
-            .to_vec()
+        let mut names = vec!["guest.log", "xen.log"];
+        names.extend(self.crash_log.as_ref().map(|_| CRASH));
+        names.iter().map(|name| self.dir.join(name)).collect()
     }
 
     /// The time from one of the guest's lines to another, by their places among them.
@@ -133,27 +159,35 @@ impl Transcript {
 
     /// Bytes of a console that is the guest's alone.
     pub(crate) fn guest_bytes(&mut self, bytes: &[u8]) {
-        self.live(bytes);
-        // The line ends of a terminal are not those of a file.
-        let plain: Vec<_> = bytes.iter().copied().filter(|&b| b != b'\r').collect();
-        let _ = self.guest_log.write_all(&plain);
-        for line in self.guest_lines.feed(bytes) {
-            self.guest(line);
+        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+            self.live(piece);
+            // The line ends of a terminal are not those of a file.
+            let plain: Vec<_> = piece.iter().copied().filter(|&b| b != b'\r').collect();
+            let _ = self.guest_log.write_all(&plain);
+            for line in self.guest_lines.feed(piece) {
+                let explained = self.guest(line);
+                self.live_lines(&explained, piece);
+            }
         }
     }
 
     /// Bytes of a console that is Xen's, or Xen's and Linux'.
     pub(crate) fn host_bytes(&mut self, bytes: &[u8]) {
         let _ = self.host_log.write_all(bytes);
-        let lines = self.host_lines.feed(bytes);
-        self.host.extend(lines);
+        for line in self.host_lines.feed(bytes) {
+            self.host(line);
+        }
     }
 
     /// Bytes of the console that Xen and its dom0 share; lines are told apart by Xen's prefix.
     pub(crate) fn shared_bytes(&mut self, bytes: &[u8]) {
-        self.live(bytes);
-        for line in self.guest_lines.feed(bytes) {
-            self.sort(line);
+        self.host_shown = self.show == Show::Guest;
+        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+            self.live(piece);
+            for line in self.guest_lines.feed(piece) {
+                let explained = self.sort(line);
+                self.live_lines(&explained, piece);
+            }
         }
     }
 
@@ -171,46 +205,110 @@ impl Transcript {
         if let Some(line) = self.guest_lines.finish() {
             self.sort(line);
         }
-        self.host.extend(self.host_lines.finish());
+        if let Some(line) = self.host_lines.finish() {
+            self.host(line);
+        }
     }
 
-    fn sort(&mut self, line: String) {
+    fn sort(&mut self, line: String) -> Vec<String> {
         match voice(&line) {
             Voice::Guest => {
                 let _ = writeln!(self.guest_log, "{line}");
-                self.guest(line);
+                self.guest(line)
             }
             Voice::Host => {
                 let _ = writeln!(self.host_log, "{line}");
-                self.host.push(line);
+                self.host(line)
             }
         }
     }
 
-    fn guest(&mut self, line: String) {
+    /// Takes a line and returns what explains it.
+    fn guest(&mut self, line: String) -> Vec<String> {
+        let explained = self.explain(Voice::Guest, self.guest.len(), &line);
         self.guest.push(line);
         self.times.push(Instant::now());
+        explained
+    }
+
+    fn host(&mut self, line: String) -> Vec<String> {
+        let explained = self.explain(Voice::Host, self.host.len(), &line);
+        self.host.push(line);
+        explained
+    }
+
+    fn explain(&mut self, voice: Voice, index: usize, line: &str) -> Vec<String> {
+        let locator = self.locator.as_mut();
+        let lines = locator.map_or_else(Vec::new, |locator| locator.explain(voice, line));
+        if !lines.is_empty() {
+            self.explained[voice as usize].insert(index, lines.clone());
+            if self.crash_log.is_none() {
+                self.crash_log = File::create(self.dir.join(CRASH)).ok();
+            }
+            if let Some(log) = &mut self.crash_log {
+                let _ = writeln!(log, "{line}\n{}", lines.join("\n"));
+            }
+        }
+        lines
     }
 
     fn live(&mut self, bytes: &[u8]) {
         if let Some(copy) = &mut self.copy {
             let _ = copy.write_all(bytes);
         }
+        self.show(bytes);
+    }
+
+    /// Shows lines behind one that ended as `last` does.
+    fn live_lines(&self, lines: &[String], last: &[u8]) {
+        let end = if last.ends_with(b"\r\n") {
+            "\r\n"
+        } else {
+            "\n"
+        };
+        for line in lines {
+            self.show(format!("{line}{end}").as_bytes());
+        }
+    }
+
+    fn show(&self, bytes: &[u8]) {
         if self.show == Show::Guest {
             let mut out = std::io::stdout().lock();
             let _ = out.write_all(bytes).and_then(|()| out.flush());
         }
     }
 
+    /// The last lines of what was not on the screen, and where the rest is.
+    pub(crate) fn unseen(&self, count: usize) -> String {
+        let guest = self.show == Show::Nothing;
+        self.last(count, guest, !self.host_shown)
+    }
+
     /// The last lines of both, for a message about a run that went wrong.
     pub(crate) fn tail(&self, count: usize) -> String {
+        self.last(count, true, true)
+    }
+
+    fn last(&self, count: usize, guest: bool, host: bool) -> String {
         let mut text = String::new();
-        for (title, lines) in [("guest", &self.guest), ("Xen", &self.host)] {
-            let last = &lines[lines.len().saturating_sub(count)..];
-            text.push_str(&format!("--- {title}: last {} lines\n", last.len()));
-            for line in last {
-                text.push_str(line);
-                text.push('\n');
+        for (wanted, title, voice, lines) in [
+            (guest, "guest", Voice::Guest, &self.guest),
+            (host, "Xen", Voice::Host, &self.host),
+        ] {
+            if !wanted {
+                continue;
+            }
+            let first = lines.len().saturating_sub(count);
+            text.push_str(&format!(
+                "--- {title}: last {} lines\n",
+                lines.len() - first
+            ));
+            for (index, line) in lines.iter().enumerate().skip(first) {
+                let explained = self.explained[voice as usize].get(&index);
+                for line in [line].into_iter().chain(explained.into_iter().flatten()) {
+                    text.push_str(line);
+                    text.push('\n');
+                }
             }
         }
         text.push_str(&format!("--- full logs: {}\n", self.dir.display()));
@@ -270,6 +368,61 @@ mod tests {
         assert_eq!(transcript.guest, ["hello (XEN) x", "verdict: pass"]);
         let log = std::fs::read_to_string(transcript.dir().join("guest.log")).unwrap();
         assert_eq!(log, "hello (XEN) x\nverdict: pass\n");
+    }
+
+    /// A kernel for which every address of code is known: this program itself.
+    fn explained() -> (tempfile::TempDir, Transcript, String) {
+        use object::{Object, ObjectSymbol};
+        let own = std::env::current_exe().unwrap();
+        let bytes = std::fs::read(&own).unwrap();
+        let file = object::File::parse(bytes.as_slice()).unwrap();
+        let mut symbols = file.symbols();
+        let main = symbols.find(|symbol| symbol.name() == Ok("main")).unwrap();
+        let (dir, transcript) = transcript();
+        let job = Job::new("x", crate::stack::Via::Xl, own);
+        let address = format!("{:016x}", main.address() + 1);
+        (dir, transcript.explaining(&job), address)
+    }
+
+    #[test]
+    fn what_explains_a_crash_is_seen_by_no_judge() {
+        let (_dir, mut transcript, address) = explained();
+        transcript.guest_bytes(format!("  #0  {address}\r\nend\r\n").as_bytes());
+        transcript.host_bytes(format!("(XEN) RIP:    e033:[<{address}>]\n(XEN) x\n").as_bytes());
+        assert_eq!(transcript.guest, [format!("  #0  {address}"), "end".into()]);
+        assert_eq!(transcript.host.len(), 2);
+        let read = |name: &str| std::fs::read_to_string(transcript.dir().join(name)).unwrap();
+        assert_eq!(read("guest.log"), format!("  #0  {address}\nend\n"));
+        let tail = transcript.tail(9);
+        let lines: Vec<_> = tail.lines().collect();
+        let raw = lines.iter().position(|line| line.contains("#0")).unwrap();
+        assert!(lines[raw + 1].starts_with("        --> "), "{tail}");
+        let xen = lines.iter().position(|line| line.contains("RIP")).unwrap();
+        assert!(lines[xen + 1].starts_with("        --> "), "{tail}");
+        assert_eq!(
+            read("crash.log").matches("-->").count(),
+            tail.matches("-->").count()
+        );
+        assert_eq!(transcript.logs().len(), 3);
+    }
+
+    #[test]
+    fn what_was_shown_is_not_shown_again() {
+        let (dir, mut transcript) = transcript();
+        transcript.guest_bytes(b"one\n");
+        transcript.host_bytes(b"(XEN) two\n");
+        let unseen = transcript.unseen(9);
+        assert!(unseen.contains("one") && unseen.contains("two"), "{unseen}");
+        transcript.show = Show::Guest;
+        let unseen = transcript.unseen(9);
+        assert!(
+            !unseen.contains("one") && unseen.contains("two"),
+            "{unseen}"
+        );
+        transcript.shared_bytes(b"(XEN) three\n");
+        let unseen = transcript.unseen(9);
+        assert!(!unseen.contains("three"), "{unseen}");
+        assert!(unseen.contains(&dir.path().display().to_string()));
     }
 
     #[test]

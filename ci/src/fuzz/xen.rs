@@ -40,7 +40,7 @@ pub(super) fn run(workspace: &Workspace, provision: &Provision, run: Run) -> Res
         dir: &dir,
     };
     let mut session = via.stack().open(setting, &jobs)?;
-    let mut transcript = Transcript::create(&dir, Show::Nothing, None)?;
+    let mut transcript = Transcript::create(&dir, Show::Nothing, None)?.explaining(&jobs[0]);
     let end = session.run(&jobs[0], &mut transcript);
     transcript.finish();
     drop(session);

@@ -54,7 +54,7 @@ pub(crate) fn on_xen(
             for job in jobs.iter().filter(|job| job.via == via) {
                 let since = Instant::now();
                 let dir = bench.dir.join(format!("{}-{}", via.name(), job.name));
-                let mut transcript = Transcript::create(&dir, Show::Nothing, None)?;
+                let mut transcript = Transcript::create(&dir, Show::Nothing, None)?.explaining(job);
                 // A stack that broke down is opened anew for what is left.
                 let mut open = match session.take() {
                     Some(open) => open,

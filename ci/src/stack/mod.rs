@@ -82,6 +82,8 @@ pub(crate) struct Job {
     pub(crate) via: Via,
     /// The image.
     pub(crate) kernel: PathBuf,
+    /// The file with its debug information, if that is another.
+    pub(crate) symbols: Option<PathBuf>,
     /// Words for the kernel.
     pub(crate) cmdline: String,
     /// Memory, or what the stack or its configuration file says.
@@ -111,6 +113,7 @@ impl Job {
             name: name.into(),
             via,
             kernel: kernel.into(),
+            symbols: None,
             cmdline: String::new(),
             mem_mib: None,
             vcpus: None,
@@ -242,6 +245,11 @@ impl Via {
             Self::Dom0 | Self::Xl | Self::Shim | Self::KvmShim => true,
             Self::Pvh | Self::Bare | Self::Bare4 => false,
         }
+    }
+
+    /// Whether the kernel is the first domain of the Xen that it runs on, or runs without one.
+    pub(crate) fn is_first_domain(self) -> bool {
+        self.domain().is_none()
     }
 
     /// Whether one session can run jobs of both.

@@ -5,6 +5,7 @@ mod checks;
 mod example;
 mod foreign;
 mod lean;
+mod located;
 mod machines;
 mod miri;
 mod mutants;
@@ -290,6 +291,7 @@ fn run(suite: &mut Suite, provision: &ProvisionArgs, groups: &[Group]) -> Result
                     .and_then(|()| machines::run(suite, &vias))
                     .and_then(|()| example::run(suite, &vias))
                     .and_then(|()| foreign::run(suite, provision, &vias))
+                    .and_then(|()| located::run(suite, provision, &vias))
             }
         };
         match result {
@@ -325,6 +327,7 @@ fn list(groups: &[Group]) {
                 .chain(typed::name(via))
                 .chain(machines::names(via))
                 .chain(foreign::names(via))
+                .chain(located::names(via))
                 .for_each(|name| println!("{name}")),
         }
     }

@@ -28,7 +28,7 @@ pub(super) fn boot(
 ) -> Result<Booted> {
     let jobs = [job];
     let dir = suite.workspace.run_dir("test")?.join(&jobs[0].name);
-    let mut transcript = Transcript::create(&dir, Show::Nothing, None)?;
+    let mut transcript = Transcript::create(&dir, Show::Nothing, None)?.explaining(&jobs[0]);
     let setting = Setting {
         provision: &suite.provision,
         mode: Mode::default(),

@@ -466,7 +466,7 @@ pub(super) fn run(suite: &mut Suite, vias: &[Via]) -> Result<()> {
     for (row, job) in rows.iter().zip(&jobs) {
         let since = Instant::now();
         let dir = dir.join(format!("{}-{}", job.via.name(), job.name));
-        let mut transcript = Transcript::create(&dir, Show::Nothing, None)?;
+        let mut transcript = Transcript::create(&dir, Show::Nothing, None)?.explaining(job);
         // A stack that broke down is opened anew for the tests that are left.
         let mut open = match session.take() {
             Some(open) => open,
