@@ -9,6 +9,9 @@ use crate::console::contract::Pattern;
 use crate::exit::Result;
 use crate::fuzz;
 use crate::provision::cache::Cache;
+use crate::provision::host::Host;
+use crate::provision::mirror::{self, Mirror};
+use crate::provision::origin::Origin;
 use crate::provision::{Provision, Xen};
 use crate::rules::On;
 use crate::stack::{Via, XenLog};
@@ -115,6 +118,9 @@ pub(crate) enum Command {
     Fuzz(FuzzArgs),
     /// Fetch everything needed to boot and test
     Setup(SetupArgs),
+    /// Renew ci/packages.lock, the packages that hosts without apt fetch, or get these as files; both
+    /// need Debian's apt
+    Lock(LockArgs),
     /// Build the kernel, checking what only the linked image shows
     Build(BuildArgs),
     /// Delete logs of past runs, or with --cache everything fetched
@@ -368,6 +374,14 @@ pub(crate) struct SetupArgs {
     pub(crate) provision: ProvisionArgs,
 }
 
+/// `lock`.
+#[derive(Debug, Args)]
+pub(crate) struct LockArgs {
+    /// Renew nothing; get the packages as files into a directory, which --mirror takes elsewhere
+    #[arg(long, value_name = "DIR")]
+    pub(crate) into: Option<PathBuf>,
+}
+
 /// `clean`.
 #[derive(Debug, Args)]
 pub(crate) struct CleanArgs {
@@ -390,7 +404,7 @@ pub(crate) struct ReportArgs {
 }
 
 /// Flags that replace what would be fetched.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Where programs come from")]
 pub(crate) struct ProvisionArgs {
     /// A Xen version that Debian packages (4.17, 4.20), or a hypervisor file
@@ -403,6 +417,11 @@ pub(crate) struct ProvisionArgs {
     /// make the Linux dom0 from
     #[arg(long, value_name = "DIR")]
     pub(crate) dom0_root: Option<PathBuf>,
+    /// A mirror of Debian's archive, or a directory with packages, to fetch the versions of
+    /// ci/packages.lock from, on any host; several are separated by blanks. Else the variable
+    /// XEN_PV_GUEST_MIRROR or the file xen-pv-guest/mirror of the user's configuration names it
+    #[arg(long, value_name = "URL|DIR")]
+    pub(crate) mirror: Option<String>,
 }
 
 impl ProvisionArgs {
@@ -416,12 +435,25 @@ impl ProvisionArgs {
         self.with(Cache::dry()?)
     }
 
+    /// Where packages come from.
+    pub(crate) fn origin(&self) -> Result<Origin> {
+        let variable = std::env::var_os(mirror::VARIABLE);
+        let file = mirror::configuration();
+        let named = Mirror::find(self.mirror.as_deref(), variable, file.as_deref())?;
+        let host = Host::this();
+        Ok(match named {
+            Some(mirror) => Origin::Mirror(mirror, host),
+            None => Origin::Host(host),
+        })
+    }
+
     fn with(&self, cache: Cache) -> Result<Provision> {
         Ok(Provision {
             cache,
             qemu: self.qemu.clone(),
             xen: Xen::parse(self.xen.as_deref())?,
             dom0_root: self.dom0_root.clone(),
+            origin: self.origin()?,
             update: false,
         })
     }

@@ -30,6 +30,8 @@ use clap::Parser;
 use cli::{Cli, Command};
 use exit::{Failure, Result};
 use provision::cache::Cache;
+use provision::gather;
+use provision::packages::Bundle;
 use workspace::Workspace;
 
 fn main() -> ExitCode {
@@ -65,6 +67,10 @@ fn run(command: &Command) -> Result<()> {
         Command::Fuzz(arguments) => fuzz::fuzz(arguments),
         Command::Test(arguments) => test::test(arguments),
         Command::Bench(arguments) => bench::bench(arguments),
+        Command::Lock(arguments) => match &arguments.into {
+            Some(dir) => gather::gather(&Bundle::all().collect::<Vec<_>>(), dir),
+            None => provision::lock::renew(&Workspace::find()?.root),
+        },
         Command::Clean(arguments) => clean(arguments.cache),
     }
 }

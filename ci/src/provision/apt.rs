@@ -8,6 +8,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::host::Host;
+use super::index::Index;
 use super::sources;
 use super::space::{self, Space};
 use crate::exit::{Failure, Result};
@@ -48,58 +50,73 @@ pub(crate) enum Depth {
     Closure,
 }
 
-/// A private apt for one Debian release.
+/// A private apt: for one Debian release, or for the archives of a host that descends from Debian.
 pub(crate) struct Apt {
     root: PathBuf,
     release: String,
+    archives: Archives,
 }
 
-/// The `VERSION_CODENAME` of a Debian host.
-pub(crate) fn host_release() -> Result<String> {
-    let path = Path::new("/etc/os-release");
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let field = |name: &str| {
-        text.lines()
-            .filter_map(|line| line.split_once('='))
-            .find(|(key, _)| *key == name)
-            .map(|(_, value)| value.trim_matches('"').to_owned())
-    };
-    match (field("ID").as_deref(), field("VERSION_CODENAME")) {
-        (Some("debian"), Some(codename)) => Ok(codename),
-        _ => Err(not_debian("this host is not Debian")),
-    }
-}
-
-fn not_debian(missing: &str) -> Failure {
-    Failure::host(
-        format!("{missing}, so Xen and its tools cannot be fetched from Debian's archive"),
-        "pass what you have: --qemu PATH and --xen PATH for dom0, and besides them \
-         --dom0-root DIR for xl and shim (see `cargo xtask boot --help`)",
-    )
+/// Whose packages they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Archives {
+    /// Debian's, of a release that may be another than the host's.
+    Debian,
+    /// All that the host's own apt knows.
+    Own,
 }
 
 impl Apt {
     /// Opens the private state of `release` below `root`, downloading package lists only if there
-    /// are none yet or `refresh` asks for it.
-    pub(crate) fn open(root: &Path, release: &str, refresh: bool) -> Result<Self> {
+    /// are none yet or `refresh` asks for it. The host runs Debian's `own` release.
+    pub(crate) fn open(
+        root: &Path,
+        host: &Host,
+        own: &str,
+        release: &str,
+        refresh: bool,
+    ) -> Result<Self> {
         let apt = Self {
             root: root.join(release),
             release: release.to_owned(),
+            archives: Archives::Debian,
         };
-        let ready = apt.root.join("ready");
-        if !ready.exists() || refresh {
-            apt.configure()?;
-            std::fs::write(&ready, "").map_err(Failure::file("write", &ready))?;
-        }
-        Ok(apt)
+        apt.opened(host, own, refresh)
     }
 
-    fn configure(&self) -> Result<()> {
-        let host = host_release()?;
-        let sources = sources::read_host(Path::new("/etc/apt"))?;
-        let archives = sources::derive(&sources, &host, &self.release).ok_or_else(|| {
-            not_debian(&format!(
-                "apt is not configured with an archive of Debian's {host}"
+    /// The same for a host with archives of its own.
+    pub(crate) fn open_own(root: &Path, host: &Host, refresh: bool) -> Result<Self> {
+        let release = host.word();
+        let apt = Self {
+            root: root.join(&release),
+            release,
+            archives: Archives::Own,
+        };
+        apt.opened(host, "", refresh)
+    }
+
+    fn opened(self, host: &Host, own: &str, refresh: bool) -> Result<Self> {
+        let ready = self.root.join("ready");
+        if !ready.exists() || refresh {
+            self.configure(host, own)?;
+            std::fs::write(&ready, "").map_err(Failure::file("write", &ready))?;
+        }
+        Ok(self)
+    }
+
+    fn configure(&self, host: &Host, own: &str) -> Result<()> {
+        let sources = sources::read_host(&host.apt_configuration())?;
+        let archives = match self.archives {
+            Archives::Debian => sources::derive(&sources, own, &self.release),
+            Archives::Own => sources::own(&sources),
+        };
+        let archives = archives.ok_or_else(|| {
+            let whose = match self.archives {
+                Archives::Debian => format!("of Debian's {own}"),
+                Archives::Own => "at all".into(),
+            };
+            super::nowhere(&format!(
+                "apt on {host} is not configured with an archive {whose}"
             ))
         })?;
         for dir in ["lists/partial", "archives/partial", "sources"] {
@@ -119,10 +136,15 @@ impl Apt {
             step.clear();
             return Err(Failure::Interrupted);
         }
-        // A mirror without backports makes the whole update fail; the release alone will do.
+        // A mirror without backports makes the whole update fail; the release alone will do. Of a
+        // host's own archives, some need not answer.
         if updated.is_err() {
             self.write("sources/backports.sources", "")?;
-            self.run(&["update", "-qq", "-o", "APT::Update::Error-Mode=any"])?;
+            let mode = match self.archives {
+                Archives::Debian => "APT::Update::Error-Mode=any",
+                Archives::Own => "APT::Update::Error-Mode=persistent-failure",
+            };
+            self.run(&["update", "-qq", "-o", mode])?;
         }
         step.done();
         Ok(())
@@ -282,19 +304,13 @@ impl Apt {
         Ok(())
     }
 
-    /// The newest kernel that the meta package `linux-image-amd64` stands for.
-    pub(crate) fn linux_image(&self) -> Result<String> {
+    /// What the archives have.
+    pub(crate) fn index(&self) -> Result<Index> {
         let output = process::output(
-            self.command("apt-cache")
-                .args(["depends", "linux-image-amd64"]),
+            self.command("apt-cache").arg("dumpavail"),
             Failure::file("run", "apt-cache"),
         )?;
-        parse_linux_image(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| {
-            Failure::host(
-                format!("Debian's {} has no linux-image-amd64", self.release),
-                "run `cargo xtask setup --update`, or pass --dom0-root DIR",
-            )
-        })
+        Ok(Index::parse(&String::from_utf8_lossy(&output.stdout)))
     }
 }
 
@@ -334,13 +350,6 @@ fn download_percent(line: &str) -> Option<f64> {
         .ok()
 }
 
-fn parse_linux_image(text: &str) -> Option<String> {
-    text.lines()
-        .filter_map(|line| line.trim().strip_prefix("Depends: "))
-        .find(|name| name.starts_with("linux-image-"))
-        .map(str::to_owned)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -366,20 +375,11 @@ mod tests {
     }
 
     #[test]
-    fn the_meta_package_leads_to_a_kernel() {
-        let text = "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n  Breaks: x\n";
-        assert_eq!(
-            parse_linux_image(text).as_deref(),
-            Some("linux-image-6.1.0-56-amd64")
-        );
-        assert_eq!(parse_linux_image("N: Unable to locate package\n"), None);
-    }
-
-    #[test]
     fn hooks_of_the_host_are_not_inherited() {
         let apt = Apt {
             root: "/cache".into(),
             release: "bookworm".into(),
+            archives: Archives::Debian,
         };
         let host = "APT::Update::Post-Invoke:: \"rm -f /x\";\nAcquire::http::Proxy \"p\";\n\
                     Acquire::IndexTargets::deb::DEP-11 \"\";\nDPkg::Post-Invoke:: \"rm\";\n";
@@ -393,6 +393,7 @@ mod tests {
         let apt = Apt {
             root: "/cache".into(),
             release: "bookworm".into(),
+            archives: Archives::Debian,
         };
         let names = ["a".to_owned()];
         assert_eq!(

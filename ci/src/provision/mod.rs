@@ -1,8 +1,19 @@
 //! Everything a run needs and a bare machine lacks: the Rust target, QEMU, Xen, a Linux dom0.
-//! Fetched from Debian's archive when first needed, kept in the user's cache, never installed.
+//! Fetched as Debian packages when first needed, kept in the user's cache, never installed.
+//!
+//! Where they come from depends on the host: from the archives of its apt, if it is Debian
+//! or descends from it; on any other from a mirror that is named, by exact version and hash.
 
 pub(crate) mod apt;
 pub(crate) mod cache;
+mod deb;
+pub(crate) mod gather;
+pub(crate) mod host;
+mod index;
+pub(crate) mod lock;
+mod locked;
+pub(crate) mod mirror;
+pub(crate) mod origin;
 pub(crate) mod packages;
 pub(crate) mod qemu;
 pub(crate) mod rust;
@@ -13,7 +24,10 @@ use std::path::{Path, PathBuf};
 
 use crate::exit::{Failure, Result};
 use cache::Cache;
+use origin::Origin;
 use packages::{Bundle, XEN_RELEASES, XenRelease};
+
+pub(crate) use deb::zstandard;
 
 /// Where things come from: the flags of this run, then the cache, then the archive.
 pub(crate) struct Provision {
@@ -25,6 +39,8 @@ pub(crate) struct Provision {
     pub(crate) xen: Xen,
     /// `--dom0-root`.
     pub(crate) dom0_root: Option<PathBuf>,
+    /// Where packages come from.
+    pub(crate) origin: Origin,
     /// Whether to look for newer packages although the cache has some.
     pub(crate) update: bool,
 }
@@ -73,7 +89,8 @@ impl Provision {
         let packed = match &self.xen {
             Xen::File(path) => path.clone(),
             Xen::Release(release) => {
-                let tree = Bundle::Hypervisor(*release).ensure(&self.cache, self.update)?;
+                let tree =
+                    Bundle::Hypervisor(*release).ensure(&self.cache, &self.origin, self.update)?;
                 tree.join(format!("boot/xen-{}-amd64.gz", release.version))
             }
         };
@@ -106,15 +123,33 @@ impl Provision {
             Some(root) => root
                 .canonicalize()
                 .map_err(Failure::file("open --dom0-root", root)),
-            None => Bundle::Dom0(self.xen.release()).ensure(&self.cache, self.update),
+            None => Bundle::Dom0(self.xen.release()).ensure(&self.cache, &self.origin, self.update),
         }
     }
 
     /// Directory with Xen's public headers.
     pub(crate) fn headers(&self) -> Result<PathBuf> {
-        let tree = Bundle::Headers(self.xen.release()).ensure(&self.cache, self.update)?;
+        let tree =
+            Bundle::Headers(self.xen.release()).ensure(&self.cache, &self.origin, self.update)?;
         Ok(tree.join("usr/include"))
     }
+}
+
+/// What is said where there is nothing to fetch packages from.
+fn nowhere(missing: &str) -> Failure {
+    let file = mirror::configuration();
+    let file = file.map_or_else(String::new, |file| format!(", or in {}", file.display()));
+    Failure::host(
+        format!("{missing}, so Xen, its tools and QEMU cannot be fetched by it"),
+        format!(
+            "name a mirror of Debian's archive, or a directory with packages, by {} URL|DIR, by the \
+             variable {}{file}: the versions of ci/packages.lock are fetched from there; or pass what \
+             you have: --qemu PATH and --xen PATH for dom0, and besides them --dom0-root DIR for xl \
+             and shim",
+            mirror::FLAG,
+            mirror::VARIABLE
+        ),
+    )
 }
 
 /// Whether a boot loader of Xen's kind takes this file: it looks for an aligned word in the first
@@ -149,6 +184,7 @@ mod tests {
             qemu: None,
             xen: Xen::File(xen),
             dom0_root: None,
+            origin: Origin::Host(host::Host::this()),
             update: false,
         };
         let failure = provision(own).hypervisor().unwrap_err();

@@ -3,8 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::apt::{self, Apt, Depth, Package};
+use super::apt::{Apt, Depth, Package};
 use super::cache::Cache;
+use super::host::Host;
+use super::index::Index;
+use super::lock::{Lock, Locked};
+use super::locked::install;
+use super::mirror::Mirror;
+use super::origin::{From, Origin};
 use super::qemu;
 use super::space::{Space, unpacked};
 use crate::exit::{Failure, Result};
@@ -66,7 +72,19 @@ impl Bundle {
         }
     }
 
-    /// What to ask apt for.
+    /// Every one.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        let releases = XEN_RELEASES.iter().flat_map(|xen| {
+            [
+                Self::Hypervisor(*xen),
+                Self::Dom0(*xen),
+                Self::Headers(*xen),
+            ]
+        });
+        releases.chain([Self::Qemu])
+    }
+
+    /// What to ask apt for in Debian.
     fn packages(self) -> (Vec<String>, Depth) {
         let names = |list: &[&str]| list.iter().map(|&name| name.to_owned()).collect();
         match self {
@@ -88,28 +106,62 @@ impl Bundle {
         }
     }
 
-    /// The Debian release it is taken from.
-    fn suite(self) -> Result<String> {
+    /// The same in the archive of a host that descends from Debian, where names may differ.
+    fn packages_in(self, index: &Index, host: &Host) -> Result<(Vec<String>, Depth)> {
+        let (names, depth) = self.packages();
+        let found = names.iter().map(|name| match self {
+            Self::Hypervisor(xen) => index.hypervisor(xen).ok_or(name),
+            _ => index.one_of(&[name]).ok_or(name),
+        });
+        let found: std::result::Result<Vec<_>, _> = found.collect();
+        found.map(|found| (found, depth)).map_err(|name| {
+            let mut lacks = format!("the archive of {host} has no package {name}");
+            if let Self::Hypervisor(_) | Self::Dom0(_) = self {
+                let xens = index.xens();
+                let xens = if xens.is_empty() {
+                    "none".into()
+                } else {
+                    xens.join(", ")
+                };
+                lacks = format!("{lacks}; its versions of Xen: {xens}");
+            }
+            super::nowhere(&lacks)
+        })
+    }
+
+    /// The Debian release it is taken from by a host that runs `own`.
+    fn suite(self, own: &str) -> &str {
         match self {
-            Self::Hypervisor(xen) | Self::Dom0(xen) | Self::Headers(xen) => Ok(xen.suite.into()),
-            Self::Qemu => apt::host_release(),
+            Self::Hypervisor(xen) | Self::Dom0(xen) | Self::Headers(xen) => xen.suite,
+            Self::Qemu => own,
         }
     }
 
-    /// The tree of this bundle, from the cache or else from the archive.
-    pub(crate) fn ensure(self, cache: &Cache, update: bool) -> Result<PathBuf> {
+    /// The Debian release that the lock file has it of.
+    pub(super) fn lock_suite(self) -> &'static str {
+        match self {
+            Self::Hypervisor(xen) | Self::Dom0(xen) | Self::Headers(xen) => xen.suite,
+            // It runs with libraries of its own, so that the newest that is good may be taken.
+            Self::Qemu => XEN_RELEASES[XEN_RELEASES.len() - 1].suite,
+        }
+    }
+
+    /// The tree of this bundle, from the cache or else from where this host gets packages.
+    pub(crate) fn ensure(self, cache: &Cache, origin: &Origin, update: bool) -> Result<PathBuf> {
         let name = self.name();
+        if let Origin::Mirror(mirror, host) = origin {
+            return self.locked(cache, mirror, host);
+        }
         if let (Some(tree), false) = (cache.current(&name), update) {
             return Ok(tree);
         }
-        let what = format!(
-            "fetch from Debian's {} ({})",
-            self.suite()?,
-            self.packages().0.join(", ")
-        );
+        let from = origin.check()?;
+        let what = match from {
+            From::Debian(own) => format!("Debian's {}", self.suite(own)),
+            From::Own => format!("the archive of {}", origin.host()),
+        };
+        let what = format!("fetch from {what} ({})", self.packages().0.join(", "));
         if let Some(tree) = cache.lacks(&what, &format!("current/{name}")) {
-            // What a real run would stop at.
-            apt::host_release()?;
             return Ok(tree);
         }
         let guard = cache.lock()?;
@@ -118,15 +170,9 @@ impl Bundle {
         if let (Some(tree), false) = (cache.current(&name), update) {
             return Ok(tree);
         }
-        let apt = Apt::open(&cache.root().join("apt"), &self.suite()?, update)?;
-        let (packages, depth) = self.packages();
-        let mut parts = vec![self.choose(&apt, packages, depth)?];
-        if let Self::Dom0(_) = self {
-            // Its dependencies would be the tools that install a kernel, of no use here.
-            let image = vec![apt.linux_image()?];
-            parts.push(Part::resolve(&apt, image, Depth::Alone, false)?);
-        }
-        let main = parts[0].wanted[0].clone();
+        let parts = self.parts(cache, origin.host(), from, update)?;
+        let main = parts.1[0].wanted[0].clone();
+        let (apt, parts) = parts;
         let found: Vec<_> = parts.iter().flat_map(|part| part.found.clone()).collect();
         let key = key(&name, &main, &found);
         cache.install(&name, &key, |tree| {
@@ -138,6 +184,83 @@ impl Bundle {
             }
             unpack(&name, downloads.path(), tree)
         })
+    }
+
+    /// What apt would fetch, and that apt. The caller holds the lock of the cache.
+    fn parts(
+        self,
+        cache: &Cache,
+        host: &Host,
+        from: From<'_>,
+        update: bool,
+    ) -> Result<(Apt, Vec<Part>)> {
+        let root = cache.root().join("apt");
+        let apt = match from {
+            From::Debian(own) => Apt::open(&root, host, own, self.suite(own), update)?,
+            From::Own => Apt::open_own(&root, host, update)?,
+        };
+        let index = || apt.index();
+        let (packages, depth) = match from {
+            From::Debian(_) => self.packages(),
+            From::Own => self.packages_in(&index()?, host)?,
+        };
+        let mut parts = vec![self.choose(&apt, packages, depth)?];
+        if let Self::Dom0(_) = self {
+            // Its dependencies would be the tools that install a kernel, of no use here.
+            let linux = index()?.linux();
+            if linux.is_empty() {
+                return Err(super::nowhere(&format!(
+                    "the package lists that {host} has name no linux-image"
+                )));
+            }
+            parts.push(Part::resolve(&apt, linux, Depth::Alone, false)?);
+        }
+        Ok((apt, parts))
+    }
+
+    /// The tree of the packages in the lock file.
+    fn locked(self, cache: &Cache, mirror: &Mirror, host: &Host) -> Result<PathBuf> {
+        let name = self.name();
+        let lock = Lock::own().map_err(Failure::Guest)?;
+        let packages = lock.bundle(&name).unwrap_or_default();
+        install(cache, mirror, host, &name, packages)
+    }
+
+    /// What a lock file says of this bundle, by the archive of a Debian host.
+    ///
+    /// # Errors
+    /// As for [`Bundle::ensure`]; the lists do not say of a package what there is to be locked.
+    pub(super) fn lock(self, cache: &Cache, host: &Host, refresh: bool) -> Result<Vec<Locked>> {
+        // QEMU runs with libraries of its own, so that the newest that is good may be taken.
+        let newest = XEN_RELEASES
+            .last()
+            .map_or(host.codename(), |newest| newest.suite);
+        let root = cache.root().join("apt");
+        let suite = self.suite(newest);
+        let apt = Apt::open(&root, host, host.codename(), suite, refresh)?;
+        let index = apt.index()?;
+        let (packages, depth) = self.packages();
+        let mut found = self.choose(&apt, packages, depth)?.found;
+        if let Self::Dom0(_) = self {
+            found.extend(Part::resolve(&apt, index.linux(), Depth::Alone, false)?.found);
+        }
+        let locked = found.iter().map(|package| {
+            let record = index.exact(package.name(), &package.version());
+            let record = record.filter(|record| !record.sha256.is_empty());
+            record
+                .map(|record| Locked {
+                    sha256: record.sha256.clone(),
+                    size: record.size,
+                    path: record.path.clone(),
+                })
+                .ok_or_else(|| {
+                    Failure::host(
+                        format!("the lists of {suite} have no hash of {}", package.file),
+                        "run `cargo xtask lock` again",
+                    )
+                })
+        });
+        locked.collect()
     }
 
     fn choose(self, apt: &Apt, packages: Vec<String>, depth: Depth) -> Result<Part> {
@@ -197,7 +320,7 @@ impl Part {
 }
 
 /// A directory name that changes whenever any package of the bundle does.
-fn key(name: &str, main: &str, found: &[Package]) -> String {
+pub(super) fn key(name: &str, main: &str, found: &[Package]) -> String {
     let mut sum = flate2::Crc::new();
     let mut files: Vec<_> = found.iter().map(|package| package.file.as_str()).collect();
     files.sort_unstable();
@@ -248,6 +371,7 @@ fn unpack(name: &str, downloads: &Path, tree: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::host;
     use super::*;
 
     fn package(file: &str) -> Package {
@@ -262,6 +386,42 @@ mod tests {
         assert_eq!(XenRelease::find("4.17").unwrap().suite, "bookworm");
         assert_eq!(XenRelease::find("4.20").unwrap().suite, "trixie");
         assert_eq!(XenRelease::find("4.1"), None);
+    }
+
+    #[test]
+    fn a_derivative_s_packages_are_those_of_its_archive() {
+        let dir = tempfile::tempdir().unwrap();
+        let release = "ID=ubuntu\nID_LIKE=debian\nPRETTY_NAME=\"Ubuntu 24.04\"\n";
+        let host = host::tests::host(dir.path(), release, &["apt-get"]);
+        assert_eq!(Origin::Host(host.clone()).check().unwrap(), From::Own);
+        let index = Index::parse(
+            "Package: xen-hypervisor-4.17-amd64\n\nPackage: xen-utils-4.17\n\n\
+             Package: xenstore-tools\nProvides: xenstore-utils\n\n\
+             Package: busybox-static\n\nPackage: libgcc-s1\n",
+        );
+        let [old, new] = [XEN_RELEASES[0], XEN_RELEASES[1]];
+        let (names, depth) = Bundle::Dom0(old).packages_in(&index, &host).unwrap();
+        assert_eq!(
+            names,
+            [
+                "xen-utils-4.17",
+                "xenstore-tools",
+                "busybox-static",
+                "libgcc-s1"
+            ]
+        );
+        assert_eq!(depth, Depth::Closure);
+        let failure = Bundle::Hypervisor(new)
+            .packages_in(&index, &host)
+            .unwrap_err();
+        let text = failure.to_string();
+        for says in [
+            "Ubuntu 24.04",
+            "xen-hypervisor-4.20-amd64",
+            "its versions of Xen: 4.17",
+        ] {
+            assert!(text.contains(says), "{says} is not in: {text}");
+        }
     }
 
     #[test]

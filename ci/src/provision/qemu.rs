@@ -51,7 +51,7 @@ impl Qemu {
             return Ok(qemu);
         }
         match (
-            Bundle::Qemu.ensure(&provision.cache, provision.update),
+            Bundle::Qemu.ensure(&provision.cache, &provision.origin, provision.update),
             host,
         ) {
             (Ok(tree), _) => {

@@ -1,4 +1,4 @@
-//! Where the host gets its Debian packages from. The archives, mirrors and keys that its owner
+//! Where the host gets its packages from. The archives, mirrors and keys that its owner
 //! configured are the ones to use, so the private package lists are derived from them: the
 //! entries that carry the release's own suites, plus what Debian publishes beside those.
 
@@ -170,20 +170,35 @@ pub(crate) fn derive(sources: &[Source], host: &str, wanted: &str) -> Option<Arc
         if suites.is_empty() {
             continue;
         }
-        release.push_str(&source.render(&suites.join(" ")));
+        release.push_str(&source.render(&suites.join(" "), "main"));
         if suites.iter().any(|suite| suite == wanted) && backports.is_empty() {
-            backports = source.render(&format!("{wanted}-backports"));
+            backports = source.render(&format!("{wanted}-backports"), "main");
         }
     }
     (!backports.is_empty()).then_some(Archives { release, backports })
 }
 
+/// All of a host's archives, as they are.
+pub(crate) fn own(sources: &[Source]) -> Option<Archives> {
+    let render =
+        |source: &Source| source.render(&source.suites.join(" "), &source.components.join(" "));
+    let release: String = sources.iter().map(render).collect();
+    (!release.is_empty()).then_some(Archives {
+        release,
+        backports: String::new(),
+    })
+}
+
 impl Source {
-    fn render(&self, suites: &str) -> String {
+    fn render(&self, suites: &str, components: &str) -> String {
         let mut text = format!(
-            "Types: deb\nURIs: {}\nSuites: {suites}\nComponents: main\n",
+            "Types: deb\nURIs: {}\nSuites: {suites}\n",
             self.uris.join(" ")
         );
+        // A suite that is a directory has none.
+        if !components.is_empty() {
+            let _ = writeln!(text, "Components: {components}");
+        }
         for (name, value) in &self.options {
             let _ = writeln!(text, "{name}: {value}");
         }
@@ -264,6 +279,21 @@ Components: main
         assert!(archives.release.contains("Suites: trixie trixie-updates\n"));
         assert!(archives.release.contains("Suites: trixie-security\n"));
         assert!(!archives.release.contains("bookworm"));
+    }
+
+    #[test]
+    fn an_archive_of_its_own_is_taken_as_it_is() {
+        let text = "deb [signed-by=/k.gpg] http://u.example/ubuntu noble main universe\n\
+                    deb http://f.example/flat ./\n";
+        let archives = own(&parse_one_line(text)).unwrap();
+        assert_eq!(
+            archives.release,
+            "Types: deb\nURIs: http://u.example/ubuntu\nSuites: noble\n\
+             Components: main universe\nsigned-by: /k.gpg\n\n\
+             Types: deb\nURIs: http://f.example/flat\nSuites: ./\n\n"
+        );
+        assert_eq!(archives.backports, "");
+        assert_eq!(own(&[]), None);
     }
 
     #[test]

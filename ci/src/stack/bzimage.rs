@@ -1,11 +1,12 @@
-//! Linux as an ELF file. Debian packs its kernel with xz, which Xen would unpack in emulation,
-//! slowly, at every boot; here it is unpacked once.
+//! Linux as an ELF file. Debian packs its kernel with xz, others with Zstandard, which Xen would unpack
+//! in emulation, slowly, at every boot; here it is unpacked once.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::exit::{Failure, Result};
 use crate::provision::cache::Cache;
+use crate::provision::zstandard;
 
 /// Offsets in the setup header, from Linux' Documentation/arch/x86/boot.rst.
 const SETUP_SECTORS: usize = 0x1f1;
@@ -13,13 +14,15 @@ const MAGIC: usize = 0x202;
 const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
 
-/// How an xz stream starts.
+/// How a stream of xz starts, and one of Zstandard.
 const XZ: &[u8] = b"\xfd7zXZ\0";
+const ZSTANDARD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
 /// The unpacked kernel of `packed`, or `packed` itself if it is of another kind: Xen knows more.
 pub(crate) fn unpack(packed: &Path, cache: &Cache) -> Result<PathBuf> {
     let bytes = std::fs::read(packed).map_err(Failure::file("read", packed))?;
-    let Some(payload) = payload(&bytes).filter(|payload| payload.starts_with(XZ)) else {
+    let known = |payload: &&[u8]| payload.starts_with(XZ) || payload.starts_with(ZSTANDARD);
+    let Some(payload) = payload(&bytes).filter(known) else {
         return Ok(packed.to_path_buf());
     };
     let mut sum = flate2::Crc::new();
@@ -28,9 +31,11 @@ pub(crate) fn unpack(packed: &Path, cache: &Cache) -> Result<PathBuf> {
         &format!("vmlinux_{:08x}_{}", sum.sum(), sum.amount()),
         |draft| {
             let mut kernel = Vec::new();
-            lzma_rust2::XzReader::new(payload, false)
-                .read_to_end(&mut kernel)
-                .map_err(Failure::file("unpack", packed))?;
+            let read = match payload.starts_with(XZ) {
+                true => lzma_rust2::XzReader::new(payload, false).read_to_end(&mut kernel),
+                false => zstandard(payload).and_then(|mut all| all.read_to_end(&mut kernel)),
+            };
+            read.map_err(Failure::file("unpack", packed))?;
             std::fs::write(draft, kernel).map_err(Failure::file("write", draft))
         },
     )
@@ -69,6 +74,25 @@ mod tests {
         assert_eq!(payload(&image), Some(b"\xfd7zXZ\0ab".as_slice()));
         image[MAGIC] = 0;
         assert_eq!(payload(&image), None);
+    }
+
+    #[test]
+    fn a_kernel_that_is_packed_with_zstandard_is_unpacked() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().join("cache")).unwrap();
+        let level = ruzstd::encoding::CompressionLevel::Fastest;
+        let payload = ruzstd::encoding::compress_to_vec(b"\x7fELF kernel".as_slice(), level);
+        let mut image = vec![0; 0x400];
+        image[SETUP_SECTORS] = 1;
+        image[MAGIC..MAGIC + 4].copy_from_slice(b"HdrS");
+        let length = payload.len() as u32 + 4;
+        image[PAYLOAD_LENGTH..PAYLOAD_LENGTH + 4].copy_from_slice(&length.to_le_bytes());
+        image.extend(payload);
+        image.extend([0; 4]);
+        let file = dir.path().join("vmlinuz");
+        std::fs::write(&file, image).unwrap();
+        let unpacked = unpack(&file, &cache).unwrap();
+        assert_eq!(std::fs::read(unpacked).unwrap(), b"\x7fELF kernel");
     }
 
     #[test]

@@ -468,6 +468,7 @@ mod tests {
             qemu: Some(fake),
             xen: crate::provision::Xen::parse(None).unwrap(),
             dom0_root: None,
+            origin: crate::provision::origin::Origin::Host(crate::provision::host::Host::this()),
             update: false,
         });
         let mut machine = machine();

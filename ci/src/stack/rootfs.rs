@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use object::Endianness;
@@ -17,6 +17,7 @@ use super::archive::Archive;
 use super::bzimage;
 use crate::exit::{Failure, Result};
 use crate::provision::cache::Cache;
+use crate::provision::zstandard;
 use crate::ui;
 
 /// The first program.
@@ -185,13 +186,9 @@ fn fill<W: Write>(tree: &Tree, archive: &mut Archive<W>) -> Result<()> {
     let mut order = String::new();
     for name in MODULES {
         let source = tree.module(name)?;
-        let file = source
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let (file, bytes) = loadable(&source)?;
         archive
-            .file(&format!("modules/{file}"), &read(&source)?, false)
+            .file(&format!("modules/{file}"), &bytes, false)
             .map_err(written)?;
         order.push_str(&file);
         order.push('\n');
@@ -227,6 +224,21 @@ fn fill<W: Write>(tree: &Tree, archive: &mut Archive<W>) -> Result<()> {
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(Failure::file("read", path))
+}
+
+/// A module by a name and in a form that the dom0's shell can load: it unpacks xz, not Zstandard.
+fn loadable(source: &Path) -> Result<(String, Vec<u8>)> {
+    let name = source.file_name().unwrap_or_default();
+    let name = name.to_string_lossy().into_owned();
+    let bytes = read(source)?;
+    let Some(plain) = name.strip_suffix(".zst") else {
+        return Ok((name, bytes));
+    };
+    let mut unpacked = Vec::new();
+    zstandard(&bytes)
+        .and_then(|mut all| all.read_to_end(&mut unpacked))
+        .map_err(Failure::file("unpack", source))?;
+    Ok((plain.to_owned(), unpacked))
 }
 
 /// Unpacked packages.
@@ -358,6 +370,21 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(message.contains("no boot/vmlinuz-*"), "{message}");
+    }
+
+    #[test]
+    fn a_module_is_stored_as_it_can_be_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let level = ruzstd::encoding::CompressionLevel::Fastest;
+        let packed = ruzstd::encoding::compress_to_vec(b"module".as_slice(), level);
+        for (name, bytes, stored, content) in [
+            ("a.ko.zst", packed.as_slice(), "a.ko", b"module".as_slice()),
+            ("b.ko.xz", b"packed", "b.ko.xz", b"packed"),
+        ] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(loadable(&path).unwrap(), (stored.into(), content.to_vec()));
+        }
     }
 
     #[test]

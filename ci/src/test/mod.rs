@@ -8,6 +8,7 @@ mod lean;
 mod located;
 mod machines;
 mod miri;
+mod mirror;
 mod mutants;
 mod notes;
 mod odd;
@@ -68,6 +69,8 @@ pub(crate) enum Group {
     Bare,
     /// Boots without Xen, four levels
     Bare4,
+    /// Optional, for Debian's apt: packages by the lock file, as on a host without apt
+    Mirror,
     /// Optional, for nightly Rust: unit tests under Miri, which sees undefined behaviour
     Miri,
     /// Optional, for cargo-mutants: broken code that the unit tests must notice, a sample
@@ -95,7 +98,7 @@ const ALL: &[Group] = &[
 ];
 
 /// What runs only by name, after the others.
-const OPTIONAL: &[Group] = &[Group::Miri, Group::Mutants];
+const OPTIONAL: &[Group] = &[Group::Mirror, Group::Miri, Group::Mutants];
 
 impl Group {
     fn name(self) -> &'static str {
@@ -115,6 +118,7 @@ impl Group {
             Self::Pvh => "pvh",
             Self::Bare => "bare",
             Self::Bare4 => "bare4",
+            Self::Mirror => "mirror",
             Self::Miri => "miri",
             Self::Mutants => "mutants",
         }
@@ -283,6 +287,7 @@ fn run(suite: &mut Suite, provision: &ProvisionArgs, groups: &[Group]) -> Result
             Group::Abi => checks::abi(suite),
             Group::Bench => regression::run(suite),
             Group::Rules => rules::run(suite),
+            Group::Mirror => mirror::run(suite),
             Group::Miri => miri::run(suite),
             Group::Mutants => mutants::run(suite),
             Group::Dom0 | Group::Xl | Group::Shim | Group::Pvh | Group::Bare | Group::Bare4 => {

@@ -85,6 +85,12 @@ pub(super) fn boot(
     command.args(["boot", "--via", via.name(), "--cmdline", words]);
     command.arg("--kernel").arg(kernel);
     command.args(provision.xen.iter().flat_map(|xen| ["--xen", xen]));
+    command.args(
+        provision
+            .mirror
+            .iter()
+            .flat_map(|mirror| ["--mirror", mirror]),
+    );
     for (flag, path) in [
         ("--qemu", &provision.qemu),
         ("--dom0-root", &provision.dom0_root),
