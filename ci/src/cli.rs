@@ -116,6 +116,8 @@ pub(crate) enum Command {
     #[command(after_help = FUZZ_HELP)]
     /// Do random page-table operations and compare with a reference, on the model or on real Xen
     Fuzz(FuzzArgs),
+    /// Say what is there of all that boots and tests need, what is missing, and what to do
+    Doctor(DoctorArgs),
     /// Fetch everything needed to boot and test
     Setup(SetupArgs),
     /// Renew ci/packages.lock, the packages that hosts without apt fetch, or get these as files; both
@@ -369,6 +371,18 @@ pub(crate) struct SetupArgs {
     /// Look for newer packages even if the cache has some
     #[arg(long)]
     pub(crate) update: bool,
+    /// Where programs come from
+    #[command(flatten)]
+    pub(crate) provision: ProvisionArgs,
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Say it as JSON: `format` (1), `status`, and `findings` of `name`, `state` (good, later or missing),
+    /// `found` and `remedy`
+    #[arg(long)]
+    pub(crate) json: bool,
     /// Where programs come from
     #[command(flatten)]
     pub(crate) provision: ProvisionArgs,

@@ -9,6 +9,7 @@ mod boot;
 mod cli;
 mod compile;
 mod console;
+mod doctor;
 mod exit;
 mod fuzz;
 mod image;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> Result<()> {
     match command {
         Command::Boot(arguments) => boot::boot(arguments),
+        Command::Doctor(arguments) => doctor::doctor(arguments),
         Command::Setup(arguments) => boot::setup(arguments),
         Command::Build(arguments) => {
             let workspace = Workspace::find()?;

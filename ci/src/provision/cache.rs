@@ -9,6 +9,7 @@
 
 use std::cell::RefCell;
 use std::fs::{File, TryLockError};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ use crate::ui;
 
 /// The name under which everything is kept below the user's cache directory.
 pub(crate) const NAME: &str = "xen-pv-guest";
+
+/// The file that one writer at a time holds; it has the writer's process id.
+const LOCK: &str = "lock";
 
 /// How often a run that waits for another looks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -46,7 +50,8 @@ impl Cache {
         })
     }
 
-    fn place() -> Result<PathBuf> {
+    /// Where that of this user is.
+    pub(crate) fn place() -> Result<PathBuf> {
         let variable = |name| std::env::var_os(name).map(PathBuf::from);
         let root = variable("XDG_CACHE_HOME")
             .filter(|path| path.is_absolute())
@@ -93,10 +98,14 @@ impl Cache {
 
     /// Waits until no other run writes to the cache.
     pub(crate) fn lock(&self) -> Result<Guard> {
-        let path = self.root.join("lock");
-        let file = File::create(&path).map_err(Failure::file("create", &path))?;
+        let path = self.root.join(LOCK);
+        // What is in it says who holds it, and must stay until that one lets go.
+        let mut options = File::options();
+        let open = options.create(true).truncate(false).read(true).write(true);
+        let mut file = open.open(&path).map_err(Failure::file("create", &path))?;
         if file.try_lock().is_err() {
-            ui::say("waiting for another run that is filling the cache ...");
+            let who = named(&path).unwrap_or_else(|| "another run".into());
+            ui::say(format!("waiting for {who}, which is filling the cache ..."));
             while let Err(error) = file.try_lock() {
                 match error {
                     TryLockError::WouldBlock if interrupt::requested() => {
@@ -107,6 +116,11 @@ impl Cache {
                 }
             }
         }
+        let pid = std::process::id().to_string();
+        let written = file
+            .set_len(0)
+            .and_then(|()| file.write_all(pid.as_bytes()));
+        written.map_err(Failure::file("write", &path))?;
         Ok(Guard(file))
     }
 
@@ -194,6 +208,30 @@ impl Cache {
     }
 }
 
+/// The run that writes to the cache in this directory, in words, if one does.
+pub(crate) fn holder(root: &Path) -> Option<String> {
+    let path = root.join(LOCK);
+    let file = File::open(&path).ok()?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => named(&path).or(Some("another run".into())),
+        // Closing the file releases it.
+        _ => None,
+    }
+}
+
+/// The run that a lock file names.
+fn named(path: &Path) -> Option<String> {
+    let pid: u32 = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = command.split(|byte| *byte == 0).skip(1);
+    let words: Vec<_> = words.map(String::from_utf8_lossy).collect();
+    let words = words.join(" ");
+    Some(match words.trim() {
+        "" => format!("the run with pid {pid}"),
+        words => format!("the run with pid {pid} ({words})"),
+    })
+}
+
 fn rename(from: &Path, to: &Path) -> Result<()> {
     if let Some(parent) = to.parent() {
         std::fs::create_dir_all(parent).map_err(Failure::file("create", parent))?;
@@ -266,6 +304,25 @@ mod tests {
         assert!(!cache.root().join("bundles/xen_1").exists());
         let left: Vec<_> = std::fs::read_dir(cache.root()).unwrap().collect();
         assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[test]
+    fn who_holds_the_lock_is_known_until_it_is_let_go() {
+        let (_dir, cache) = cache();
+        assert_eq!(holder(cache.root()), None);
+        let guard = cache.lock().unwrap();
+        let who = holder(cache.root()).unwrap();
+        assert!(
+            who.contains(&format!("pid {}", std::process::id())),
+            "{who}"
+        );
+        drop(guard);
+        assert_eq!(holder(cache.root()), None);
+        // A number that is longer than the one that comes next.
+        std::fs::write(cache.root().join(LOCK), "12345678901234567890").unwrap();
+        let _guard = cache.lock().unwrap();
+        let text = std::fs::read_to_string(cache.root().join(LOCK)).unwrap();
+        assert_eq!(text, std::process::id().to_string());
     }
 
     #[test]

@@ -99,6 +99,15 @@ impl Mirror {
         &self.by
     }
 
+    /// Why this host could not fetch from it, if it could not.
+    pub(crate) fn obstacle(&self, host: &Host) -> Option<Failure> {
+        let remote = self
+            .places
+            .iter()
+            .any(|place| matches!(place, Place::Address(_)));
+        remote.then(|| fetcher(host).err()).flatten()
+    }
+
     /// A package's file, which is what the lock file says it is. `scratch` is a directory for what is
     /// fetched.
     ///

@@ -18,7 +18,7 @@ pub(crate) mod packages;
 pub(crate) mod qemu;
 pub(crate) mod rust;
 mod sources;
-mod space;
+pub(crate) mod space;
 
 use std::path::{Path, PathBuf};
 

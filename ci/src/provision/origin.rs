@@ -2,6 +2,7 @@
 
 use super::host::{Family, Host};
 use super::mirror::Mirror;
+use super::sources;
 use crate::exit::Result;
 
 /// Where a host gets packages from.
@@ -27,6 +28,32 @@ impl Origin {
     pub(crate) fn host(&self) -> &Host {
         match self {
             Self::Mirror(_, host) | Self::Host(host) => host,
+        }
+    }
+
+    /// What the packages come from, in words.
+    ///
+    /// # Errors
+    /// There is nothing.
+    pub(crate) fn words(&self) -> Result<String> {
+        if let Self::Mirror(mirror, host) = self {
+            let named = format!("the mirror that {} names, by ci/packages.lock", mirror.by());
+            return mirror.obstacle(host).map_or(Ok(named), Err);
+        }
+        let host = self.host();
+        let sources = sources::read_host(&host.apt_configuration())?;
+        let (archives, whose) = match self.check()? {
+            From::Debian(own) => (
+                sources::derive(&sources, own, own),
+                format!("Debian's {own}"),
+            ),
+            From::Own => (sources::own(&sources), host.to_string()),
+        };
+        match archives {
+            Some(_) => Ok(format!(
+                "apt, which is configured with the archives of {whose}"
+            )),
+            None => Err(super::nowhere(&format!("apt has no archive of {whose}"))),
         }
     }
 

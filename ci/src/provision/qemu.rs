@@ -9,7 +9,7 @@ use super::packages::Bundle;
 use crate::exit::{Failure, Result};
 
 /// The program's name, on the host and in the package.
-const PROGRAM: &str = "qemu-system-x86_64";
+pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
 
 /// From here on TCG delivers `int n` and SMAP faults rightly.
 pub(crate) const GOOD: Version = Version(10, 0);
@@ -66,6 +66,11 @@ impl Qemu {
             (Err(_), Some(host)) => Ok(host),
             (Err(failure), None) => Err(failure),
         }
+    }
+
+    /// The version of the QEMU at a path, if it is one.
+    pub(crate) fn version_at(program: &Path) -> Option<Version> {
+        Some(Self::at(program.to_path_buf(), vec![], None)?.version)
     }
 
     /// One that was not fetched, for a cache that is dry.

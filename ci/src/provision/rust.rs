@@ -24,6 +24,13 @@ pub(crate) fn has_target(workspace: &Path) -> Result<bool> {
     Ok(sysroot.join("lib/rustlib").join(TARGET).is_dir())
 }
 
+/// Whether the toolchain of this compiler has the target, or why it does not say.
+pub(crate) fn compiles(rustc: &Path, workspace: &Path) -> std::result::Result<bool, String> {
+    let mut command = Command::new(rustc);
+    command.current_dir(workspace);
+    Ok(sysroot(command)?.join("lib/rustlib").join(TARGET).is_dir())
+}
+
 /// Adds the target to the toolchain if it is missing.
 pub(crate) fn ensure_target(workspace: &Path) -> Result<()> {
     if has_target(workspace)? {

@@ -69,7 +69,7 @@ impl Space {
 }
 
 /// Bytes that the caller could write to the file system of `place`.
-fn free(place: &Path) -> std::io::Result<u64> {
+pub(crate) fn free(place: &Path) -> std::io::Result<u64> {
     let found = rustix::fs::statvfs(place)?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
