@@ -87,8 +87,8 @@ Examples:
 
 Exit status of every command: 0 success, 1 the guest or a test failed or crashed, 2 wrong usage (memory
 too small for the domain included), 3 the host lacks something, 4 time-out, 130 interrupted by Ctrl-C,
-129 by SIGHUP, 143 terminated (SIGTERM). Xen, QEMU and a Linux dom0 are fetched from Debian's archive into the user's cache
-directory when first needed; nothing is installed and root is not required.";
+129 by SIGHUP, 143 terminated (SIGTERM). Xen, QEMU and a Linux dom0 are fetched as Debian packages
+into the user's cache directory when first needed; nothing is installed and root is not required.";
 
 /// Build, boot and test the kernel on real Xen.
 #[derive(Debug, Parser)]

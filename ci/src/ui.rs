@@ -96,7 +96,49 @@ impl Step {
     }
 }
 
+/// What a program complained of, shortened: the first lines, and how many more there are. An error that
+/// each of a thousand files has is said once.
+pub(crate) fn summed(complaint: &str) -> String {
+    const SHOWN: usize = 3;
+    let lines: Vec<_> = complaint
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    let mut text = lines[..lines.len().min(SHOWN)].join("\n");
+    if lines.len() > SHOWN + 1 {
+        // What ends it says why it was given up.
+        let last = lines[lines.len() - 1];
+        let left = lines.len() - SHOWN - 1;
+        text.push_str(&format!("\n... {left} lines more ...\n{last}"));
+    } else if let Some(last) = lines.get(SHOWN) {
+        text.push_str(&format!("\n{last}"));
+    }
+    text
+}
+
 /// A size the way a person reads it.
 pub(crate) fn size(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_complaint_is_summed_up() {
+        let lines = |count: usize| {
+            (1..=count)
+                .map(|n| format!("tar: {n}\n"))
+                .collect::<String>()
+        };
+        assert_eq!(summed(""), "");
+        assert_eq!(summed("\none\n\n"), "one");
+        assert_eq!(summed(&lines(4)), lines(4).trim_end());
+        let long = summed(&lines(900));
+        assert_eq!(
+            long,
+            "tar: 1\ntar: 2\ntar: 3\n... 896 lines more ...\ntar: 900"
+        );
+    }
 }

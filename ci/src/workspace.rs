@@ -160,7 +160,7 @@ pub(crate) fn keep_apart() -> Result<()> {
     };
     let mut cargo = workspace.cargo();
     cargo
-        .args(["run", "--quiet", "--package", "ci", "--"])
+        .args(["run", "--package", "ci", "--"])
         .args(std::env::args_os().skip(1))
         .env_remove("CARGO_BUILD_TARGET_DIR")
         .env("CARGO_TARGET_DIR", own);

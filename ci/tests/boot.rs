@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -328,4 +329,36 @@ fn a_dry_run_runs_and_writes_nothing() {
     ] {
         assert!(line.contains(&part), "{part} is not in {line}");
     }
+}
+
+/// Another run fills the cache: here the test itself, which names itself in the lock as a run does.
+#[test]
+fn a_run_that_waits_says_for_whom() {
+    let lab = Lab::new("", POWEROFF);
+    for dir in ["mirror", "cache/xen-pv-guest"] {
+        fs::create_dir_all(lab.path(dir)).unwrap();
+    }
+    let path = lab.path("cache/xen-pv-guest/lock");
+    fs::write(&path, std::process::id().to_string()).unwrap();
+    let lock = fs::File::open(&path).unwrap();
+    lock.lock().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ci"));
+    command.args(["boot", "--via", "pvh", "--kernel"]);
+    command.arg(lab.path("kernel"));
+    command.arg("--qemu").arg(lab.path("qemu"));
+    command.arg("--mirror").arg(lab.path("mirror"));
+    command.env("XDG_CACHE_HOME", lab.path("cache"));
+    command.stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let first = said.next().unwrap().unwrap();
+    let who = format!("waiting for the run with pid {}", std::process::id());
+    assert!(first.starts_with(&who), "{first}");
+    drop(lock);
+    let rest: Vec<_> = said.map_while(Result::ok).collect();
+    let missing = rest
+        .iter()
+        .any(|line| line.contains("_amd64.deb is nowhere"));
+    assert!(missing, "{rest:?}");
+    assert_eq!(child.wait().unwrap().code(), Some(3));
 }

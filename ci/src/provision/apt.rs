@@ -220,7 +220,7 @@ impl Apt {
             format!(
                 "apt-get {} failed:\n{}",
                 arguments.join(" "),
-                String::from_utf8_lossy(&output.stderr).trim_end()
+                ui::summed(&String::from_utf8_lossy(&output.stderr))
             ),
             "check the network and the mirrors in /etc/apt, then run `cargo xtask setup` again",
         ))
@@ -294,7 +294,7 @@ impl Apt {
             return Err(Failure::host(
                 format!(
                     "download failed:\n{}",
-                    String::from_utf8_lossy(&output.stderr).trim_end()
+                    ui::summed(&String::from_utf8_lossy(&output.stderr))
                 ),
                 "check the network; if the archive has moved on since, `cargo xtask setup \
                  --update` fetches new package lists",

@@ -359,7 +359,7 @@ fn unpack(name: &str, downloads: &Path, tree: &Path) -> Result<()> {
                 format!(
                     "{} cannot be unpacked: {}",
                     file.display(),
-                    String::from_utf8_lossy(&output.stderr).trim_end()
+                    ui::summed(&String::from_utf8_lossy(&output.stderr))
                 ),
                 "free some disk space, then run `cargo xtask setup` again",
             ));

@@ -1,5 +1,5 @@
-//! The files in `ci/workflows`, which run on other people's CI systems and on none here: they are
-//! YAML, every command line in them is one that this program takes, with the values that variables
+//! The files in `ci/workflows`, and `ci/Containerfile`, which run on other people's CI systems and on
+//! none here: the former are YAML, every command line in them is one that this program takes, with the values that variables
 //! and the matrix have, and what a boot writes is what is kept of it.
 
 use std::collections::BTreeMap;
@@ -261,5 +261,55 @@ fn the_cache_is_kept() {
 fn no_host_is_named() {
     for (name, _) in FILES {
         assert!(!text(name).contains("://"), "{name}");
+    }
+}
+
+/// The instructions of the file for containers, and what each is given.
+fn container() -> Vec<(String, String)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("Containerfile");
+    let text = std::fs::read_to_string(path).unwrap();
+    let lines = text.lines().map(str::trim);
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines = lines.map(|line| line.split_once(' ').unwrap());
+    lines
+        .map(|(name, rest)| (name.into(), rest.into()))
+        .collect()
+}
+
+#[test]
+fn a_container_has_the_whole_workspace_and_is_made_by_commands_that_there_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut copied = Vec::new();
+    let mut run = Vec::new();
+    for (name, rest) in container() {
+        let mut words: Vec<_> = rest.split_whitespace().collect();
+        match name.as_str() {
+            "COPY" => {
+                words.pop();
+                copied.extend(words.into_iter().map(str::to_owned));
+            }
+            "RUN" => run.extend(rest.split("&&").map(|line| line.trim().to_owned())),
+            "ARG" | "FROM" | "WORKDIR" | "ENTRYPOINT" | "CMD" => {}
+            other => panic!("{other}"),
+        }
+    }
+    for path in &copied {
+        assert!(root.join(path).exists(), "{path}");
+    }
+    let manifest = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let members = manifest.lines().find(|line| line.starts_with("members = "));
+    let members = members.unwrap().split('"').skip(1).step_by(2);
+    for member in members.chain([".cargo", "Cargo.lock", "rust-toolchain.toml", "xen-cfg"]) {
+        let top = member.split('/').next().unwrap();
+        assert!(
+            copied.iter().any(|path| path == top),
+            "{member} is not copied"
+        );
+    }
+    assert!(!run.is_empty());
+    for line in run {
+        let words = words(&line, &Variables::new());
+        assert_eq!(words[..2], ["cargo", "xtask"], "{line}");
+        Cli::try_parse_from(&words[1..]).unwrap();
     }
 }
