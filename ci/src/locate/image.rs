@@ -250,7 +250,7 @@ fn short(path: &str, here: &Path) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A program without a library, as a kernel is: one function, with one inlined in it.
@@ -275,7 +275,7 @@ extern \"C\" fn outer(at: *const u64) -> u64 {
 ";
 
     /// Compiles it with such flags.
-    fn program(dir: &Path, name: &str, flags: &[&str]) -> PathBuf {
+    pub(in super::super) fn program(dir: &Path, name: &str, flags: &[&str]) -> PathBuf {
         let (source, path) = (dir.join("program.rs"), dir.join(name));
         std::fs::write(&source, PROGRAM).unwrap();
         let mut rustc = std::process::Command::new("rustc");
@@ -301,7 +301,7 @@ extern \"C\" fn outer(at: *const u64) -> u64 {
     }
 
     /// Where its function is.
-    fn outer(path: &Path) -> u64 {
+    pub(in super::super) fn outer(path: &Path) -> u64 {
         let bytes = std::fs::read(path).unwrap();
         let file = object::File::parse(bytes.as_slice()).unwrap();
         file.symbol_by_name("outer").unwrap().address()

@@ -127,3 +127,66 @@ fn address(image: &Image, sort: Sort, place: &Place) -> Option<u64> {
     }
     .then_some(address)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::image::tests::{outer, program};
+    use super::*;
+
+    #[test]
+    fn what_is_returned_to_is_the_call_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = program(dir.path(), "full", &["-g"]);
+        let start = outer(&path);
+        let mut symbols = Locator::of(&path, None, true);
+        let mut says = |line: String| symbols.explain(Voice::Guest, &line).join("\n");
+        assert!(says(format!("  #0  {start:016x}")).contains(" in outer"));
+        // What ends right before a function is not that function.
+        assert!(!says(format!("  #1  {start:016x}")).contains(" in outer"));
+        assert!(says(format!("  #1  {:016x}", start + 1)).contains(" in outer"));
+        assert_eq!(says("  #1  0000000000000000".into()), "");
+        assert_eq!(says(format!("memory from {start:016x} on")), "");
+    }
+
+    #[test]
+    fn only_what_a_call_returns_to_is_found_on_a_stack() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = program(dir.path(), "full", &["-g"]);
+        let image = Image::read(&path, None).unwrap();
+        let start = image.address("_start", 0).unwrap();
+        let behind = (start..start + 32)
+            .find(|at| image.is_behind_call(*at))
+            .unwrap();
+        let mut symbols = Locator::of(&path, None, true);
+        let mut says = |line: String| symbols.explain(Voice::Host, &line);
+        assert!(says("(XEN) Guest stack trace from rsp=0000000000001000:".into()).is_empty());
+        let said = says(format!("(XEN)    {start:016x} {behind:016x}"));
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(
+            said[0].starts_with(&format!("{MARK}{behind:016x} ")) && said[0].contains(" in _start")
+        );
+    }
+
+    #[test]
+    fn what_an_image_lacks_is_said_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = |path: &Path| format!("RIP: e033:[<{:016x}>]", outer(path));
+        let named = program(dir.path(), "named", &["-Cdebuginfo=0", "-Cstrip=debuginfo"]);
+        let mut symbols = Locator::of(&named, None, true);
+        let said = symbols.explain(Voice::Guest, &line(&named));
+        assert!(
+            said[0].contains("has no DWARF") && said[0].contains("--symbols FILE"),
+            "{said:?}"
+        );
+        assert_eq!(said[1], format!("{MARK}outer+0x0"));
+        assert_eq!(symbols.explain(Voice::Guest, &line(&named)), said[1..]);
+        let stripped = program(dir.path(), "stripped", &["-g", "-Cstrip=symbols"]);
+        let mut symbols = Locator::of(&stripped, None, true);
+        let said = symbols.explain(Voice::Guest, &line(&named));
+        assert!(
+            said.len() == 1 && said[0].contains("no file and line"),
+            "{said:?}"
+        );
+        assert!(symbols.explain(Voice::Guest, &line(&named)).is_empty());
+    }
+}
