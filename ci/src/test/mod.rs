@@ -12,6 +12,7 @@ mod mirror;
 mod mutants;
 mod notes;
 mod odd;
+mod package;
 mod regression;
 #[cfg(test)]
 mod rooms;
@@ -71,6 +72,8 @@ pub(crate) enum Group {
     Bare4,
     /// Optional, for Debian's apt: packages by the lock file, as on a host without apt
     Mirror,
+    /// Optional: each crate for other kernels builds from its package alone
+    Package,
     /// Optional, for nightly Rust: unit tests under Miri, which sees undefined behaviour
     Miri,
     /// Optional, for cargo-mutants: broken code that the unit tests must notice, a sample
@@ -98,7 +101,7 @@ const ALL: &[Group] = &[
 ];
 
 /// What runs only by name, after the others.
-const OPTIONAL: &[Group] = &[Group::Mirror, Group::Miri, Group::Mutants];
+const OPTIONAL: &[Group] = &[Group::Mirror, Group::Package, Group::Miri, Group::Mutants];
 
 impl Group {
     fn name(self) -> &'static str {
@@ -119,6 +122,7 @@ impl Group {
             Self::Bare => "bare",
             Self::Bare4 => "bare4",
             Self::Mirror => "mirror",
+            Self::Package => "package",
             Self::Miri => "miri",
             Self::Mutants => "mutants",
         }
@@ -288,6 +292,7 @@ fn run(suite: &mut Suite, provision: &ProvisionArgs, groups: &[Group]) -> Result
             Group::Bench => regression::run(suite),
             Group::Rules => rules::run(suite),
             Group::Mirror => mirror::run(suite),
+            Group::Package => package::run(suite),
             Group::Miri => miri::run(suite),
             Group::Mutants => mutants::run(suite),
             Group::Dom0 | Group::Xl | Group::Shim | Group::Pvh | Group::Bare | Group::Bare4 => {
