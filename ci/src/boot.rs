@@ -14,6 +14,7 @@ use crate::console::verdict::{End, Kind, Outcome, Shutdown, Verdict};
 use crate::exit::{Failure, Result};
 use crate::interrupt;
 use crate::process;
+use crate::provision::origin::Origin;
 use crate::report::{Facts, Report, Row, State};
 use crate::stack::{Job, Mode, Setting, Via};
 use crate::ui;
@@ -205,6 +206,13 @@ pub(crate) fn setup(arguments: &crate::cli::SetupArgs) -> Result<()> {
     crate::provision::rust::ensure_target(&workspace.root)?;
     let mut provision = arguments.provision.open()?;
     provision.update = arguments.update;
+    if let (true, Origin::Mirror(mirror, _)) = (arguments.update, &provision.origin) {
+        ui::say(format!(
+            "nothing is updated from the mirror that {} names: ci/packages.lock says which packages, and \
+             `cargo xtask lock` renews it",
+            mirror.by()
+        ));
+    }
     for via in &arguments.via {
         via.stack().prepare(&provision)?;
     }

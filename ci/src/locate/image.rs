@@ -1,7 +1,7 @@
 //! What an image, or the file beside it that has its debug information, knows of its addresses.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use addr2line::Loader;
@@ -30,6 +30,8 @@ pub(super) struct Image {
 struct Source {
     path: PathBuf,
     bytes: Vec<u8>,
+    /// What was unpacked, for the library, which reads a file of its own.
+    unpacked: Option<tempfile::NamedTempFile>,
 }
 
 impl Source {
@@ -37,14 +39,21 @@ impl Source {
     fn read(path: &Path) -> Result<Self, String> {
         let wrong = |error| format!("{} cannot be read: {error}", path.display());
         let mut bytes = std::fs::read(path).map_err(wrong)?;
+        let mut file = None;
         if bytes.starts_with(&[0x1f, 0x8b]) {
             let mut unpacked = Vec::new();
             let mut packed = flate2::read::MultiGzDecoder::new(bytes.as_slice());
             packed.read_to_end(&mut unpacked).map_err(wrong)?;
             bytes = unpacked;
+            let mut unpacked = tempfile::NamedTempFile::new().map_err(wrong)?;
+            unpacked.write_all(&bytes).map_err(wrong)?;
+            file = Some(unpacked);
         }
-        let path = path.to_owned();
-        Ok(Self { path, bytes })
+        Ok(Self {
+            path: path.to_owned(),
+            bytes,
+            unpacked: file,
+        })
     }
 
     fn parse(&self) -> Result<object::File<'_>, String> {
@@ -96,16 +105,12 @@ impl Image {
                 source.path.display()
             ));
         }
-        // The library reads a file of its own.
-        let wrong = |error: &dyn std::fmt::Display| {
-            format!(
-                "{} has DWARF that cannot be read: {error}",
-                source.path.display()
-            )
-        };
-        let unpacked = tempfile::NamedTempFile::new().map_err(|error| wrong(&error))?;
-        std::fs::write(unpacked.path(), &source.bytes).map_err(|error| wrong(&error))?;
-        let loader = Loader::new(unpacked.path()).map_err(|error| wrong(&error))?;
+        let unpacked = source.unpacked.as_ref();
+        let path = unpacked.map_or(source.path.as_path(), |file| file.path());
+        let loader = Loader::new(path).map_err(|error| {
+            let file = source.path.display();
+            format!("{file} has DWARF that cannot be read: {error}")
+        })?;
         Ok(Self {
             loader,
             has_lines,
@@ -328,7 +333,6 @@ extern \"C\" fn outer(at: *const u64) -> u64 {
 
     #[test]
     fn debug_information_may_be_packed_or_in_another_file() {
-        use std::io::Write;
         let dir = tempfile::tempdir().unwrap();
         let id = "-Clink-arg=-Wl,--build-id=0x1234";
         let full = program(dir.path(), "full", &["-g", id]);

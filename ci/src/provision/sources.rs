@@ -296,6 +296,43 @@ Components: main
         assert_eq!(own(&[]), None);
     }
 
+    /// As Ubuntu and Mint are installed, with other names for their mirrors.
+    #[test]
+    fn archives_of_other_systems_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let parts = dir.path().join("sources.list.d");
+        std::fs::create_dir(&parts).unwrap();
+        std::fs::write(
+            dir.path().join("sources.list"),
+            "# See http://help.example for how to upgrade\n",
+        )
+        .unwrap();
+        let ubuntu = "# comment\nTypes: deb\nURIs: http://u.example/ubuntu/\n\
+            Suites: noble noble-updates noble-backports\n\
+            Components: main restricted universe multiverse\n\
+            Signed-By: /usr/share/keyrings/ubuntu-archive-keyring.gpg\n\n\
+            Types: deb\nURIs: http://s.example/ubuntu/\nSuites: noble-security\n\
+            Components: main universe\n";
+        std::fs::write(parts.join("ubuntu.sources"), ubuntu).unwrap();
+        let mint = "deb http://p.example xia main upstream import backport #id:linuxmint_main\n\
+            deb-src http://p.example xia main\n";
+        std::fs::write(parts.join("official.list"), mint).unwrap();
+        std::fs::write(parts.join("ubuntu.sources.save"), ubuntu).unwrap();
+        let sources = read_host(dir.path()).unwrap();
+        let text = own(&sources).unwrap().release;
+        assert_eq!(text.matches("Types: deb\n").count(), 3, "{text}");
+        for says in [
+            "Suites: xia\nComponents: main upstream import backport\n\n",
+            "Suites: noble noble-updates noble-backports\n\
+             Components: main restricted universe multiverse\nSigned-By: /usr/share/keyrings/",
+            "URIs: http://s.example/ubuntu/\nSuites: noble-security\n",
+        ] {
+            assert!(text.contains(says), "{says} is not in: {text}");
+        }
+        // Nothing of Debian's is among them.
+        assert_eq!(derive(&sources, "bookworm", "bookworm"), None);
+    }
+
     #[test]
     fn a_key_in_the_stanza_survives() {
         let text = "Types: deb\nURIs: http://m.example/d\nSuites: sid\nComponents: main\n\
