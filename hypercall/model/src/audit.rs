@@ -88,6 +88,11 @@ impl State {
                 );
             }
         }
+        for (id, vcpu) in self.vcpus.iter().enumerate() {
+            if !vcpu.tlb.dirty && !vcpu.tlb.is_empty() {
+                let _ = writeln!(wrong, "vCPU {id} has a TLB, and no flush reaches it");
+            }
+        }
         for mfn in self.vcpus.iter().flat_map(|vcpu| vcpu.tlb.writable()) {
             let live = |frame: &crate::Frame| {
                 frame.type_count > 0 && matches!(frame.kind, Type::Table(_) | Type::Segments)

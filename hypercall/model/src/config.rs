@@ -76,6 +76,9 @@ pub struct Layout {
     pub debug: bool,
     /// The CPU has the L1TF flaw, and a non-present entry with an address ends the domain.
     pub l1tf: bool,
+    /// Xen uses PCIDs for the domain, so that kernel and user mode keep their translations when the
+    /// other one runs. Without them those of user pages are global, and serve both.
+    pub pcid: bool,
     /// A crash of the domain does not panic: hypercalls fail with `ESRCH` from then on.
     pub survive_crash: bool,
 }
@@ -104,6 +107,7 @@ impl Layout {
             },
             debug: false,
             l1tf: false,
+            pcid: true,
             survive_crash: false,
         }
     }

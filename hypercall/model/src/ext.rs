@@ -77,7 +77,7 @@ impl State {
             }
             MMUEXT_INVLPG_ALL | MMUEXT_INVLPG_MULTI => {
                 let vcpus = match op.cmd {
-                    MMUEXT_INVLPG_ALL => (0..self.vcpus.len()).collect(),
+                    MMUEXT_INVLPG_ALL => self.dirty_vcpus().collect(),
                     _ => self.vcpus_in(arg2).map_err(|_| Errno::EINVAL)?,
                 };
                 // An address no guest can map has nothing to flush, and that is no error.

@@ -62,7 +62,8 @@ pub struct Frame {
     /// Linear page tables: above zero, entries here that map a table of the same level; below,
     /// such entries elsewhere that map this one.
     pub linear: i16,
-    /// When the last use as `kind` ended: later flushes made stale translations harmless.
+    /// When the last use as `kind` ended, or the frame was given back: later flushes made stale
+    /// translations harmless.
     pub(crate) stamp: u64,
 }
 

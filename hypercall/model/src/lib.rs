@@ -9,6 +9,7 @@
 //! entry    bits: which may be set, which Xen sets       types    references, types, validation
 //! frame    memory and what is known about each frame    update   mmu_update, update_va_mapping
 //! tlb      walks, stale translations, accesses          ext      mmuext_op
+//! remote   which vCPUs a flush reaches                  stale    what was not flushed
 //! builder  the initial layout                           list     the lists that both take
 //! inject   failures on demand                           event    event channels, upcalls
 //! audit    recounting everything
@@ -43,7 +44,9 @@ mod frame;
 mod inject;
 mod list;
 mod misc;
+mod remote;
 mod segment;
+mod stale;
 mod state;
 mod tlb;
 mod types;
@@ -63,6 +66,7 @@ pub use frame::{Frame, Owner, Type};
 pub use inject::Injection;
 pub use list::PREEMPTED;
 pub use misc::XEN_VIRT_START;
+pub use stale::{Remembered, Stale};
 pub use tlb::{Access, Fault, Mode, Walk};
 
 use frame::Memory;
@@ -137,6 +141,7 @@ impl Model {
             version: layout.version,
             debug: layout.debug,
             l1tf: layout.l1tf,
+            pcid: layout.pcid,
             domid: (layout.kind != Kind::Dom0) as u16,
             assists: Default::default(),
             vcpus: vcpus.collect(),
@@ -172,6 +177,7 @@ impl Model {
             state.upcall_mask(Some(true));
         }
         state.current = 0;
+        state.come_in();
         let large: &mut dyn Iterator<Item = Mfn> = &mut large.by_ref().inspect(|_| ());
         // The frames set aside for large pages are the domain's if they are used.
         for page in 0..large_pages.saturating_sub(512) {
@@ -282,18 +288,6 @@ impl Model {
         self.state.borrow().root(mode)
     }
 
-    /// The vCPU that makes the calls and accesses.
-    pub fn current_vcpu(&self) -> usize {
-        self.state.borrow().current
-    }
-
-    /// From now on `vcpu` does.
-    pub fn run_on(&self, vcpu: usize) {
-        let mut state = self.state.borrow_mut();
-        assert!(vcpu < state.vcpus.len(), "no vCPU {vcpu}");
-        state.current = vcpu;
-    }
-
     /// Names the event handler, or none.
     pub fn set_upcall(&self, upcall: Option<Upcall>) {
         self.state.borrow_mut().has_upcall = upcall.is_some();
@@ -392,7 +386,7 @@ fn new_vcpu(shared_info: Mfn, id: usize) -> Vcpu {
     Vcpu {
         kernel_l4: Mfn::default(),
         user_l4: None,
-        tlb: Default::default(),
+        tlb: tlb::Tlb::new(),
         info: MachAddr::from_frame(shared_info, (id % 32 * size_of::<vcpu_info>()) as u64),
         info_moved: false,
         up: id == 0,
@@ -559,7 +553,7 @@ impl State {
 impl Hypervisor for Model {
     unsafe fn call(&self, op: Op, args: [u64; 5]) -> i64 {
         let (mut op, mut args) = (op, args);
-        self.state.borrow_mut().counters.traps += 1;
+        self.state.borrow_mut().enter();
         let value = loop {
             let outcome = {
                 let mut state = self.state.borrow_mut();

@@ -65,6 +65,8 @@ pub(crate) struct State {
     pub(crate) debug: bool,
     /// The CPU has the L1TF flaw, so that non-present entries are looked at.
     pub(crate) l1tf: bool,
+    /// Translations are told apart by mode, and none is global.
+    pub(crate) pcid: bool,
     pub(crate) domid: u16,
     pub(crate) assists: Assists,
     pub(crate) vcpus: Vec<Vcpu>,

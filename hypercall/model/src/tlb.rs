@@ -5,6 +5,10 @@
 //! forgets a flush meets the stale translation every time, not once a week. As on hardware, what
 //! is not present is not remembered, and an access that a remembered translation does not allow
 //! walks the tables again before it faults.
+//!
+//! Kernel and user mode have tables of their own, and Xen loads CR3 between them. With PCIDs each
+//! mode's translations stay, and nothing is global. Without them those of the mode that is left go,
+//! but for the global ones, which the pages of user programs are: they serve both modes.
 
 use std::collections::HashMap;
 
@@ -12,7 +16,7 @@ use hypercall::{MachAddr, Mfn, mmu::Level};
 
 use crate::{
     config::Kind,
-    entry::{self, A, D, NX, P, PSE, RW, U},
+    entry::{self, A, D, G, NX, P, PSE, RW, U},
     frame::{Owner, Type},
     state::State,
     types::below,
@@ -78,32 +82,71 @@ struct Cached {
     rights: u64,
 }
 
+/// The map of translations that hold in both modes.
+const GLOBAL: usize = 2;
+
 /// What a vCPU remembers.
-#[derive(Default)]
 pub(crate) struct Tlb {
-    /// By page number, one map a mode.
-    pages: [HashMap<u64, Cached>; 2],
+    /// By page number: what kernel mode and user mode looked up, and what is global.
+    pages: [HashMap<u64, Cached>; 3],
+    /// Whose tables are loaded.
+    mode: Mode,
     /// When everything was forgotten last, by the state's clock.
-    flushed: u64,
+    pub(crate) flushed: u64,
+    /// The vCPU is in the domain's dirty mask; while it is not, nothing is remembered.
+    pub(crate) dirty: bool,
 }
 
 impl Tlb {
+    /// That of a vCPU which has not run yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            pages: Default::default(),
+            mode: Mode::Kernel,
+            flushed: 0,
+            dirty: false,
+        }
+    }
+
     /// The frames that can be written to through what is remembered.
     pub(crate) fn writable(&self) -> impl Iterator<Item = Mfn> {
         let all = self.pages.iter().flat_map(HashMap::values);
         all.filter(|cached| cached.rights & RW != 0)
             .map(|cached| cached.frame)
     }
-}
 
-impl State {
-    /// Forgets everything vCPU `vcpu` remembers.
-    pub(crate) fn flush_vcpu(&mut self, vcpu: usize) {
-        self.clock += 1;
-        self.counters.flushes += 1;
-        let tlb = &mut self.vcpus[vcpu].tlb;
-        tlb.flushed = self.clock;
-        for pages in &mut tlb.pages {
+    /// Whether nothing is remembered.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pages.iter().all(HashMap::is_empty)
+    }
+
+    /// Everything that is remembered: the mode, or none for both; the page; frame and rights.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (Option<Mode>, u64, Mfn, u64)> {
+        let modes = [Some(Mode::Kernel), Some(Mode::User), None];
+        let maps = modes.into_iter().zip(&self.pages);
+        maps.flat_map(|(mode, pages)| {
+            pages
+                .iter()
+                .map(move |(page, cached)| (mode, *page, cached.frame, cached.rights))
+        })
+    }
+
+    /// What an access in `mode` finds.
+    fn find(&self, mode: Mode, page: u64) -> Option<Cached> {
+        let found = self.pages[mode as usize].get(&page);
+        found.or_else(|| self.pages[GLOBAL].get(&page)).copied()
+    }
+
+    /// Forgets a page in all modes.
+    pub(crate) fn forget_page(&mut self, page: u64) {
+        for pages in &mut self.pages {
+            pages.remove(&page);
+        }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn forget(&mut self) {
+        for pages in &mut self.pages {
             // Nothing to do for a map that is empty already, which is the rule.
             if !pages.is_empty() {
                 pages.clear();
@@ -111,32 +154,17 @@ impl State {
         }
     }
 
-    /// Forgets everything everywhere.
-    pub(crate) fn flush_all(&mut self) {
-        for vcpu in 0..self.vcpus.len() {
-            self.flush_vcpu(vcpu);
+    /// The processor has no PCIDs and comes to `mode`: what is not global goes with CR3.
+    fn load_cr3(&mut self, mode: Mode) {
+        if self.mode != mode {
+            self.mode = mode;
+            self.pages[Mode::Kernel as usize].clear();
+            self.pages[Mode::User as usize].clear();
         }
     }
+}
 
-    /// Forgets `va` on `vcpu`.
-    pub(crate) fn flush_page(&mut self, vcpu: usize, va: u64) {
-        self.counters.invlpgs += 1;
-        for pages in &mut self.vcpus[vcpu].tlb.pages {
-            pages.remove(&(va >> 12));
-        }
-    }
-
-    /// Flushes the vCPUs that have not been flushed since `stamp`: a frame is about to become
-    /// something else, and nobody may go on writing to it.
-    pub(crate) fn flush_older(&mut self, stamp: u64) {
-        for vcpu in 0..self.vcpus.len() {
-            if self.vcpus[vcpu].tlb.flushed <= stamp {
-                self.counters.type_flushes += 1;
-                self.flush_vcpu(vcpu);
-            }
-        }
-    }
-
+impl State {
     /// The L4 table of the current vCPU in `mode`.
     pub(crate) fn root(&self, mode: Mode) -> Option<Mfn> {
         let vcpu = &self.vcpus[self.current];
@@ -199,7 +227,10 @@ impl State {
                 }
         };
         let page = va >> 12;
-        let found = self.vcpus[self.current].tlb.pages[mode as usize].get(&page);
+        if !self.pcid {
+            self.vcpu().tlb.load_cr3(mode);
+        }
+        let found = self.running_tlb().find(mode, page);
         if let Some(cached) = found
             && allowed(cached.rights)
             && (access != Access::Write || cached.rights & D != 0)
@@ -216,13 +247,16 @@ impl State {
         match walk.page {
             Some((frame, rights)) if allowed(rights) && !refused => {
                 let rights = self.mark(&walk, rights, access);
-                let tlb = &mut self.vcpus[self.current].tlb;
-                tlb.pages[mode as usize].insert(page, Cached { frame, rights });
+                let leaf = walk.entry(Level::L1).map_or(0, |(_, leaf)| leaf);
+                let global = !self.pcid && leaf & G != 0;
+                let place = if global { GLOBAL } else { mode as usize };
+                self.vcpu().tlb.pages[place].insert(page, Cached { frame, rights });
                 Ok((frame, va & 4095))
             }
             _ => {
                 // As on hardware, a fault forgets the address.
-                self.vcpus[self.current].tlb.pages[mode as usize].remove(&page);
+                self.vcpu().tlb.pages[mode as usize].remove(&page);
+                self.vcpu().tlb.pages[GLOBAL].remove(&page);
                 self.counters.faults += 1;
                 let code = present as u32
                     | ((access == Access::Write) as u32) << 1

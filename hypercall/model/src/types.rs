@@ -49,9 +49,10 @@ impl State {
         frame.count -= 1;
         if frame.count == 0 {
             debug_assert!(!frame.allocated && frame.type_count == 0);
-            let stamp = frame.stamp;
             *frame = crate::frame::Frame::new(Owner::Nobody);
-            frame.stamp = stamp;
+            // Who has read it so far may still find it.
+            self.clock += 1;
+            self.mem[mfn].stamp = self.clock;
             self.freed.push(mfn);
         }
     }

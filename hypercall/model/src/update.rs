@@ -202,7 +202,7 @@ impl State {
         };
         let vcpus = match flags & !UVMF_FLUSHTYPE_MASK {
             UVMF_LOCAL => vec![self.current],
-            UVMF_ALL => (0..self.vcpus.len()).collect(),
+            UVMF_ALL => self.dirty_vcpus().collect(),
             bitmap => self.vcpus_in(bitmap)?,
         };
         for vcpu in vcpus {
@@ -214,7 +214,8 @@ impl State {
         Ok(0)
     }
 
-    /// The vCPUs in the bitmap at `bitmap`: as many words of it as the domain has vCPUs for.
+    /// The vCPUs in the bitmap at `bitmap` that a flush reaches: as many words of it are read as the
+    /// domain has vCPUs for.
     pub(crate) fn vcpus_in(&self, bitmap: u64) -> Result<Vec<usize>, Errno> {
         let mut set = Vec::new();
         for word in 0..self.vcpus.len().div_ceil(64) {
@@ -223,7 +224,7 @@ impl State {
                 (0..64)
                     .filter(|bit| bits >> bit & 1 != 0)
                     .map(|bit| word * 64 + bit)
-                    .filter(|&vcpu| vcpu < self.vcpus.len()),
+                    .filter(|&vcpu| self.vcpus.get(vcpu).is_some_and(|vcpu| vcpu.tlb.dirty)),
             );
         }
         Ok(set)

@@ -32,6 +32,7 @@ enum Request {
     Multicall(Vec<(u64, u64)>),
     Exchange(usize),
     Vcpu(usize),
+    SchedOut(usize),
 }
 
 fn flags() -> impl Strategy<Value = u64> {
@@ -67,6 +68,7 @@ fn request() -> impl Strategy<Value = Request> {
         1 => prop::collection::vec((any::<u64>(), flags()), 0..4).prop_map(Request::Multicall),
         1 => target.prop_map(Request::Exchange),
         1 => (0usize..2).prop_map(Request::Vcpu),
+        1 => (0usize..2).prop_map(Request::SchedOut),
     ]
 }
 
@@ -76,7 +78,7 @@ struct World {
 }
 
 impl World {
-    fn new(kind: Kind) -> Self {
+    fn new(kind: Kind, pcid: bool) -> Self {
         let base = 0xffff_ffff_8000_0000;
         let guest = Guest::new(&Layout {
             kernel: (base, base + 0x1_0000),
@@ -84,6 +86,7 @@ impl World {
             vcpus: 2,
             spare_pages: 4,
             survive_crash: true,
+            pcid,
             ..Layout::new(kind, 1100)
         });
         let mut pages: Vec<_> = (0..POOL).map(|_| guest.page()).collect();
@@ -194,6 +197,7 @@ impl World {
                 }
             }
             &Request::Vcpu(vcpu) => g.model.run_on(vcpu),
+            &Request::SchedOut(vcpu) => g.model.sched_out(vcpu),
         }
     }
 }
@@ -204,10 +208,11 @@ proptest! {
     #[test]
     fn counts_are_right_after_every_request(
         kind in prop_oneof![Just(Kind::DomU), Just(Kind::Dom0)],
+        pcid in any::<bool>(),
         preempt in prop_oneof![Just(None), (1u64..4).prop_map(Some)],
         requests in prop::collection::vec(request(), 1..60),
     ) {
-        let world = World::new(kind);
+        let world = World::new(kind, pcid);
         world.guest.model.preempt_every(preempt);
         for (step, request) in requests.iter().enumerate() {
             world.carry_out(request);
