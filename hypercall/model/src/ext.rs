@@ -61,13 +61,13 @@ impl State {
                 self.flush_vcpu(self.current);
                 Ok(())
             }
-            MMUEXT_TLB_FLUSH_ALL => {
-                self.flush_all();
-                Ok(())
-            }
-            MMUEXT_TLB_FLUSH_MULTI => {
-                for vcpu in self.vcpus_in(arg2).map_err(|_| Errno::EINVAL)? {
-                    self.flush_vcpu(vcpu);
+            MMUEXT_TLB_FLUSH_ALL | MMUEXT_TLB_FLUSH_MULTI => {
+                let vcpus = match op.cmd {
+                    MMUEXT_TLB_FLUSH_ALL => self.dirty_vcpus().collect(),
+                    _ => self.vcpus_in(arg2).map_err(|_| Errno::EINVAL)?,
+                };
+                for vcpu in vcpus {
+                    self.flush_asked(vcpu, None);
                 }
                 Ok(())
             }
@@ -82,7 +82,7 @@ impl State {
                 };
                 // An address no guest can map has nothing to flush, and that is no error.
                 for vcpu in vcpus.into_iter().filter(|_| entry::is_guest_va(arg1)) {
-                    self.flush_page(vcpu, arg1);
+                    self.flush_asked(vcpu, Some(arg1));
                 }
                 Ok(())
             }

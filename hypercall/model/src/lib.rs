@@ -66,6 +66,7 @@ pub use frame::{Frame, Owner, Type};
 pub use inject::Injection;
 pub use list::PREEMPTED;
 pub use misc::XEN_VIRT_START;
+pub use remote::RemoteFlushes;
 pub use stale::{Remembered, Stale};
 pub use tlb::{Access, Fault, Mode, Walk};
 
@@ -162,6 +163,8 @@ impl Model {
             in_multicall: false,
             preempt: None,
             faults_from_tlb: false,
+            remote_flushes: RemoteFlushes::InTime,
+            late_flushes: Vec::new(),
             has_upcall: false,
             console: Vec::new(),
             input: Vec::new(),

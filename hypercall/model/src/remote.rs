@@ -19,7 +19,36 @@
 
 use crate::{Model, state::State, tlb::Tlb};
 
+/// How flushes that one vCPU asks for reach the others. Those that Xen makes by itself always do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RemoteFlushes {
+    /// Before the request is answered, as Xen does.
+    InTime,
+    /// Not before the next hypercall: as if the guest had asked after it went on.
+    Late,
+    /// Never: as if the guest had asked for a local flush.
+    Lost,
+}
+
 impl State {
+    /// Flushes what a guest asked to have flushed on a vCPU: an address, or all.
+    pub(crate) fn flush_asked(&mut self, vcpu: usize, va: Option<u64>) {
+        match self.remote_flushes {
+            _ if vcpu == self.current => {}
+            RemoteFlushes::InTime => {}
+            RemoteFlushes::Late => return self.late_flushes.push((vcpu, va)),
+            RemoteFlushes::Lost => return,
+        }
+        self.flush(vcpu, va);
+    }
+
+    fn flush(&mut self, vcpu: usize, va: Option<u64>) {
+        match va {
+            Some(va) => self.flush_page(vcpu, va),
+            None => self.flush_vcpu(vcpu),
+        }
+    }
+
     /// The TLB of the vCPU that runs, which is in the mask by that.
     pub(crate) fn running_tlb(&mut self) -> &Tlb {
         if !self.vcpus[self.current].tlb.dirty {
@@ -32,6 +61,9 @@ impl State {
     pub(crate) fn enter(&mut self) {
         self.counters.traps += 1;
         self.running_tlb();
+        for (vcpu, va) in std::mem::take(&mut self.late_flushes) {
+            self.flush(vcpu, va);
+        }
     }
 
     /// The current vCPU comes to its processor, and into the mask.
@@ -108,6 +140,11 @@ impl Model {
         let tlb = &mut self.state.borrow_mut().vcpus[vcpu].tlb;
         tlb.forget();
         tlb.dirty = false;
+    }
+
+    /// Says how flushes reach other vCPUs from now on: for tests of tests, which must notice.
+    pub fn remote_flushes(&self, reach: RemoteFlushes) {
+        self.state.borrow_mut().remote_flushes = reach;
     }
 
     /// The domain's dirty mask: the vCPUs that a flush of all reaches, in order.

@@ -17,6 +17,7 @@ use crate::{
     event::Port,
     frame::Memory,
     inject::Injection,
+    remote::RemoteFlushes,
     tlb::Tlb,
 };
 
@@ -92,6 +93,9 @@ pub(crate) struct State {
     pub(crate) preempt: Option<(u64, u64)>,
     /// A cached translation that does not allow an access faults by itself.
     pub(crate) faults_from_tlb: bool,
+    /// How flushes that a guest asks for reach other vCPUs, and those that have not reached them yet.
+    pub(crate) remote_flushes: RemoteFlushes,
+    pub(crate) late_flushes: Vec<(usize, Option<u64>)>,
     /// Somebody takes upcalls.
     pub(crate) has_upcall: bool,
     pub(crate) console: Vec<u8>,

@@ -206,10 +206,7 @@ impl State {
             bitmap => self.vcpus_in(bitmap)?,
         };
         for vcpu in vcpus {
-            match one {
-                true => self.flush_page(vcpu, va),
-                false => self.flush_vcpu(vcpu),
-            }
+            self.flush_asked(vcpu, one.then_some(va));
         }
         Ok(0)
     }
