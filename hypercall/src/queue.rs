@@ -236,6 +236,19 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
         self.flush_for(FlushReason::Explicit)
     }
 
+    /// Sends what a lazy section has queued on behalf of another vCPU, which may be the one that calls
+    /// this: nothing of it is looked up in the tables of the vCPU that sends it, nor flushed for that
+    /// one alone. What Xen refuses is kept for the section.
+    ///
+    /// # Errors
+    /// Handlers are nested too deep on the vCPU that queued.
+    pub fn send_for_other(&mut self) -> Result<(), LazyError> {
+        self.batch.leave_vcpu();
+        self.enter_irq()?;
+        self.keep_refusal(FlushReason::Explicit);
+        self.leave_irq()
+    }
+
     /// Enters a lazy section.
     #[inline]
     pub const fn enable(&mut self) -> Result<(), LazyError> {

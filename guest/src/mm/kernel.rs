@@ -56,7 +56,7 @@ pub(crate) fn make_room() -> Result<Room, TryReserveError> {
     let mut tables = Vec::new();
     tables.try_reserve_exact(1)?;
     before_waiting(let_go);
-    with(Tables::share);
+    with(|tables| sent(tables.share()));
     Ok(Room(tables))
 }
 
@@ -146,8 +146,7 @@ pub unsafe fn switch_space(space: &AddressSpace) -> Result<(), MmError> {
 /// before it waits for another.
 pub(crate) fn let_go() {
     if let Some(mut tables) = lock_unless_held(own()) {
-        let sent = tables.send_and_let_go();
-        sent.unwrap_or_else(|e| panic!("sending what is queued before waiting: {e}"));
+        sent(tables.send_and_let_go());
     }
 }
 
@@ -166,9 +165,13 @@ fn lock() -> Locked {
 #[track_caller]
 #[inline]
 fn hold(tables: &mut Tables<Running>, part: Part<'_>) {
-    // Handlers that nest deeper than can be counted would have panicked there.
-    let held = tables.hold(part);
-    held.unwrap_or_else(|e| panic!("sending what is queued before waiting: {e}"));
+    sent(tables.hold(part));
+}
+
+/// Handlers that nest deeper than can be counted have panicked before.
+#[track_caller]
+fn sent(result: Result<(), MmError>) {
+    result.unwrap_or_else(|e| panic!("sending what is queued before waiting: {e}"));
 }
 
 #[inline(never)]

@@ -100,11 +100,18 @@ impl<M: Machine> Tables<M> {
     /// Lets other vCPUs of the domain work side by side with this one, which holds all tables until
     /// it lets go.
     ///
-    /// To be called by the only vCPU, before another [joins](Tables::join).
-    pub fn share(&mut self) {
-        if !self.domain().shared.swap(true, Ordering::AcqRel) {
+    /// To be called by the only vCPU, before another [joins](Tables::join). What it has queued is sent:
+    /// that was to be flushed here alone.
+    ///
+    /// # Errors
+    /// As [`Tables::send_and_let_go`].
+    pub fn share(&mut self) -> Result<(), MmError> {
+        if !self.domain().is_shared() {
+            self.send_own()?;
+            self.domain().shared.store(true, Ordering::Release);
             self.take(Held::ALL);
         }
+        Ok(())
     }
 
     /// Waits until this vCPU may work on a part, in addition to what it holds.
@@ -189,9 +196,20 @@ impl<M: Machine> Tables<M> {
     /// # Errors
     /// Handlers are nested too deep.
     pub fn send_and_let_go(&mut self) -> Result<(), MmError> {
-        self.send_queued()?;
+        self.send_own()?;
         self.let_go();
         Ok(())
+    }
+
+    /// Sends what is queued as an interrupt handler would find it sent.
+    fn send_own(&mut self) -> Result<(), MmError> {
+        if self.mmu.batch().is_empty() {
+            return Ok(());
+        }
+        self.mmu.enter_irq()?;
+        let sent = self.flush();
+        self.mmu.leave_irq()?;
+        sent
     }
 
     /// Refuses addresses of a part that this vCPU does not hold.

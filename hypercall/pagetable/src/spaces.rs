@@ -448,8 +448,8 @@ impl<M: Machine> Tables<M> {
     /// were mapped there stay their owners'.
     ///
     /// # Errors
-    /// It is the current one, the one that boot ran in or one of other tables, or Xen's refusal. The
-    /// space comes back with the error as long as it exists.
+    /// A vCPU is in it, it is worked on, the one that boot ran in or one of other tables, or Xen's
+    /// refusal. The space comes back with the error as long as it exists.
     #[track_caller]
     pub fn destroy_space(&mut self, space: AddressSpace) -> Result<(), NotDestroyed> {
         let roots = space.roots();

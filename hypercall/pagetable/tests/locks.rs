@@ -17,7 +17,7 @@ const USER: u64 = 0x1234_5000;
 fn shared() -> (World, Vec<Pfn>) {
     let mut world = World::small().populated();
     let frames = world.named_frames(1);
-    world.tables.share();
+    world.tables.share().unwrap();
     world.tables.let_go();
     (world, frames)
 }
@@ -187,7 +187,7 @@ fn user_halves_come_before_the_kernels() {
 #[test]
 fn the_direct_map_grows_in_the_midst_of_a_space() {
     let mut world = World::small();
-    world.tables.share();
+    world.tables.share().unwrap();
     world.tables.let_go();
     let tables = &mut world.tables;
     let space = tables.create_space().unwrap();

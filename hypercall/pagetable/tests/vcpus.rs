@@ -187,7 +187,8 @@ fn what_is_queued_is_sent_for_the_other() {
         };
         assert!(!writes(&world.tables) && writes(&other), "queued");
         if refused {
-            let call = Injection::call(Call::UpdateVaMapping, Errno::ENOMEM);
+            // Sent for another, an update is not looked up by its address.
+            let call = Injection::call(Call::MmuUpdate, Errno::ENOMEM);
             world.model.inject(call);
         }
         world.tables.send_queued().unwrap();

@@ -326,6 +326,13 @@ impl<const N: usize> Batch<N> {
         }
     }
 
+    /// Another vCPU will send what is queued. Its tables may be others, and what is local to it is not
+    /// what is local to the one that queued.
+    pub fn leave_vcpu(&mut self) {
+        self.forget_addresses();
+        self.pending.widen();
+    }
+
     /// Makes room for one more update of the current round.
     #[inline]
     fn ready_for_update<H: Hypervisor + ?Sized, C: Completion + ?Sized>(

@@ -78,6 +78,11 @@ impl Pending {
         }
     }
 
+    /// Another vCPU will carry it out, for which the local one is not this.
+    pub(super) fn widen(&mut self) {
+        self.all |= self.local;
+    }
+
     /// Whose TLBs: at most two scopes.
     fn scopes(&self) -> impl Iterator<Item = Scope> + use<> {
         let wide = match (self.all, self.vcpus.is_empty()) {
@@ -127,6 +132,26 @@ mod tests {
         let mut ops = std::vec::Vec::new();
         pending.ops(|op| ops.push(op));
         ops
+    }
+
+    /// What was to be flushed here is flushed everywhere if another vCPU does it; the rest stays as it is.
+    #[test]
+    fn a_local_flush_is_everyones_on_another_vcpu() {
+        let page = VirtAddr::new(0x1000);
+        let three = Scope::Vcpus(VcpuMask::EMPTY.with(3));
+        for (asked, widened) in [
+            (Scope::Local, Scope::All),
+            (three, three),
+            (Scope::All, Scope::All),
+        ] {
+            let mut pending = Pending::new();
+            pending.add(asked, Some(page));
+            pending.widen();
+            assert_eq!(ops(&pending), [ExtOp::Invlpg(widened, page)]);
+        }
+        let mut nothing = Pending::new();
+        nothing.widen();
+        assert!(nothing.is_empty() && ops(&nothing).is_empty());
     }
 
     #[test]

@@ -221,8 +221,8 @@ impl<M: Machine> Tables<M> {
     }
 
     /// Lets another vCPU of a domain whose tables were taken over begin: in the space that boot ran
-    /// in, whose root its base register refers to. If both are to work side by side, the domain is
-    /// [shared](Tables::share) before.
+    /// in, whose root its base register refers to. From there it goes where it likes. If both are to
+    /// work side by side, the domain is [shared](Tables::share) before.
     ///
     /// # Errors
     /// The domain's tables were not taken over yet.
@@ -346,10 +346,9 @@ impl<M: Machine> Tables<M> {
         if self.mmu.batch().is_empty() {
             return Ok(());
         }
-        self.mmu.enter_irq()?;
-        let sent = self.flush();
-        self.mmu.leave_irq()?;
-        sent
+        let sent = self.mmu.send_for_other();
+        self.apply_log();
+        Ok(sent?)
     }
 
     /// Brings the record up to date after flushes that happened in between.
