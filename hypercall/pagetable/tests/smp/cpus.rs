@@ -1,0 +1,303 @@
+//! A domain with several vCPUs that share its tables as the kernel's do: one at a time, and what one has
+//! queued is sent before another's turn.
+//!
+//! Memory, though, all of them use at all times: around each hypercall of one the others read and write
+//! pages, so that their TLBs fill while entries are half changed.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use hypercall::abi::mmu::MMUEXT_NEW_BASEPTR;
+use hypercall::abi::mmu::{mmuext_op, mmuext_op_arg1, mmuext_op_arg2};
+use hypercall::abi::xen::DOMID_SELF;
+use hypercall::{Hypervisor, Mfn, Op as Call, Pfn};
+use model::{Access, Layout, Mode, Model, RemoteFlushes};
+use pagetable::fuzz::{Rng, queued};
+use pagetable::machine::{Machine, Words};
+use pagetable::takeover::Initial;
+use pagetable::{Flags, MmError, Tables};
+
+use super::common::layout::{DIRECT, Fixed, Regions};
+use super::common::{ModelMachine, Own, PAGE, machine, start};
+
+/// What every frame that is mapped says in its first word, with its number added.
+pub(super) const NAME: u64 = 0x6e61_6d65_0000_0000;
+/// Numbers of frames are lower.
+const NAMES: u64 = 1 << 20;
+
+/// A fault in how vCPUs work together, for tests that show that it is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Plant {
+    /// Only the vCPU that changes an entry forgets it.
+    LocalFlush,
+    /// A frame is free before the others have forgotten it.
+    FreedBeforeFlush,
+    /// What came true of one vCPU's queue is told to another's log.
+    WrongLog,
+    /// What one vCPU has queued is not sent before another's turn.
+    QueueKept,
+}
+
+/// The other vCPUs' use of memory while one makes hypercalls.
+pub(super) struct Others {
+    rng: RefCell<Rng>,
+    /// Where pages are mapped and unmapped.
+    spots: Vec<u64>,
+    /// Frames that the window maps.
+    frames: Cell<u64>,
+    vcpus: usize,
+    wrong: RefCell<Option<String>>,
+}
+
+impl Others {
+    /// What was found that nobody may ever find.
+    pub(super) fn wrong(&self) -> Option<String> {
+        self.wrong.take()
+    }
+
+    fn use_memory(&self, model: &Model) {
+        let mut rng = self.rng.borrow_mut();
+        let running = model.current_vcpu();
+        for _ in 0..rng.below(3) {
+            let vcpu = rng.below(self.vcpus as u64) as usize;
+            if vcpu == running || self.frames.get() == 0 {
+                continue;
+            }
+            model.run_on(vcpu);
+            let mode = [Mode::Kernel, Mode::User][usize::from(rng.below(4) == 0)];
+            if rng.below(4) == 0 {
+                // Any page of memory, as what is free or a table now may be something else soon.
+                let window = DIRECT.start + rng.below(self.frames.get()) * PAGE;
+                let access = [Access::Read, Access::Write][rng.below(2) as usize];
+                let _ = model.access(window, access, mode);
+                continue;
+            }
+            let va = self.spots[rng.below(self.spots.len() as u64) as usize];
+            self.use_page(model, va, mode);
+        }
+        model.run_on(running);
+    }
+
+    /// Reads a page and writes back what it says.
+    fn use_page(&self, model: &Model, va: u64, mode: Mode) {
+        let Ok((frame, _)) = model.access(va, Access::Read, mode) else {
+            return;
+        };
+        // SAFETY: the model's memory, which this thread alone uses.
+        let word = unsafe { model.frame_ptr(frame).cast::<u64>().read() };
+        if word.wrapping_sub(NAME) >= NAMES {
+            let vcpu = model.current_vcpu();
+            let words = format!("vCPU {vcpu} reads {word:#x} at {va:#x}, in mfn {frame}");
+            self.wrong.borrow_mut().get_or_insert(words);
+            return;
+        }
+        if let Ok((frame, _)) = model.access(va, Access::Write, mode) {
+            // SAFETY: as above.
+            unsafe { model.frame_ptr(frame).cast::<u64>().write(word) };
+        }
+    }
+}
+
+/// The hypervisor as a vCPU reaches it while the others run.
+#[derive(Clone)]
+pub(super) struct Xen {
+    model: Rc<Model>,
+    others: Rc<Others>,
+}
+
+impl Hypervisor for Xen {
+    unsafe fn call(&self, op: Call, args: [u64; 5]) -> i64 {
+        self.others.use_memory(&self.model);
+        // SAFETY: the caller's promise.
+        let result = unsafe { self.model.call(op, args) };
+        self.others.use_memory(&self.model);
+        result
+    }
+
+    fn mask_upcalls(&self) -> bool {
+        self.model.mask_upcalls()
+    }
+
+    fn restore_upcalls(&self, was: bool) {
+        self.model.restore_upcalls(was);
+    }
+}
+
+/// The tests' machine, with that hypervisor.
+pub(super) struct Host(ModelMachine);
+
+impl Machine for Host {
+    type Hv = Xen;
+    type Lock = spin::Mutex<()>;
+    type Layout = Regions;
+
+    fn mfn(&self, pfn: Pfn) -> Option<Mfn> {
+        self.0.mfn(pfn)
+    }
+
+    fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
+        self.0.pfn(mfn)
+    }
+
+    fn memory(&self, pfn: Pfn) -> *mut Words {
+        self.0.memory(pfn)
+    }
+
+    fn window(&self, pfn: Pfn) -> u64 {
+        self.0.window(pfn)
+    }
+
+    fn set_reach(&self, pages: u64) {
+        self.0.set_reach(pages);
+    }
+
+    fn open_direct_map(&self) {
+        self.0.open_direct_map();
+    }
+
+    fn direct_map_is_open(&self) -> bool {
+        self.0.direct_map_is_open()
+    }
+}
+
+/// The page tables as each vCPU works with them.
+pub(super) struct Cpus {
+    /// Those of the vCPUs from 1 on. They go before the domain does.
+    rest: Vec<Box<Tables<Host>>>,
+    boot: Own<Host>,
+    pub(super) model: Rc<Model>,
+    pub(super) others: Rc<Others>,
+    /// The vCPU that used them last, if it has left something queued.
+    queued: Option<usize>,
+    plant: Option<Plant>,
+}
+
+impl Cpus {
+    /// A domain whose tables vCPU 0 took over and the others joined; `spots` are used by all.
+    pub(super) fn new(
+        layout: &Layout,
+        seed: u64,
+        spots: Vec<u64>,
+        plant: Option<Plant>,
+    ) -> Result<Cpus, MmError> {
+        let model = Rc::new(Model::build(layout));
+        // Rights that grow must be flushed as well.
+        model.fault_from_tlb(true);
+        let others = Rc::new(Others {
+            rng: RefCell::new(Rng::new(!seed)),
+            spots,
+            frames: Cell::new(0),
+            vcpus: layout.vcpus,
+            wrong: RefCell::new(None),
+        });
+        let xen = || Xen {
+            model: Rc::clone(&model),
+            others: Rc::clone(&others),
+        };
+        let mut boot = Own::new(xen(), Host(machine(&model, false)));
+        let mut early = Initial::survey(&mut boot, start(&model, layout))?.fixmap()?;
+        let (at, frame) = (Fixed::SharedInfo.address(), model.boot().shared_info);
+        // SAFETY: a shared page has this one place; nothing of the host's is behind it.
+        unsafe { early.map_fixed(at, frame, Flags::DATA) }?;
+        early.direct_map()?;
+        boot.populate_all()?;
+        let mut rest = Vec::new();
+        for vcpu in 1..layout.vcpus {
+            model.run_on(vcpu);
+            load(&model, model.boot().l4);
+            // SAFETY: `with` has one at a time, and sends what another has queued.
+            let mut tables = Box::new(unsafe { Tables::new(xen(), boot.domain()) });
+            tables.join()?;
+            rest.push(tables);
+        }
+        model.run_on(0);
+        others.frames.set(boot.frames().counts().mapped);
+        model.remote_flushes(match plant {
+            Some(Plant::LocalFlush) => RemoteFlushes::Lost,
+            Some(Plant::FreedBeforeFlush) => RemoteFlushes::Late,
+            _ => RemoteFlushes::InTime,
+        });
+        Ok(Cpus {
+            rest,
+            boot,
+            model,
+            others,
+            queued: None,
+            plant,
+        })
+    }
+
+    pub(super) fn count(&self) -> usize {
+        1 + self.rest.len()
+    }
+
+    /// A vCPU's tables, to be looked at.
+    pub(super) fn of(&self, vcpu: usize) -> &Tables<Host> {
+        match vcpu.checked_sub(1) {
+            None => &self.boot,
+            Some(other) => &self.rest[other],
+        }
+    }
+
+    fn of_mut(&mut self, vcpu: usize) -> &mut Tables<Host> {
+        match vcpu.checked_sub(1) {
+            None => &mut self.boot,
+            Some(other) => &mut self.rest[other],
+        }
+    }
+
+    /// Whether no vCPU has anything queued.
+    pub(super) fn idle(&self) -> bool {
+        (0..self.count()).all(|vcpu| !queued(self.of(vcpu)).1)
+    }
+
+    /// A vCPU's turn: with nothing queued by another.
+    pub(super) fn with<R>(
+        &mut self,
+        vcpu: usize,
+        f: impl FnOnce(&mut Tables<Host>) -> R,
+    ) -> Result<R, MmError> {
+        self.model.run_on(vcpu);
+        if let Some(last) = self.queued.filter(|&last| last != vcpu) {
+            self.send_queued(last, vcpu)?;
+        }
+        let result = f(self.of_mut(vcpu));
+        self.queued = queued(self.of(vcpu)).1.then_some(vcpu);
+        Ok(result)
+    }
+
+    /// Sends what a vCPU has queued, on another whose turn it is.
+    fn send_queued(&mut self, last: usize, next: usize) -> Result<(), MmError> {
+        self.queued = None;
+        match self.plant {
+            Some(Plant::QueueKept) => Ok(()),
+            Some(Plant::WrongLog) => {
+                self.swap_logs(last, next);
+                let sent = self.of_mut(last).send_queued();
+                self.swap_logs(last, next);
+                sent
+            }
+            _ => self.of_mut(last).send_queued(),
+        }
+    }
+
+    fn swap_logs(&mut self, one: usize, other: usize) {
+        let mut all: Vec<&mut Tables<Host>> = vec![&mut self.boot];
+        all.extend(self.rest.iter_mut().map(|tables| &mut **tables));
+        if let Ok([one, other]) = all.get_disjoint_mut([one, other]) {
+            std::mem::swap(&mut one.mmu().completion, &mut other.mmu().completion);
+        }
+    }
+}
+
+/// Loads the tables of a vCPU that begins to run.
+fn load(model: &Model, root: Mfn) {
+    let op = [mmuext_op {
+        cmd: MMUEXT_NEW_BASEPTR,
+        arg1: mmuext_op_arg1 { mfn: root.as_u64() },
+        arg2: mmuext_op_arg2 { src_mfn: 0 },
+    }];
+    let args = [op.as_ptr() as u64, 1, 0, DOMID_SELF.into(), 0];
+    // SAFETY: a list of one operation, which is there until the call returns.
+    assert_eq!(unsafe { model.call(Call::MmuextOp, args) }, 0);
+}

@@ -1,0 +1,107 @@
+//! The page tables with several vCPUs, fuzzed on the model: by a seed, which alone says who does what
+//! and when.
+//!
+//! `FUZZ_OPS` and `FUZZ_SEED` make the run longer, or another one: `FUZZ_SEED=N FUZZ_OPS=STEP + 1`
+//! replays a run up to a step.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod cpus;
+mod look;
+mod op;
+mod run;
+
+use common::{MIB, small};
+use cpus::Plant;
+use model::{Kind, Layout};
+use run::Run;
+
+/// Steps in one domain: what a run leaves behind must not hide anything.
+const EACH: u64 = 20_000;
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| {
+        let parsed = text.replace('_', "").parse();
+        parsed.unwrap_or_else(|e| panic!("{name}={text}: {e}"))
+    })
+}
+
+/// All that a run is follows from its seed: two to four vCPUs, the kind of domain and of processor.
+fn layout(seed: u64) -> Layout {
+    Layout {
+        vcpus: 2 + (seed % 3) as usize,
+        pcid: seed.is_multiple_of(2),
+        survive_crash: true,
+        ..small(
+            [Kind::DomU, Kind::Dom0, Kind::Shim][(seed / 3 % 3) as usize],
+            16 * MIB,
+        )
+    }
+}
+
+/// A run of so many steps, to its end; its digest.
+fn run(seed: u64, steps: u64, plant: Option<Plant>) -> Result<u64, String> {
+    let mut run = Run::new(&layout(seed), seed, plant)?;
+    for _ in 0..steps {
+        run.step()?;
+    }
+    run.end()?;
+    Ok(run.digest)
+}
+
+#[test]
+fn seeds_run_clean() {
+    let (ops, first) = (number("FUZZ_OPS", 60_000), number("FUZZ_SEED", 1));
+    let began = std::time::Instant::now();
+    let mut done = 0;
+    for seed in first.. {
+        if done >= ops {
+            break;
+        }
+        let steps = EACH.min(ops - done);
+        run(seed, steps, None).unwrap_or_else(|found| panic!("seed {seed} {found}"));
+        done += steps;
+        if seed % 25 == 0 {
+            println!("seed {seed} ran clean");
+        }
+    }
+    let rate = done as f64 / began.elapsed().as_secs_f64();
+    println!("{done} operations from seed {first}, {rate:.0} a second");
+}
+
+/// The same seed is the same run, step by step: a shorter one is the beginning of a longer one.
+#[test]
+fn a_run_is_replayed_from_its_seed() {
+    let digests = |steps: u64| {
+        let mut run = Run::new(&layout(5), 5, None).unwrap();
+        let step = |run: &mut Run| run.step().map(|()| run.digest);
+        (0..steps)
+            .map(|_| step(&mut run).unwrap())
+            .collect::<Vec<_>>()
+    };
+    let long = digests(2000);
+    assert_eq!(digests(700), long[..700]);
+    assert_eq!(digests(2000), long);
+}
+
+/// Each fault in how vCPUs work together is found by every seed, and named by some.
+#[test]
+fn faults_are_found() {
+    for (plant, words) in [
+        (Plant::LocalFlush, "remembers mfn"),
+        (Plant::FreedBeforeFlush, "which is free"),
+        (Plant::WrongLog, "is planned"),
+        (Plant::QueueKept, "through its queue"),
+    ] {
+        let mut named = false;
+        for seed in 1..=6 {
+            let found = run(seed, EACH, Some(plant)).expect_err("a planted fault");
+            println!("{plant:?}, seed {seed} {found}");
+            assert!(found.starts_with("step "), "{plant:?}: {found}");
+            named |= found.contains(words);
+            // The run that found it finds it again.
+            assert_eq!(run(seed, EACH, Some(plant)), Err(found));
+        }
+        assert!(named, "{plant:?}: nobody says {words}");
+    }
+}
