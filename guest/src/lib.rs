@@ -45,6 +45,7 @@ pub mod foreign;
 pub mod frame;
 #[cfg(target_os = "none")]
 mod heap;
+mod here;
 #[cfg(target_os = "none")]
 mod init;
 #[cfg(target_os = "none")]

@@ -12,22 +12,24 @@
 //! the two do not wait for each other; then it looks a while, and gives its processor back to Xen, as
 //! the holder may be waiting for just that.
 //!
-//! The `spin` crate does the locking, and `lock_api` the guards.
+//! The `spin` crate does the locking, and `lock_api` the guards. What is different where this is tested,
+//! be it which vCPU runs or how words are shared, is in `here`.
 
 use core::panic::Location;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use lock_api::{GuardNoSend, RawMutex};
+
+use crate::here::{
+    AtomicPtr, AtomicUsize, Ordering, SPINS, Spin, give_way, mask_upcalls, me, relax,
+    restore_upcalls,
+};
 
 /// A value behind a [`RawLock`].
 pub type Lock<T> = lock_api::Mutex<RawLock, T>;
 
 /// Set in the holder's word if upcalls were masked before.
 const MASKED: usize = 1;
-
-/// How often a lock is looked at before its holder is given the processor.
-const SPINS: u32 = 4096;
 
 /// What a vCPU does before it waits for another's lock.
 static BEFORE_WAITING: spin::Once<fn()> = spin::Once::new();
@@ -40,7 +42,7 @@ pub fn before_waiting(f: fn()) {
 
 /// A spin lock with its holder written down.
 struct Noted {
-    spin: spin::Mutex<()>,
+    spin: Spin,
     /// Who holds it, with [`MASKED`]; 0 if nobody does. Written by the holder alone.
     holder: AtomicUsize,
     /// Where it was taken last.
@@ -50,7 +52,7 @@ struct Noted {
 impl Noted {
     const fn new() -> Noted {
         Noted {
-            spin: spin::Mutex::new(()),
+            spin: Spin::new(()),
             holder: AtomicUsize::new(0),
             place: AtomicPtr::new(ptr::null_mut()),
         }
@@ -113,7 +115,7 @@ impl Noted {
                 if !self.spin.is_locked() {
                     break;
                 }
-                core::hint::spin_loop();
+                relax();
             }
             if self.spin.is_locked() {
                 give_way();
@@ -236,127 +238,5 @@ unsafe impl RawMutex for KeptLock {
     #[inline]
     fn is_locked(&self) -> bool {
         self.0.spin.is_locked()
-    }
-}
-
-#[cfg(target_os = "none")]
-mod here {
-    use hypercall::Hypervisor;
-
-    use crate::cpu;
-    use crate::xen::HV;
-
-    /// The vCPU that this runs on.
-    #[inline]
-    pub(super) fn me() -> usize {
-        (cpu::here().number() as usize + 1) << 1
-    }
-
-    /// Lets the vCPU run that holds a lock: it may wait for this one's processor.
-    pub(super) fn give_way() {
-        // Refused, it is asked again soon.
-        let _ = hypercall::sched::r#yield(&HV);
-    }
-
-    #[inline]
-    pub(super) fn mask_upcalls() -> bool {
-        HV.mask_upcalls()
-    }
-
-    #[inline]
-    pub(super) fn restore_upcalls(was: bool) {
-        HV.restore_upcalls(was);
-    }
-}
-
-/// On the host a thread stands for a vCPU, and there are no upcalls.
-#[cfg(not(target_os = "none"))]
-mod here {
-    std::thread_local! {
-        static HERE: u64 = const { 0 };
-    }
-
-    pub(super) fn me() -> usize {
-        HERE.with(|here| std::ptr::from_ref(here).addr())
-    }
-
-    pub(super) fn give_way() {
-        std::thread::yield_now();
-    }
-
-    pub(super) fn mask_upcalls() -> bool {
-        true
-    }
-
-    pub(super) fn restore_upcalls(_: bool) {}
-}
-
-use here::{give_way, mask_upcalls, me, restore_upcalls};
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-    use std::sync::mpsc::channel;
-
-    #[test]
-    fn taking_it_again_names_both_places() {
-        let lock = Lock::new(1);
-        let held = lock.lock();
-        let first = line!() - 1;
-        let second = line!() + 1;
-        let again = catch_unwind(AssertUnwindSafe(|| *lock.lock()));
-        let payload = again.expect_err("a lock is taken twice");
-        let words = payload.downcast_ref::<String>().expect("words");
-        for line in [first, second] {
-            let place = format!("lock.rs:{line}:");
-            assert!(words.contains(&place), "{place} is not in: {words}");
-        }
-        assert_eq!(*held, 1);
-        drop(held);
-        assert_eq!(*lock.lock(), 1);
-    }
-
-    #[test]
-    fn trying_it_again_fails_and_changes_nothing() {
-        let lock = Lock::new(());
-        let held = lock.lock();
-        assert!(lock.try_lock().is_none());
-        assert!(lock_unless_held(&lock).is_none());
-        drop(held);
-        assert!(lock_unless_held(&lock).is_some());
-        assert!(lock.try_lock().is_some());
-        assert!(lock.try_lock().is_some());
-    }
-
-    #[test]
-    fn another_thread_waits() {
-        let lock = Lock::new(0);
-        let (started, start) = channel();
-        std::thread::scope(|scope| {
-            let mut held = lock.lock();
-            scope.spawn(|| {
-                started.send(()).expect("somebody waits");
-                *lock.lock() += 1;
-            });
-            start.recv().expect("a thread");
-            std::thread::yield_now();
-            assert_eq!(*held, 0);
-            *held = 10;
-            drop(held);
-        });
-        assert_eq!(*lock.lock(), 11);
-    }
-
-    #[test]
-    fn a_report_takes_it_over() {
-        let lock = Lock::new(7);
-        std::mem::forget(lock.lock());
-        // SAFETY: the guard is forgotten, and a number is a number.
-        unsafe { lock.raw().take_over() };
-        assert_eq!(*lock.lock(), 7);
-        // SAFETY: nobody holds it.
-        unsafe { lock.raw().take_over() };
-        assert_eq!(*lock.lock(), 7);
     }
 }

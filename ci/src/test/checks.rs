@@ -126,7 +126,7 @@ pub(super) fn abi(suite: &mut Suite) -> Result<()> {
 }
 
 /// Runs a command that is one test.
-fn single(suite: &mut Suite, name: &str, command: Command) -> Result<()> {
+pub(super) fn single(suite: &mut Suite, name: &str, command: Command) -> Result<()> {
     let since = Instant::now();
     let (success, text) = run(name, command)?;
     suite.report(name, since, if success { Ok(()) } else { Err(text) });

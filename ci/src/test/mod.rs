@@ -22,6 +22,7 @@ mod skips;
 mod smoke;
 mod tables;
 mod typed;
+mod vcpus;
 #[cfg(test)]
 mod workflows;
 
@@ -76,6 +77,9 @@ pub(crate) enum Group {
     Package,
     /// Optional, for nightly Rust: unit tests under Miri, which sees undefined behaviour
     Miri,
+    /// Optional: the kernel's lock in every order in which vCPUs can come to it, and long runs of the page
+    /// tables with several vCPUs
+    Vcpus,
     /// Optional, for cargo-mutants: broken code that the unit tests must notice, a sample
     Mutants,
 }
@@ -101,7 +105,13 @@ const ALL: &[Group] = &[
 ];
 
 /// What runs only by name, after the others.
-const OPTIONAL: &[Group] = &[Group::Mirror, Group::Package, Group::Miri, Group::Mutants];
+const OPTIONAL: &[Group] = &[
+    Group::Mirror,
+    Group::Package,
+    Group::Miri,
+    Group::Vcpus,
+    Group::Mutants,
+];
 
 impl Group {
     fn name(self) -> &'static str {
@@ -124,6 +134,7 @@ impl Group {
             Self::Mirror => "mirror",
             Self::Package => "package",
             Self::Miri => "miri",
+            Self::Vcpus => "vcpus",
             Self::Mutants => "mutants",
         }
     }
@@ -294,6 +305,7 @@ fn run(suite: &mut Suite, provision: &ProvisionArgs, groups: &[Group]) -> Result
             Group::Mirror => mirror::run(suite),
             Group::Package => package::run(suite),
             Group::Miri => miri::run(suite),
+            Group::Vcpus => vcpus::run(suite),
             Group::Mutants => mutants::run(suite),
             Group::Dom0 | Group::Xl | Group::Shim | Group::Pvh | Group::Bare | Group::Bare4 => {
                 smoke::run(suite, &vias)

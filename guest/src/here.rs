@@ -1,0 +1,68 @@
+//! What the lock stands on: which vCPU this is, its upcalls, how it waits, and the words that vCPUs
+//! share.
+//!
+//! A room of its own, as a test puts another in its place: one in which every order is tried in which
+//! vCPUs can come to those words (`guest/tests/interleavings.rs`).
+
+pub(crate) use core::hint::spin_loop as relax;
+pub(crate) use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+/// How often a lock is looked at before its holder is given the processor.
+pub(crate) const SPINS: u32 = 4096;
+
+/// What excludes.
+pub(crate) type Spin = spin::Mutex<()>;
+
+#[cfg(target_os = "none")]
+mod vcpu {
+    use hypercall::Hypervisor;
+
+    use crate::cpu;
+    use crate::xen::HV;
+
+    /// The vCPU that this runs on: a number that is even and not 0.
+    #[inline]
+    pub(crate) fn me() -> usize {
+        (cpu::here().number() as usize + 1) << 1
+    }
+
+    /// Lets the vCPU run that holds a lock: it may wait for this one's processor.
+    pub(crate) fn give_way() {
+        // Refused, it is asked again soon.
+        let _ = hypercall::sched::r#yield(&HV);
+    }
+
+    #[inline]
+    pub(crate) fn mask_upcalls() -> bool {
+        HV.mask_upcalls()
+    }
+
+    #[inline]
+    pub(crate) fn restore_upcalls(was: bool) {
+        HV.restore_upcalls(was);
+    }
+}
+
+/// On the host a thread stands for a vCPU, and there are no upcalls.
+#[cfg(not(target_os = "none"))]
+mod vcpu {
+    std::thread_local! {
+        static HERE: u64 = const { 0 };
+    }
+
+    pub(crate) fn me() -> usize {
+        HERE.with(|here| std::ptr::from_ref(here).addr())
+    }
+
+    pub(crate) fn give_way() {
+        std::thread::yield_now();
+    }
+
+    pub(crate) fn mask_upcalls() -> bool {
+        true
+    }
+
+    pub(crate) fn restore_upcalls(_: bool) {}
+}
+
+pub(crate) use vcpu::{give_way, mask_upcalls, me, restore_upcalls};
