@@ -41,7 +41,13 @@ const SAMPLE: &[Sample] = &[
             "::apply",
             "::flush_for",
             "::act ",
+            "::send_for_other",
         ],
+        package: "hypercall",
+    },
+    Sample {
+        file: "hypercall/src/batch/tlb.rs",
+        names: &["Pending::widen"],
         package: "hypercall",
     },
     Sample {
@@ -66,12 +72,17 @@ const SAMPLE: &[Sample] = &[
     },
     Sample {
         file: "hypercall/pagetable/src/spaces.rs",
-        names: &["is_recorded_table", "give_back_root", "fingerprint"],
+        names: &[
+            "is_recorded_table",
+            "give_back_root",
+            "fingerprint",
+            "retire",
+        ],
         package: "pagetable",
     },
     Sample {
         file: "hypercall/pagetable/src/domain.rs",
-        names: &["bases", "changed"],
+        names: &["bases", "changed", "tlb_scope"],
         package: "pagetable",
     },
 ];

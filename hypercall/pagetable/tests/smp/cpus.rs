@@ -212,6 +212,9 @@ impl Cpus {
         }
         model.run_on(0);
         others.frames.set(boot.frames().counts().mapped);
+        // Xen interrupts its own lists, or does not.
+        let preempt = seed % 5;
+        model.preempt_every((preempt > 0).then_some(preempt));
         model.remote_flushes(match plant {
             Some(Plant::LocalFlush) => RemoteFlushes::Lost,
             Some(Plant::FreedBeforeFlush) => RemoteFlushes::Late,
