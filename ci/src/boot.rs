@@ -18,6 +18,7 @@ use crate::provision::origin::Origin;
 use crate::report::{Facts, Report, Row, State};
 use crate::stack::{Job, Mode, Setting, Via};
 use crate::ui;
+use crate::words;
 use crate::workspace::Workspace;
 
 /// Long enough for any stack on a slow machine.
@@ -162,10 +163,14 @@ fn given(path: &Path, via: Via) -> Result<PathBuf> {
 }
 
 fn job(arguments: &BootArgs, kernel: PathBuf) -> Result<Job> {
-    let mut cmdline = arguments.cmdline.clone();
-    if arguments.interactive {
-        cmdline = format!("{cmdline} monitor").trim_start().to_owned();
-    }
+    let cmdline = match arguments.interactive {
+        true => words::monitor(&arguments.cmdline),
+        // Another kernel has words of its own.
+        false if arguments.kernel.is_none() || kernel::is_ours(&kernel) => {
+            words::once(&arguments.cmdline)
+        }
+        false => arguments.cmdline.clone(),
+    };
     // A person or a debugger takes as long as it takes.
     let patient = arguments.interactive || arguments.gdb;
     let timeout = match arguments.timeout {

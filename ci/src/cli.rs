@@ -19,7 +19,8 @@ use crate::test::Group;
 
 const BOOT_HELP: &str = "\
 Words for the kernel, given by --cmdline, are separated by blanks; one it does not know fails the
-boot. Among them are log=LEVEL[,MODULE=LEVEL...], selftest, provoke=panic and monitor.
+boot. Among them are log=LEVEL[,MODULE=LEVEL...], selftest, provoke=panic and monitor. Unless told to
+stay (monitor), this repository's kernel is told to end when all is done (once).
 
 Examples:
   cargo xtask boot --cmdline 'log=debug selftest' --mem 256 --vcpus 2

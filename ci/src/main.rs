@@ -22,6 +22,7 @@ mod rules;
 mod stack;
 mod test;
 mod ui;
+mod words;
 mod workspace;
 
 use std::process::ExitCode;

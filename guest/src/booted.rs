@@ -1,4 +1,5 @@
-//! What the kernel does once it has booted: tests itself, serves the monitor, gives the verdict.
+//! What the kernel does once it has booted: tests itself, serves its console until it is shut down,
+//! gives the verdict.
 //!
 //! Nothing here returns to what booted it, and nothing here uses it: what only the boot needed is
 //! given back first.
@@ -6,12 +7,13 @@
 use core::fmt;
 
 use crate::checks::{self, Facts};
+use crate::control::{self, End};
 use crate::init_memory::{self, Given};
 use crate::mm::levels::Levels;
-use crate::monitor::{Leave, Monitor};
+use crate::monitor::Monitor;
 use crate::selection::Selection;
 use crate::start_info::ConsoleInfo;
-use crate::{cpu, mm, power, verdict};
+use crate::{cpu, mm, power, println, verdict};
 
 /// What is left to do, and what the boot came to.
 pub(crate) struct Booted<'a> {
@@ -23,8 +25,8 @@ pub(crate) struct Booted<'a> {
     pub(crate) console: ConsoleInfo,
     /// Self-tests to run.
     pub(crate) selftest: Selection<'a>,
-    /// Whether to read commands.
-    pub(crate) monitor: bool,
+    /// Whether to stay and read commands, until somebody asks for the end.
+    pub(crate) stays: bool,
     /// What the verdict is to say of what was done on the way; begins with a blank, if anything.
     pub(crate) facts: Facts,
 }
@@ -43,28 +45,38 @@ pub(crate) fn run(booted: &Booted<'_>) -> ! {
     }
     let tested = checks::self_test(booted.selftest, booted.privileged);
     let mut monitor = Monitor::new(booted.privileged, tested);
-    let leave = if booted.monitor {
-        monitor.run(booted.console)
-    } else {
-        Leave::Poweroff
+    let end = match control::attend() {
+        Some(end) => end,
+        None if booted.stays => {
+            println!("running: {}", facts(booted));
+            monitor.run(booted.console)
+        }
+        None => End::Poweroff,
     };
+    match monitor.tested {
+        Some(summary) if !summary.is_good() => verdict::fail(summary.reason()),
+        Some(summary) => verdict::pass(format_args!("{} {summary}", facts(booted))),
+        None => verdict::pass(facts(booted)),
+    }
+    self::end(end)
+}
+
+/// What the kernel is, in words for the verdict.
+fn facts(booted: &Booted<'_>) -> impl fmt::Display {
     let counts = mm::with(|tables| tables.frames().counts());
-    let facts = fmt::from_fn(|f| {
+    fmt::from_fn(move |f| {
         write!(f, "via=\"{}\" pages={}", booted.via, counts.total)?;
         write!(f, " mapped={} free={}", counts.mapped, counts.free)?;
         write!(f, " cpus={}", cpu::running())?;
         write!(f, " levels={}", Levels::current().fold.top())?;
-        f.write_str(&booted.facts)?;
-        monitor
-            .tested
-            .map_or(Ok(()), |summary| write!(f, " {summary}"))
-    });
-    match monitor.tested {
-        Some(summary) if !summary.is_good() => verdict::fail(summary.reason()),
-        _ => verdict::pass(facts),
-    }
-    match leave {
-        Leave::Poweroff => power::off(),
-        Leave::Reboot => power::reboot(),
+        f.write_str(&booted.facts)
+    })
+}
+
+/// Ends the domain as it was asked to.
+pub(crate) fn end(end: End) -> ! {
+    match end {
+        End::Poweroff => power::off(),
+        End::Reboot => power::reboot(),
     }
 }

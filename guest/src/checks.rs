@@ -64,16 +64,20 @@ pub(crate) fn exists(word: &str, name: &str) -> bool {
 #[distributed_slice]
 pub(crate) static TESTERS: [fn(Selection<'_>, bool) -> Summary];
 
-/// Makes the checks that were asked for.
+/// Makes the checks that were asked for; `between` is called behind each.
 ///
 /// # Errors
-/// The first that fails.
-pub(crate) fn run(asked: &Asked<'_>) -> Result<Facts, Failed> {
+/// The first that fails, or what `between` does.
+pub(crate) fn run(
+    asked: &Asked<'_>,
+    between: impl Fn() -> Result<(), Failed>,
+) -> Result<Facts, Failed> {
     let mut facts = Facts::new();
     let orders = CHECKS.iter().map(|check| check.order);
     for order in 0..=orders.max().unwrap_or(0) {
         for check in CHECKS.iter().filter(|check| check.order == order) {
             (check.run)(asked, &mut facts)?;
+            between()?;
         }
     }
     Ok(facts)

@@ -1,5 +1,8 @@
-//! What Xen's tools ask of the running domain, in two nodes of xenstore that the kernel watches while it
-//! waits for commands: `control/shutdown` (`xl shutdown`, `xl reboot`) and `control/sysrq` (`xl sysrq`).
+//! What Xen's tools ask of the running domain, in two nodes of xenstore that the kernel watches from its
+//! boot on: `control/shutdown` (`xl shutdown`, `xl reboot`) and `control/sysrq` (`xl sysrq`).
+//!
+//! Who waits looks all the time ([`look`]); whatever else the kernel does, it looks whenever a step of
+//! that is done ([`attend`]), which is soon enough for tools that wait a minute.
 //!
 //! A word in `control/shutdown` is acknowledged by emptying the node, in a transaction, before it is
 //! obeyed: who wrote it learns so that it was seen, and no word that comes meanwhile is lost. What the
@@ -8,10 +11,16 @@
 //! `docs/misc/xenstore-paths.pandoc`.
 
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use heapless::String;
+use marks::init;
+use spin::Once;
 use xenstore_wire::{CallError, Errno, Path, Popped};
 
+use crate::init::initcall;
+use crate::options::Options;
+use crate::refused::Refused;
 use crate::xenstore::{self, Failed, Requests};
 use crate::{mm, println};
 
@@ -52,85 +61,115 @@ pub(crate) enum Asked {
 /// What is done in a transaction.
 type Read = fn(&mut Requests<'_>) -> Result<Option<Asked>, CallError>;
 
-/// What follows from what was asked.
+/// How the kernel ends when it is asked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Then {
-    /// The kernel goes on.
-    GoOn,
+pub(crate) enum End {
     /// It powers off.
     Poweroff,
     /// It reboots.
     Reboot,
 }
 
-/// The watches, and what they have said.
-#[derive(Debug, Default)]
-pub(crate) struct Control {
-    shutdown: bool,
-    sysrq: bool,
-    /// That the connection cannot be used was said.
-    said: bool,
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            End::Poweroff => "power off",
+            End::Reboot => "reboot",
+        })
+    }
 }
 
-impl Control {
-    /// Sets the watches, and tells the tools what they may ask. Without xenstore nothing is ever asked;
-    /// the boot has said so.
-    pub(crate) fn begin() -> Control {
-        let mut control = Control::default();
-        match xenstore::with(watch) {
-            Ok(()) => log::debug!("Xen's tools can shut this domain down"),
-            Err(Failed::None) => {}
-            Err(e) => control.fail(e),
-        }
-        control
-    }
+/// That the node was written since it was read last, by its watch.
+static SHUTDOWN_WRITTEN: AtomicBool = AtomicBool::new(false);
+/// The same of the other node.
+static SYSRQ_WRITTEN: AtomicBool = AtomicBool::new(false);
+/// That the connection cannot be used was said.
+static SAID: AtomicBool = AtomicBool::new(false);
+/// How the kernel was asked to end.
+static END: Once<End> = Once::new();
 
-    /// Says what went wrong with xenstore; a connection that is broken only once.
-    fn fail(&mut self, failed: Failed) {
-        let lasting = matches!(failed, Failed::Call(CallError::Broken(_)));
-        if !(lasting && self.said) {
-            log::warn!("Xen's tools cannot ask anything of this domain: {failed}");
-        }
-        self.said |= lasting;
+/// Sets the watches, and tells the tools what they may ask. Without xenstore nothing is ever asked; the
+/// boot has said so.
+pub(crate) fn begin() {
+    match xenstore::with(watch) {
+        Ok(()) => log::debug!("Xen's tools can shut this domain down"),
+        Err(Failed::None) => {}
+        Err(e) => fail(e),
     }
+}
 
-    /// Takes the events that came, and what they are about; `other` gets those of other watches.
-    pub(crate) fn look(&mut self, mut other: impl FnMut(Popped<'_>)) -> Option<Asked> {
-        let served = xenstore::events(|popped| match popped {
-            Popped::Event(event) if event.token == SHUTDOWN_TOKEN => self.shutdown = true,
-            Popped::Event(event) if event.token == SYSRQ_TOKEN => self.sysrq = true,
-            Popped::Event(_) => other(popped),
-            Popped::Lost(_) => {
-                (self.shutdown, self.sysrq) = (true, true);
-                other(popped);
-            }
-        });
-        match served {
-            Ok(()) => {}
-            Err(Failed::None) => return None,
-            Err(e) => self.fail(e),
-        }
-        if core::mem::take(&mut self.shutdown)
-            && let Some(asked) = self.ask(shutdown)
-        {
-            return Some(asked);
-        }
-        if core::mem::take(&mut self.sysrq) {
-            return self.ask(sysrq);
-        }
-        None
+/// Begins with the boot.
+#[init]
+fn init(_: &Options<'_>) -> Result<(), Refused> {
+    begin();
+    Ok(())
+}
+initcall!("control", Service, after ["xenstore"], needs HYPERCALLS, init);
+
+/// Says what went wrong with xenstore; a connection that is broken only once.
+fn fail(failed: Failed) {
+    let lasting = matches!(failed, Failed::Call(CallError::Broken(_)));
+    if !(lasting && SAID.load(Ordering::Relaxed)) {
+        log::warn!("Xen's tools cannot ask anything of this domain: {failed}");
     }
+    SAID.fetch_or(lasting, Ordering::Relaxed);
+}
 
-    /// Reads, and acknowledges, in a transaction.
-    fn ask(&mut self, read: Read) -> Option<Asked> {
-        match xenstore::with(|session| session.transaction(read)) {
-            Ok(asked) => asked,
-            // Nobody has asked yet.
-            Err(Failed::Call(e)) if e.is(Errno::ENOENT) => None,
-            Err(e) => {
-                self.fail(e);
-                None
-            }
+/// Takes the events that came, and what they are about; `other` gets those of other watches.
+pub(crate) fn look(mut other: impl FnMut(Popped<'_>)) -> Option<Asked> {
+    let served = xenstore::events(|popped| match popped {
+        Popped::Event(event) if event.token == SHUTDOWN_TOKEN => {
+            SHUTDOWN_WRITTEN.store(true, Ordering::Relaxed);
+        }
+        Popped::Event(event) if event.token == SYSRQ_TOKEN => {
+            SYSRQ_WRITTEN.store(true, Ordering::Relaxed);
+        }
+        Popped::Event(_) => other(popped),
+        Popped::Lost(_) => {
+            SHUTDOWN_WRITTEN.store(true, Ordering::Relaxed);
+            SYSRQ_WRITTEN.store(true, Ordering::Relaxed);
+            other(popped);
+        }
+    });
+    match served {
+        Ok(()) => {}
+        Err(Failed::None) => return None,
+        Err(e) => fail(e),
+    }
+    if SHUTDOWN_WRITTEN.swap(false, Ordering::Relaxed)
+        && let Some(asked) = ask(shutdown)
+    {
+        return Some(asked);
+    }
+    if SYSRQ_WRITTEN.swap(false, Ordering::Relaxed) {
+        return ask(sysrq);
+    }
+    None
+}
+
+/// Does what was asked for since it looked last, between two steps of something else; how the kernel
+/// is to end, if that was asked now or before.
+pub(crate) fn attend() -> Option<End> {
+    while let Some(asked) = look(|_| {}) {
+        asked.carry_out();
+    }
+    end()
+}
+
+/// How the kernel was asked to end, if it was.
+pub(crate) fn end() -> Option<End> {
+    END.get().copied()
+}
+
+/// Reads, and acknowledges, in a transaction.
+fn ask(read: Read) -> Option<Asked> {
+    match xenstore::with(|session| session.transaction(read)) {
+        Ok(asked) => asked,
+        // Nobody has asked yet.
+        Err(Failed::Call(e)) if e.is(Errno::ENOENT) => None,
+        Err(e) => {
+            fail(e);
+            None
         }
     }
 }
@@ -139,7 +178,7 @@ impl Control {
 fn watch(session: &mut Requests<'_>) -> Result<(), CallError> {
     for (path, token) in [(SHUTDOWN, SHUTDOWN_TOKEN), (SYSRQ, SYSRQ_TOKEN)] {
         match session.watch(path, token) {
-            // From the last time that the kernel waited for commands.
+            // From before.
             Err(e) if e.is(Errno::EEXIST) => {}
             result => result?,
         }
@@ -185,24 +224,22 @@ fn word(bytes: &[u8]) -> Word {
 }
 
 impl Asked {
-    /// Does it, or says why not.
-    pub(crate) fn carry_out(&self) -> Then {
+    /// Does it, or says why not; the end of the kernel is left to those who look for it ([`end`]).
+    pub(crate) fn carry_out(&self) {
         match self {
             Asked::Poweroff(word) => {
                 println!("control: asked to {word}");
-                Then::Poweroff
+                END.call_once(|| End::Poweroff);
             }
             Asked::Reboot => {
                 println!("control: asked to reboot");
-                Then::Reboot
+                END.call_once(|| End::Reboot);
             }
             Asked::Suspend => {
                 println!("control: asked to suspend, which this kernel does not do");
-                Then::GoOn
             }
             Asked::Unknown(word) => {
                 println!("control: asked to '{word}', which is nothing that it knows");
-                Then::GoOn
             }
             Asked::Key(key) => press(*key),
         }
@@ -219,15 +256,19 @@ const KEYS: &[(u8, &str)] = &[
 ];
 
 /// Does what a key asks for.
-fn press(key: u8) -> Then {
+fn press(key: u8) {
     let Some((_, what)) = KEYS.iter().find(|(known, _)| *known == key) else {
         println!("sysrq: no key '{}'; h lists them", key.escape_ascii());
-        return Then::GoOn;
+        return;
     };
     println!("sysrq: {what}");
     match key {
-        b'b' => return Then::Reboot,
-        b'o' => return Then::Poweroff,
+        b'b' => {
+            END.call_once(|| End::Reboot);
+        }
+        b'o' => {
+            END.call_once(|| End::Poweroff);
+        }
         b'c' => panic!("asked for by sysrq"),
         b'm' => {
             let counts = mm::with(|tables| tables.frames().counts());
@@ -240,5 +281,4 @@ fn press(key: u8) -> Then {
             }
         }
     }
-    Then::GoOn
 }

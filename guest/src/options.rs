@@ -52,9 +52,15 @@ pub const WORDS: &[Word] = &[
                reboot, hang, vcpupanic",
     },
     Word {
+        name: "once",
+        form: "once",
+        help: "give the verdict and power off instead of staying until the domain is shut down; \
+               words of tests mean it as well",
+    },
+    Word {
         name: "monitor",
         form: "monitor",
-        help: "read commands from the console instead of powering off",
+        help: "stay and read commands, also after tests",
     },
     Word {
         name: "directmap",
@@ -179,10 +185,25 @@ pub struct Options<'a> {
     pub differential: Option<Differential>,
     /// The failure to provoke.
     pub provoke: Option<Provoke>,
-    /// Whether to stay and read commands.
+    /// Whether to end with the verdict, without a test that would.
+    pub once: bool,
+    /// Whether to stay, also after tests.
     pub monitor: bool,
     /// When the direct map is populated.
     pub directmap: DirectMap,
+}
+
+impl Options<'_> {
+    /// Whether the domain stays when all is done that was asked for, until it is shut down. A run of
+    /// tests ends with its verdict: whoever asks for one waits for that.
+    #[must_use]
+    pub fn stays(&self) -> bool {
+        let tests = [self.selftest, self.bench, self.rules];
+        let tested = tests.iter().any(|tests| *tests != Selection::None)
+            || self.fuzz.is_some()
+            || self.differential.is_some();
+        self.monitor || !(self.once || tested)
+    }
 }
 
 /// Why a command line is refused; `index` counts words from 1.
@@ -219,6 +240,7 @@ impl CmdlineError<'_> {
                 Reason::BadValue | Reason::BadFilter(_) => f.write_str("bad value"),
                 Reason::NoSuch(name) => write!(f, "no '{name}'"),
                 Reason::Twice => f.write_str("given twice"),
+                Reason::Against(other) => write!(f, "against {other}"),
                 Reason::NotBuiltIn => f.write_str("not in this image"),
                 Reason::TooLong => write!(f, "longer than {LONGEST} bytes, perhaps cut off"),
             }
@@ -245,6 +267,8 @@ pub enum Reason<'a> {
     NoSuch(&'a str),
     /// The same word came before.
     Twice,
+    /// This word came before, which means the opposite.
+    Against(&'static str),
     /// The image was built without what the word asks for.
     NotBuiltIn,
     /// The line has as many bytes as loaders leave of one that is too long for them.
@@ -270,6 +294,7 @@ impl fmt::Display for CmdlineError<'_> {
             Reason::BadFilter(e) => write!(f, "{e}"),
             Reason::NoSuch(name) => write!(f, "there is no '{name}'"),
             Reason::Twice => f.write_str("given twice"),
+            Reason::Against(other) => write!(f, "means the opposite of '{other}', which is given"),
             Reason::NotBuiltIn => f.write_str(
                 "this image was built without self-tests, benchmarks, rules and fuzzing: it is lean",
             ),
@@ -440,10 +465,13 @@ fn parse_for(line: &[u8], has_checks: bool) -> Result<Options<'_>, CmdlineError<
                 let found = Provoke::ALL.iter().find(|(name, _)| *name == kind);
                 options.provoke = Some(found.ok_or_else(|| error(Reason::BadValue))?.1);
             }
-            "monitor" | "no5lvl" if value.is_some() => {
+            "monitor" | "once" | "no5lvl" if value.is_some() => {
                 return Err(error(Reason::TakesNoValue));
             }
+            "monitor" if options.once => return Err(error(Reason::Against("once"))),
+            "once" if options.monitor => return Err(error(Reason::Against("monitor"))),
             "monitor" => options.monitor = true,
+            "once" => options.once = true,
             // Read by the entry, which is where it takes effect.
             "no5lvl" => {}
             "directmap" => {
@@ -498,6 +526,27 @@ mod tests {
             (o.selftest, o.provoke, o.monitor),
             (Selection::None, None, false)
         );
+    }
+
+    #[test]
+    fn a_domain_stays_unless_it_is_tested_or_told_otherwise() {
+        for (line, stays) in [
+            ("", true),
+            ("log=warn directmap=full", true),
+            ("once", false),
+            ("selftest=mm", false),
+            ("bench", false),
+            ("rules=R9", false),
+            ("fuzz=1", false),
+            ("differential=1", false),
+            ("selftest monitor", true),
+        ] {
+            assert_eq!(parse(line.as_bytes()).unwrap().stays(), stays, "{line}");
+        }
+        for line in ["once monitor", "monitor once"] {
+            let error = parse(line.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains("means the opposite of"), "{error}");
+        }
     }
 
     #[test]

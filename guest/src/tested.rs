@@ -13,12 +13,14 @@ pub(crate) struct Summary {
     pub(crate) skipped: u32,
     /// The first that did not pass.
     pub(crate) first: Option<&'static str>,
+    /// Whether the kernel was asked to end before all were made.
+    pub(crate) cut_short: bool,
 }
 
 impl Summary {
     /// Whether everything passed or was skipped for a reason, and there was anything to run.
     pub(crate) fn is_good(&self) -> bool {
-        self.failed == 0 && self.run > 0
+        self.failed == 0 && self.run > 0 && !self.cut_short
     }
 
     /// Both runs together.
@@ -28,6 +30,7 @@ impl Summary {
             failed: self.failed + later.failed,
             skipped: self.skipped + later.skipped,
             first: self.first.or(later.first),
+            cut_short: self.cut_short || later.cut_short,
         }
     }
 
@@ -39,6 +42,9 @@ impl Summary {
                 "{} of {} self-tests failed, the first is {first}",
                 self.failed, self.run
             ),
+            None if self.cut_short => {
+                write!(f, "asked to end after {} of the self-tests", self.run)
+            }
             None => f.write_str("no self-test of this name"),
         })
     }

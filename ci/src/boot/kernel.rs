@@ -37,6 +37,20 @@ pub(crate) fn check(path: &Path, via: Via) -> Result<()> {
     judge(&bytes, via).map_err(|why| Failure::Usage(format!("--kernel {}: {why}", path.display())))
 }
 
+/// Whether a file is the kernel of this repository, by its note GUEST_OS (`guest/src/entry/pv.rs`): it
+/// takes words that others do not know.
+pub(super) fn is_ours(path: &Path) -> bool {
+    let mut bytes = std::fs::read(path).unwrap_or_default();
+    if bytes.starts_with(GZIP) {
+        let mut unpacked = Vec::new();
+        // One that does not unpack is refused before.
+        let _ = flate2::read::MultiGzDecoder::new(&bytes[..]).read_to_end(&mut unpacked);
+        bytes = unpacked;
+    }
+    marks::<elf::FileHeader64<Endianness>>(&bytes)
+        .is_ok_and(|marks| marks.text(note::GUEST_OS, "GUEST_OS") == "rust-xen-pv")
+}
+
 fn judge(bytes: &[u8], via: Via) -> std::result::Result<(), String> {
     if bytes.starts_with(GZIP) {
         let mut unpacked = Vec::new();

@@ -10,6 +10,7 @@ use crate::console::verdict::{End, Kind, Shutdown, Verdict, judge, kept};
 use crate::exit::{Failure, Result};
 use crate::report::Facts;
 use crate::stack::{Job, Mode, Session, Setting, Via};
+use crate::words;
 
 /// How a boot is to end.
 #[derive(Debug, Clone, Copy)]
@@ -444,7 +445,7 @@ impl Row {
     fn job(&self, kernel: std::path::PathBuf) -> Job {
         let hangs = self.smoke.expect.shutdown.is_none();
         let job = Job {
-            cmdline: self.smoke.cmdline.into(),
+            cmdline: words::once(self.smoke.cmdline),
             mem_mib: self.smoke.mem_mib,
             timeout: Some(if hangs { HANG_TIMEOUT } else { TIMEOUT }),
             ..Job::new(self.smoke.name.replace(' ', "-"), self.via, kernel)

@@ -8,7 +8,8 @@ use marks::init;
 
 use crate::before::Before;
 use crate::booted::{self, Booted};
-use crate::checks::{self, Asked};
+use crate::checks::{self, Asked, Failed};
+use crate::control::{self, End};
 use crate::init::{self, initcall};
 use crate::mm::MmError;
 use crate::mm::levels::Levels;
@@ -135,6 +136,17 @@ pub(super) fn start_kernel_common(
     run(entered, options)
 }
 
+/// Refuses to go on with what the command line asks for once Xen's tools have asked for the end.
+#[init]
+fn go_on() -> Result<(), Failed> {
+    match control::attend() {
+        Some(end) => Err(checks::reason(format_args!(
+            "asked to {end} before it was done"
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Makes the init calls and whatever else the command line has made part of the boot.
 #[init]
 fn run(entered: &Entered<'_>, options: &Options<'_>) -> ! {
@@ -158,16 +170,16 @@ fn run(entered: &Entered<'_>, options: &Options<'_>) -> ! {
         options,
         before: entered.before.as_ref(),
     };
-    let facts = checks::run(&asked).unwrap_or_else(|reason| {
+    let facts = checks::run(&asked, go_on).unwrap_or_else(|reason| {
         verdict::fail(reason);
-        power::off()
+        booted::end(control::end().unwrap_or(End::Poweroff))
     });
     booted::run(&Booted {
         via: entered.via,
         privileged: entered.privileged,
         console: entered.console,
         selftest: options.selftest,
-        monitor: options.monitor,
+        stays: options.stays(),
         facts,
     })
 }

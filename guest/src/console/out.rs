@@ -95,6 +95,14 @@ pub(crate) fn move_ring(to: &'static ring::Page) {
     }
 }
 
+/// The port that is raised when something was typed or taken, where the console is a ring.
+pub(crate) fn port() -> Option<Port> {
+    match CONSOLE.lock().out {
+        Out::Ring { port, .. } => Some(Port(port)),
+        Out::Closed | Out::Hypervisor | Out::Device(_) => None,
+    }
+}
+
 /// Replaces what the log shows.
 pub(crate) fn set_filter(filter: Filter) {
     log::set_max_level(filter.max());

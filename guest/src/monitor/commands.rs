@@ -10,15 +10,16 @@ use hypercall::batch::{FlushReason, Stats};
 use linker::tables::{Command, by_name};
 use linkme::distributed_slice;
 
-use super::{Leave, Monitor};
+use super::Monitor;
 use crate::capability::{CAPABILITIES, admits, is_here};
+use crate::control::End;
 use crate::mm::frames::Counts;
 use crate::mm::state::Kind;
 use crate::mm::{self, Tables};
 use crate::{println, subarch};
 
 /// What a command does with what is typed behind it; the end of the session, if it is one.
-pub(crate) type Run = fn(&mut Monitor, &str) -> Option<Leave>;
+pub(crate) type Run = fn(&mut Monitor, &str) -> Option<End>;
 
 /// Every command, in no order.
 #[distributed_slice]
@@ -46,7 +47,7 @@ macro_rules! command {
 pub(crate) use command;
 
 /// Carries out a line.
-pub(super) fn carry_out(monitor: &mut Monitor, line: &str) -> Option<Leave> {
+pub(super) fn carry_out(monitor: &mut Monitor, line: &str) -> Option<End> {
     let line = line.trim();
     let (name, argument) = line.split_once(' ').unwrap_or((line, ""));
     if name.is_empty() {
@@ -67,7 +68,7 @@ pub(super) fn carry_out(monitor: &mut Monitor, line: &str) -> Option<Leave> {
     (command.run)(monitor, argument.trim())
 }
 
-fn help(_: &mut Monitor, _: &str) -> Option<Leave> {
+fn help(_: &mut Monitor, _: &str) -> Option<End> {
     let known = by_name(&COMMANDS, |command| command.item.name);
     for command in known.filter(|command| admits(&command.item).is_ok()) {
         let (name, argument) = (command.item.name, command.argument);
@@ -77,7 +78,7 @@ fn help(_: &mut Monitor, _: &str) -> Option<Leave> {
 }
 command!("help", "", "list the commands", needs EVERYWHERE, help);
 
-fn layout(_: &mut Monitor, _: &str) -> Option<Leave> {
+fn layout(_: &mut Monitor, _: &str) -> Option<End> {
     mm::dump::print();
     None
 }
@@ -89,7 +90,7 @@ command!(
     layout
 );
 
-fn features(_: &mut Monitor, _: &str) -> Option<Leave> {
+fn features(_: &mut Monitor, _: &str) -> Option<End> {
     println!("running on {}", subarch::current());
     for capability in CAPABILITIES {
         match is_here(capability) {
@@ -107,7 +108,7 @@ command!(
     features
 );
 
-fn walk(_: &mut Monitor, argument: &str) -> Option<Leave> {
+fn walk(_: &mut Monitor, argument: &str) -> Option<End> {
     let digits = argument.trim_start_matches("0x");
     match u64::from_str_radix(digits, 16) {
         Ok(address) => {
@@ -126,7 +127,7 @@ command!(
     walk
 );
 
-fn audit(_: &mut Monitor, _: &str) -> Option<Leave> {
+fn audit(_: &mut Monitor, _: &str) -> Option<End> {
     match mm::with_all(Tables::audit) {
         Ok(report) => println!("{report}"),
         Err(e) => println!("{e}"),
@@ -135,7 +136,7 @@ fn audit(_: &mut Monitor, _: &str) -> Option<Leave> {
 }
 command!("audit", "", "check all page tables against the records", needs EVERYWHERE, audit);
 
-fn stats(_: &mut Monitor, _: &str) -> Option<Leave> {
+fn stats(_: &mut Monitor, _: &str) -> Option<End> {
     let stats = mm::with(|tables| *tables.stats());
     let Stats {
         hypercalls,
@@ -167,7 +168,7 @@ command!(
     stats
 );
 
-fn frames(_: &mut Monitor, _: &str) -> Option<Leave> {
+fn frames(_: &mut Monitor, _: &str) -> Option<End> {
     let (counts, by_kind) = mm::with(|tables| {
         let counts = tables.frames().counts();
         let mut by_kind = [0_u64; Kind::ALL.len()];
@@ -199,17 +200,17 @@ fn frames(_: &mut Monitor, _: &str) -> Option<Leave> {
 }
 command!("frames", "", "count the frames of memory by what they are", needs EVERYWHERE, frames);
 
-fn panic(_: &mut Monitor, _: &str) -> Option<Leave> {
+fn panic(_: &mut Monitor, _: &str) -> Option<End> {
     panic!("asked for at the console")
 }
 command!("panic", "", "crash on purpose", needs EVERYWHERE, panic);
 
-fn poweroff(_: &mut Monitor, _: &str) -> Option<Leave> {
-    Some(Leave::Poweroff)
+fn poweroff(_: &mut Monitor, _: &str) -> Option<End> {
+    Some(End::Poweroff)
 }
 command!("poweroff", "", "give the verdict and power off", needs EVERYWHERE, poweroff);
 
-fn reboot(_: &mut Monitor, _: &str) -> Option<Leave> {
-    Some(Leave::Reboot)
+fn reboot(_: &mut Monitor, _: &str) -> Option<End> {
+    Some(End::Reboot)
 }
 command!("reboot", "", "give the verdict and reboot", needs EVERYWHERE, reboot);

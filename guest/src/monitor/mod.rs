@@ -11,9 +11,7 @@ pub mod line;
 mod store;
 
 #[cfg(target_os = "none")]
-use run::carry_out;
-#[cfg(target_os = "none")]
-pub(crate) use run::{Leave, Monitor};
+pub(crate) use run::Monitor;
 
 #[cfg(target_os = "none")]
 mod run {
@@ -24,7 +22,7 @@ mod run {
     use super::commands;
     use super::line::{Key, Line};
     use crate::console::{self, print};
-    use crate::control::{Asked, Control, Then};
+    use crate::control::{self, End};
     use crate::start_info::ConsoleInfo;
     use crate::tested::Summary;
     use crate::xen::HV;
@@ -34,25 +32,14 @@ mod run {
     /// made up for.
     const NAP: u64 = 500_000_000;
 
-    /// How the monitor is left.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) enum Leave {
-        /// To power off.
-        Poweroff,
-        /// To reboot.
-        Reboot,
-    }
-
     /// The monitor's session.
     pub(crate) struct Monitor {
         /// Whether this is dom0.
         pub(crate) privileged: bool,
         /// What self-tests came to so far.
         pub(crate) tested: Option<Summary>,
-        /// What Xen's tools ask.
-        pub(super) control: Control,
-        /// The ports that end its sleep.
-        ports: Vec<Port, 2>,
+        /// The port that is raised when something was typed, where the console has no ring.
+        typed: Option<Port>,
     }
 
     impl Monitor {
@@ -61,18 +48,18 @@ mod run {
             Monitor {
                 privileged,
                 tested,
-                control: Control::default(),
-                ports: Vec::new(),
+                typed: None,
             }
         }
 
-        /// Reads and carries out commands until one leaves.
+        /// Reads and carries out commands until one ends the kernel, or Xen's tools do.
         // Commands need the stack: see `selftest`.
         #[inline(never)]
-        pub(crate) fn run(&mut self, console: ConsoleInfo) -> Leave {
-            // No more than there is room for.
-            self.ports = port(console).into_iter().chain(xenstore::port()).collect();
-            self.control = Control::begin();
+        pub(crate) fn run(&mut self, console: ConsoleInfo) -> End {
+            if console == ConsoleInfo::Hypervisor {
+                // Refused, the monitor looks from time to time.
+                self.typed = bind_virq(&HV, VIRQ_CONSOLE, 0).ok();
+            }
             let mut line = Line::new();
             print(format_args!("monitor: type help for the commands\n> "));
             loop {
@@ -87,19 +74,22 @@ mod run {
                         Key::Typed(c) => print(format_args!("{c}")),
                         Key::Enter(text) => {
                             print(format_args!("\n"));
-                            if let Some(leave) = commands::carry_out(self, text) {
-                                return leave;
+                            let end = commands::carry_out(self, text);
+                            // A command may have taken so long that it was asked for meanwhile.
+                            if let Some(end) = end.or_else(control::end) {
+                                return end;
                             }
                             print(format_args!("> "));
                             line.clear();
                         }
                     }
                 }
-                let asked = self.control.look(|_| {});
+                let asked = control::look(|_| {});
                 if let Some(asked) = &asked {
                     print(format_args!("\n"));
-                    if let Some(leave) = carry_out(asked) {
-                        return leave;
+                    asked.carry_out();
+                    if let Some(end) = control::end() {
+                        return end;
                     }
                     print(format_args!("> {}", line.text()));
                 }
@@ -109,10 +99,19 @@ mod run {
             }
         }
 
+        /// The ports that end its sleep.
+        fn ports(&self) -> Vec<Port, 3> {
+            // There is room for each.
+            (self.typed.into_iter())
+                .chain(console::port())
+                .chain(xenstore::port())
+                .collect()
+        }
+
         /// Has what comes from here on end the next sleep.
         pub(super) fn arm(&self) {
-            for port in &self.ports {
-                event::take(*port);
+            for port in self.ports() {
+                event::take(port);
             }
         }
 
@@ -120,30 +119,12 @@ mod run {
         pub(super) fn sleep(&self) {
             event::idle();
             let deadline = time::monotonic().map_or(0, |now| now + NAP);
-            let ports: Vec<_, 2> = self.ports.iter().map(|port| port.0).collect();
+            let ports: Vec<_, 3> = self.ports().iter().map(|port| port.0).collect();
             // Refused, it is a busier wait.
             let _ = match &ports[..] {
                 [] => hypercall::sched::r#yield(&HV),
                 ports => hypercall::sched::poll(&HV, ports, deadline),
             };
-        }
-    }
-
-    /// Does what Xen's tools ask; the end of the session, if it is one.
-    pub(super) fn carry_out(asked: &Asked) -> Option<Leave> {
-        match asked.carry_out() {
-            Then::GoOn => None,
-            Then::Poweroff => Some(Leave::Poweroff),
-            Then::Reboot => Some(Leave::Reboot),
-        }
-    }
-
-    /// The port that is raised when something was typed.
-    fn port(console: ConsoleInfo) -> Option<Port> {
-        match console {
-            ConsoleInfo::Ring { port, .. } => Some(Port(port)),
-            // Refused, the monitor looks from time to time.
-            ConsoleInfo::Hypervisor => bind_virq(&HV, VIRQ_CONSOLE, 0).ok(),
         }
     }
 }

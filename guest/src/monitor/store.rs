@@ -2,10 +2,10 @@
 
 use xenstore_wire::{Errno, Path, PathError, Popped};
 
+use super::Monitor;
 use super::commands::command;
-use super::{Leave, Monitor};
 use crate::console;
-use crate::control::Control;
+use crate::control::{self, End};
 use crate::println;
 use crate::xenstore::{self, Failed};
 
@@ -15,7 +15,7 @@ const TOKEN: &[u8] = b"monitor";
 /// How long a watch is looked at, in seconds, unless a key ends it.
 const LOOK: u64 = 60;
 
-fn store(monitor: &mut Monitor, argument: &str) -> Option<Leave> {
+fn store(monitor: &mut Monitor, argument: &str) -> Option<End> {
     let (verb, rest) = argument.split_once(' ').unwrap_or((argument, ""));
     let (name, value) = rest.split_once(' ').unwrap_or((rest, ""));
     let path = Path::new(name.as_bytes());
@@ -30,7 +30,7 @@ fn store(monitor: &mut Monitor, argument: &str) -> Option<Leave> {
             let result = xenstore::with(|session| session.reconnect());
             if result.is_ok() {
                 // The watches are gone.
-                monitor.control = Control::begin();
+                control::begin();
             }
             result
         }
@@ -75,7 +75,7 @@ fn read(path: Path<'_>) -> Result<(), Failed> {
 }
 
 /// Prints what a watch says until a key is typed or time is over.
-fn watch(monitor: &mut Monitor, path: Path<'_>) -> Option<Leave> {
+fn watch(monitor: &mut Monitor, path: Path<'_>) -> Option<End> {
     let set = xenstore::with(|session| match session.watch(path, TOKEN) {
         // A watch that could not be taken back.
         Err(e) if e.is(Errno::EEXIST) => Ok(()),
@@ -86,24 +86,25 @@ fn watch(monitor: &mut Monitor, path: Path<'_>) -> Option<Leave> {
         return None;
     }
     println!("watching for {LOOK} s, until a key is typed:");
-    let end = crate::time::monotonic().map(|now| now + LOOK * 1_000_000_000);
-    let leave = loop {
+    let over = crate::time::monotonic().map(|now| now + LOOK * 1_000_000_000);
+    let end = loop {
         monitor.arm();
-        let asked = monitor.control.look(|popped| match popped {
+        let asked = control::look(|popped| match popped {
             Popped::Event(event) if event.token == TOKEN => {
                 println!("{}", event.path.escape_ascii());
             }
             Popped::Event(_) => {}
             Popped::Lost(count) => println!("-- {count} events did not fit, of any node"),
         });
-        if let Some(asked) = asked
-            && let Some(leave) = super::carry_out(&asked)
-        {
-            break Some(leave);
+        if let Some(asked) = asked {
+            asked.carry_out();
+        }
+        if let Some(end) = control::end() {
+            break Some(end);
         }
         let is_over = crate::time::monotonic()
-            .zip(end)
-            .is_none_or(|(now, end)| now >= end);
+            .zip(over)
+            .is_none_or(|(now, over)| now >= over);
         if is_over || console::read(&mut [0; 1]) > 0 {
             break None;
         }
@@ -112,5 +113,5 @@ fn watch(monitor: &mut Monitor, path: Path<'_>) -> Option<Leave> {
     if let Err(e) = xenstore::with(|session| session.unwatch(path, TOKEN)) {
         println!("store watch: {e}");
     }
-    leave
+    end
 }

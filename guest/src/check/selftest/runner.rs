@@ -11,13 +11,14 @@ use linkme::distributed_slice;
 use super::{Context, SELFTESTS, Test, TestResult, Trouble, context, reason};
 use crate::checks::{NAMED, Named, TESTERS};
 use crate::console::print;
+use crate::control::{self, End};
 use crate::heap;
 use crate::mm::Running;
 use crate::mm::frames::{CHUNK, Counts, Frames};
 use crate::mm::state::Kind;
 use crate::mm::{self, Current, MmError, Tables};
+use crate::monitor::Monitor;
 use crate::monitor::commands::command;
-use crate::monitor::{Leave, Monitor};
 use crate::probe;
 use crate::selection::Selection;
 use crate::tested::Summary;
@@ -73,11 +74,16 @@ fn run(selection: Selection<'_>, privileged: bool) -> Summary {
         return summary;
     }
     let mut rest = &tests[..];
-    while let Some(first) = rest.first() {
+    'all: while let Some(first) = rest.first() {
         let (group, after) =
             rest.split_at(rest.partition_point(|test| test.group() <= first.group()));
         rest = after;
         for test in group {
+            if let Some(end) = control::attend() {
+                println!("asked to {end}: no more self-tests");
+                summary.cut_short = true;
+                break 'all;
+            }
             match test.pages {
                 [] => summary.one(test, None, privileged),
                 sizes => {
@@ -96,7 +102,7 @@ fn run(selection: Selection<'_>, privileged: bool) -> Summary {
 }
 
 /// Tests on demand.
-fn command(monitor: &mut Monitor, argument: &str) -> Option<Leave> {
+fn command(monitor: &mut Monitor, argument: &str) -> Option<End> {
     let selection = match argument {
         "" => Selection::All,
         names => Selection::Named(names),
