@@ -14,6 +14,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use heapless::String;
+use hypercall::sched::Resumed;
 use marks::init;
 use spin::Once;
 use xenstore_wire::{CallError, Errno, Path, Popped};
@@ -22,7 +23,7 @@ use crate::init::initcall;
 use crate::options::Options;
 use crate::refused::Refused;
 use crate::xenstore::{self, Failed, Requests};
-use crate::{mm, println};
+use crate::{mm, println, suspend};
 
 const SHUTDOWN: Path<'_> = Path::constant("control/shutdown");
 const SYSRQ: Path<'_> = Path::constant("control/sysrq");
@@ -31,12 +32,16 @@ const SYSRQ: Path<'_> = Path::constant("control/sysrq");
 const SHUTDOWN_TOKEN: &[u8] = b"shutdown";
 const SYSRQ_TOKEN: &[u8] = b"sysrq";
 
-/// What the tools may rely on while the watches stand. No `feature-suspend`: it is not done.
-const FEATURES: [Path<'_>; 4] = [
-    Path::constant("control/feature-poweroff"),
-    Path::constant("control/feature-reboot"),
-    Path::constant("control/feature-halt"),
-    Path::constant("control/feature-sysrq"),
+/// What the tools may rely on while the watches stand, and where.
+const FEATURES: [(Path<'_>, fn() -> bool); 5] = [
+    (Path::constant("control/feature-poweroff"), || true),
+    (Path::constant("control/feature-reboot"), || true),
+    (
+        Path::constant("control/feature-suspend"),
+        suspend::is_possible,
+    ),
+    (Path::constant("control/feature-halt"), || true),
+    (Path::constant("control/feature-sysrq"), || true),
 ];
 
 /// A word that nobody knows, made fit to be printed, and cut if it is long.
@@ -52,6 +57,8 @@ pub(crate) enum Asked {
     Reboot,
     /// To be saved.
     Suspend,
+    /// The same, where it cannot be.
+    Impossible,
     /// Something else.
     Unknown(Word),
     /// A key of the kind that Linux calls magic.
@@ -183,8 +190,8 @@ fn watch(session: &mut Requests<'_>) -> Result<(), CallError> {
             result => result?,
         }
     }
-    for feature in FEATURES {
-        match session.write(feature, b"1") {
+    for (feature, _) in FEATURES.iter().filter(|(_, is_here)| is_here()) {
+        match session.write(*feature, b"1") {
             // Toolstacks differ in which of them a domain may write. They are obeyed all the same.
             Err(e) if e.is(Errno::EACCES) => log::debug!("{feature}: {e}"),
             result => result?,
@@ -200,7 +207,8 @@ fn shutdown(session: &mut Requests<'_>) -> Result<Option<Asked>, CallError> {
         b"poweroff" => Asked::Poweroff("poweroff"),
         b"halt" => Asked::Poweroff("halt"),
         b"reboot" => Asked::Reboot,
-        b"suspend" => return Ok(Some(Asked::Suspend)),
+        b"suspend" if suspend::is_possible() => Asked::Suspend,
+        b"suspend" => return Ok(Some(Asked::Impossible)),
         other => return Ok(Some(Asked::Unknown(word(other)))),
     };
     session.write(SHUTDOWN, b"")?;
@@ -236,7 +244,18 @@ impl Asked {
                 END.call_once(|| End::Reboot);
             }
             Asked::Suspend => {
-                println!("control: asked to suspend, which this kernel does not do");
+                println!("control: asked to suspend");
+                match suspend::run() {
+                    Ok(Resumed::Restored) => {
+                        println!("control: restored");
+                        begin();
+                    }
+                    Ok(Resumed::Cancelled) => println!("control: goes on as it was"),
+                    Err(e) => println!("control: not suspended: {e}"),
+                }
+            }
+            Asked::Impossible => {
+                println!("control: asked to suspend, which only a PV domain of xl's does");
             }
             Asked::Unknown(word) => {
                 println!("control: asked to '{word}', which is nothing that it knows");

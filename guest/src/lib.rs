@@ -70,6 +70,8 @@ mod smp;
 pub mod start_info;
 pub mod subarch;
 #[cfg(target_os = "none")]
+mod suspend;
+#[cfg(target_os = "none")]
 mod tested;
 #[cfg(target_os = "none")]
 mod time;

@@ -4,6 +4,7 @@
 //! the kernel's own stands in for it from then on, of which only the events' part is used. Before,
 //! every reader is told that it is not there.
 
+use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
@@ -29,10 +30,47 @@ pub(crate) unsafe fn publish(page: NonNull<shared_info>) {
     }
 }
 
+/// The same, with upcalls masked in the page before the boot vCPU looks for that there.
+///
+/// # Safety
+/// As [`publish`].
+pub(crate) unsafe fn publish_masked(page: NonNull<shared_info>) {
+    // SAFETY: a byte of the page, which stays mapped; Xen only reads it.
+    unsafe { (&raw mut (*page.as_ptr()).vcpu_info[0].evtchn_upcall_mask).write_volatile(1) };
+    // SAFETY: the caller's promise.
+    unsafe { publish(page) };
+}
+
+/// A `vcpu_info` of the boot vCPU's own, whose upcalls are masked there for good.
+struct StandIn(UnsafeCell<vcpu_info>);
+
+// SAFETY: the boot vCPU alone uses it.
+unsafe impl Sync for StandIn {}
+
+/// What stands in for the boot vCPU's `vcpu_info` while the page is not mapped.
+static STAND_IN: StandIn = StandIn(UnsafeCell::new(vcpu_info {
+    evtchn_upcall_mask: 1,
+    // SAFETY: integers.
+    ..unsafe { core::mem::zeroed() }
+}));
+
+/// Has nobody use the page any more, until it is [published](publish) again. Upcalls are masked, and
+/// stay so; there are no events, and time stands still.
+///
+/// The boot vCPU calls, and no other runs.
+pub(crate) fn withdraw() {
+    PAGE.store(core::ptr::null_mut(), Ordering::Release);
+    // SAFETY: a static, which is mapped for good; the pointer to it is not null.
+    unsafe { cpu::here().set_vcpu(NonNull::new_unchecked(STAND_IN.0.get())) };
+}
+
 /// The page.
 pub(crate) fn page() -> Option<NonNull<shared_info>> {
     NonNull::new(PAGE.load(Ordering::Acquire))
 }
+
+/// That there is no tree of the p2m list's frames.
+const NO_TREE: u64 = !0;
 
 /// Says how many pages the domain has and where its p2m list is mapped, by which table: what tools
 /// outside of the domain read to find its memory (`arch_shared_info`, `arch-x86/xen.h`). `whole` says
@@ -43,8 +81,6 @@ pub(crate) fn page() -> Option<NonNull<shared_info>> {
 /// change any more, and the table stays for as long as the domain. Whoever changes either makes the
 /// generation odd before and even again after that.
 pub(crate) fn publish_p2m(pages: u64, list: u64, root: Mfn, whole: bool) {
-    /// There is no tree.
-    const INVALID: u64 = !0;
     let Some(page) = page() else { return };
     // SAFETY: the page stays mapped; the fields are aligned words that only the domain writes. The
     // table comes last: a reader who finds none takes nothing else for true.
@@ -52,7 +88,7 @@ pub(crate) fn publish_p2m(pages: u64, list: u64, root: Mfn, whole: bool) {
         let arch = &raw mut (*page.as_ptr()).arch;
         (&raw mut (*arch).max_pfn).write_volatile(pages);
         if whole {
-            (&raw mut (*arch).pfn_to_mfn_frame_list_list).write_volatile(INVALID);
+            (&raw mut (*arch).pfn_to_mfn_frame_list_list).write_volatile(NO_TREE);
         }
         (&raw mut (*arch).p2m_vaddr).write_volatile(list);
         (&raw mut (*arch).p2m_generation).write_volatile(0);
@@ -62,6 +98,7 @@ pub(crate) fn publish_p2m(pages: u64, list: u64, root: Mfn, whole: bool) {
 }
 
 /// What the tools are told of the p2m list.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct P2m {
     /// Pages of the domain.
     pub(crate) pages: u64,
@@ -71,6 +108,8 @@ pub(crate) struct P2m {
     pub(crate) root: u64,
     /// Odd while that changes.
     pub(crate) generation: u64,
+    /// Whether they were told that there is no tree of its frames.
+    pub(crate) whole: bool,
 }
 
 /// What the tools find of the p2m list.
@@ -84,6 +123,7 @@ pub(crate) fn p2m() -> Option<P2m> {
             list: (&raw const (*arch).p2m_vaddr).read_volatile(),
             root: (&raw const (*arch).p2m_cr3).read_volatile(),
             generation: (&raw const (*arch).p2m_generation).read_volatile(),
+            whole: (&raw const (*arch).pfn_to_mfn_frame_list_list).read_volatile() == NO_TREE,
         })
     }
 }

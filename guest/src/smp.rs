@@ -7,6 +7,10 @@
 //!
 //! Work is given to all at once ([`on_all`]). A vCPU looks for it in its idle loop, with upcalls masked
 //! before it sleeps: what is given in between raises its port, and so wakes it.
+//!
+//! Before the domain is suspended each goes down ([`all_down`]), where it leaves nothing queued. After
+//! that it goes on where it went down, or, in a restored domain, whose vCPUs have no context, starts
+//! from a new one, with the area, the stack and the page tables that it had ([`all_up`]).
 
 extern crate alloc;
 
@@ -16,7 +20,7 @@ use core::arch::naked_asm;
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use heapless::String;
 use hypercall::abi::arch::{FLAT_KERNEL_CS, FLAT_KERNEL_SS, VGCF_in_kernel, vcpu_guest_context};
@@ -52,7 +56,7 @@ struct Cpu {
     area: Area,
     info: Info,
     /// Raised to wake it.
-    port: Port,
+    port: AtomicU32,
     work: Lock<Work>,
     /// Where its page tables go.
     room: Lock<Option<mm::Room>>,
@@ -71,7 +75,13 @@ const _: () = assert!(size_of::<vcpu_info>() <= 64);
 
 /// What a vCPU has to do.
 enum Work {
+    /// It does not run yet.
+    Start,
     Nothing,
+    /// To go down.
+    Leave,
+    /// It does, and runs nothing until it is brought up.
+    Left,
     Given(&'static (dyn Fn(u32) + Sync)),
     Done,
 }
@@ -82,8 +92,9 @@ static CPUS: Lock<Vec<&'static Cpu>> = Lock::new(Vec::new());
 /// Whether work was given to all.
 static BUSY: AtomicBool = AtomicBool::new(false);
 
-/// Why a vCPU was not started.
-enum NotStarted {
+/// Why a vCPU was not started, or does not go down.
+#[derive(Debug)]
+pub(crate) enum NotStarted {
     NoMemory,
     Refused(Refused),
     Port(BindError),
@@ -96,7 +107,7 @@ impl fmt::Display for NotStarted {
             NotStarted::NoMemory => f.write_str("the heap has no room for what it needs"),
             NotStarted::Refused(e) => e.fmt(f),
             NotStarted::Port(e) => e.fmt(f),
-            NotStarted::Late => write!(f, "it is not there after {} s", PATIENCE / 1_000_000_000),
+            NotStarted::Late => write!(f, "it takes longer than {} s", PATIENCE / 1_000_000_000),
         }
     }
 }
@@ -187,20 +198,28 @@ fn start(number: u32) -> Result<(), NotStarted> {
         area: Area::new(number),
         // SAFETY: integers.
         info: Info(UnsafeCell::new(unsafe { core::mem::zeroed() })),
-        port: hypercall::event::bind_ipi(&HV, number)?,
-        work: Lock::new(Work::Nothing),
+        port: AtomicU32::new(0),
+        work: Lock::new(Work::Start),
         room: Lock::new(Some(mm::make_room()?)),
     });
     let cpu: &'static Cpu = &room.leak()[0];
-    core::mem::forget(event::bind(cpu.port, &woken)?);
-    let info = register(cpu, number)?;
-    // SAFETY: the heap's memory is mapped for good, and this is never freed.
-    unsafe { cpu.area.set_vcpu(info) };
     {
         let mut cpus = CPUS.lock();
         cpus.try_reserve(1)?;
         cpus.push(cpu);
     }
+    begin(cpu, stack)
+}
+
+/// Gives Xen all that a vCPU has, and has it run: one of which Xen knows nothing yet.
+fn begin(cpu: &'static Cpu, stack: u64) -> Result<(), NotStarted> {
+    let number = cpu.area.number();
+    let port = hypercall::event::bind_ipi(&HV, number)?;
+    cpu.port.store(port.0, Ordering::Release);
+    core::mem::forget(event::bind(port, &woken)?);
+    let info = register(cpu, number)?;
+    // SAFETY: the heap's memory is mapped for good, and this is never freed.
+    unsafe { cpu.area.set_vcpu(info) };
     let context = context(cpu, stack)?;
     // SAFETY: the context is made for this vCPU: its own stack and area, the gates and the callback that
     // the boot vCPU has, the boot tables, and an entry that expects just this.
@@ -208,9 +227,15 @@ fn start(number: u32) -> Result<(), NotStarted> {
         vcpu::initialise(&HV, number, &context)?;
         vcpu::up(&HV, number)?;
     }
+    wait_until(|| Ok(!matches!(*cpu.work.lock(), Work::Start)))
+}
+
+/// Gives its processor to other vCPUs until something is so.
+fn wait_until(is_so: impl Fn() -> Result<bool, XenError>) -> Result<(), NotStarted> {
+    // They may wait for page tables that this one keeps.
+    mm::let_go();
     let began = time::monotonic().unwrap_or(0);
-    // They start one after the other, and this one counts itself.
-    while cpu::running() <= number {
+    while !is_so()? {
         if time::monotonic().unwrap_or(u64::MAX).saturating_sub(began) > PATIENCE {
             return Err(NotStarted::Late);
         }
@@ -219,9 +244,14 @@ fn start(number: u32) -> Result<(), NotStarted> {
     Ok(())
 }
 
+/// The top of a vCPU's stack.
+fn stack_of(number: u32) -> u64 {
+    layout::STACKS.start + u64::from(number + 1) * STRIDE
+}
+
 /// Maps a stack and returns its top. Growing down from it too far meets a page that is not there.
 fn map_stack(number: u32) -> Result<u64, MmError> {
-    let top = layout::STACKS.start + u64::from(number + 1) * STRIDE;
+    let top = stack_of(number);
     if top > layout::STACKS.end {
         let va = top - STACK;
         return Err(MmError::BadRange {
@@ -298,16 +328,21 @@ extern "C" fn run(cpu: &'static Cpu) -> ! {
     let number = cpu.area.number();
     // Taken apart from the call: the lock is not held meanwhile.
     let room = cpu.room.lock().take();
-    if let Err(e) = room.map_or(Err(MmError::NotTakenOver), mm::join) {
-        panic!("vCPU {number} and the page tables: {e}");
+    // One that begins anew in a restored domain has its tables, and was counted.
+    if let Some(room) = room {
+        if let Err(e) = mm::join(room) {
+            panic!("vCPU {number} and the page tables: {e}");
+        }
+        cpu::began();
     }
     if let Err(e) = hypercall::time::stop_periodic(&HV, number) {
         panic!("the timer of vCPU {number}: {e}");
     }
-    cpu::began();
+    *cpu.work.lock() = Work::Nothing;
     HV.restore_upcalls(false);
     loop {
         HV.mask_upcalls();
+        cpu.leave_if_told();
         if let Some(work) = cpu.take() {
             HV.restore_upcalls(false);
             work(number);
@@ -326,9 +361,71 @@ impl Cpu {
     fn take(&self) -> Option<&'static (dyn Fn(u32) + Sync)> {
         match *self.work.lock() {
             Work::Given(work) => Some(work),
-            Work::Nothing | Work::Done => None,
+            Work::Start | Work::Nothing | Work::Done | Work::Leave | Work::Left => None,
         }
     }
+
+    /// Goes down if it is told to, and returns when it is up again.
+    fn leave_if_told(&self) {
+        if !matches!(*self.work.lock(), Work::Leave) {
+            return;
+        }
+        let number = self.area.number();
+        mm::let_go();
+        *self.work.lock() = Work::Left;
+        if let Err(e) = vcpu::down(&HV, number) {
+            panic!("vCPU {number} cannot go down: {e}");
+        }
+    }
+
+    /// Has it look for work.
+    fn wake(&self) -> Result<(), XenError> {
+        hypercall::event::send(&HV, Port(self.port.load(Ordering::Acquire)))
+    }
+}
+
+/// The vCPUs that run besides the boot vCPU. One that was listed but did not come up runs nothing.
+fn others() -> impl Iterator<Item = &'static Cpu> {
+    let count = cpu::running() as usize - 1;
+    (0..count).map(|index| CPUS.lock()[index])
+}
+
+/// Has every other vCPU go down, with nothing queued.
+///
+/// # Errors
+/// One that does not, or Xen's refusal. Those that went down are then to be brought up by [`all_up`].
+pub(crate) fn all_down() -> Result<(), NotStarted> {
+    for cpu in others() {
+        *cpu.work.lock() = Work::Leave;
+        cpu.wake()?;
+    }
+    for cpu in others() {
+        wait_until(|| {
+            let left = matches!(*cpu.work.lock(), Work::Left);
+            Ok(left && !vcpu::is_up(&HV, cpu.area.number())?)
+        })?;
+    }
+    Ok(())
+}
+
+/// Has every other vCPU run again: where it went down, or `anew`, in a domain that has none of what was
+/// registered for it.
+///
+/// # Errors
+/// One that does not, or Xen's refusal.
+pub(crate) fn all_up(anew: bool) -> Result<(), NotStarted> {
+    for cpu in others() {
+        let number = cpu.area.number();
+        if anew {
+            *cpu.work.lock() = Work::Start;
+            begin(cpu, stack_of(number))?;
+        } else {
+            *cpu.work.lock() = Work::Nothing;
+            // SAFETY: it has a context, from which it went down by itself.
+            unsafe { vcpu::up(&HV, number) }?;
+        }
+    }
+    Ok(())
 }
 
 /// The port that wakes a vCPU was raised: it looks for work.
@@ -354,15 +451,12 @@ pub(crate) fn on_all(work: &(dyn Fn(u32) + Sync)) {
     // SAFETY: only the lifetime changes. Nobody has the reference any more when this returns: every
     // vCPU that was given it has said that it is done.
     let given: &'static (dyn Fn(u32) + Sync) = unsafe { core::mem::transmute(work) };
-    // One that was listed but did not come up runs nothing.
-    let count = cpu::running() as usize - 1;
-    let others = || (0..count).map(|index| CPUS.lock()[index]);
     // They may wait for page tables that this one keeps.
     mm::let_go();
     for cpu in others() {
         *cpu.work.lock() = Work::Given(given);
         // Refused it would never be done.
-        if let Err(e) = hypercall::event::send(&HV, cpu.port) {
+        if let Err(e) = cpu.wake() {
             panic!("waking vCPU {}: {e}", cpu.area.number());
         }
     }

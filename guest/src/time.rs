@@ -65,9 +65,36 @@ pub(crate) fn since_start() -> u64 {
 /// seen another does not see before it.
 static LATEST: AtomicU64 = AtomicU64::new(0);
 
+/// How far this kernel's time is ahead of Xen's, in nanoseconds: not at all, unless the domain was
+/// restored on a host that booted later than the one before.
+static AHEAD: AtomicU64 = AtomicU64::new(0);
+
+/// Goes on from the latest time that was told, where Xen's clock is behind it: for a domain that was
+/// restored.
+pub(crate) fn go_on() {
+    let Some(vcpu) = shared::vcpu() else { return };
+    let latest = LATEST.load(Ordering::Relaxed);
+    AHEAD.store(ahead(latest, told(vcpu)), Ordering::Relaxed);
+}
+
+/// How far a clock that has told `latest` is to be ahead of Xen's, which tells `now`.
+const fn ahead(latest: u64, now: u64) -> u64 {
+    latest.saturating_sub(now)
+}
+
+const _: () = {
+    assert!(ahead(7, 9) == 0);
+    assert!(ahead(9, 7) == 2);
+};
+
+/// What Xen's system time is at a time of [`monotonic`]: for deadlines that Xen is given.
+pub(crate) fn in_xen(time: u64) -> u64 {
+    time.saturating_sub(AHEAD.load(Ordering::Relaxed))
+}
+
 /// Xen's system time. It never goes back, on whichever vCPU it is read.
 fn system_time(vcpu: NonNull<vcpu_info>) -> u64 {
-    let now = told(vcpu);
+    let now = told(vcpu).saturating_add(AHEAD.load(Ordering::Relaxed));
     LATEST.fetch_max(now, Ordering::Relaxed).max(now)
 }
 

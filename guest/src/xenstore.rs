@@ -12,6 +12,7 @@ extern crate alloc;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use hypercall::event::Port;
 use marks::init;
@@ -32,8 +33,11 @@ const LIMIT: u64 = 5_000_000_000;
 /// Bytes for events that wait: room for the largest that there can be, and some hundred usual ones.
 const EVENTS: usize = 8192;
 
-/// The ring and its port, from the way in.
-static FOUND: Once<(&'static Page, Port)> = Once::new();
+/// The ring, from the way in.
+static FOUND: Once<&'static Page> = Once::new();
+
+/// Its port.
+static PORT: AtomicU32 = AtomicU32::new(0);
 
 /// The connection; taken out by whoever uses it.
 static CONNECTION: Lock<Option<&'static mut Connection>> = Lock::new(None);
@@ -42,7 +46,6 @@ static CONNECTION: Lock<Option<&'static mut Connection>> = Lock::new(None);
 struct Connection {
     store: Store<'static>,
     events: Queue<'static>,
-    port: Port,
 }
 
 /// A session of requests.
@@ -51,13 +54,14 @@ pub(crate) type Requests<'a> = Session<'a, 'static, Patient, &'a mut Queue<'stat
 /// Says where the ring is mapped, for good, and the port that belongs to it.
 #[init]
 pub(crate) fn found(page: &'static Page, port: Port) {
-    FOUND.call_once(|| (page, port));
+    PORT.store(port.0, Ordering::Relaxed);
+    FOUND.call_once(|| page);
 }
 
 /// Makes the connection, or says that there is none.
 #[init]
 fn init(_: &Options<'_>) -> Result<(), Refused> {
-    let Some(&(page, port)) = FOUND.get() else {
+    let Some(&page) = FOUND.get() else {
         log::info!("Xen's tools gave this domain no xenstore");
         return Ok(());
     };
@@ -70,7 +74,6 @@ fn init(_: &Options<'_>) -> Result<(), Refused> {
     let connection = Box::leak(Box::new(Connection {
         store: Store::new(page),
         events: Queue::new(memory.leak()),
-        port,
     }));
     *CONNECTION.lock() = Some(connection);
     Ok(())
@@ -112,6 +115,7 @@ impl fmt::Display for Failed {
 /// How this kernel waits: in Xen, for the port or the end of the time that a request has.
 pub(crate) struct Patient {
     port: Port,
+    /// By [`time::monotonic`].
     deadline: u64,
 }
 
@@ -136,7 +140,7 @@ impl Host for Patient {
 
     fn wait(&mut self) {
         // Refused, it is a busier wait, and ends as the time does.
-        let _ = hypercall::sched::poll(&HV, &[self.port.0], self.deadline);
+        let _ = hypercall::sched::poll(&HV, &[self.port.0], time::in_xen(self.deadline));
     }
 }
 
@@ -180,16 +184,11 @@ pub(crate) fn with<T>(
 /// The part of [`with`] that is the same for all requests.
 fn with_each(requests: &mut dyn FnMut(&mut Requests<'_>)) -> Result<(), Failed> {
     let mut taken = Taken::take()?;
-    let Some(Connection {
-        store,
-        events,
-        port,
-    }) = taken.0.as_deref_mut()
-    else {
+    let Some(Connection { store, events }) = taken.0.as_deref_mut() else {
         return Err(Failed::InUse);
     };
     let host = Patient {
-        port: *port,
+        port: port().ok_or(Failed::None)?,
         deadline: 0,
     };
     requests(&mut Session::new(store, host, &mut *events));
@@ -214,5 +213,20 @@ pub(crate) fn events(mut each: impl FnMut(Popped<'_>)) -> Result<(), Failed> {
 
 /// The port that is raised when events come, where there is a xenstore.
 pub(crate) fn port() -> Option<Port> {
-    FOUND.get().map(|(_, port)| *port)
+    let port = || Port(PORT.load(Ordering::Relaxed));
+    FOUND.get().map(|_| port())
+}
+
+/// Begins anew by another port, on the same page: in a restored domain, of which xenstored knows nothing
+/// yet, no watch that was set before.
+///
+/// # Errors
+/// [`Failed::None`], or [`Failed::InUse`].
+pub(crate) fn begin_anew(port: Port) -> Result<(), Failed> {
+    let mut taken = Taken::take()?;
+    PORT.store(port.0, Ordering::Relaxed);
+    if let Some(connection) = taken.0.as_deref_mut() {
+        connection.store.begin_anew();
+    }
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! `sched_op`: giving the CPU away, for a moment or for good (`sched.h`).
 
 use crate::{
-    Errno, Hypervisor, Op, XenError,
+    Errno, Hypervisor, Mfn, Op, XenError,
     abi::{event::evtchn_port_t, sched},
     instead::check,
 };
@@ -68,8 +68,56 @@ pub fn poll<H: Hypervisor + ?Sized>(
     XenError::check(Op::SchedOp, Some("poll"), value).map(drop)
 }
 
-/// Ends the domain, or freezes it for [`Shutdown::Suspend`]. Returns only where it was refused, or
-/// where a suspended domain resumed.
+/// How a domain goes on that was suspended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Resumed {
+    /// As another domain, restored from what was saved: all its frames have other machine numbers, and
+    /// nothing that it has registered or bound stands any more.
+    Restored,
+    /// As the same, with all that it had: the tools gave up, or were to let it go on.
+    Cancelled,
+}
+
+/// Freezes the domain, so that Xen's tools can save it; returns when it goes on. Only for vCPU 0, with
+/// every other down and upcalls masked.
+///
+/// `start_info` is the machine frame of a page that is laid out as such: in it are the pseudo-physical
+/// frames of the rings of console and xenstore, and a restored domain finds there what a new one is
+/// told of `shared_info`, these rings and their ports (`xg_sr_restore_x86_pv.c`). Present entries of
+/// page tables name frames of the domain's memory and no others, or the tools do not save it.
+///
+/// Fails with `EINVAL` where Xen cannot.
+///
+/// # Safety
+/// After [`Resumed::Restored`] nobody uses a machine number from before.
+#[inline]
+pub unsafe fn suspend<H: Hypervisor + ?Sized>(
+    hv: &H,
+    start_info: Mfn,
+) -> Result<Resumed, XenError> {
+    let arg = sched::sched_shutdown {
+        reason: sched::SHUTDOWN_suspend,
+    };
+    // The tools look for the frame where a third argument would be.
+    let args = [
+        sched::SCHEDOP_shutdown as u64,
+        &raw const arg as u64,
+        start_info.as_u64(),
+        0,
+        0,
+    ];
+    // SAFETY: Xen reads `arg` during the call. What changes meanwhile are machine numbers, and the
+    // caller promises to use none from before.
+    let value = unsafe { hv.call(Op::SchedOp, args) };
+    Ok(
+        match XenError::check(Op::SchedOp, Some("shutdown"), value)? {
+            0 => Resumed::Restored,
+            _ => Resumed::Cancelled,
+        },
+    )
+}
+
+/// Ends the domain. Returns only where it was refused. For [`Shutdown::Suspend`] there is [`suspend`].
 ///
 /// Fails with `EINVAL` for a reason Xen does not know.
 #[inline]

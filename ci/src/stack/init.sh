@@ -40,6 +40,55 @@ create() {
     done &
 }
 
+# save [OPTION] DOMID FILE: saves a domain, without the lines that draw how far it is.
+save() {
+    xl save "$@" > /tmp/said 2>&1
+    saved=$?
+    tr '\r' '\n' < /tmp/said | grep -v '^xc: Frames'
+    echo
+    return $saved
+}
+
+# filler MIB: has a domain, which never runs, take the place of what was freed last; the one before goes.
+filler() {
+    xl list filler > /dev/null 2>&1 && xl destroy filler
+    xl create -pq /repo/xen-cfg/guest.cfg 'name="filler"' "memory=$1" 2>&1
+}
+
+# restore FILE: begins a domain that was saved, and reports likewise. What it said before stays.
+restore() {
+    { xl restore -F "$1" 2>&1; echo "exit $?"; } | while read -r line; do
+        echo "xl: $line" >&3
+    done &
+}
+
+# follow DOMID: reports until a domain is gone that was suspended and goes on: xl does so no longer. A
+# suspend is no end.
+follow() {
+    {
+        said=
+        while state=$(xl list -v "$1" 2>/dev/null); do
+            code=$(echo "$state" | awk 'END { print $5 ~ /s/ ? $8 : 2 }')
+            if [ "$code" != 2 ] && [ "$code" != "$said" ]; then
+                said=$code
+                echo "xl: Domain $1 has shut down, reason code $code" >&3
+            fi
+            usleep 200000
+        done
+        echo "xl: exit 0" >&3
+    } &
+    follower=$!
+}
+
+# unfollow: reports no more.
+unfollow() {
+    if [ "$follower" ]; then
+        kill $follower
+        wait $follower
+    fi
+    follower=
+} 2>/dev/null
+
 # attach DOMID: joins the domain's console and the guest port.
 attach() {
     until tty=$(xenstore-read "/local/domain/$1/console/tty" 2>/dev/null); do usleep 20000; done

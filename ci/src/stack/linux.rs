@@ -22,7 +22,7 @@ use crate::console::contract::Watch;
 use crate::console::serial::Input;
 use crate::console::terminal::{Keys, Terminal};
 use crate::console::transcript::Transcript;
-use crate::console::verdict::End;
+use crate::console::verdict::{End, Shutdown};
 use crate::exit::{Failure, Result};
 use crate::provision::Provision;
 use crate::provision::qemu::Qemu;
@@ -373,6 +373,7 @@ impl Open<'_> {
 
         let mut said = Vec::new();
         let mut domid = None;
+        let mut suspended = false;
         let mut watch = Watch::new(&job.contract);
         let mut live = match job.dump {
             Some(Dump::Live(ready)) => Some(ready),
@@ -387,6 +388,9 @@ impl Open<'_> {
                         domid = Some(id);
                         self.call(&format!("attach {id}"), transcript)?;
                     }
+                    // It is being saved: xl goes, and what the act does comes back to it.
+                    Some(XlEvent::Shutdown(Shutdown::Suspend)) => suspended = true,
+                    Some(XlEvent::Exit) if suspended => suspended = false,
                     Some(XlEvent::Shutdown(reason)) => {
                         if job.dump == Some(Dump::Crash) {
                             self.crashed(transcript)?;

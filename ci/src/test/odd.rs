@@ -142,6 +142,13 @@ macro_rules! acknowledged {
     };
 }
 
+/// Has xl save the domain and restore it.
+const SAVE: &str = "unfollow; save $domain /tmp/save && { detach; restore /tmp/save; }";
+
+/// The same at other machine frames: another domain takes those that it had.
+const SAVE_ELSEWHERE: &str = "unfollow; save $domain /tmp/save && { detach; filler 64; \
+                              restore /tmp/save; }";
+
 /// Tests of such boots.
 pub(super) const ODD: &[Odd] = &[
     Odd {
@@ -318,6 +325,98 @@ pub(super) const ODD: &[Odd] = &[
         ..USUAL
     },
     Odd {
+        // Its page tables and console each time, and what they do in the end.
+        smoke: Smoke {
+            mem_mib: Some(64),
+            ..odd(
+                "xl saves and restores it three times",
+                &[Via::Xl],
+                "log=info,suspend=debug",
+                PASS,
+                &[
+                    "suspend: the machine frames are others: ",
+                    "store read: xenstored refuses with ENOENT",
+                ],
+            )
+        },
+        as_it_is: true,
+        acts: &[
+            host(PROMPT, SAVE_ELSEWHERE),
+            keys("control: restored", "audit\r"),
+            host(": clean", SAVE_ELSEWHERE),
+            keys("control: restored", "audit\r"),
+            host(": clean", SAVE),
+            keys("control: restored", "selftest mm\r"),
+            keys(" failed=0 ", "store read nothing\r"),
+            host(
+                "refuses with ENOENT",
+                acknowledged!("xl destroy filler; xl shutdown $domain"),
+            ),
+        ],
+        host: &["unanswered: ''"],
+        ..USUAL
+    },
+    Odd {
+        // The tools' view of its p2m list is that of the new domain.
+        smoke: Smoke {
+            mem_mib: Some(16),
+            ..odd(
+                "a dump of a restored domain is whole",
+                &[Via::Xl],
+                "",
+                PASS,
+                &[],
+            )
+        },
+        as_it_is: true,
+        acts: &[
+            host(PROMPT, SAVE_ELSEWHERE),
+            host("control: restored", "xl destroy filler"),
+        ],
+        dump: Some(Dump::Live("control: restored")),
+        host: WHOLE,
+        ..USUAL
+    },
+    Odd {
+        // A checkpoint, a file that has no room, and a restore; work for all vCPUs after each.
+        smoke: Smoke {
+            mem_mib: Some(64),
+            ..odd(
+                "a suspend is cancelled, with four vCPUs",
+                &[Via::Xl],
+                "",
+                PASS,
+                &[
+                    "control: goes on as it was",
+                    "control: restored",
+                    " cpus=4 ",
+                ],
+            )
+        },
+        vcpus: Some(4),
+        as_it_is: true,
+        acts: &[
+            host(PROMPT, "save -c $domain /tmp/save; follow $domain"),
+            keys(
+                "control: goes on as it was",
+                "selftest smp.everywhere,smp.seen\r",
+            ),
+            host(
+                " failed=0 ",
+                "mkdir -p /small; mount -t tmpfs -o size=1m none /small; save $domain /small/save",
+            ),
+            keys(
+                "control: goes on as it was",
+                "selftest smp.everywhere,smp.seen\r",
+            ),
+            host(" failed=0 ", SAVE),
+            keys("control: restored", "selftest smp.everywhere,smp.seen\r"),
+            host(" failed=0 ", acknowledged!("xl shutdown $domain")),
+        ],
+        host: &["Failed to save domain, resuming domain", "unanswered: ''"],
+        ..USUAL
+    },
+    Odd {
         // A reboot is no power-off, and `boot` says so by its status.
         smoke: odd(
             "xl reboot reboots it",
@@ -334,7 +433,7 @@ pub(super) const ODD: &[Odd] = &[
         // What it does not do it says, and leaves the word for the tools to take back.
         smoke: odd(
             "a suspend is refused, a halt obeyed",
-            &[Via::Xl],
+            &[Via::Pvh],
             "monitor",
             PASS,
             &["control: asked to halt"],
@@ -345,7 +444,7 @@ pub(super) const ODD: &[Odd] = &[
                 "xenstore-write /local/domain/$domain/control/shutdown suspend",
             ),
             host(
-                "control: asked to suspend, which this kernel does not do",
+                "control: asked to suspend, which only a PV domain of xl's does",
                 "echo \"left: $(xenstore-read /local/domain/$domain/control/shutdown)\"; \
                  xenstore-write /local/domain/$domain/control/shutdown halt",
             ),

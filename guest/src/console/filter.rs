@@ -25,6 +25,7 @@ const KNOWN: &[&str] = &[
     "mmu",
     "pc",
     "smp",
+    "suspend",
     "xenstore",
 ];
 

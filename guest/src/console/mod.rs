@@ -15,7 +15,7 @@ pub mod stream;
 #[cfg(target_os = "none")]
 pub(crate) use out::{
     Device, drain, first_byte, init, init_device, init_if_closed, move_ring, port, print_last,
-    print_panicking, read, set_filter, steal,
+    print_panicking, read, set_filter, set_port, steal,
 };
 
 /// Prints a line without the logger's prefix: verdicts, tables and reports.

@@ -103,6 +103,13 @@ pub(crate) fn port() -> Option<Port> {
     }
 }
 
+/// Uses another port from now on, where the console is a ring: that of a restored domain.
+pub(crate) fn set_port(to: u32) {
+    if let Out::Ring { port, .. } = &mut CONSOLE.lock().out {
+        *port = to;
+    }
+}
+
 /// Replaces what the log shows.
 pub(crate) fn set_filter(filter: Filter) {
     log::set_max_level(filter.max());

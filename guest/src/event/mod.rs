@@ -148,9 +148,7 @@ pub(crate) fn observe(observer: Option<fn()>) {
 /// they come was arranged before, in each way of running's own call.
 #[init]
 fn init(_: &Options<'_>) -> Result<(), Refused> {
-    for word in shared::ports().into_iter().flat_map(|ports| ports.mask) {
-        word.store(!0, Ordering::Relaxed);
-    }
+    mask_all();
     hypercall::time::stop_periodic(&HV, 0)?;
     HV.restore_upcalls(false);
     Ok(())
@@ -229,6 +227,18 @@ pub(crate) fn close(port: Port) -> Result<(), XenError> {
     Ok(())
 }
 
+/// Forgets every port and masks all, as if none had ever been bound: in a restored domain none is.
+/// Whoever had one binds another.
+///
+/// # Errors
+/// Xen's refusal to stop the timer that every vCPU starts with.
+pub(crate) fn begin_anew() -> Result<(), XenError> {
+    TABLE.lock().entries.clear();
+    HELD.store(false, Ordering::Relaxed);
+    mask_all();
+    hypercall::time::stop_periodic(&HV, 0)
+}
+
 /// Whether `port`, which stays masked, was raised since the last call: for those who poll.
 pub(crate) fn take(port: Port) -> bool {
     place(port).is_some_and(|(ports, word, bit)| {
@@ -241,6 +251,13 @@ fn place(port: Port) -> Option<(shared::Ports, usize, u64)> {
     let ports = shared::ports()?;
     let word = port.0 as usize / 64;
     (word < ports.mask.len()).then_some((ports, word, 1 << (port.0 % 64)))
+}
+
+/// Has all events wait.
+fn mask_all() {
+    for word in shared::ports().into_iter().flat_map(|ports| ports.mask) {
+        word.store(!0, Ordering::Relaxed);
+    }
 }
 
 /// Has events of `port` wait.

@@ -123,7 +123,7 @@ mod run {
             // Refused, it is a busier wait.
             let _ = match &ports[..] {
                 [] => hypercall::sched::r#yield(&HV),
-                ports => hypercall::sched::poll(&HV, ports, deadline),
+                ports => hypercall::sched::poll(&HV, ports, time::in_xen(deadline)),
             };
         }
     }

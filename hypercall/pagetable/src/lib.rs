@@ -35,6 +35,7 @@ mod ops;
 pub mod pv;
 mod record;
 mod release;
+mod renumber;
 mod space_list;
 pub mod spaces;
 mod spans;

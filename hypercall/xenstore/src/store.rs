@@ -105,6 +105,15 @@ impl<'p> Store<'p> {
         }
     }
 
+    /// Begins anew over the same page, with a server that knows nothing of this domain: that of another
+    /// host, after a restore. What the one before had sent is passed over, and no watch stands.
+    pub fn begin_anew(&mut self) {
+        let mut bytes = [0; 64];
+        // Impossible indices are passed over as well.
+        while self.page.take(&mut bytes).is_ok_and(|taken| taken > 0) {}
+        self.client.reset();
+    }
+
     /// Why the connection cannot be used, if it cannot.
     #[must_use]
     pub fn broken(&self) -> Option<Broken> {

@@ -1,0 +1,323 @@
+//! Suspend: what Xen's tools do to save the domain, or to go on after they tried.
+//!
+//! A restored domain is another one: its memory is what it was, and everything that names something of
+//! Xen's is not. Machine frames have other numbers, and what was registered or bound is neither any
+//! more. [`PARTS`] is the one list of what in this kernel holds such a number, with what is done about
+//! it before and after. The page tables themselves are the tools' to rewrite, who find an entry that
+//! names no memory of the domain's a reason not to save it: so `shared_info` is not mapped meanwhile.
+//!
+//! A domain whose suspension is cancelled (`xl save -c`, or a file that is full) goes on with all that
+//! it had; to register it again would be refused.
+
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::ptr::NonNull;
+
+use hypercall::abi::start_info::{start_info, start_info_console, start_info_console_domU};
+use hypercall::event::Port;
+use hypercall::queue::Access;
+use hypercall::sched::{self, Resumed};
+use hypercall::{Hypervisor, LazyMmu, MachAddr, Mfn, Pfn};
+
+use crate::capability::{XEN_TABLES, is_here};
+use crate::mm::layout::Fixed;
+use crate::mm::machine::Machine;
+use crate::mm::{self, Current, Flags, MmError, Tables};
+use crate::refused::Refused;
+use crate::shared::P2m;
+use crate::smp::{self, NotStarted};
+use crate::xen::HV;
+use crate::xenstore::{self, Failed};
+use crate::{console, event, shared, time};
+
+/// A part of the kernel that holds something by which Xen or its tools know the domain.
+struct Part {
+    name: &'static str,
+    /// Has nothing of it in use.
+    before: fn() -> Result<(), Trouble>,
+    /// Has it in use again.
+    after: fn(&Told) -> Result<(), Trouble>,
+}
+
+/// Every such part: before in this order, after in the opposite one.
+const PARTS: &[Part] = &[
+    // They have contexts, ports and areas, and what they have queued names machine frames.
+    Part {
+        name: "vCPUs",
+        before: || Ok(smp::all_down()?),
+        after: |told| Ok(smp::all_up(told.is_new())?),
+    },
+    // Its port, and the watches that xenstored keeps.
+    Part {
+        name: "xenstore",
+        before: || Ok(()),
+        after: |told| match told.is_new() {
+            true => Ok(xenstore::begin_anew(told.store)?),
+            false => Ok(()),
+        },
+    },
+    // Its port. What the daemon has not taken by now the next one would print again.
+    Part {
+        name: "console",
+        before: || {
+            console::drain();
+            Ok(())
+        },
+        after: |told| {
+            if told.is_new() {
+                console::set_port(told.console.0);
+            }
+            Ok(())
+        },
+    },
+    // Every port, and the timer that Xen gives a new vCPU.
+    Part {
+        name: "event channels",
+        before: || Ok(()),
+        after: |told| match told.is_new() {
+            true => Ok(event::begin_anew()?),
+            false => Ok(()),
+        },
+    },
+    // A machine frame that is no memory of the domain's. It has the boot vCPU's `vcpu_info` with the
+    // clock, and the root of the p2m list for the tools.
+    Part {
+        name: "shared_info",
+        before: unmap_shared_info,
+        after: map_shared_info,
+    },
+    // The queue, and the places of tables that vCPUs remember.
+    Part {
+        name: "page tables",
+        before: || Ok(mm::with(Tables::flush)?),
+        after: |told| {
+            if told.is_new() {
+                mm::with(Tables::renumbered);
+            }
+            Ok(())
+        },
+    },
+];
+
+/// What a domain finds when it goes on.
+struct Told {
+    how: Resumed,
+    /// The tools' view of the p2m list, from before.
+    p2m: P2m,
+    shared_info: MachAddr,
+    store: Port,
+    console: Port,
+}
+
+impl Told {
+    /// Whether it is a new domain.
+    fn is_new(&self) -> bool {
+        self.how == Resumed::Restored
+    }
+}
+
+/// The page by which the tools tell a restored domain what it needs to know (`start_info`,
+/// `xen/include/public/xen.h`).
+#[repr(C, align(4096))]
+struct Page(UnsafeCell<start_info>);
+
+// SAFETY: the boot vCPU uses it while no other runs; the tools do while the domain does not.
+unsafe impl Sync for Page {}
+
+// SAFETY: integers.
+static START_INFO: Page = Page(UnsafeCell::new(unsafe { core::mem::zeroed() }));
+
+/// Where the boot vCPU's `shared_info` is.
+const SHARED_INFO: u64 = Fixed::SharedInfo.address();
+
+/// Why the domain was not suspended, or what does not go on.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// It has no xenstore, or no console of its own.
+    NotSaved,
+    /// Updates may be queued, and are not to be sent yet.
+    Lazy,
+    Refused(Refused),
+    Vcpus(NotStarted),
+    Store(Failed),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::NotSaved => f.write_str("Xen's tools save no domain of this kind"),
+            Trouble::Lazy => f.write_str("it was asked for in a lazy section"),
+            Trouble::Refused(e) => e.fmt(f),
+            Trouble::Vcpus(e) => write!(f, "a vCPU: {e}"),
+            Trouble::Store(e) => e.fmt(f),
+        }
+    }
+}
+
+impl<E: Into<Refused>> From<E> for Trouble {
+    fn from(error: E) -> Trouble {
+        Trouble::Refused(error.into())
+    }
+}
+
+impl From<NotStarted> for Trouble {
+    fn from(error: NotStarted) -> Trouble {
+        Trouble::Vcpus(error)
+    }
+}
+
+impl From<Failed> for Trouble {
+    fn from(error: Failed) -> Trouble {
+        Trouble::Store(error)
+    }
+}
+
+/// Whether the tools can save this domain: one of theirs, whose page tables Xen checks.
+pub(crate) fn is_possible() -> bool {
+    is_here(&XEN_TABLES) && console::port().is_some() && xenstore::port().is_some()
+}
+
+/// Suspends the domain and returns when it goes on, ready for anything but who asked xenstored for
+/// something: in a restored domain no watch stands. The boot vCPU calls, in no lazy section.
+///
+/// # Errors
+/// It was not suspended, and goes on as before.
+///
+/// # Panics
+/// A part cannot go on.
+pub(crate) fn run() -> Result<Resumed, Trouble> {
+    if !is_possible() {
+        return Err(Trouble::NotSaved);
+    }
+    if Current.with(|mmu| *mmu.lazy()) != LazyMmu::new() {
+        return Err(Trouble::Lazy);
+    }
+    let was = HV.mask_upcalls();
+    let result = masked();
+    HV.restore_upcalls(was);
+    result
+}
+
+/// The same, with upcalls masked.
+fn masked() -> Result<Resumed, Trouble> {
+    let mut told = prepare()?;
+    let mut done = 0;
+    let mut result = Ok(());
+    for part in PARTS {
+        // One that failed may be half done, and is undone with the others.
+        done += 1;
+        result = (part.before)();
+        if result.is_err() {
+            break;
+        }
+    }
+    if result.is_ok() {
+        result = suspend(&mut told);
+    }
+    for part in PARTS[..done].iter().rev() {
+        if let Err(e) = (part.after)(&told) {
+            panic!("after a suspend, {}: {e}", part.name);
+        }
+    }
+    result.map(|()| told.how)
+}
+
+/// Writes `start_info` as the tools expect it, and returns what is told to a domain that goes on with
+/// all that it had.
+fn prepare() -> Result<Told, Trouble> {
+    let told = Told {
+        how: Resumed::Cancelled,
+        p2m: shared::p2m().ok_or(Trouble::NotSaved)?,
+        shared_info: frame_at(SHARED_INFO)?.addr(),
+        store: xenstore::port().ok_or(Trouble::NotSaved)?,
+        console: console::port().ok_or(Trouble::NotSaved)?,
+    };
+    let info = START_INFO.0.get();
+    // SAFETY: nobody else uses the page, which is memory of the image.
+    unsafe {
+        (&raw mut (*info).nr_pages).write(told.p2m.pages);
+        (&raw mut (*info).shared_info).write(told.shared_info.as_u64());
+        (&raw mut (*info).store_mfn).write(memory_at(Fixed::Store.address())?.as_u64());
+        (&raw mut (*info).store_evtchn).write(told.store.0);
+        (&raw mut (*info).console).write(start_info_console {
+            domU: start_info_console_domU {
+                mfn: memory_at(Fixed::Console.address())?.as_u64(),
+                evtchn: told.console.0,
+            },
+        });
+    }
+    Ok(told)
+}
+
+/// Suspends the domain, and reads what it is told then.
+fn suspend(told: &mut Told) -> Result<(), Trouble> {
+    let page = START_INFO.0.get();
+    let frame = frame_at(page.expose_provenance() as u64)?;
+    // SAFETY: what of this kernel holds a machine number stands in `PARTS`, and is not used before it is
+    // told the new ones.
+    let how = unsafe { sched::suspend(&HV, frame) }?;
+    // SAFETY: nobody writes to the page any more, which is memory of the image.
+    unsafe {
+        let address = (&raw const (*page).shared_info).read_volatile();
+        told.shared_info = MachAddr::new(address).unwrap_or_else(|| {
+            panic!("after a suspend, shared_info is said to be at {address:#x}")
+        });
+        told.store = Port((&raw const (*page).store_evtchn).read_volatile());
+        told.console = Port((&raw const (*page).console.domU.evtchn).read_volatile());
+    }
+    told.how = how;
+    Ok(())
+}
+
+/// The machine frame that is mapped at an address.
+fn frame_at(va: u64) -> Result<Mfn, MmError> {
+    let entry = mm::with(|tables| tables.ptep_get(va))?;
+    entry.mfn().ok_or(MmError::NotMapped { va })
+}
+
+/// The frame of the domain's memory that is mapped at an address.
+fn memory_at(va: u64) -> Result<Pfn, MmError> {
+    let frame = frame_at(va)?;
+    mm::with(|tables| tables.machine().pfn(frame)).ok_or(MmError::NotMapped { va })
+}
+
+fn unmap_shared_info() -> Result<(), Trouble> {
+    shared::withdraw();
+    mm::with(|tables| {
+        // SAFETY: nobody uses the page any more.
+        unsafe { tables.ptep_get_and_clear(SHARED_INFO) }?;
+        tables.flush_tlb(Some(SHARED_INFO))?;
+        tables.flush()
+    })?;
+    Ok(())
+}
+
+fn map_shared_info(told: &Told) -> Result<(), Trouble> {
+    let Some(page) = NonNull::new(core::ptr::with_exposed_provenance_mut(SHARED_INFO as usize))
+    else {
+        return Err(Trouble::NotSaved);
+    };
+    let root = mm::with(|tables| {
+        // SAFETY: the frame is what Xen shares with this domain, and this is its place.
+        unsafe { tables.map_machine(SHARED_INFO, told.shared_info.frame(), Flags::DATA) }?;
+        tables.flush()?;
+        tables.mfn(tables.root())
+    })?;
+    // SAFETY: mapped just now, for good, but for the next suspend. The boot vCPU runs alone.
+    unsafe { shared::publish_masked(page) };
+    if told.is_new() {
+        let P2m {
+            pages, list, whole, ..
+        } = told.p2m;
+        shared::publish_p2m(pages, list, root, whole);
+        time::go_on();
+        let before = told.p2m.root;
+        if root.addr().as_u64() != before {
+            log::debug!(
+                "the machine frames are others: the root's {root}, before {:#x}",
+                before >> 12
+            );
+        }
+    }
+    Ok(())
+}
