@@ -6,7 +6,7 @@
 
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 use hypercall::Mfn;
 use hypercall::abi::shared_info::{shared_info, vcpu_info};
@@ -125,6 +125,32 @@ pub(crate) fn p2m() -> Option<P2m> {
             generation: (&raw const (*arch).p2m_generation).read_volatile(),
             whole: (&raw const (*arch).pfn_to_mfn_frame_list_list).read_volatile() == NO_TREE,
         })
+    }
+}
+
+/// What the wall clock said when Xen's system time began, in nanoseconds since the beginning of 1970;
+/// `None` before Xen says it, or where there is no Xen.
+pub(crate) fn wall_clock() -> Option<u64> {
+    let page = page()?.as_ptr();
+    // SAFETY: an aligned u32 of a page that stays mapped, which Xen bumps around its writes.
+    let version = unsafe { AtomicU32::from_ptr(&raw mut (*page).wc_version) };
+    loop {
+        let before = version.load(Ordering::Acquire);
+        // SAFETY: aligned integers of the page; a torn read is thrown away because the version then
+        // differs.
+        let (low, high, nanoseconds) = unsafe {
+            (
+                (&raw const (*page).wc_sec).read_volatile(),
+                (&raw const (*page).wc_sec_hi).read_volatile(),
+                (&raw const (*page).wc_nsec).read_volatile(),
+            )
+        };
+        fence(Ordering::Acquire);
+        if before & 1 == 0 && version.load(Ordering::Relaxed) == before {
+            let seconds = u64::from(high) << 32 | u64::from(low);
+            let time = seconds.checked_mul(1_000_000_000)?;
+            return (seconds != 0).then(|| time.saturating_add(nanoseconds.into()));
+        }
     }
 }
 

@@ -9,6 +9,9 @@ use super::serial::Input;
 use crate::exit::{Failure, Result};
 use crate::ui;
 
+/// Ctrl-D, which on an empty line is the end of the input.
+const END: [u8; 1] = [0x04];
+
 /// Ctrl-], which leaves `xl console` as well.
 const LEAVE: u8 = 0x1d;
 
@@ -67,12 +70,16 @@ impl Drop for Terminal {
 
 fn read_keys(inputs: &Sender<Input>) {
     let mut buffer = [0; 256];
+    let mut ends_line = true;
     while let Ok(count) = std::io::stdin().read(&mut buffer) {
         let keys = &buffer[..count];
-        // The end of a script's input is not the end of the run.
+        // The end of a script's input is said as a terminal's user would: on a line of its own.
         if keys.is_empty() {
+            let end: &[u8] = if ends_line { &END } else { b"\r\x04" };
+            let _ = inputs.send(Input::Keys(end.to_vec()));
             return;
         }
+        ends_line = matches!(keys.last(), Some(b'\r' | b'\n'));
         let leave = keys.iter().position(|&key| key == LEAVE);
         let typed = &keys[..leave.unwrap_or(keys.len())];
         if inputs.send(Input::Keys(typed.to_vec())).is_err() {

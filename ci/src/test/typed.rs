@@ -14,7 +14,9 @@ use crate::process;
 use crate::stack::Via;
 
 /// What is typed. A typing error is taken back on the way.
-const KEYS: &str = "help\rfeatures\rlayout\rwalk ffffffff80100000\raudig\x7ft\rfly\rselftest lazy.nest\rpoweroff\r";
+/// In the end there is no more, which powers it off.
+const KEYS: &str = "help\rfeatures\rlayout\rwalk ffffffff80100000\raudig\x7ft\rflx\x1b[D\x1b[3~y\r\
+                    time\rmem\rlazy\rselftest nosuch\rselftest lazy.nest\r\x1b[A\x1b[A\x1b[H\x0bcrash\x03";
 
 /// What the console must say to it, in this order, each on a line of its own.
 const ANSWERS: &[&str] = &[
@@ -24,8 +26,14 @@ const ANSWERS: &[&str] = &[
     "L1[256]",
     "pages: clean",
     "no command 'fly'",
+    " since the kernel started",
+    " page tables",
+    " hypercalls: ",
+    "there is no 'nosuch'",
     "selftest lazy.nesting.8",
     "selftests=3 failed=0",
+    "crash^C",
+    "end of input",
     "verdict: pass",
 ];
 

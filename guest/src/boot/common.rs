@@ -152,6 +152,8 @@ fn go_on() -> Result<(), Failed> {
 fn run(entered: &Entered<'_>, options: &Options<'_>) -> ! {
     make(Level::Memory, options);
     READY.store(time::tsc(), Ordering::Relaxed);
+    // What is counted from the start begins here, also where nothing is logged.
+    time::since_start();
     for capability in capability::lacking() {
         log::info!(target: "boot", "{}", capability.because());
     }

@@ -13,8 +13,6 @@ use linkme::distributed_slice;
 use super::Monitor;
 use crate::capability::{CAPABILITIES, admits, is_here};
 use crate::control::End;
-use crate::mm::frames::Counts;
-use crate::mm::state::Kind;
 use crate::mm::{self, Tables};
 use crate::{println, subarch};
 
@@ -168,42 +166,10 @@ command!(
     stats
 );
 
-fn frames(_: &mut Monitor, _: &str) -> Option<End> {
-    let (counts, by_kind) = mm::with(|tables| {
-        let counts = tables.frames().counts();
-        let mut by_kind = [0_u64; Kind::ALL.len()];
-        for pfn in 0..counts.mapped {
-            let pfn = hypercall::Pfn::truncate(pfn);
-            if let Ok((state, _)) = tables.frames().states(pfn) {
-                by_kind[state.kind as usize] += 1;
-            }
-        }
-        (counts, by_kind)
-    });
-    let Counts {
-        total,
-        mapped,
-        free,
-    } = counts;
-    println!("{total:>9} pages, {mapped} in the direct map, {free} of them free");
-    for (kind, count) in Kind::ALL
-        .iter()
-        .zip(by_kind)
-        .filter(|(_, count)| *count > 0)
-    {
-        match kind {
-            Kind::Table => println!("{count:>9} page tables"),
-            kind => println!("{count:>9} {}", mm::state::State::of(*kind)),
-        }
-    }
-    None
-}
-command!("frames", "", "count the frames of memory by what they are", needs EVERYWHERE, frames);
-
-fn panic(_: &mut Monitor, _: &str) -> Option<End> {
+fn crash(_: &mut Monitor, _: &str) -> Option<End> {
     panic!("asked for at the console")
 }
-command!("panic", "", "crash on purpose", needs EVERYWHERE, panic);
+command!("crash", "", "crash on purpose", needs EVERYWHERE, crash);
 
 fn poweroff(_: &mut Monitor, _: &str) -> Option<End> {
     Some(End::Poweroff)

@@ -8,6 +8,8 @@
 pub(crate) mod commands;
 pub mod line;
 #[cfg(target_os = "none")]
+mod machine;
+#[cfg(target_os = "none")]
 mod store;
 
 #[cfg(target_os = "none")]
@@ -15,6 +17,8 @@ pub(crate) use run::Monitor;
 
 #[cfg(target_os = "none")]
 mod run {
+    use core::fmt;
+
     use heapless::Vec;
     use hypercall::abi::xen::VIRQ_CONSOLE;
     use hypercall::event::{Port, bind_virq};
@@ -26,11 +30,21 @@ mod run {
     use crate::start_info::ConsoleInfo;
     use crate::tested::Summary;
     use crate::xen::HV;
-    use crate::{event, time, xenstore};
+    use crate::{event, println, time, xenstore};
 
     /// Sleep no longer than this, in nanoseconds: an event that the other side forgets to send is
     /// made up for.
     const NAP: u64 = 500_000_000;
+
+    /// The console, for what a line shows.
+    struct Screen;
+
+    impl fmt::Write for Screen {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            print(format_args!("{text}"));
+            Ok(())
+        }
+    }
 
     /// The monitor's session.
     pub(crate) struct Monitor {
@@ -60,27 +74,30 @@ mod run {
                 // Refused, the monitor looks from time to time.
                 self.typed = bind_virq(&HV, VIRQ_CONSOLE, 0).ok();
             }
-            let mut line = Line::new();
-            print(format_args!("monitor: type help for the commands\n> "));
+            let (mut line, mut screen) = (Line::new(), Screen);
+            println!("monitor: type help for the commands");
+            // Nothing that is shown on this screen fails.
+            let _ = line.show(&mut screen);
             loop {
                 // Before looking, so that what comes after the look ends the sleep.
                 self.arm();
                 let mut keys = [0; 64];
                 let count = console::read(&mut keys).min(keys.len());
                 for &key in &keys[..count] {
-                    match line.key(key) {
-                        Key::Nothing => {}
-                        Key::Echo(text) => print(format_args!("{text}")),
-                        Key::Typed(c) => print(format_args!("{c}")),
-                        Key::Enter(text) => {
-                            print(format_args!("\n"));
-                            let end = commands::carry_out(self, text);
+                    match line.key(key, &mut screen) {
+                        Ok(Key::Typed) | Err(_) => {}
+                        Ok(Key::End) => {
+                            println!("end of input");
+                            return End::Poweroff;
+                        }
+                        Ok(Key::Enter) => {
+                            let end = commands::carry_out(self, line.text());
                             // A command may have taken so long that it was asked for meanwhile.
                             if let Some(end) = end.or_else(control::end) {
                                 return end;
                             }
-                            print(format_args!("> "));
-                            line.clear();
+                            line.next();
+                            let _ = line.show(&mut screen);
                         }
                     }
                 }
@@ -91,7 +108,7 @@ mod run {
                     if let Some(end) = control::end() {
                         return end;
                     }
-                    print(format_args!("> {}", line.text()));
+                    let _ = line.show(&mut screen);
                 }
                 if count == 0 && asked.is_none() {
                     self.sleep();

@@ -101,12 +101,37 @@ fn run(selection: Selection<'_>, privileged: bool) -> Summary {
     summary
 }
 
+/// What the names of tests begin with, each once.
+fn groups() -> impl fmt::Display {
+    fmt::from_fn(|f| {
+        let mut last = "";
+        let next = |last: &str| {
+            let groups = SELFTESTS.iter().map(Test::group);
+            groups.filter(|group| *group > last).min()
+        };
+        while let Some(group) = next(last) {
+            write!(f, " {group}")?;
+            last = group;
+        }
+        Ok(())
+    })
+}
+
 /// Tests on demand.
 fn command(monitor: &mut Monitor, argument: &str) -> Option<End> {
     let selection = match argument {
         "" => Selection::All,
         names => Selection::Named(names),
     };
+    let mut names = argument.split(',').filter(|_| !argument.is_empty());
+    // Nothing is run then, and nothing is wrong with the kernel.
+    if let Some(name) = names.find(|name| name.is_empty() || !exists(name)) {
+        println!(
+            "selftest: there is no '{name}'; names begin with one of:{}",
+            groups()
+        );
+        return None;
+    }
     let summary = run(selection, monitor.privileged);
     println!("{summary}");
     let before = monitor.tested.unwrap_or_default();
