@@ -1,5 +1,6 @@
-//! What Xen's tools ask of the running domain, in two nodes of xenstore that the kernel watches from its
-//! boot on: `control/shutdown` (`xl shutdown`, `xl reboot`) and `control/sysrq` (`xl sysrq`).
+//! What Xen's tools ask of the running domain, in nodes of xenstore that the kernel watches from its boot
+//! on: `control/shutdown` (`xl shutdown`, `xl reboot`, `xl save`), `control/sysrq` (`xl sysrq`), and what is
+//! below `cpu` (`xl vcpu-set`).
 //!
 //! Who waits looks all the time ([`look`]); whatever else the kernel does, it looks whenever a step of
 //! that is done ([`attend`]), which is soon enough for tools that wait a minute.
@@ -23,14 +24,17 @@ use crate::init::initcall;
 use crate::options::Options;
 use crate::refused::Refused;
 use crate::xenstore::{self, Failed, Requests};
-use crate::{mm, println, suspend};
+use crate::{mm, println, smp, suspend};
 
 const SHUTDOWN: Path<'_> = Path::constant("control/shutdown");
 const SYSRQ: Path<'_> = Path::constant("control/sysrq");
 
-/// Tokens of the two watches.
+const CPU: Path<'_> = Path::constant("cpu");
+
+/// Tokens of the watches.
 const SHUTDOWN_TOKEN: &[u8] = b"shutdown";
 const SYSRQ_TOKEN: &[u8] = b"sysrq";
+const CPU_TOKEN: &[u8] = b"cpu";
 
 /// What the tools may rely on while the watches stand, and where.
 const FEATURES: [(Path<'_>, fn() -> bool); 5] = [
@@ -61,6 +65,8 @@ pub(crate) enum Asked {
     Impossible,
     /// Something else.
     Unknown(Word),
+    /// To have more or fewer vCPUs run.
+    Vcpus(u32),
     /// A key of the kind that Linux calls magic.
     Key(u8),
 }
@@ -90,6 +96,8 @@ impl fmt::Display for End {
 static SHUTDOWN_WRITTEN: AtomicBool = AtomicBool::new(false);
 /// The same of the other node.
 static SYSRQ_WRITTEN: AtomicBool = AtomicBool::new(false);
+/// The same of a node below the third.
+static CPU_WRITTEN: AtomicBool = AtomicBool::new(false);
 /// That the connection cannot be used was said.
 static SAID: AtomicBool = AtomicBool::new(false);
 /// How the kernel was asked to end.
@@ -131,10 +139,14 @@ pub(crate) fn look(mut other: impl FnMut(Popped<'_>)) -> Option<Asked> {
         Popped::Event(event) if event.token == SYSRQ_TOKEN => {
             SYSRQ_WRITTEN.store(true, Ordering::Relaxed);
         }
+        Popped::Event(event) if event.token == CPU_TOKEN => {
+            CPU_WRITTEN.store(true, Ordering::Relaxed);
+        }
         Popped::Event(_) => other(popped),
         Popped::Lost(_) => {
             SHUTDOWN_WRITTEN.store(true, Ordering::Relaxed);
             SYSRQ_WRITTEN.store(true, Ordering::Relaxed);
+            CPU_WRITTEN.store(true, Ordering::Relaxed);
             other(popped);
         }
     });
@@ -148,8 +160,13 @@ pub(crate) fn look(mut other: impl FnMut(Popped<'_>)) -> Option<Asked> {
     {
         return Some(asked);
     }
-    if SYSRQ_WRITTEN.swap(false, Ordering::Relaxed) {
-        return ask(sysrq);
+    if SYSRQ_WRITTEN.swap(false, Ordering::Relaxed)
+        && let Some(asked) = ask(sysrq)
+    {
+        return Some(asked);
+    }
+    if CPU_WRITTEN.swap(false, Ordering::Relaxed) {
+        return smp::wanted().map(Asked::Vcpus);
     }
     None
 }
@@ -183,7 +200,12 @@ fn ask(read: Read) -> Option<Asked> {
 
 /// Sets the watches and writes the features.
 fn watch(session: &mut Requests<'_>) -> Result<(), CallError> {
-    for (path, token) in [(SHUTDOWN, SHUTDOWN_TOKEN), (SYSRQ, SYSRQ_TOKEN)] {
+    let watched = [
+        (SHUTDOWN, SHUTDOWN_TOKEN),
+        (SYSRQ, SYSRQ_TOKEN),
+        (CPU, CPU_TOKEN),
+    ];
+    for (path, token) in watched {
         match session.watch(path, token) {
             // From before.
             Err(e) if e.is(Errno::EEXIST) => {}
@@ -260,6 +282,7 @@ impl Asked {
             Asked::Unknown(word) => {
                 println!("control: asked to '{word}', which is nothing that it knows");
             }
+            Asked::Vcpus(wanted) => smp::follow(*wanted),
             Asked::Key(key) => press(*key),
         }
     }

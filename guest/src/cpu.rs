@@ -139,7 +139,12 @@ pub(crate) fn began() {
     RUNNING.fetch_add(1, Ordering::AcqRel);
 }
 
-/// How many vCPUs run.
+/// The last that runs does so no longer.
+pub(crate) fn ended() {
+    RUNNING.fetch_sub(1, Ordering::AcqRel);
+}
+
+/// How many vCPUs run: those with the lowest numbers.
 pub(crate) fn running() -> u32 {
     RUNNING.load(Ordering::Acquire)
 }

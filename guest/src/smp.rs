@@ -8,9 +8,11 @@
 //! Work is given to all at once ([`on_all`]). A vCPU looks for it in its idle loop, with upcalls masked
 //! before it sleeps: what is given in between raises its port, and so wakes it.
 //!
-//! Before the domain is suspended each goes down ([`all_down`]), where it leaves nothing queued. After
-//! that it goes on where it went down, or, in a restored domain, whose vCPUs have no context, starts
-//! from a new one, with the area, the stack and the page tables that it had ([`all_up`]).
+//! Those that run are the first so many ([`cpu::running`]). Xen's tools say how many that are to be, in
+//! xenstore, while the domain runs as well ([`follow`]): the last go down, or come up again. Before the
+//! domain is suspended each goes down ([`all_down`]), where it leaves nothing queued. After that it goes
+//! on where it went down, or, in a restored domain, whose vCPUs have no context, starts from a new one,
+//! with the area, the stack and the page tables that it had ([`all_up`]).
 
 extern crate alloc;
 
@@ -58,6 +60,8 @@ struct Cpu {
     /// Raised to wake it.
     port: AtomicU32,
     work: Lock<Work>,
+    /// Whether Xen has a context of it, from which it goes on.
+    has_context: AtomicBool,
     /// Where its page tables go.
     room: Lock<Option<mm::Room>>,
 }
@@ -88,6 +92,9 @@ enum Work {
 
 /// The vCPUs 1, 2 and so on.
 static CPUS: Lock<Vec<&'static Cpu>> = Lock::new(Vec::new());
+
+/// Whether as many run as Xen's tools want to: not where others start them.
+static FOLLOWS: AtomicBool = AtomicBool::new(false);
 
 /// Whether work was given to all.
 static BUSY: AtomicBool = AtomicBool::new(false);
@@ -159,18 +166,23 @@ fn start_all(options: &Options<'_>) -> Result<(), Refused> {
             break;
         }
     }
-    match cpu::running() {
-        1 => log::info!(target: "smp", "1 vCPU runs"),
-        running => log::info!(target: "smp", "{running} vCPUs run"),
-    }
+    tell();
+    FOLLOWS.store(true, Ordering::Relaxed);
     Ok(())
 }
 initcall!("smp", Service, after ["events", "xenstore"], needs XEN_TABLES, start_all);
 
+/// Says how many run.
+fn tell() {
+    match cpu::running() {
+        1 => log::info!(target: "smp", "1 vCPU runs"),
+        running => log::info!(target: "smp", "{running} vCPUs run"),
+    }
+}
+
 /// Whether Xen's tools want a vCPU not to run (`cpu/N/availability`, `docs/misc/xenstore-paths.pandoc`):
 /// a domain has `maxvcpus` of them, the first `vcpus` of which are online. Where they say nothing, all
 /// are.
-#[init]
 fn is_offline(number: u32) -> bool {
     let mut name = String::<24>::new();
     // There is room for every number.
@@ -200,6 +212,7 @@ fn start(number: u32) -> Result<(), NotStarted> {
         info: Info(UnsafeCell::new(unsafe { core::mem::zeroed() })),
         port: AtomicU32::new(0),
         work: Lock::new(Work::Start),
+        has_context: AtomicBool::new(false),
         room: Lock::new(Some(mm::make_room()?)),
     });
     let cpu: &'static Cpu = &room.leak()[0];
@@ -225,6 +238,7 @@ fn begin(cpu: &'static Cpu, stack: u64) -> Result<(), NotStarted> {
     // the boot vCPU has, the boot tables, and an entry that expects just this.
     unsafe {
         vcpu::initialise(&HV, number, &context)?;
+        cpu.has_context.store(true, Ordering::Relaxed);
         vcpu::up(&HV, number)?;
     }
     wait_until(|| Ok(!matches!(*cpu.work.lock(), Work::Start)))
@@ -378,6 +392,26 @@ impl Cpu {
         }
     }
 
+    /// Waits until it is down, which it was told.
+    fn wait_for_down(&self) -> Result<(), NotStarted> {
+        wait_until(|| {
+            let left = matches!(*self.work.lock(), Work::Left);
+            Ok(left && !vcpu::is_up(&HV, self.area.number())?)
+        })
+    }
+
+    /// Has it run again after it went down: from there, or from a new context where Xen has none.
+    fn bring_up(&'static self) -> Result<(), NotStarted> {
+        let number = self.area.number();
+        if self.has_context.load(Ordering::Relaxed) {
+            *self.work.lock() = Work::Nothing;
+            // SAFETY: it has a context, from which it went down by itself.
+            return Ok(unsafe { vcpu::up(&HV, number) }?);
+        }
+        *self.work.lock() = Work::Start;
+        begin(self, stack_of(number))
+    }
+
     /// Has it look for work.
     fn wake(&self) -> Result<(), XenError> {
         hypercall::event::send(&HV, Port(self.port.load(Ordering::Acquire)))
@@ -399,13 +433,7 @@ pub(crate) fn all_down() -> Result<(), NotStarted> {
         *cpu.work.lock() = Work::Leave;
         cpu.wake()?;
     }
-    for cpu in others() {
-        wait_until(|| {
-            let left = matches!(*cpu.work.lock(), Work::Left);
-            Ok(left && !vcpu::is_up(&HV, cpu.area.number())?)
-        })?;
-    }
-    Ok(())
+    others().try_for_each(Cpu::wait_for_down)
 }
 
 /// Has every other vCPU run again: where it went down, or `anew`, in a domain that has none of what was
@@ -414,15 +442,49 @@ pub(crate) fn all_down() -> Result<(), NotStarted> {
 /// # Errors
 /// One that does not, or Xen's refusal.
 pub(crate) fn all_up(anew: bool) -> Result<(), NotStarted> {
-    for cpu in others() {
-        let number = cpu.area.number();
-        if anew {
-            *cpu.work.lock() = Work::Start;
-            begin(cpu, stack_of(number))?;
-        } else {
-            *cpu.work.lock() = Work::Nothing;
-            // SAFETY: it has a context, from which it went down by itself.
-            unsafe { vcpu::up(&HV, number) }?;
+    let count = CPUS.lock().len();
+    for cpu in (0..count).map(|index| CPUS.lock()[index]) {
+        cpu.has_context.fetch_and(!anew, Ordering::Relaxed);
+    }
+    others().try_for_each(Cpu::bring_up)
+}
+
+/// How many vCPUs Xen's tools want to run, by xenstore, if not as many as do.
+pub(crate) fn wanted() -> Option<u32> {
+    if !FOLLOWS.load(Ordering::Relaxed) {
+        return None;
+    }
+    let exists = |number: u32| vcpu::is_up(&HV, number).is_ok();
+    let wanted = (1..).find(|number| !exists(*number) || is_offline(*number))?;
+    (wanted != cpu::running()).then_some(wanted)
+}
+
+/// Has as many vCPUs run as are [wanted](wanted), and says how many do.
+pub(crate) fn follow(wanted: u32) {
+    if let Err(e) = bring_to(wanted) {
+        log::error!(target: "smp", "{wanted} vCPUs are to run: {e}");
+    }
+    tell();
+}
+
+/// Has so many vCPUs run.
+fn bring_to(wanted: u32) -> Result<(), NotStarted> {
+    while cpu::running() > wanted {
+        let Some(last) = others().last() else { break };
+        *last.work.lock() = Work::Leave;
+        last.wake()?;
+        last.wait_for_down()?;
+        cpu::ended();
+    }
+    while cpu::running() < wanted {
+        let number = cpu::running();
+        let before = CPUS.lock().get(number as usize - 1).copied();
+        match before {
+            Some(cpu) => {
+                cpu.bring_up()?;
+                cpu::began();
+            }
+            None => start(number)?,
         }
     }
     Ok(())

@@ -183,6 +183,32 @@ pub(super) const ODD: &[Odd] = &[
         ..USUAL
     },
     Odd {
+        // Two of them go, stay away from a restored domain, and come back there.
+        smoke: Smoke {
+            mem_mib: Some(64),
+            ..odd(
+                "vCPUs come and go by xl vcpu-set",
+                &[Via::Xl],
+                "",
+                PASS,
+                &["smp: 2 vCPUs run", " cpus=4 "],
+            )
+        },
+        vcpus: Some(4),
+        as_it_is: true,
+        acts: &[
+            host(PROMPT, "xl vcpu-set $domain 2"),
+            keys("smp: 2 vCPUs run", "selftest smp.everywhere\r"),
+            host(" failed=0 ", SAVE),
+            keys("control: restored", "selftest smp.everywhere\r"),
+            host(" failed=0 ", "xl vcpu-set $domain 4"),
+            keys("smp: 4 vCPUs run", "selftest smp.everywhere\r"),
+            host(" failed=0 ", acknowledged!("xl shutdown $domain")),
+        ],
+        host: &["unanswered: ''"],
+        ..USUAL
+    },
+    Odd {
         smoke: odd(
             "a panic on another vCPU stops all",
             PV,
