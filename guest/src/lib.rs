@@ -21,6 +21,7 @@
     allow(dead_code, unused_imports, reason = "some of it only the checks use")
 )]
 
+pub mod address_map;
 #[cfg(target_os = "none")]
 mod before;
 pub mod boot;

@@ -385,6 +385,12 @@ impl Cpu {
             return;
         }
         let number = self.area.number();
+        // A new context begins in the boot's space.
+        let boot = mm::with(|tables| tables.boot_space());
+        // SAFETY: a vCPU without work uses no user half.
+        if let Err(e) = unsafe { mm::switch_space(&boot) } {
+            panic!("vCPU {number} cannot leave its space: {e}");
+        }
         mm::let_go();
         *self.work.lock() = Work::Left;
         if let Err(e) = vcpu::down(&HV, number) {
@@ -459,7 +465,7 @@ pub(crate) fn wanted() -> Option<u32> {
     (wanted != cpu::running()).then_some(wanted)
 }
 
-/// Has as many vCPUs run as are [wanted](wanted), and says how many do.
+/// Has as many vCPUs run as are [`wanted`], and says how many do.
 pub(crate) fn follow(wanted: u32) {
     if let Err(e) = bring_to(wanted) {
         log::error!(target: "smp", "{wanted} vCPUs are to run: {e}");

@@ -131,7 +131,7 @@ pub(super) fn start_kernel_common(
         );
     }
     if log::log_enabled!(target: "mm", log::Level::Info) {
-        mm::dump::print();
+        crate::address_map::print();
     }
     run(entered, options)
 }

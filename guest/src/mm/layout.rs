@@ -1,4 +1,4 @@
-//! The address space: one table from which the constants, the boot dump and the checks are made.
+//! The address space: one table from which the constants, the table of the boot and the checks are made.
 //!
 //! ```text
 //! ffff8000_00000000  Xen (L4 slots 256-271: its code, the read-only M2P)

@@ -3,7 +3,6 @@
 //! The machine that they live on (`running`, with the frame numbers of PV or those of `native`), the layout
 //! of the address space, and what all of the kernel reaches them by (`kernel`).
 
-pub mod dump;
 #[cfg(target_os = "none")]
 mod kernel;
 pub mod layout;

@@ -77,7 +77,7 @@ fn help(_: &mut Monitor, _: &str) -> Option<End> {
 command!("help", "", "list the commands", needs EVERYWHERE, help);
 
 fn layout(_: &mut Monitor, _: &str) -> Option<End> {
-    mm::dump::print();
+    crate::address_map::print();
     None
 }
 command!(

@@ -8,8 +8,8 @@ use pagetable::machine::Machine;
 use pagetable::tables::Tables;
 use pagetable::walk::MappedRange;
 
-use super::layout::{self, Fixed, Line, Region, Size};
-use super::levels::Levels;
+use crate::mm::layout::{self, Fixed, Line, Region, Size};
+use crate::mm::levels::Levels;
 
 /// Calls `line` for each line of the table.
 pub fn lines<M: Machine>(
@@ -67,7 +67,7 @@ pub fn lines<M: Machine>(
 #[cfg(target_os = "none")]
 pub(crate) fn print() {
     let levels = Levels::current();
-    super::with(|tables| {
+    crate::mm::with(|tables| {
         lines(tables, &Image::current(), &levels, |line| {
             crate::println!("{line}");
         });
