@@ -30,6 +30,7 @@ Examples:
   echo help | cargo xtask boot --interactive --timeout 10
   cargo xtask boot --dry-run --via xl       what it would fetch and build, and QEMU's command line
   cargo xtask boot --kernel mini-os.gz --expect '^Hello' --fail 'Page fault|BUG'
+  cargo xtask boot --kernel bzImage --symbols vmlinux --mem 512 --expect 'login:'
 
 Logs of the last runs are kept below target/boot. README.md says under \"A kernel of your own\" how
 --expect and --fail judge.";
@@ -492,6 +493,7 @@ mod tests {
             &["x", "boot", "--vcpus", "0"],
             &["x", "boot", "--expect", "a(b"],
             &["x", "boot", "--fail", ".*"],
+            &["x", "boot", "--symbols", "vmlinux"],
             &["x", "test", "--list", "--json", "x"],
             &["x", "rules", "--book", "x", "--junit", "y"],
             &["x", "fly"],

@@ -112,7 +112,7 @@ impl Mirror {
     /// fetched.
     ///
     /// # Errors
-    /// No place has it, or one has something else by its name.
+    /// No place has it: what each has instead is said.
     pub(crate) fn get(&self, locked: &Locked, host: &Host, scratch: &Path) -> Result<Vec<u8>> {
         let mut tried = Vec::new();
         for place in &self.places {
@@ -121,11 +121,11 @@ impl Mirror {
                 Place::Address(address) => from_address(address, locked, host, scratch)?,
             };
             match found {
-                Ok((from, bytes)) => {
-                    return check(locked, &bytes)
-                        .map_err(|why| self.wrong(&format!("{from}: {why}")))
-                        .map(|()| bytes);
-                }
+                // A server may answer by a page that says there is no such file.
+                Ok((from, bytes)) => match check(locked, &bytes) {
+                    Ok(()) => return Ok(bytes),
+                    Err(why) => tried.push(format!("{from}: {why}")),
+                },
                 Err(why) => tried.push(why),
             }
         }
@@ -328,6 +328,20 @@ pub(super) mod tests {
             let why = get(&mirror, &locked(path, content.as_bytes())).unwrap_err();
             assert!(why.contains(says) && why.contains("--mirror"), "{why}");
         }
+    }
+
+    #[test]
+    fn another_file_of_the_name_does_not_hide_the_right_one() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        std::fs::write(dirs[0].path().join("a.deb"), "<html>no such file</html>").unwrap();
+        std::fs::write(dirs[1].path().join("a.deb"), "content").unwrap();
+        let text = dirs.each_ref().map(|dir| dir.path().display().to_string());
+        let mirror = Mirror::parse(&text.join("\n"), FLAG.into());
+        let mirror = mirror.unwrap().unwrap();
+        assert_eq!(
+            get(&mirror, &locked("pool/a.deb", b"content")).unwrap(),
+            b"content"
+        );
     }
 
     #[test]
