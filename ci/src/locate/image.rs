@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use addr2line::Loader;
-use object::{Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
+use object::{BinaryFormat, Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
 
 /// Where in a section its code is, and the code itself, as far as the file has it.
 struct Code {
@@ -56,9 +56,12 @@ impl Source {
         })
     }
 
+    /// The file, if it is of the kind whose addresses are those of the running kernel: a packed Linux
+    /// passes for a program of its firmware.
     fn parse(&self) -> Result<object::File<'_>, String> {
-        object::File::parse(self.bytes.as_slice())
-            .map_err(|_| format!("{} is no ELF file", self.path.display()))
+        let file = object::File::parse(self.bytes.as_slice()).ok();
+        file.filter(|file| file.format() == BinaryFormat::Elf)
+            .ok_or_else(|| format!("{} is no ELF file", self.path.display()))
     }
 }
 
@@ -349,9 +352,17 @@ extern \"C\" fn outer(at: *const u64) -> u64 {
             let image = Image::read(kernel, symbols).unwrap();
             assert!(image.is_code(at) && image.places(at)[0].contains(":"));
         }
+        // A packed kernel, which is another kind of object file, has no addresses of its own.
+        let other_kind = dir.path().join("bzImage");
+        let mut header = [0; 20];
+        header[..2].copy_from_slice(&[0x64, 0x86]);
+        std::fs::write(&other_kind, header).unwrap();
+        assert!(object::File::parse(header.as_slice()).is_ok());
+        assert!(Image::read(&other_kind, Some(&full)).unwrap().is_code(at));
         let why = |kernel, symbols| Image::read(kernel, symbols).err().unwrap();
         assert!(why(&stripped, None).contains("neither DWARF nor symbols"));
         assert!(why(&stripped, Some(&other)).contains("build IDs differ"));
+        assert!(why(&other_kind, None).contains("no ELF file"));
         assert!(why(Path::new("/proc/self/cmdline"), None).contains("no ELF file"));
     }
 
