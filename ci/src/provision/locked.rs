@@ -14,12 +14,13 @@ use crate::exit::{Failure, Result};
 use crate::interrupt;
 use crate::ui;
 
-/// Has a name stand for packages of a mirror, which are fetched if they are not there.
+/// Has a name stand for packages of a mirror, which are fetched if they are not there. They are called
+/// by the version of `main`.
 pub(super) fn install(
     cache: &Cache,
     mirror: &Mirror,
     host: &Host,
-    name: &str,
+    (name, main): (&str, &str),
     packages: &[Locked],
 ) -> Result<PathBuf> {
     let found: Vec<_> = packages
@@ -29,8 +30,7 @@ pub(super) fn install(
             size: locked.size,
         })
         .collect();
-    let main = found.first().map_or("", Package::name).to_owned();
-    let key = key(name, &main, &found);
+    let key = key(name, main, &found);
     let current = cache.current(name);
     if let Some(tree) = current.filter(|tree| tree.ends_with(&key)) {
         return Ok(tree);
@@ -106,8 +106,10 @@ mod tests {
     fn locked_packages_are_fetched_once_and_then_there() {
         let dir = tempfile::tempdir().unwrap();
         let (cache, mirror, host, locked) = without_apt(dir.path());
-        let install = |locked: &[Locked]| install(&cache, &mirror, &host, "x", locked);
+        let install = |locked: &[Locked]| install(&cache, &mirror, &host, ("x", "b"), locked);
         let tree = install(&locked).unwrap();
+        let key = tree.file_name().unwrap().to_str().unwrap();
+        assert!(key.starts_with("x_2_"), "{key}");
         assert_eq!(
             std::fs::read_to_string(tree.join("boot/xen")).unwrap(),
             "one"
@@ -138,7 +140,7 @@ mod tests {
             let mut bad = locked.clone();
             std::fs::write(dir.path().join("mirror/pool/c_1_amd64.deb"), bytes).unwrap();
             bad.push(mirror::tests::locked("pool/c_1_amd64.deb", bytes));
-            let failure = install(&cache, &mirror, &host, "x", &bad).unwrap_err();
+            let failure = install(&cache, &mirror, &host, ("x", "b"), &bad).unwrap_err();
             assert_eq!(failure.status(), 3);
             assert!(
                 failure

@@ -223,7 +223,8 @@ impl Bundle {
         let name = self.name();
         let lock = Lock::own().map_err(Failure::Guest)?;
         let packages = lock.bundle(&name).unwrap_or_default();
-        install(cache, mirror, host, &name, packages)
+        let main = self.packages().0.swap_remove(0);
+        install(cache, mirror, host, (&name, &main), packages)
     }
 
     /// What a lock file says of this bundle, by the archive of a Debian host.
