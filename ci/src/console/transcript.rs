@@ -99,15 +99,18 @@ pub(crate) struct Transcript {
     guest_log: File,
     host_log: File,
     copy: Option<File>,
-    show: Show,
+    /// Where a person sees it, if one does.
+    screen: Option<Box<dyn Write>>,
+    /// How the lines end there.
+    line_end: &'static str,
     guest_lines: Lines,
     host_lines: Lines,
     locator: Option<Locator>,
     /// What explains lines, by their places among those of the guest and of Xen.
     explained: [BTreeMap<usize, Vec<String>>; 2],
     crash_log: Option<File>,
-    /// Whether Xen's lines were on the screen too.
-    host_shown: bool,
+    /// Whether Xen has said something that was not on the screen.
+    host_unseen: bool,
 }
 
 impl Transcript {
@@ -123,13 +126,17 @@ impl Transcript {
             guest_log: open(&dir.join("guest.log"))?,
             host_log: open(&dir.join("xen.log"))?,
             copy: copy.map(open).transpose()?,
-            show,
+            screen: match show {
+                Show::Guest => Some(Box::new(std::io::stdout())),
+                Show::Nothing => None,
+            },
+            line_end: "\n",
             guest_lines: Lines::default(),
             host_lines: Lines::default(),
             locator: None,
             explained: Default::default(),
             crash_log: None,
-            host_shown: false,
+            host_unseen: false,
         })
     }
 
@@ -166,27 +173,35 @@ impl Transcript {
             let _ = self.guest_log.write_all(&plain);
             for line in self.guest_lines.feed(piece) {
                 let explained = self.guest(line);
-                self.live_lines(&explained, piece);
+                self.show_lines(&explained);
             }
         }
     }
 
-    /// Bytes of a console that is Xen's, or Xen's and Linux'.
+    /// Bytes of a console that is Xen's, or Xen's and Linux'. Of these a person sees what is explained:
+    /// a domain that Xen ends says nothing itself.
     pub(crate) fn host_bytes(&mut self, bytes: &[u8]) {
+        self.host_unseen = true;
         let _ = self.host_log.write_all(bytes);
         for line in self.host_lines.feed(bytes) {
-            self.host(line);
+            let explained = self.host(line.clone());
+            if !explained.is_empty() {
+                if !self.guest_lines.rest().is_empty() {
+                    self.show_lines(&[String::new()]);
+                }
+                self.show_lines(&[line]);
+                self.show_lines(&explained);
+            }
         }
     }
 
     /// Bytes of the console that Xen and its dom0 share; lines are told apart by Xen's prefix.
     pub(crate) fn shared_bytes(&mut self, bytes: &[u8]) {
-        self.host_shown = self.show == Show::Guest;
         for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
             self.live(piece);
             for line in self.guest_lines.feed(piece) {
                 let explained = self.sort(line);
-                self.live_lines(&explained, piece);
+                self.show_lines(&explained);
             }
         }
     }
@@ -256,32 +271,30 @@ impl Transcript {
         if let Some(copy) = &mut self.copy {
             let _ = copy.write_all(bytes);
         }
+        if bytes.ends_with(b"\n") {
+            let terminal = bytes.ends_with(b"\r\n");
+            self.line_end = if terminal { "\r\n" } else { "\n" };
+        }
         self.show(bytes);
     }
 
-    /// Shows lines behind one that ended as `last` does.
-    fn live_lines(&self, lines: &[String], last: &[u8]) {
-        let end = if last.ends_with(b"\r\n") {
-            "\r\n"
-        } else {
-            "\n"
-        };
+    /// Shows lines that end as those of the console do.
+    fn show_lines(&mut self, lines: &[String]) {
         for line in lines {
-            self.show(format!("{line}{end}").as_bytes());
+            let line = format!("{line}{}", self.line_end);
+            self.show(line.as_bytes());
         }
     }
 
-    fn show(&self, bytes: &[u8]) {
-        if self.show == Show::Guest {
-            let mut out = std::io::stdout().lock();
-            let _ = out.write_all(bytes).and_then(|()| out.flush());
+    fn show(&mut self, bytes: &[u8]) {
+        if let Some(screen) = &mut self.screen {
+            let _ = screen.write_all(bytes).and_then(|()| screen.flush());
         }
     }
 
     /// The last lines of what was not on the screen, and where the rest is.
     pub(crate) fn unseen(&self, count: usize) -> String {
-        let guest = self.show == Show::Nothing;
-        self.last(count, guest, !self.host_shown)
+        self.last(count, self.screen.is_none(), self.host_unseen)
     }
 
     /// The last lines of both, for a message about a run that went wrong.
@@ -406,23 +419,78 @@ mod tests {
         assert_eq!(transcript.logs().len(), 3);
     }
 
+    /// A screen that a test reads.
+    #[derive(Clone, Default)]
+    struct Screen(std::rc::Rc<std::cell::RefCell<Vec<u8>>>);
+
+    impl Write for Screen {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.borrow_mut().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Screen {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.borrow().clone()).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_person_sees_what_explains_a_line_behind_it() {
+        let (_dir, mut transcript, address) = explained();
+        let screen = Screen::default();
+        transcript.screen = Some(Box::new(screen.clone()));
+        // In pieces, and with more behind the line's end.
+        transcript.guest_bytes(b"  #0  ");
+        transcript.guest_bytes(format!("{address}\r\nend\r\n# ").as_bytes());
+        let text = screen.text();
+        let (before, after) = text.split_once("        --> ").unwrap();
+        assert_eq!(before, format!("  #0  {address}\r\n"));
+        assert!(after.ends_with("\r\nend\r\n# "), "{text:?}");
+        assert_eq!(text.matches('\n').count(), text.matches("\r\n").count());
+
+        screen.0.borrow_mut().clear();
+        let registers = format!("(XEN) RIP:    e033:[<{address}>]\n");
+        transcript.host_bytes(format!("(XEN) x\n{registers}(XEN) y\n").as_bytes());
+        let text = screen.text();
+        assert!(
+            text.starts_with(&format!("\r\n{}", registers.trim_end())),
+            "{text:?}"
+        );
+        assert!(
+            text.contains("        --> ") && !text.contains("(XEN) y"),
+            "{text:?}"
+        );
+    }
+
     #[test]
     fn what_was_shown_is_not_shown_again() {
         let (dir, mut transcript) = transcript();
         transcript.guest_bytes(b"one\n");
-        transcript.host_bytes(b"(XEN) two\n");
-        let unseen = transcript.unseen(9);
-        assert!(unseen.contains("one") && unseen.contains("two"), "{unseen}");
-        transcript.show = Show::Guest;
         let unseen = transcript.unseen(9);
         assert!(
-            !unseen.contains("one") && unseen.contains("two"),
+            unseen.contains("one") && !unseen.contains("Xen"),
             "{unseen}"
         );
-        transcript.shared_bytes(b"(XEN) three\n");
+        transcript.screen = Some(Box::new(Screen::default()));
+        transcript.shared_bytes(b"(XEN) two\n");
         let unseen = transcript.unseen(9);
-        assert!(!unseen.contains("three"), "{unseen}");
+        assert!(
+            !unseen.contains("one") && !unseen.contains("two"),
+            "{unseen}"
+        );
         assert!(unseen.contains(&dir.path().display().to_string()));
+        // What the Xen below a shim says is on no screen.
+        transcript.host_bytes(b"(XEN) three\n");
+        let unseen = transcript.unseen(9);
+        assert!(
+            !unseen.contains("one") && unseen.contains("three"),
+            "{unseen}"
+        );
     }
 
     #[test]
