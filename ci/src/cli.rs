@@ -385,9 +385,9 @@ pub(crate) struct DoctorArgs {
     /// `found` and `remedy`
     #[arg(long)]
     pub(crate) json: bool,
-    /// Where programs come from
+    /// Where packages come from
     #[command(flatten)]
-    pub(crate) provision: ProvisionArgs,
+    pub(crate) mirror: MirrorArgs,
 }
 
 /// `lock`.
@@ -433,6 +433,14 @@ pub(crate) struct ProvisionArgs {
     /// make the Linux dom0 from
     #[arg(long, value_name = "DIR")]
     pub(crate) dom0_root: Option<PathBuf>,
+    /// Where packages come from
+    #[command(flatten)]
+    pub(crate) mirror: MirrorArgs,
+}
+
+/// What names a mirror.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct MirrorArgs {
     /// A mirror of Debian's archive, or a directory with packages, to fetch the versions of
     /// ci/packages.lock from, on any host; several are separated by blanks. Else the variable
     /// XEN_PV_GUEST_MIRROR or the file xen-pv-guest/mirror of the user's configuration names it
@@ -451,6 +459,19 @@ impl ProvisionArgs {
         self.with(Cache::dry()?)
     }
 
+    fn with(&self, cache: Cache) -> Result<Provision> {
+        Ok(Provision {
+            cache,
+            qemu: self.qemu.clone(),
+            xen: Xen::parse(self.xen.as_deref())?,
+            dom0_root: self.dom0_root.clone(),
+            origin: self.mirror.origin()?,
+            update: false,
+        })
+    }
+}
+
+impl MirrorArgs {
     /// Where packages come from.
     pub(crate) fn origin(&self) -> Result<Origin> {
         let variable = std::env::var_os(mirror::VARIABLE);
@@ -460,17 +481,6 @@ impl ProvisionArgs {
         Ok(match named {
             Some(mirror) => Origin::Mirror(mirror, host),
             None => Origin::Host(host),
-        })
-    }
-
-    fn with(&self, cache: Cache) -> Result<Provision> {
-        Ok(Provision {
-            cache,
-            qemu: self.qemu.clone(),
-            xen: Xen::parse(self.xen.as_deref())?,
-            dom0_root: self.dom0_root.clone(),
-            origin: self.origin()?,
-            update: false,
         })
     }
 }
@@ -494,6 +504,7 @@ mod tests {
             &["x", "boot", "--expect", "a(b"],
             &["x", "boot", "--fail", ".*"],
             &["x", "boot", "--symbols", "vmlinux"],
+            &["x", "doctor", "--qemu", "qemu"],
             &["x", "test", "--list", "--json", "x"],
             &["x", "rules", "--book", "x", "--junit", "y"],
             &["x", "fly"],

@@ -83,7 +83,7 @@ struct Ground {
 pub(crate) fn doctor(arguments: &DoctorArgs) -> Result<()> {
     let workspace = Workspace::find()?;
     let ground = Ground {
-        origin: arguments.provision.origin()?,
+        origin: arguments.mirror.origin()?,
         workspace: workspace.root,
         target: workspace.target,
         cache: Cache::place()?,

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::{Suite, quietly, typed};
-use crate::cli::ProvisionArgs;
+use crate::cli::{MirrorArgs, ProvisionArgs};
 use crate::exit::{Failure, Result};
 use crate::process;
 use crate::provision::gather;
@@ -37,7 +37,9 @@ pub(super) fn run(suite: &mut Suite) -> Result<()> {
     programs(host.path())?;
     let server = Server::start(packages)?;
     let provision = ProvisionArgs {
-        mirror: Some(server.address.clone()),
+        mirror: MirrorArgs {
+            mirror: Some(server.address.clone()),
+        },
         ..ProvisionArgs::default()
     };
     for name in NAMES {

@@ -93,12 +93,8 @@ pub(super) fn boot(
     command.args(["boot", "--via", via.name(), "--cmdline", words]);
     command.arg("--kernel").arg(kernel);
     command.args(provision.xen.iter().flat_map(|xen| ["--xen", xen]));
-    command.args(
-        provision
-            .mirror
-            .iter()
-            .flat_map(|mirror| ["--mirror", mirror]),
-    );
+    let mirror = provision.mirror.mirror.iter();
+    command.args(mirror.flat_map(|mirror| ["--mirror", mirror]));
     for (flag, path) in [
         ("--qemu", &provision.qemu),
         ("--dom0-root", &provision.dom0_root),
