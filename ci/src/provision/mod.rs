@@ -91,7 +91,7 @@ impl Provision {
             Xen::Release(release) => {
                 let tree =
                     Bundle::Hypervisor(*release).ensure(&self.cache, &self.origin, self.update)?;
-                tree.join(format!("boot/xen-{}-amd64.gz", release.version))
+                hypervisor_in(&tree, *release)
             }
         };
         if let Some(packed) = self.cache.expected(&packed) {
@@ -152,6 +152,21 @@ fn nowhere(missing: &str) -> Failure {
     )
 }
 
+/// The hypervisor in a tree of packages: as Debian calls it, or else what looks like one.
+fn hypervisor_in(tree: &Path, release: XenRelease) -> PathBuf {
+    let boot = tree.join("boot");
+    let usual = boot.join(format!("xen-{}-amd64.gz", release.version));
+    if usual.is_file() {
+        return usual;
+    }
+    let files = std::fs::read_dir(&boot).into_iter().flatten().flatten();
+    let found = files.filter(|file| {
+        let name = file.file_name().to_string_lossy().into_owned();
+        name.starts_with("xen") && name.ends_with(".gz") && file.path().is_file()
+    });
+    found.map(|file| file.path()).max().unwrap_or(usual)
+}
+
 /// Whether a boot loader of Xen's kind takes this file: it looks for an aligned word in the first
 /// 8 KiB.
 fn is_multiboot(bytes: &[u8]) -> bool {
@@ -199,6 +214,21 @@ mod tests {
         let file = dir.path().join("xen");
         std::fs::write(&file, xen).unwrap();
         assert!(provision(file).hypervisor().is_ok());
+    }
+
+    #[test]
+    fn a_hypervisor_is_found_whatever_its_archive_calls_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let boot = dir.path().join("boot");
+        std::fs::create_dir(&boot).unwrap();
+        let found = || hypervisor_in(dir.path(), XEN_RELEASES[0]);
+        assert_eq!(found(), boot.join("xen-4.17-amd64.gz"));
+        for name in ["xen-4.17.2-x.gz", "xen-4.17.2-x.config", "vmlinuz.gz"] {
+            std::fs::write(boot.join(name), "").unwrap();
+        }
+        assert_eq!(found(), boot.join("xen-4.17.2-x.gz"));
+        std::fs::write(boot.join("xen-4.17-amd64.gz"), "").unwrap();
+        assert_eq!(found(), boot.join("xen-4.17-amd64.gz"));
     }
 
     #[test]
