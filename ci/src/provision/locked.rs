@@ -14,6 +14,9 @@ use crate::exit::{Failure, Result};
 use crate::interrupt;
 use crate::ui;
 
+/// Where packages are kept until all of a bundle are there.
+const FETCHED: &str = "fetched";
+
 /// Has a name stand for packages of a mirror, which are fetched if they are not there. They are called
 /// by the version of `main`.
 pub(super) fn install(
@@ -49,7 +52,8 @@ pub(super) fn install(
     cache.sweep(&guard);
     cache.install(name, &key, |tree| {
         Space::of(cache.root()).check(name, unpacked(size))?;
-        let scratch = cache.temporary()?;
+        let scratch = cache.root().join(FETCHED);
+        std::fs::create_dir_all(&scratch).map_err(Failure::file("create", &scratch))?;
         let title = format!(
             "fetch and unpack {name}: {count} packages, {}",
             ui::size(size)
@@ -61,7 +65,7 @@ pub(super) fn install(
                 return Err(Failure::Interrupted);
             }
             step.set(done);
-            let bytes = mirror.get(locked, host, scratch.path())?;
+            let bytes = mirror.get(locked, host, &scratch)?;
             deb::unpack(&bytes, tree).map_err(|error| {
                 Failure::host(
                     format!("{} cannot be unpacked: {error}", locked.file()),
@@ -71,6 +75,11 @@ pub(super) fn install(
             done += locked.size;
         }
         step.done();
+        // What is unpacked need not be kept; what is left of other bundles is for a later run.
+        for locked in packages {
+            let _ = std::fs::remove_file(scratch.join(locked.file()));
+        }
+        let _ = std::fs::remove_dir(&scratch);
         Ok(())
     })
 }
@@ -132,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_package_that_is_bad_leaves_nothing() {
+    fn a_package_that_is_bad_leaves_no_bundle() {
         let dir = tempfile::tempdir().unwrap();
         let (cache, mirror, host, locked) = without_apt(dir.path());
         let outside = deb::tests::deb(&[deb::tests::Item::File("../../escaped", "x")]);
@@ -150,10 +159,9 @@ mod tests {
             );
             assert_eq!(cache.current("x"), None);
         }
-        let names: Vec<_> = std::fs::read_dir(cache.root()).unwrap().flatten().collect();
-        assert!(
-            names.iter().all(|name| name.file_name() == "lock"),
-            "{names:?}"
-        );
+        let left = std::fs::read_dir(cache.root()).unwrap().flatten();
+        let mut left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        left.sort();
+        assert_eq!(left, [FETCHED, "lock"]);
     }
 }

@@ -21,6 +21,9 @@ use crate::process;
 pub(crate) const FLAG: &str = "--mirror";
 pub(crate) const VARIABLE: &str = "XEN_PV_GUEST_MIRROR";
 
+/// The name of a file while it is fetched, and until it is known to be the right one.
+const FETCHED: &str = "fetched";
+
 /// Where a mirror has its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Place {
@@ -108,12 +111,18 @@ impl Mirror {
         remote.then(|| fetcher(host).err()).flatten()
     }
 
-    /// A package's file, which is what the lock file says it is. `scratch` is a directory for what is
-    /// fetched.
+    /// A package's file, which is what the lock file says it is. `scratch` is a directory that keeps what
+    /// is fetched, so that a run that is interrupted need not fetch it again.
     ///
     /// # Errors
     /// No place has it: what each has instead is said.
     pub(crate) fn get(&self, locked: &Locked, host: &Host, scratch: &Path) -> Result<Vec<u8>> {
+        let kept = scratch.join(locked.file());
+        if let Ok(bytes) = std::fs::read(&kept)
+            && check(locked, &bytes).is_ok()
+        {
+            return Ok(bytes);
+        }
         let mut tried = Vec::new();
         for place in &self.places {
             let found = match place {
@@ -123,7 +132,13 @@ impl Mirror {
             match found {
                 // A server may answer by a page that says there is no such file.
                 Ok((from, bytes)) => match check(locked, &bytes) {
-                    Ok(()) => return Ok(bytes),
+                    Ok(()) => {
+                        if let Place::Address(_) = place {
+                            std::fs::rename(scratch.join(FETCHED), &kept)
+                                .map_err(Failure::file("write", &kept))?;
+                        }
+                        return Ok(bytes);
+                    }
                     Err(why) => tried.push(format!("{from}: {why}")),
                 },
                 Err(why) => tried.push(why),
@@ -182,7 +197,7 @@ fn from_dir(dir: &Path, locked: &Locked) -> Found {
 /// There is no program that could, the disk is full, or the run was interrupted.
 fn from_address(address: &str, locked: &Locked, host: &Host, scratch: &Path) -> Result<Found> {
     let from = format!("{address}/{}", locked.path.replace('+', "%2B"));
-    let file = scratch.join("fetched");
+    let file = scratch.join(FETCHED);
     let mut command = fetcher(host)?;
     command.arg(&file).arg(&from);
     let space = Space::of(scratch);
@@ -203,7 +218,6 @@ fn from_address(address: &str, locked: &Locked, host: &Host, scratch: &Path) -> 
         return Ok(Err(format!("{from}: {last}")));
     }
     let bytes = std::fs::read(&file).map_err(Failure::file("read", &file))?;
-    let _ = std::fs::remove_file(&file);
     Ok(Ok((from, bytes)))
 }
 
