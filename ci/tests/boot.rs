@@ -26,21 +26,21 @@ const CRASH: &str = "exit 39";
 const FOREVER: &str = "exec sleep 1000";
 
 /// A machine of a test's own.
-struct Lab(tempfile::TempDir);
+struct FakeHost(tempfile::TempDir);
 
-impl Lab {
+impl FakeHost {
     /// One whose QEMU prints lines, in the escapes of `printf`, and then does something.
     fn new(says: &str, does: &str) -> Self {
-        let lab = Self(tempfile::tempdir().unwrap());
+        let host = Self(tempfile::tempdir().unwrap());
         let text = format!(
             "#!/bin/sh\n[ \"$1\" = --version ] && echo QEMU emulator version 10.0.2 && exit\n\
              printf '{says}' > serial0.out\n: > {}\n{does}\n",
-            lab.path("started").display()
+            host.path("started").display()
         );
-        fs::write(lab.path("qemu"), text).unwrap();
-        fs::set_permissions(lab.path("qemu"), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::write(lab.path("kernel"), kernel()).unwrap();
-        lab
+        fs::write(host.path("qemu"), text).unwrap();
+        fs::set_permissions(host.path("qemu"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(host.path("kernel"), kernel()).unwrap();
+        host
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -189,8 +189,8 @@ fn every_status_is_the_documented_one() {
         (r"panic\n", FOREVER, &["--fail", "^panic$"], 1),
     ];
     for (says, does, words, status) in cases {
-        let lab = Lab::new(says, does);
-        let mut command = lab.command(&[]);
+        let host = FakeHost::new(says, does);
+        let mut command = host.command(&[]);
         if words.first() == Some(&"--kernel") {
             command = Command::new(env!("CARGO_BIN_EXE_ci"));
             command.args(["boot", "--via", "bare"]);
@@ -208,28 +208,28 @@ fn every_status_is_the_documented_one() {
             "{says} {words:?}: {said}"
         );
         seen.insert(*status);
-        let json = lab.path("report.json");
+        let json = host.path("report.json");
         // Wrong usage is found before anything is written.
         if fs::exists(&json).unwrap() {
-            assert_eq!(lab.json()["status"], *status, "{says} {words:?}");
-            let errors = lab.junit().contains("failures=\"0\" errors=\"0\"");
-            assert_eq!(errors, *status == 0, "{}", lab.junit());
+            assert_eq!(host.json()["status"], *status, "{says} {words:?}");
+            let errors = host.junit().contains("failures=\"0\" errors=\"0\"");
+            assert_eq!(errors, *status == 0, "{}", host.junit());
         }
     }
     for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
-        let lab = Lab::new(r"hello\n", FOREVER);
-        let mut child = lab.start();
+        let host = FakeHost::new(r"hello\n", FOREVER);
+        let mut child = host.start();
         kill_process(pid(&child), signal).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(status));
         seen.insert(status);
-        let json = lab.json();
+        let json = host.json();
         assert_eq!(json["finished"], true);
         assert_eq!(json["status"], status);
         assert_eq!(json["rows"][0]["verdict"], "interrupted");
         assert!(
-            lab.junit().contains("<error type=\"interrupted\""),
+            host.junit().contains("<error type=\"interrupted\""),
             "{}",
-            lab.junit()
+            host.junit()
         );
     }
     assert_eq!(seen, documented());
@@ -245,31 +245,31 @@ fn every_status_is_the_documented_one() {
 
 #[test]
 fn a_run_that_is_killed_does_not_pass_for_one_that_ended() {
-    let lab = Lab::new(r"verdict: pass\n", FOREVER);
+    let host = FakeHost::new(r"verdict: pass\n", FOREVER);
     fs::write(
-        lab.path("report.json"),
+        host.path("report.json"),
         "{\"status\": 0, \"finished\": true}",
     )
     .unwrap();
-    let mut child = lab.start();
+    let mut child = host.start();
     kill_process(pid(&child), Signal::KILL).unwrap();
     child.wait().unwrap();
-    let json = lab.json();
+    let json = host.json();
     assert_eq!(
         (&json["finished"], &json["status"]),
         (&false.into(), &Value::Null)
     );
-    assert!(lab.junit().contains("errors=\"1\""), "{}", lab.junit());
+    assert!(host.junit().contains("errors=\"1\""), "{}", host.junit());
 }
 
 #[test]
 fn a_report_has_verdict_figures_time_and_logs() {
-    let lab = Lab::new(
+    let host = FakeHost::new(
         r#"\033[31mred\001\nverdict: fail reason="a\033b <&>" pages=7\n"#,
         POWEROFF,
     );
-    lab.run(&[]);
-    let row = &lab.json()["rows"][0];
+    host.run(&[]);
+    let row = &host.json()["rows"][0];
     assert_eq!(
         (&row["group"], &row["name"], &row["verdict"]),
         (&"bare".into(), &"kernel".into(), &"fail".into())
@@ -279,7 +279,7 @@ fn a_report_has_verdict_figures_time_and_logs() {
     assert!(row["seconds"].as_f64().unwrap() > 0.0);
     let log = fs::read_to_string(row["logs"][0].as_str().unwrap()).unwrap();
     assert!(log.contains("verdict: fail"), "{log}");
-    let junit = lab.junit();
+    let junit = host.junit();
     assert!(!junit.contains(|c: char| c < ' ' && c != '\n'), "{junit:?}");
     assert!(junit.contains("value=\"a␛b &lt;&amp;&gt;\""), "{junit}");
     assert!(junit.contains("␛[31mred␁"), "{junit}");
@@ -287,7 +287,7 @@ fn a_report_has_verdict_figures_time_and_logs() {
 
 #[test]
 fn a_place_for_a_report_is_tried_before_anything_is_run() {
-    let lab = Lab::new(r"verdict: pass\n", POWEROFF);
+    let host = FakeHost::new(r"verdict: pass\n", POWEROFF);
     let mut command = Command::new(env!("CARGO_BIN_EXE_ci"));
     command.args([
         "boot",
@@ -296,20 +296,20 @@ fn a_place_for_a_report_is_tried_before_anything_is_run() {
         "--json",
         "/nonexistent/report.json",
     ]);
-    command.arg("--kernel").arg(lab.path("kernel"));
+    command.arg("--kernel").arg(host.path("kernel"));
     let output = command
         .arg("--qemu")
-        .arg(lab.path("qemu"))
+        .arg(host.path("qemu"))
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(3));
-    assert!(!lab.path("started").exists());
+    assert!(!host.path("started").exists());
 }
 
 #[test]
 fn a_dry_run_runs_and_writes_nothing() {
-    let lab = Lab::new(r"verdict: pass\n", POWEROFF);
-    let output = lab.run(&[
+    let host = FakeHost::new(r"verdict: pass\n", POWEROFF);
+    let output = host.run(&[
         "--dry-run",
         "--cmdline",
         "a 'b'",
@@ -319,12 +319,12 @@ fn a_dry_run_runs_and_writes_nothing() {
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{said}");
     for name in ["started", "cache", "junit.xml", "report.json"] {
-        assert!(!lab.path(name).exists(), "{name}");
+        assert!(!host.path(name).exists(), "{name}");
     }
     let line = said.lines().last().unwrap();
     for part in [
-        format!("ln -s {} kernel", lab.path("kernel").display()),
-        format!("{} -accel tcg", lab.path("qemu").display()),
+        format!("ln -s {} kernel", host.path("kernel").display()),
+        format!("{} -accel tcg", host.path("qemu").display()),
         r"-append 'a '\''b'\'''".to_owned(),
     ] {
         assert!(line.contains(&part), "{part} is not in {line}");
@@ -334,20 +334,20 @@ fn a_dry_run_runs_and_writes_nothing() {
 /// Another run fills the cache: here the test itself, which names itself in the lock as a run does.
 #[test]
 fn a_run_that_waits_says_for_whom() {
-    let lab = Lab::new("", POWEROFF);
+    let host = FakeHost::new("", POWEROFF);
     for dir in ["mirror", "cache/xen-pv-guest"] {
-        fs::create_dir_all(lab.path(dir)).unwrap();
+        fs::create_dir_all(host.path(dir)).unwrap();
     }
-    let path = lab.path("cache/xen-pv-guest/lock");
+    let path = host.path("cache/xen-pv-guest/lock");
     fs::write(&path, std::process::id().to_string()).unwrap();
     let lock = fs::File::open(&path).unwrap();
     lock.lock().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_ci"));
     command.args(["boot", "--via", "pvh", "--kernel"]);
-    command.arg(lab.path("kernel"));
-    command.arg("--qemu").arg(lab.path("qemu"));
-    command.arg("--mirror").arg(lab.path("mirror"));
-    command.env("XDG_CACHE_HOME", lab.path("cache"));
+    command.arg(host.path("kernel"));
+    command.arg("--qemu").arg(host.path("qemu"));
+    command.arg("--mirror").arg(host.path("mirror"));
+    command.env("XDG_CACHE_HOME", host.path("cache"));
     command.stdin(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();

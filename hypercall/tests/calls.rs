@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::answering::*;
+use common::mock::*;
 use hypercall::{
     Errno, ExtOp, Level, MachAddr, Mfn, Op, Pfn, Scope, VirtAddr,
     abi::{arch::*, mmu::*, sched::*, vcpu::*, xen::*},
@@ -17,15 +17,15 @@ fn console() {
     console::write(&xen, b"hello").unwrap();
     xen.saw(Op::ConsoleIo, [Some(CONSOLEIO_write as u64), Some(5), None]);
     // SAFETY: the argument is the buffer below.
-    let xen = Answering::new(|(_, args)| unsafe {
+    let xen = MockXen::new(|(_, args)| unsafe {
         put(args[2], *b"ab");
         2
     });
     assert_eq!(console::read(&xen, &mut [0; 16]).unwrap(), b"ab");
     xen.saw(Op::ConsoleIo, [Some(CONSOLEIO_read as u64), Some(16), None]);
-    let xen = Answering::new(|_| 1000);
+    let xen = MockXen::new(|_| 1000);
     assert_eq!(console::read(&xen, &mut [7; 4]).unwrap(), [7; 4]);
-    let xen = Answering::new(|_| -1);
+    let xen = MockXen::new(|_| -1);
     let error = console::write(&xen, b"hello").unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -61,7 +61,7 @@ fn scheduling_and_time() {
     };
     sched::shutdown(&xen, sched::Shutdown::Crash).unwrap();
     xen.saw(Op::SchedOp, [Some(SCHEDOP_shutdown.into()), None]);
-    let xen = Answering::new(|(_, args)| {
+    let xen = MockXen::new(|(_, args)| {
         // SAFETY: `SCHEDOP_poll` takes this.
         let arg: sched_poll = unsafe { at(args[1]) };
         assert_eq!((arg.nr_ports, arg.timeout), (2, 99));
@@ -81,7 +81,7 @@ fn page_tables() {
     let m2p = mmu::machphys_update(Mfn::truncate(0x55), Pfn::truncate(6));
     assert_eq!((m2p.ptr, m2p.val), (0x55001, 6));
 
-    let xen = Answering::new(|(_, args)| {
+    let xen = MockXen::new(|(_, args)| {
         // SAFETY: `done` is at the third argument.
         unsafe { put(args[2], 1u32) };
         -16
@@ -109,7 +109,7 @@ fn page_tables() {
         );
     }
     let mask = VcpuMask::EMPTY.with(1).with(65);
-    let xen = Answering::new(|(_, args)| {
+    let xen = MockXen::new(|(_, args)| {
         assert_eq!(args[2] & 7, UVMF_INVLPG);
         // SAFETY: the rest is the address of the bitmap.
         assert_eq!(unsafe { at::<[u64; 2]>(args[2] & !7) }, [2, 2]);
@@ -152,7 +152,7 @@ fn a_flush_by_itself_is_one_operation() {
         (Some(va), MMUEXT_INVLPG_ALL, 0x7000),
         (None, MMUEXT_TLB_FLUSH_ALL, 0),
     ] {
-        let xen = Answering::new(|(_, args)| {
+        let xen = MockXen::new(|(_, args)| {
             // SAFETY: the list holds this one operation.
             let raw: mmuext_op = unsafe { at(args[0]) };
             // SAFETY: plain bits.
@@ -247,7 +247,7 @@ fn extended_operations() {
             Some(3),
         ),
     ] {
-        let xen = Answering::new(|(_, args)| {
+        let xen = MockXen::new(|(_, args)| {
             // SAFETY: the list holds this one operation.
             let raw: mmuext_op = unsafe { at(args[0]) };
             assert_eq!(raw.cmd, cmd, "{op:?}");
@@ -265,7 +265,7 @@ fn extended_operations() {
         // SAFETY: nobody carries it out.
         unsafe { mmu::ext(&xen, op) }.unwrap();
         xen.saw(Op::MmuextOp, [None, Some(1), None, Some(SELF)]);
-        let xen = Answering::new(|_| -22);
+        let xen = MockXen::new(|_| -22);
         // SAFETY: nobody carries it out.
         let error = unsafe { mmu::ext(&xen, op) }.unwrap_err();
         assert_eq!(
@@ -277,7 +277,7 @@ fn extended_operations() {
 
 #[test]
 fn multicalls() {
-    let xen = Answering::new(|(_, args)| {
+    let xen = MockXen::new(|(_, args)| {
         assert_eq!(args[1], 2);
         // SAFETY: the list holds two entries; Xen comes to the first.
         unsafe { (*(args[0] as *mut hypercall::abi::multicall::multicall_entry)).result = 7 };

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::answering::*;
+use common::mock::*;
 use hypercall::{
     Errno, MachAddr, Mfn, Op, Pfn,
     abi::{arch::*, event::*, hvm::*, memory::*, vcpu::*, version::*, xen::*},
@@ -14,7 +14,7 @@ use hypercall::{
 
 /// Asserts that the event-channel operation `cmd` was asked for, with the address of its argument.
 #[track_caller]
-fn saw_event_op<F: Fn(Call) -> i64>(xen: &Answering<F>, cmd: u32) {
+fn saw_event_op<F: Fn(Call) -> i64>(xen: &MockXen<F>, cmd: u32) {
     xen.saw(Op::EventChannelOp, [Some(cmd.into()), None]);
 }
 
@@ -110,7 +110,7 @@ fn a_new_port_is_the_one_that_xen_names() {
 /// What Xen refuses about events is an error that names the operation, and never a port or success.
 #[test]
 fn a_refused_event_operation_is_named() {
-    let refused = || Answering::new(|_| Errno::EEXIST.to_return());
+    let refused = || MockXen::new(|_| Errno::EEXIST.to_return());
     let port = Port(4);
     for (name, error) in [
         ("send", event::send(&refused(), port).unwrap_err()),
@@ -180,7 +180,7 @@ fn an_operation_on_a_vcpu_names_it() {
 #[test]
 fn a_vcpus_state_is_what_xen_says() {
     for up in [true, false] {
-        let xen = Answering::new(|_| up.into());
+        let xen = MockXen::new(|_| up.into());
         assert_eq!(vcpu::is_up(&xen, 2).unwrap(), up);
         xen.saw(Op::VcpuOp, [Some(VCPUOP_is_up.into()), Some(2)]);
     }
@@ -204,7 +204,7 @@ fn a_vcpus_state_is_what_xen_says() {
 /// What Xen says of itself comes back whole, asked for by the command that it belongs to.
 #[test]
 fn what_xen_is_comes_back_as_it_says() {
-    let xen = Answering::new(|_| 0x4_0011);
+    let xen = MockXen::new(|_| 0x4_0011);
     assert_eq!(version::version(&xen).unwrap().to_string(), "4.17");
     xen.saw(Op::XenVersion, [Some(XENVER_version.into())]);
     let text: [u8; 16] = *b".7-pre\0\0\0\0\0\0\0\0\0\0";
@@ -263,7 +263,7 @@ fn sizes_of_memory_are_what_xen_says() {
         ),
         (memory::maximum_reservation, XENMEM_maximum_reservation),
     ] {
-        let xen: Answering<fn(Call) -> i64> = Answering::new(|(_, args)| {
+        let xen: MockXen<fn(Call) -> i64> = MockXen::new(|(_, args)| {
             // SAFETY: both commands take a domain number.
             assert_eq!(unsafe { at::<u16>(args[1]) }, DOMID_SELF);
             4096
@@ -271,7 +271,7 @@ fn sizes_of_memory_are_what_xen_says() {
         assert_eq!(ask(&xen), Ok(4096));
         xen.saw(Op::MemoryOp, [Some(cmd.into()), None]);
     }
-    let xen = Answering::new(|_| 0x7_ffff);
+    let xen = MockXen::new(|_| 0x7_ffff);
     assert_eq!(memory::maximum_ram_page(&xen), Ok(0x7_ffff));
     xen.saw(Op::MemoryOp, [Some(XENMEM_maximum_ram_page.into())]);
     // SAFETY: `XENMEM_machphys_mapping` returns this.
@@ -324,7 +324,7 @@ fn frames_go_and_come_by_list() {
         // SAFETY: it names two frames.
         assert_eq!(unsafe { at::<[u64; 2]>(arg.extent_start as u64) }, [8, 9]);
     };
-    let xen = Answering::new(|(_, args)| {
+    let xen = MockXen::new(|(_, args)| {
         // SAFETY: `XENMEM_decrease_reservation` takes this.
         check(unsafe { at(args[1]) });
         1
@@ -336,7 +336,7 @@ fn frames_go_and_come_by_list() {
         Op::MemoryOp,
         [Some(XENMEM_decrease_reservation.into()), None],
     );
-    let xen = Answering::new(|(_, args)| {
+    let xen = MockXen::new(|(_, args)| {
         // SAFETY: `XENMEM_populate_physmap` takes this.
         let arg: xen_memory_reservation = unsafe { at(args[1]) };
         check(arg);

@@ -185,18 +185,18 @@ fn whole_tables_get_no_rights_that_a_page_may_not_have() {
 /// A table that is reached in two ways is changed in place, so that both ways show the change.
 #[test]
 fn a_table_that_is_shared_is_not_replaced() {
-    let twin = BASE + 512 * PAGE;
+    let alias = BASE + 512 * PAGE;
     let mut world = World::small().populated();
     let frames = world.named_frames(512);
     world.map(BASE, &frames, Flags::DATA).unwrap();
     let entry = world.tables.get(world.tables.pmd_slot(BASE).unwrap());
-    let place = world.tables.ensure_pmd(twin).unwrap().place();
+    let place = world.tables.ensure_pmd(alias).unwrap().place();
     let value = world.tables.pmd_val(entry).unwrap();
     let entry = world.tables.make_pmd(value).unwrap();
     // SAFETY: nothing is mapped at the second place.
     unsafe { world.tables.set_pmd(place, entry) }.unwrap();
     let same = |world: &World, page: u64| {
-        let [one, two] = [BASE, twin].map(|va| in_table(&world.tables, va + page * PAGE));
+        let [one, two] = [BASE, alias].map(|va| in_table(&world.tables, va + page * PAGE));
         let [one, two] = [one.unwrap(), two.unwrap()];
         assert!(one.same(two), "page {page}: {one:?} and {two:?}");
         one
@@ -204,14 +204,14 @@ fn a_table_that_is_shared_is_not_replaced() {
     world.protect(BASE, 512, NONE, WRITABLE).unwrap();
     for page in [0, 300, 511] {
         assert!(!same(&world, page).flags().contains(WRITABLE));
-        assert!(!world.eye().store(twin + page * PAGE, 0));
+        assert!(!world.eye().store(alias + page * PAGE, 0));
     }
-    world.unmap(twin + PAGE, 400).unwrap();
+    world.unmap(alias + PAGE, 400).unwrap();
     assert!(!same(&world, 1).is_present() && same(&world, 401).is_present());
     expect::sound(&world);
     // Each way is given up for itself, and the table with the last.
-    world.unmap(twin, 512).unwrap();
-    assert_eq!(world.mapped(twin), None);
+    world.unmap(alias, 512).unwrap();
+    assert_eq!(world.mapped(alias), None);
     assert!(world.mapped(BASE).is_some());
     expect::sound(&world);
     world.unmap(BASE, 512).unwrap();

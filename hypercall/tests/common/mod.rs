@@ -5,7 +5,7 @@
 //! 0. What is refused is decided by a test, by request. Everything is recorded.
 #![allow(dead_code, reason = "each test uses its part")]
 
-pub(crate) mod answering;
+pub(crate) mod mock;
 pub(crate) mod rig;
 
 use std::{

@@ -10,13 +10,13 @@ pub(crate) type Call = (Op, [u64; 5]);
 
 /// Answers with one value; may read and write what an argument points at. One that was never asked
 /// fails its test when it is dropped: what it would have asserted was not.
-pub(crate) struct Answering<F: Fn(Call) -> i64> {
+pub(crate) struct MockXen<F: Fn(Call) -> i64> {
     answer: F,
     last: Cell<Option<Call>>,
     asked: Cell<bool>,
 }
 
-impl<F: Fn(Call) -> i64> Answering<F> {
+impl<F: Fn(Call) -> i64> MockXen<F> {
     pub(crate) fn new(answer: F) -> Self {
         Self {
             answer,
@@ -40,7 +40,7 @@ impl<F: Fn(Call) -> i64> Answering<F> {
     }
 }
 
-impl<F: Fn(Call) -> i64> Hypervisor for Answering<F> {
+impl<F: Fn(Call) -> i64> Hypervisor for MockXen<F> {
     unsafe fn call(&self, op: Op, args: [u64; 5]) -> i64 {
         self.last.set(Some((op, args)));
         self.asked.set(true);
@@ -52,7 +52,7 @@ impl<F: Fn(Call) -> i64> Hypervisor for Answering<F> {
     fn restore_upcalls(&self, _: bool) {}
 }
 
-impl<F: Fn(Call) -> i64> Drop for Answering<F> {
+impl<F: Fn(Call) -> i64> Drop for MockXen<F> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             assert!(self.asked.get(), "no call arrived");
@@ -60,8 +60,8 @@ impl<F: Fn(Call) -> i64> Drop for Answering<F> {
     }
 }
 
-pub(crate) fn fine() -> Answering<impl Fn(Call) -> i64> {
-    Answering::new(|_| 0)
+pub(crate) fn fine() -> MockXen<impl Fn(Call) -> i64> {
+    MockXen::new(|_| 0)
 }
 
 /// Answers 0 to a call of which an argument, by its place, points at an `A`, after a look at that.
@@ -71,8 +71,8 @@ pub(crate) fn fine() -> Answering<impl Fn(Call) -> i64> {
 pub(crate) unsafe fn reading<A: Copy>(
     place: usize,
     look: impl Fn(A),
-) -> Answering<impl Fn(Call) -> i64> {
-    Answering::new(move |(_, args)| {
+) -> MockXen<impl Fn(Call) -> i64> {
+    MockXen::new(move |(_, args)| {
         // SAFETY: the caller's promise.
         look(unsafe { at(args[place]) });
         0
@@ -86,8 +86,8 @@ pub(crate) unsafe fn reading<A: Copy>(
 pub(crate) unsafe fn exchanging<A: Copy>(
     place: usize,
     answer: impl Fn(A) -> A,
-) -> Answering<impl Fn(Call) -> i64> {
-    Answering::new(move |(_, args)| {
+) -> MockXen<impl Fn(Call) -> i64> {
+    MockXen::new(move |(_, args)| {
         // SAFETY: the caller's promise.
         unsafe { put(args[place], answer(at(args[place]))) };
         0
