@@ -1,5 +1,7 @@
-//! A domain with several vCPUs that share its tables as the kernel's do: one at a time, and what one has
-//! queued is sent before another's turn.
+//! A domain with several vCPUs that share its tables, in one of two ways: by turns, where what one has
+//! queued is sent before another's turn; or side by side, where each holds what it works on, and keeps
+//! that as long as something is queued. There is one thread here, so whoever would wait for another's
+//! part does nothing instead, after it has let go, as the kernel does before it waits.
 //!
 //! Memory, though, all of them use at all times: around each hypercall of one the others read and write
 //! pages, so that their TLBs fill while entries are half changed.
@@ -11,9 +13,12 @@ use hypercall::abi::mmu::MMUEXT_NEW_BASEPTR;
 use hypercall::abi::mmu::{mmuext_op, mmuext_op_arg1, mmuext_op_arg2};
 use hypercall::abi::xen::DOMID_SELF;
 use hypercall::{Hypervisor, Mfn, Op as Call, Pfn};
+use lock_api::RawMutex;
 use model::{Access, Layout, Mode, Model, RemoteFlushes};
 use pagetable::fuzz::{Rng, queued};
+use pagetable::locks::Part;
 use pagetable::machine::{Machine, Words};
+use pagetable::spaces::AddressSpace;
 use pagetable::takeover::Initial;
 use pagetable::{Flags, MmError, Tables};
 
@@ -123,13 +128,87 @@ impl Hypervisor for Xen {
     }
 }
 
+/// A lock that nobody waits for: the only thread would do so for ever.
+pub(super) struct Unwaited(spin::Mutex<()>);
+
+// SAFETY: it is the lock inside.
+unsafe impl RawMutex for Unwaited {
+    const INIT: Unwaited = Unwaited(spin::Mutex::new(()));
+
+    type GuardMarker = lock_api::GuardSend;
+
+    fn lock(&self) {
+        assert!(
+            self.try_lock(),
+            "a part is asked for that another vCPU holds"
+        );
+    }
+
+    fn try_lock(&self) -> bool {
+        RawMutex::try_lock(&self.0)
+    }
+
+    unsafe fn unlock(&self) {
+        // SAFETY: the caller holds it.
+        unsafe { RawMutex::unlock(&self.0) };
+    }
+}
+
+/// Parts of the address space: the kernel's half, and a bit for each lock of user halves.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Parts {
+    pub(super) kernel: bool,
+    pub(super) users: u16,
+}
+
+impl Parts {
+    /// Those that a part stands for.
+    fn of(part: Option<Part<'_>>) -> Parts {
+        match part {
+            None => Parts::default(),
+            Some(Part::KernelHalf) => Parts {
+                kernel: true,
+                users: 0,
+            },
+            Some(Part::Space(space)) => Parts {
+                kernel: false,
+                users: 1 << (space.roots().kernel.as_u64() % 16),
+            },
+            Some(Part::All) => Parts {
+                kernel: true,
+                users: u16::MAX,
+            },
+        }
+    }
+
+    fn meets(self, other: Parts) -> bool {
+        self.kernel && other.kernel || self.users & other.users != 0
+    }
+
+    fn with(self, other: Parts) -> Parts {
+        Parts {
+            kernel: self.kernel || other.kernel,
+            users: self.users | other.users,
+        }
+    }
+
+    /// Whether pages of a space at an address are among them.
+    pub(super) fn has(self, space: &AddressSpace, va: u64) -> bool {
+        let part = match va >> 63 {
+            0 => Part::Space(space),
+            _ => Part::KernelHalf,
+        };
+        self.meets(Parts::of(Some(part)))
+    }
+}
+
 /// The tests' machine, with that hypervisor.
 pub(super) struct Host(ModelMachine);
 
 impl Machine for Host {
     type Hv = Xen;
-    type Lock = spin::Mutex<()>;
     type Layout = Regions;
+    type Lock = Unwaited;
 
     fn mfn(&self, pfn: Pfn) -> Option<Mfn> {
         self.0.mfn(pfn)
@@ -169,6 +248,8 @@ pub(super) struct Cpus {
     pub(super) others: Rc<Others>,
     /// The vCPU that used them last, if it has left something queued.
     queued: Option<usize>,
+    /// Parts that each vCPU holds, if they work side by side.
+    held: Option<Vec<Parts>>,
     plant: Option<Plant>,
 }
 
@@ -178,6 +259,7 @@ impl Cpus {
         layout: &Layout,
         seed: u64,
         spots: Vec<u64>,
+        side_by_side: bool,
         plant: Option<Plant>,
     ) -> Result<Cpus, MmError> {
         let model = Rc::new(Model::build(layout));
@@ -201,6 +283,10 @@ impl Cpus {
         unsafe { early.map_fixed(at, frame, Flags::DATA) }?;
         early.direct_map()?;
         boot.populate_all()?;
+        if side_by_side {
+            boot.share()?;
+            boot.let_go();
+        }
         let mut rest = Vec::new();
         for vcpu in 1..layout.vcpus {
             model.run_on(vcpu);
@@ -226,6 +312,7 @@ impl Cpus {
             model,
             others,
             queued: None,
+            held: side_by_side.then(|| vec![Parts::default(); layout.vcpus]),
             plant,
         })
     }
@@ -254,18 +341,71 @@ impl Cpus {
         (0..self.count()).all(|vcpu| !queued(self.of(vcpu)).1)
     }
 
-    /// A vCPU's turn: with nothing queued by another.
+    /// Parts that others than a vCPU hold.
+    pub(super) fn held_by_others(&self, vcpu: usize) -> Parts {
+        let held = self.held.iter().flatten().enumerate();
+        let others = held.filter(|(other, _)| *other != vcpu);
+        others.fold(Parts::default(), |all, (_, parts)| all.with(*parts))
+    }
+
+    /// Parts that a vCPU holds; by turns that is all.
+    pub(super) fn held_by(&self, vcpu: usize) -> Parts {
+        let all = Parts::of(Some(Part::All));
+        self.held.as_ref().map_or(all, |held| held[vcpu])
+    }
+
+    /// Parts that may be unlike what a queue says.
+    pub(super) fn open(&self) -> Parts {
+        match &self.held {
+            Some(held) => held
+                .iter()
+                .fold(Parts::default(), |all, one| all.with(*one)),
+            None if self.idle() => Parts::default(),
+            None => Parts::of(Some(Part::All)),
+        }
+    }
+
+    /// Whether a vCPU would have to wait for a part. Before it does, it lets go.
+    pub(super) fn must_wait(
+        &mut self,
+        vcpu: usize,
+        part: Option<Part<'_>>,
+    ) -> Result<bool, MmError> {
+        let waits = Parts::of(part).meets(self.held_by_others(vcpu));
+        if waits {
+            self.with(vcpu, None, Tables::send_and_let_go)??;
+        }
+        Ok(waits)
+    }
+
+    /// A vCPU at work on a part, which nobody else holds: by turns with nothing queued by another.
     pub(super) fn with<R>(
         &mut self,
         vcpu: usize,
+        part: Option<Part<'_>>,
         f: impl FnOnce(&mut Tables<Host>) -> R,
     ) -> Result<R, MmError> {
         self.model.run_on(vcpu);
-        if let Some(last) = self.queued.filter(|&last| last != vcpu) {
+        let by_turns = self.held.is_none();
+        if let Some(last) = self.queued.filter(|&last| by_turns && last != vcpu) {
             self.send_queued(last, vcpu)?;
         }
+        if let Some(part) = part {
+            self.of_mut(vcpu).hold(part)?;
+        }
         let result = f(self.of_mut(vcpu));
-        self.queued = queued(self.of(vcpu)).1.then_some(vcpu);
+        self.of_mut(vcpu).let_go();
+        let any = queued(self.of(vcpu)).1;
+        self.queued = any.then_some(vcpu);
+        if let Some(held) = &mut self.held {
+            // Asked for another user half, it has let go of what it held.
+            let other = Parts::of(part).users & !held[vcpu].users != 0;
+            let before = if other { Parts::default() } else { held[vcpu] };
+            held[vcpu] = match any {
+                true => before.with(Parts::of(part)),
+                false => Parts::default(),
+            };
+        }
         Ok(result)
     }
 

@@ -14,7 +14,7 @@ use pagetable::{Flags, Tables};
 
 use super::common::layout::DIRECT;
 use super::op::{KERNEL, PAGES, va};
-use super::run::{At, Found, Page, Run, said};
+use super::run::{At, Found, On, Page, Run, said};
 
 /// Steps between two looks at everything.
 const LOOK: u64 = 512;
@@ -72,6 +72,26 @@ impl Run {
         Ok(())
     }
 
+    /// Whether no queue is about a page of a vCPU's space.
+    fn is_settled(&self, vcpu: usize, at: usize) -> bool {
+        let boot = self.cpus.of(0).boot_space();
+        let space = self.space(&boot, self.at[vcpu].space);
+        !self.cpus.open().has(space, va(at))
+    }
+
+    /// Whether a vCPU may look a page up by its tables.
+    fn holds(&self, vcpu: usize, at: usize) -> bool {
+        let boot = self.cpus.of(0).boot_space();
+        let space = self.space(&boot, self.at[vcpu].space);
+        self.cpus.held_by(vcpu).has(space, va(at))
+    }
+
+    /// What a vCPU finds by its tables, for which it holds what the page is part of.
+    fn look_up(&mut self, vcpu: usize, at: usize) -> Found<Option<Pte>> {
+        let on = self.on_page(vcpu, at);
+        self.with(vcpu, on, |tables| tables.ptep_get(va(at)).ok())
+    }
+
     /// Looks at the pages that a step concerned, and at what vCPUs remember.
     pub(super) fn check(&mut self, vcpu: usize, pages: &[usize]) -> Found {
         if let Some(wrong) = self.cpus.others.wrong() {
@@ -79,28 +99,32 @@ impl Run {
         }
         self.check_remembered()?;
         let idle = self.cpus.idle();
-        let lazy = self.is_lazy(vcpu);
-        if !idle && !lazy && !(0..self.at.len()).any(|vcpu| self.is_lazy(vcpu)) {
+        if !idle && !(0..self.at.len()).any(|vcpu| self.is_lazy(vcpu)) {
             return Err("something is queued, and nobody is lazy".into());
         }
         let random = self.rng.below(PAGES as u64) as usize;
         let concerned = pages.first().into_iter().chain(pages.last()).copied();
         let other = self.rng.below(self.cpus.count() as u64) as usize;
         for at in concerned.chain([random]) {
-            let tables = self.cpus.of(vcpu);
-            self.compare(vcpu, at, tables.ptep_get(va(at)).ok(), "through its queue")?;
-            if !idle {
-                continue;
+            if self.holds(vcpu, at) {
+                let found = self.cpus.of(vcpu).ptep_get(va(at)).ok();
+                self.compare(vcpu, at, found, "through its queue")?;
             }
             for vcpu in [vcpu, other] {
-                let tables = self.cpus.of(vcpu);
-                self.compare(vcpu, at, in_table(tables, va(at)), "in the tables")?;
-                self.compare(vcpu, at, tables.ptep_get(va(at)).ok(), "by what it knows")?;
+                if !self.is_settled(vcpu, at) {
+                    continue;
+                }
+                let found = in_table(self.cpus.of(vcpu), va(at));
+                self.compare(vcpu, at, found, "in the tables")?;
+                if idle {
+                    let found = self.look_up(vcpu, at)?;
+                    self.compare(vcpu, at, found, "by what it knows")?;
+                }
+                self.touch(vcpu, at)?;
             }
-            self.touch(other, at)?;
         }
         if idle {
-            self.check_records(random)?;
+            self.check_tables(random)?;
         }
         if idle && self.step % LOOK == LOOK - 1 {
             self.check_all()?;
@@ -108,8 +132,8 @@ impl Run {
         Ok(())
     }
 
-    /// No vCPU remembers a page of a frame that is free, nor, once nothing is queued, anything that its
-    /// tables do not say.
+    /// No vCPU remembers a page of a frame that is free, nor anything that its tables do not say where
+    /// no queue is about it.
     pub(super) fn check_remembered(&self) -> Found {
         let tables = self.cpus.of(0);
         let pages = self.cpus.model.remembered();
@@ -124,24 +148,26 @@ impl Run {
                 ));
             }
         }
-        let stale = match self.cpus.idle() {
-            true => self.cpus.model.stale(),
-            false => Vec::new(),
-        };
-        stale.first().map_or(Ok(()), |stale| Err(stale.to_string()))
+        let (idle, open) = (self.cpus.idle(), self.cpus.open());
+        let boot = tables.boot_space();
+        let stale = self.cpus.model.stale().into_iter().find(|stale| {
+            let space = self.space(&boot, self.at[stale.old.vcpu].space);
+            idle || !DIRECT.contains(&stale.old.va) && !open.has(space, stale.old.va)
+        });
+        stale.map_or(Ok(()), |stale| Err(stale.to_string()))
     }
 
     /// Once nothing is queued, nothing is planned for the table of a page.
-    fn check_records(&self, at: usize) -> Found {
+    fn check_tables(&mut self, at: usize) -> Found {
         for vcpu in 0..self.cpus.count() {
-            let tables = self.cpus.of(vcpu);
-            let Ok(slot) = tables.pmd_slot(va(at)) else {
-                continue;
-            };
-            let Some(table) = tables.pmd_val(tables.get(slot)) else {
-                continue;
-            };
-            self.check_record(table.pfn)?;
+            let on = self.on_page(vcpu, at);
+            let table = self.with(vcpu, on, |tables| {
+                let entry = tables.get(tables.pmd_slot(va(at)).ok()?);
+                tables.pmd_val(entry)
+            })?;
+            if let Some(table) = table {
+                self.check_record(table.pfn)?;
+            }
         }
         Ok(())
     }
@@ -164,7 +190,7 @@ impl Run {
             self.check_record(pfn)?;
         }
         for vcpu in 0..self.cpus.count() {
-            let report = self.with(vcpu, Tables::audit)?;
+            let report = self.with(vcpu, On::All, Tables::audit)?;
             let report = report.map_err(|e| said("an audit", e))?;
             if !report.is_clean() {
                 return Err(format!("vCPU {vcpu}: {report}"));

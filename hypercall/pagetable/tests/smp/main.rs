@@ -10,6 +10,7 @@ mod cpus;
 mod look;
 mod op;
 mod run;
+mod spaces;
 
 use common::{MIB, small};
 use cpus::Plant;
@@ -26,7 +27,8 @@ fn number(name: &str, default: u64) -> u64 {
     })
 }
 
-/// All that a run is follows from its seed: two to four vCPUs, the kind of domain and of processor.
+/// All that a run is follows from its seed: two to four vCPUs, the kind of domain and of processor, and
+/// how vCPUs share the tables.
 fn layout(seed: u64) -> Layout {
     Layout {
         vcpus: 2 + (seed % 3) as usize,
@@ -39,9 +41,17 @@ fn layout(seed: u64) -> Layout {
     }
 }
 
+/// Whether vCPUs work side by side, or by turns.
+fn side_by_side(seed: u64) -> bool {
+    seed / 2 % 2 == 1
+}
+
 /// A run of so many steps, to its end; its digest.
 fn run(seed: u64, steps: u64, plant: Option<Plant>) -> Result<u64, String> {
-    let mut run = Run::new(&layout(seed), seed, plant)?;
+    // Only by turns does one send what another has queued.
+    let by_turns = matches!(plant, Some(Plant::WrongLog | Plant::QueueKept));
+    let side_by_side = side_by_side(seed) && !by_turns;
+    let mut run = Run::new(&layout(seed), seed, side_by_side, plant)?;
     for _ in 0..steps {
         run.step()?;
     }
@@ -73,7 +83,7 @@ fn seeds_run_clean() {
 #[test]
 fn a_run_is_replayed_from_its_seed() {
     let digests = |steps: u64| {
-        let mut run = Run::new(&layout(5), 5, None).unwrap();
+        let mut run = Run::new(&layout(6), 6, side_by_side(6), None).unwrap();
         let step = |run: &mut Run| run.step().map(|()| run.digest);
         (0..steps)
             .map(|_| step(&mut run).unwrap())

@@ -7,8 +7,9 @@ use hypercall::Pfn;
 use model::{Access, Layout, Mode as Cpu};
 use pagetable::frames::{Frame, FrameError};
 use pagetable::fuzz::{Mode, Rng, mode};
+use pagetable::locks::Part;
 use pagetable::mapping::Mapping;
-use pagetable::spaces::{AddressSpace, NotDestroyed};
+use pagetable::spaces::AddressSpace;
 use pagetable::{Change, Flags, MmError, Tables, Value};
 
 use super::cpus::{Cpus, Host, NAME, Plant};
@@ -29,14 +30,14 @@ pub(super) struct Page {
 }
 
 /// A space, and what its user half maps.
-struct Side {
+pub(super) struct Side {
     /// None is the one that boot ran in.
-    space: Option<AddressSpace>,
-    pages: Vec<Option<Page>>,
+    pub(super) space: Option<AddressSpace>,
+    pub(super) pages: Vec<Option<Page>>,
 }
 
 impl Side {
-    fn new(space: Option<AddressSpace>) -> Side {
+    pub(super) fn new(space: Option<AddressSpace>) -> Side {
         Side {
             space,
             pages: vec![None; USER],
@@ -52,6 +53,38 @@ pub(super) struct At {
     paused: u8,
 }
 
+/// What a vCPU works on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum On {
+    /// Its own queue and frames.
+    Nothing,
+    Kernel,
+    /// The user half of a space.
+    Space(usize),
+    All,
+}
+
+impl On {
+    fn part<'a>(self, spaces: &'a [Option<Side>], boot: &'a AddressSpace) -> Option<Part<'a>> {
+        match self {
+            On::Nothing => None,
+            On::Kernel => Some(Part::KernelHalf),
+            On::Space(which) => Some(Part::Space(space_of(spaces, boot, which))),
+            On::All => Some(Part::All),
+        }
+    }
+}
+
+/// A space by its place; where there is none, the one that boot ran in.
+fn space_of<'a>(
+    spaces: &'a [Option<Side>],
+    boot: &'a AddressSpace,
+    which: usize,
+) -> &'a AddressSpace {
+    let side = spaces[which].as_ref();
+    side.and_then(|side| side.space.as_ref()).unwrap_or(boot)
+}
+
 /// Why a run ended, or what was found.
 pub(super) type Found<T = ()> = Result<T, String>;
 
@@ -61,7 +94,7 @@ pub(super) struct Run {
     pub(super) step: u64,
     pub(super) pool: Vec<Pfn>,
     kernel: Vec<Option<Page>>,
-    spaces: [Option<Side>; SPACES + 1],
+    pub(super) spaces: [Option<Side>; SPACES + 1],
     pub(super) at: Vec<At>,
     held: Vec<Frame>,
     owned: [Option<Mapping>; OWNERS],
@@ -84,9 +117,15 @@ pub(super) fn said(what: &str, error: MmError) -> String {
 }
 
 impl Run {
-    pub(super) fn new(layout: &Layout, seed: u64, plant: Option<Plant>) -> Found<Run> {
+    pub(super) fn new(
+        layout: &Layout,
+        seed: u64,
+        side_by_side: bool,
+        plant: Option<Plant>,
+    ) -> Found<Run> {
         let spots = (0..PAGES).map(va).collect();
-        let cpus = Cpus::new(layout, seed, spots, plant).map_err(|e| said("takeover", e))?;
+        let cpus = Cpus::new(layout, seed, spots, side_by_side, plant);
+        let cpus = cpus.map_err(|e| said("takeover", e))?;
         let at = vec![At::default(); cpus.count()];
         let mut run = Run {
             cpus,
@@ -113,7 +152,7 @@ impl Run {
         let (vcpu, op) = generate(&mut self.rng, self.cpus.count());
         let interrupt = self.rng.below(16) == 0 && !matches!(op, Op::Switch { .. });
         // A turn, whether anything can be done in it or not.
-        self.with(vcpu, |_| ())?;
+        self.with(vcpu, On::Nothing, |_| ())?;
         if interrupt {
             self.mode(vcpu, Mode::EnterInterrupt)?;
         }
@@ -132,18 +171,57 @@ impl Run {
         Ok(())
     }
 
-    /// A vCPU's turn.
+    /// A space of the run's.
+    pub(super) fn space<'a>(&'a self, boot: &'a AddressSpace, which: usize) -> &'a AddressSpace {
+        space_of(&self.spaces, boot, which)
+    }
+
+    /// A vCPU at work.
     pub(super) fn with<R>(
         &mut self,
         vcpu: usize,
+        on: On,
         f: impl FnOnce(&mut Tables<Host>) -> R,
     ) -> Found<R> {
-        let done = self.cpus.with(vcpu, f);
-        done.map_err(|e| said("sending what another vCPU has queued", e))
+        let boot = self.cpus.of(0).boot_space();
+        let part = on.part(&self.spaces, &boot);
+        let done = self.cpus.with(vcpu, part, f);
+        done.map_err(|e| said("sending what is queued", e))
+    }
+
+    /// Whether a vCPU would have to wait for what it wants to work on.
+    fn must_wait(&mut self, vcpu: usize, on: On) -> Found<bool> {
+        let boot = self.cpus.of(0).boot_space();
+        let part = on.part(&self.spaces, &boot);
+        let waits = self.cpus.must_wait(vcpu, part);
+        waits.map_err(|e| said("letting go", e))
+    }
+
+    /// What a page of a vCPU's space is part of.
+    pub(super) fn on_page(&self, vcpu: usize, at: usize) -> On {
+        match at < KERNEL {
+            true => On::Kernel,
+            false => On::Space(self.at[vcpu].space),
+        }
+    }
+
+    /// What an operation works on.
+    fn on(&self, vcpu: usize, op: Op) -> On {
+        match op {
+            Op::Map { at, .. }
+            | Op::Unmap { at, .. }
+            | Op::Protect { at, .. }
+            | Op::Move { from: at, .. }
+            | Op::Set { at, .. } => self.on_page(vcpu, at),
+            Op::InSpace { which, .. } | Op::Switch { to: which } => On::Space(which),
+            Op::MoveTable { .. } | Op::Own { .. } => On::Kernel,
+            Op::NewSpace | Op::DropSpace { .. } => On::Kernel,
+            _ => On::Nothing,
+        }
     }
 
     fn mode(&mut self, vcpu: usize, to: Mode) -> Found {
-        let done = self.with(vcpu, |tables| mode(tables, to))?;
+        let done = self.with(vcpu, On::Nothing, |tables| mode(tables, to))?;
         done.map_err(|e| said(&format!("{to:?}"), e))
     }
 
@@ -153,7 +231,7 @@ impl Run {
 
     /// A frame that says who it is, if any is left; nobody may know it from before.
     fn named_frame(&mut self, vcpu: usize) -> Found<Option<Frame>> {
-        let frame = self.with(vcpu, |tables| {
+        let frame = self.with(vcpu, On::Nothing, |tables| {
             let mut frame = tables.alloc_frame()?;
             tables.frame_memory(&mut frame)[0] = NAME + frame.pfn().as_u64();
             Ok(frame)
@@ -191,6 +269,10 @@ impl Run {
 
     /// Carries out a step, and says which pages it concerned.
     fn apply(&mut self, vcpu: usize, op: Op, interrupt: bool) -> Found<Vec<usize>> {
+        let on = self.on(vcpu, op);
+        if self.must_wait(vcpu, on)? {
+            return Ok(Vec::new());
+        }
         let space = self.at[vcpu].space;
         match op {
             Op::Map { at, n, frame, kind } if !self.any_mapped(space, at..at + n) => {
@@ -260,7 +342,7 @@ impl Run {
         }
     }
 
-    fn frames(&self, first: usize, n: usize) -> Vec<Pfn> {
+    pub(super) fn frames(&self, first: usize, n: usize) -> Vec<Pfn> {
         (first..first + n).map(|i| self.pool[i % POOL]).collect()
     }
 
@@ -283,7 +365,8 @@ impl Run {
         f: impl FnOnce(&mut Tables<Host>) -> Result<Change, MmError>,
     ) -> Found<Result<(), MmError>> {
         let later = at % 2 == 1;
-        self.with(vcpu, |tables| {
+        let on = self.on_page(vcpu, at);
+        self.with(vcpu, on, |tables| {
             let change = f(tables)?;
             if !later {
                 return change.commit(tables);
@@ -346,114 +429,6 @@ impl Run {
         concerned
     }
 
-    /// Maps, protects or unmaps pages of a space's user half from outside of it.
-    fn in_space(
-        &mut self,
-        vcpu: usize,
-        which: usize,
-        (at, n, frame): (usize, usize, usize),
-    ) -> Found<Vec<usize>> {
-        let Some(side) = self.spaces[which].take() else {
-            return Ok(Vec::new());
-        };
-        let range = at - KERNEL..at - KERNEL + n;
-        let mapped = side.pages[range.clone()]
-            .iter()
-            .filter(|page| page.is_some());
-        let mapped = mapped.count();
-        let (frames, address) = (self.frames(frame, n), va(at));
-        let done = self.with(vcpu, |tables| {
-            let boot = tables.boot_space();
-            let space = side.space.as_ref().unwrap_or(&boot);
-            tables.in_space(space, |tables| {
-                // SAFETY: as in `apply`.
-                let change = unsafe {
-                    match mapped {
-                        0 => tables.map(address, frames.into_iter(), Flags::DATA),
-                        _ if mapped == n && frame % 2 == 0 => {
-                            let none = Flags::empty();
-                            tables.protect(address, n as u64, none, Flags::WRITABLE)
-                        }
-                        _ => tables.unmap(address, n as u64),
-                    }
-                };
-                change?.commit(tables)
-            })
-        })?;
-        let mut side = side;
-        for (i, page) in side.pages[range].iter_mut().enumerate() {
-            *page = match page {
-                None if mapped == 0 => Some(Page {
-                    frame: (frame + i) % POOL,
-                    flags: Flags::DATA,
-                }),
-                Some(page) if mapped == n && frame % 2 == 0 => Some(Page {
-                    flags: page.flags - Flags::WRITABLE,
-                    ..*page
-                }),
-                _ => None,
-            };
-        }
-        self.spaces[which] = Some(side);
-        done.map_err(|e| said("in a space", e))?;
-        Ok((at..at + n).collect())
-    }
-
-    fn space_op(&mut self, vcpu: usize, op: Op, interrupt: bool) -> Found<Vec<usize>> {
-        match op {
-            Op::NewSpace => {
-                let Some(place) = self.spaces.iter().position(Option::is_none) else {
-                    return Ok(Vec::new());
-                };
-                let made = self.with(vcpu, Tables::create_space)?;
-                let space = made.map_err(|e| said("a space", e))?;
-                self.spaces[place] = Some(Side::new(Some(space)));
-            }
-            Op::Switch { to } if !interrupt => {
-                let Some(side) = self.spaces[to].take() else {
-                    return Ok(Vec::new());
-                };
-                let done = self.with(vcpu, |tables| {
-                    let boot = tables.boot_space();
-                    // SAFETY: nothing that is in use lies in a user half.
-                    unsafe { tables.switch_space(side.space.as_ref().unwrap_or(&boot)) }
-                })?;
-                self.spaces[to] = Some(side);
-                done.map_err(|e| said("a switch", e))?;
-                self.at[vcpu].space = to;
-                return Ok((KERNEL..PAGES).step_by(7).collect());
-            }
-            Op::DropSpace { which } if which > 0 => {
-                let Some(side) = self.spaces[which].take() else {
-                    return Ok(Vec::new());
-                };
-                let Side {
-                    space: Some(space),
-                    pages,
-                } = side
-                else {
-                    return Ok(Vec::new());
-                };
-                let in_use = self.at.iter().any(|at| at.space == which);
-                let dropped = self.with(vcpu, |tables| tables.destroy_space(space))?;
-                match dropped {
-                    Ok(()) if !in_use => {}
-                    Ok(()) => return Err("a space that a vCPU is in was destroyed".into()),
-                    Err(NotDestroyed {
-                        error: MmError::Frame(FrameError::Illegal(..)),
-                        space: Some(space),
-                    }) if in_use => {
-                        let space = Some(space);
-                        self.spaces[which] = Some(Side { space, pages });
-                    }
-                    Err(e) => return Err(said("destroying a space", e.error)),
-                }
-            }
-            _ => {}
-        }
-        Ok(Vec::new())
-    }
-
     fn frame_op(&mut self, vcpu: usize, op: Op) -> Found<Vec<usize>> {
         match op {
             Op::Alloc if self.held.len() < HELD => {
@@ -462,12 +437,13 @@ impl Run {
             }
             Op::Free { which } if !self.held.is_empty() => {
                 let frame = self.held.swap_remove(which % self.held.len());
-                let freed = self.with(vcpu, |tables| tables.free_frame(frame))?;
+                let freed = self.with(vcpu, On::Nothing, |tables| tables.free_frame(frame))?;
                 freed.map_err(|e| said("freeing a frame", e))?;
             }
             Op::Own { place, n } => match self.owned[place].take() {
                 Some(mapping) => {
-                    let done = self.with(vcpu, |tables| tables.unmap_and_free(mapping))?;
+                    let done =
+                        self.with(vcpu, On::Kernel, |tables| tables.unmap_and_free(mapping))?;
                     done.map_err(|e| said("unmapping frames", e.error))?;
                 }
                 None => {
@@ -475,7 +451,7 @@ impl Run {
                     for _ in 0..n {
                         frames.extend(self.named_frame(vcpu)?);
                     }
-                    let done = self.with(vcpu, |tables| {
+                    let done = self.with(vcpu, On::Kernel, |tables| {
                         tables.map_frames(owner_va(place), frames, Flags::DATA)
                     })?;
                     self.owned[place] = Some(done.map_err(|e| said("mapping frames", e))?);
@@ -520,7 +496,7 @@ impl Run {
                 Mode::Resume
             }
             Op::Flush => {
-                let flushed = self.with(vcpu, Tables::flush)?;
+                let flushed = self.with(vcpu, On::Nothing, Tables::flush)?;
                 return flushed.map(|()| Vec::new()).map_err(|e| said("a flush", e));
             }
             _ => return Ok(Vec::new()),
@@ -538,6 +514,8 @@ impl Run {
             while self.at[vcpu].enabled > 0 {
                 self.mode_op(vcpu, Op::Leave)?;
             }
+        }
+        for vcpu in 0..self.at.len() {
             self.space_op(vcpu, Op::Switch { to: 0 }, false)?;
         }
         for which in 1..=SPACES {
@@ -556,7 +534,7 @@ impl Run {
             self.frame_op(0, Op::Own { place, n: 1 })?;
         }
         for frame in std::mem::take(&mut self.held) {
-            let freed = self.with(0, |tables| tables.free_frame(frame))?;
+            let freed = self.with(0, On::Nothing, |tables| tables.free_frame(frame))?;
             freed.map_err(|e| said("freeing a frame", e))?;
         }
         self.check_remembered()?;
