@@ -15,13 +15,14 @@
 )]
 mod lock;
 
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicUsize as Count, Ordering::Relaxed};
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 
-use lock::{Lock, lock_unless_held};
+use lock::{KeptLock, Lock, lock_unless_held};
 
 /// Preemptions of three vCPUs.
 const PREEMPTIONS: usize = 3;
@@ -300,4 +301,64 @@ fn the_first_lock_unmasks() {
         vcpu.join().unwrap();
         assert_eq!([read(&locks[0]), read(&locks[1])], [2, 2]);
     });
+}
+
+/// A value behind a lock that its vCPU keeps.
+type Kept = Arc<lock_api::Mutex<KeptLock, UnsafeCell<u32>>>;
+
+loom::thread_local! {
+    /// What this vCPU keeps without need, and how often it let go of it to wait.
+    static KEEPS: RefCell<Option<Kept>> = RefCell::new(None);
+    static LET_GO: Cell<u32> = Cell::new(0);
+}
+
+/// Lets go of what this vCPU keeps.
+fn let_go() {
+    if let Some(kept) = KEEPS.with(RefCell::take) {
+        LET_GO.with(|times| times.set(times.get() + 1));
+        // SAFETY: this vCPU locked it and has kept it since.
+        unsafe { kept.force_unlock() };
+    }
+}
+
+/// Takes a kept lock as its vCPU does, which keeps it afterwards, and works on what it guards.
+fn keep(kept: &Kept) {
+    let held = kept.lock();
+    // SAFETY: the lock is held, which is what is tried here.
+    held.with_mut(|value| unsafe { *value += 1 });
+    std::mem::forget(held);
+    KEEPS.with(|keeps| *keeps.borrow_mut() = Some(Arc::clone(kept)));
+}
+
+/// One keeps what another wants that holds what the first waits for: it lets go before it waits, in all
+/// orders, and only then. What is kept is one vCPU's at a time.
+#[test]
+fn who_waits_keeps_nothing() {
+    lock::before_waiting(let_go);
+    let waited = std::sync::Arc::new(Count::new(0));
+    let seen = std::sync::Arc::clone(&waited);
+    try_all("a lock that is kept", None, move || {
+        let kept: Kept = Arc::new(lock_api::Mutex::new(UnsafeCell::new(0)));
+        drop(kept.lock());
+        let lock = guarded();
+        let (others, theirs) = (Arc::clone(&kept), Arc::clone(&lock));
+        let vcpu = thread::spawn(move || {
+            let held = theirs.lock();
+            add(&held);
+            keep(&others);
+            let_go();
+            drop(held);
+        });
+        keep(&kept);
+        assert!(kept.is_locked());
+        add(&lock.lock());
+        seen.fetch_add(LET_GO.with(Cell::get) as usize, Relaxed);
+        let_go();
+        vcpu.join().unwrap();
+        assert!(!kept.is_locked());
+        assert_eq!(read(&lock), 2);
+        // SAFETY: nobody holds it, and the other vCPU is gone.
+        assert_eq!(kept.lock().with(|value| unsafe { *value }), 2);
+    });
+    assert!(waited.load(Relaxed) > 0, "in some order it had to wait");
 }
