@@ -341,6 +341,12 @@ impl Cpus {
         (0..self.count()).all(|vcpu| !queued(self.of(vcpu)).1)
     }
 
+    /// Whether another vCPU has something queued.
+    pub(super) fn others_queue(&self, vcpu: usize) -> bool {
+        let mut others = (0..self.count()).filter(|other| *other != vcpu);
+        others.any(|other| queued(self.of(other)).1)
+    }
+
     /// Parts that others than a vCPU hold.
     pub(super) fn held_by_others(&self, vcpu: usize) -> Parts {
         let held = self.held.iter().flatten().enumerate();

@@ -15,7 +15,7 @@ mod spaces;
 use common::{MIB, small};
 use cpus::Plant;
 use model::{Kind, Layout};
-use run::Run;
+use run::{Counts, Run};
 
 /// Steps in one domain: what a run leaves behind must not hide anything.
 const EACH: u64 = 20_000;
@@ -46,8 +46,8 @@ fn side_by_side(seed: u64) -> bool {
     seed / 2 % 2 == 1
 }
 
-/// A run of so many steps, to its end; its digest.
-fn run(seed: u64, steps: u64, plant: Option<Plant>) -> Result<u64, String> {
+/// A run of so many steps, to its end; its digest, and how vCPUs met.
+fn run(seed: u64, steps: u64, plant: Option<Plant>) -> Result<(u64, Counts), String> {
     // Only by turns does one send what another has queued.
     let by_turns = matches!(plant, Some(Plant::WrongLog | Plant::QueueKept));
     let side_by_side = side_by_side(seed) && !by_turns;
@@ -56,7 +56,7 @@ fn run(seed: u64, steps: u64, plant: Option<Plant>) -> Result<u64, String> {
         run.step()?;
     }
     run.end()?;
-    Ok(run.digest)
+    Ok((run.digest, run.counts))
 }
 
 #[test]
@@ -69,10 +69,20 @@ fn seeds_run_clean() {
             break;
         }
         let steps = EACH.min(ops - done);
-        run(seed, steps, None).unwrap_or_else(|found| panic!("seed {seed} {found}"));
+        let ran = run(seed, steps, None);
+        let (_, counts) = ran.unwrap_or_else(|found| panic!("seed {seed} {found}"));
+        // By turns nobody works beside anybody; else often, and often somebody has to wait.
+        if !side_by_side(seed) {
+            assert_eq!((counts.beside, counts.waited), (0, 0));
+        } else if steps == EACH {
+            assert!(
+                counts.beside > EACH / 50 && counts.waited > EACH / 50,
+                "{counts:?}"
+            );
+        }
         done += steps;
         if seed % 25 == 0 {
-            println!("seed {seed} ran clean");
+            println!("seed {seed} ran clean: {counts:?}");
         }
     }
     let rate = done as f64 / began.elapsed().as_secs_f64();
@@ -110,7 +120,7 @@ fn faults_are_found() {
             assert!(found.starts_with("step "), "{plant:?}: {found}");
             named |= found.contains(words);
             // The run that found it finds it again.
-            assert_eq!(run(seed, EACH, Some(plant)), Err(found));
+            assert_eq!(run(seed, EACH, Some(plant)).unwrap_err(), found);
         }
         assert!(named, "{plant:?}: nobody says {words}");
     }

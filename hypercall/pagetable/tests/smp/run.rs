@@ -100,6 +100,16 @@ pub(super) struct Run {
     owned: [Option<Mapping>; OWNERS],
     /// The numbers of all that was done, in one.
     pub(super) digest: u64,
+    pub(super) counts: Counts,
+}
+
+/// How vCPUs met.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Counts {
+    /// Steps that a vCPU did not take as it would have had to wait.
+    pub(super) waited: u64,
+    /// Steps that one took while another had something queued.
+    pub(super) beside: u64,
 }
 
 /// A page of the kernel's half is not a program's.
@@ -138,6 +148,7 @@ impl Run {
             held: Vec::new(),
             owned: Default::default(),
             digest: 0,
+            counts: Counts::default(),
         };
         run.spaces[0] = Some(Side::new(None));
         for _ in 0..POOL {
@@ -215,7 +226,6 @@ impl Run {
             | Op::Set { at, .. } => self.on_page(vcpu, at),
             Op::InSpace { which, .. } | Op::Switch { to: which } => On::Space(which),
             Op::MoveTable { .. } | Op::Own { .. } => On::Kernel,
-            Op::NewSpace | Op::DropSpace { .. } => On::Kernel,
             _ => On::Nothing,
         }
     }
@@ -271,8 +281,10 @@ impl Run {
     fn apply(&mut self, vcpu: usize, op: Op, interrupt: bool) -> Found<Vec<usize>> {
         let on = self.on(vcpu, op);
         if self.must_wait(vcpu, on)? {
+            self.counts.waited += 1;
             return Ok(Vec::new());
         }
+        self.counts.beside += u64::from(self.cpus.others_queue(vcpu));
         let space = self.at[vcpu].space;
         match op {
             Op::Map { at, n, frame, kind } if !self.any_mapped(space, at..at + n) => {
@@ -357,14 +369,14 @@ impl Run {
         done.map_err(|e| said("refused", e))
     }
 
-    /// Changes pages; every second change may wait for the end of its section.
+    /// Changes pages; most changes may wait for the end of their section.
     fn try_change(
         &mut self,
         vcpu: usize,
         at: usize,
         f: impl FnOnce(&mut Tables<Host>) -> Result<Change, MmError>,
     ) -> Found<Result<(), MmError>> {
-        let later = at % 2 == 1;
+        let later = !at.is_multiple_of(4);
         let on = self.on_page(vcpu, at);
         self.with(vcpu, on, |tables| {
             let change = f(tables)?;

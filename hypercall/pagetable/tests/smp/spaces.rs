@@ -69,7 +69,7 @@ impl Run {
                 let Some(place) = self.spaces.iter().position(Option::is_none) else {
                     return Ok(Vec::new());
                 };
-                let made = self.with(vcpu, On::Kernel, Tables::create_space)?;
+                let made = self.with(vcpu, On::Nothing, Tables::create_space)?;
                 let space = made.map_err(|e| said("a space", e))?;
                 self.spaces[place] = Some(Side::new(Some(space)));
             }
@@ -101,7 +101,7 @@ impl Run {
                     return Ok(Vec::new());
                 };
                 let in_use = self.at.iter().any(|at| at.space == which);
-                let dropped = self.with(vcpu, On::Kernel, |tables| tables.destroy_space(space))?;
+                let dropped = self.with(vcpu, On::Nothing, |tables| tables.destroy_space(space))?;
                 match dropped {
                     Ok(()) if !in_use => {}
                     Ok(()) => return Err("a space that a vCPU is in was destroyed".into()),
