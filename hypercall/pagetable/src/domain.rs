@@ -32,7 +32,7 @@ pub struct Domain<M: Machine> {
     kernel_half_stands: AtomicBool,
     /// The fingerprints of all roots that base registers refer to, added up.
     bases: AtomicU64,
-    /// How many vCPUs work with the tables.
+    /// How many vCPUs work with the tables, and one once others are about to.
     vcpus: AtomicU32,
     /// Whether they do so side by side: see [`crate::locks`].
     pub(super) shared: AtomicBool,
@@ -122,12 +122,12 @@ impl<M: Machine> Domain<M> {
         self.changes[level - L2::NUMBER].load(Ordering::Acquire)
     }
 
-    /// Another vCPU works with the tables from now on.
+    /// Another vCPU works with the tables from now on, or soon.
     pub(super) fn count_vcpu(&self) {
         self.vcpus.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Whether more than one vCPU works with the tables.
+    /// Whether more than one vCPU works with the tables, or is about to.
     #[inline]
     pub(super) fn has_several_vcpus(&self) -> bool {
         self.vcpus.load(Ordering::Relaxed) > 1

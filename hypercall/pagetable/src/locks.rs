@@ -109,6 +109,8 @@ impl<M: Machine> Tables<M> {
         if !self.domain().is_shared() {
             self.send_own()?;
             self.domain().shared.store(true, Ordering::Release);
+            // Those to come use memory before they join, and may have it cached.
+            self.domain().count_vcpu();
             self.take(Held::ALL);
         }
         Ok(())

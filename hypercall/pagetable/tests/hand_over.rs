@@ -28,8 +28,8 @@ fn world() -> World {
     .populated()
 }
 
-/// The second vCPU, running on the boot's tables. It goes before the world does.
-fn second(world: &World) -> Tables<ModelMachine> {
+/// Has the second vCPU run on the boot's tables.
+fn start(world: &World) {
     let op = [mmuext_op {
         cmd: MMUEXT_NEW_BASEPTR,
         arg1: mmuext_op_arg1 {
@@ -41,6 +41,11 @@ fn second(world: &World) -> Tables<ModelMachine> {
     let args = [op.as_ptr() as u64, 1, 0, DOMID_SELF.into(), 0];
     // SAFETY: a list of one operation, which is there until the call returns.
     assert_eq!(unsafe { world.model.call(Op::MmuextOp, args) }, 0);
+}
+
+/// The second vCPU, which has joined. It goes before the world does.
+fn second(world: &World) -> Tables<ModelMachine> {
+    start(world);
     // SAFETY: both are used by turns, and what is queued is sent before.
     let mut tables = unsafe { Tables::new(Xen(Rc::clone(&world.model)), world.tables.domain()) };
     tables.join().unwrap();
@@ -156,4 +161,19 @@ fn a_space_that_another_vcpu_is_in_stays() {
     world.tables.destroy_space(space).unwrap();
     assert_eq!(world.tables.frames().counts().free, free);
     assert!(other.audit().unwrap().is_clean());
+}
+
+/// A vCPU uses memory before it joins: from when the domain is shared it is flushed as well.
+#[test]
+fn who_is_yet_to_join_is_flushed() {
+    let mut world = world();
+    let frames = world.named_frames(1);
+    world.map(BASE, &frames, Flags::DATA).unwrap();
+    world.tables.share().unwrap();
+    start(&world);
+    assert!(writes(&world, BASE));
+    world.model.run_on(0);
+    let protected = protect(&mut world.tables, BASE).unwrap();
+    protected.commit(&mut world.tables).unwrap();
+    assert_eq!(world.model.stale(), []);
 }
