@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use guest::mm::entry::Entry;
-use guest::mm::fuzz::{Eye, Fuzzer, window};
+use guest::mm::fuzz::{Fuzzer, Probe, window};
 use guest::mm::layout::{self, Fixed};
 use guest::mm::machine::{Machine, Words};
 use guest::mm::native::Memory;
@@ -212,7 +212,7 @@ impl Machine for BareMachine {
     }
 }
 
-impl Eye for Native {
+impl Probe for Native {
     fn load(&mut self, va: u64) -> Option<u64> {
         let entry = self.cpu().translate(va)?;
         // SAFETY: a frame of this memory, used by one thread.
@@ -530,7 +530,7 @@ fn random_operations_do_as_the_reference() {
     for fold in Fold::ALL {
         let mut world = world(fold);
         let (cpu, tables) = &mut world;
-        let mut eye = Native::new(cpu);
+        let mut probe = Native::new(cpu);
         tables.populate_all().unwrap();
         let mut fuzzer = Box::new(Fuzzer::<2048, 640>::EMPTY);
         fuzzer
@@ -539,11 +539,11 @@ fn random_operations_do_as_the_reference() {
         fuzzer.spare_image(image().text.start);
         for _ in 0..4000 {
             fuzzer
-                .step(tables, &mut eye)
+                .step(tables, &mut probe)
                 .unwrap_or_else(|e| panic!("{fold:?}: {e}"));
         }
         fuzzer
-            .end(tables, &mut eye)
+            .end(tables, &mut probe)
             .unwrap_or_else(|e| panic!("{fold:?}: {e}"));
         clean(&mut world);
     }

@@ -14,7 +14,7 @@ use linkme::distributed_slice;
 
 use crate::checks::{self, Asked, CHECKS, Check, Facts, Failed};
 use crate::lock::Lock;
-use crate::mm::fuzz::{Divergence, Eye, Fuzzer, window};
+use crate::mm::fuzz::{Divergence, Fuzzer, Probe, window};
 use crate::mm::layout;
 use crate::mm::{self, MmError, Tables};
 use crate::options::Fuzz;
@@ -67,7 +67,7 @@ impl From<MmError> for Trouble {
 /// Looks at memory as any code does, and survives the fault.
 struct Processor;
 
-impl Eye for Processor {
+impl Probe for Processor {
     fn load(&mut self, va: u64) -> Option<u64> {
         probe::read(va).ok()
     }

@@ -12,7 +12,7 @@
 //! ```text
 //! op (what may be asked) ──▶ Fuzzer::apply ──▶ Tables      page (what should be there)
 //!                               │                │                  │
-//!                               └──── Eye ───────┴──── compare ─────┘
+//!                               └──── Probe ─────┴──── compare ─────┘
 //! ```
 #![allow(
     clippy::result_large_err,
@@ -66,7 +66,7 @@ pub const fn window<L: Layout>() -> u64 {
 }
 
 /// Accesses memory as the kernel would, by virtual address; a fault is an answer.
-pub trait Eye {
+pub trait Probe {
     /// Loads the word at `va`; `None` if that faults.
     fn load(&mut self, va: u64) -> Option<u64>;
 
@@ -296,10 +296,10 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     pub fn step<M: Machine>(
         &mut self,
         tables: &mut Tables<M>,
-        eye: &mut impl Eye,
+        probe: &mut impl Probe,
     ) -> Result<(), Divergence> {
         let op = generate(&mut self.rng, PAGES as u16);
-        self.apply(tables, eye, op)
+        self.apply(tables, probe, op)
     }
 
     /// What was done so far.
@@ -316,33 +316,33 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     pub fn end<M: Machine>(
         &mut self,
         tables: &mut Tables<M>,
-        eye: &mut impl Eye,
+        probe: &mut impl Probe,
     ) -> Result<(), Divergence> {
         self.interrupt = false;
         while self.interrupts > 0 {
-            self.apply(tables, eye, Op::LeaveInterrupt)?;
+            self.apply(tables, probe, Op::LeaveInterrupt)?;
         }
-        self.apply(tables, eye, Op::Unhog)?;
+        self.apply(tables, probe, Op::Unhog)?;
         while self.paused > 0 {
-            self.apply(tables, eye, Op::Resume)?;
+            self.apply(tables, probe, Op::Resume)?;
         }
         while self.enabled > 0 {
-            self.apply(tables, eye, Op::Leave)?;
+            self.apply(tables, probe, Op::Leave)?;
         }
         self.check(tables)?;
-        self.apply(tables, eye, Op::Switch { to: 0 })?;
+        self.apply(tables, probe, Op::Switch { to: 0 })?;
         self.check(tables)?;
         while !self.spaces.is_empty() {
-            self.apply(tables, eye, Op::DropSpace { which: 0 })?;
+            self.apply(tables, probe, Op::DropSpace { which: 0 })?;
         }
         let n = PAGES as u16;
-        self.apply(tables, eye, Op::Unmap { at: 0, n })?;
+        self.apply(tables, probe, Op::Unmap { at: 0, n })?;
         let user = (PAGES - USER_PAGES) as u16;
-        self.apply(tables, eye, Op::Unmap { at: user, n })?;
-        self.apply(tables, eye, Op::Flush)?;
+        self.apply(tables, probe, Op::Unmap { at: user, n })?;
+        self.apply(tables, probe, Op::Flush)?;
         self.check(tables)?;
         while !self.held.is_empty() {
-            self.apply(tables, eye, Op::Free { which: 0 })?;
+            self.apply(tables, probe, Op::Free { which: 0 })?;
         }
         for place in 0..POOL {
             // SAFETY: the pool's frames were handed out to this run, which gives each back once.
@@ -510,28 +510,28 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     }
 
     /// Accesses a page through the processor's translations.
-    fn touch(&mut self, eye: &mut impl Eye, op: Op, at: usize) -> Result<(), Divergence> {
+    fn touch(&mut self, probe: &mut impl Probe, op: Op, at: usize) -> Result<(), Divergence> {
         self.counts.touched += 1;
         let (va, page) = (self.va(at), self.pages[at]);
         let bad = |what, expected, found| Err(self.differs(op, va, what, expected, found));
         let name = page.frame().map(|frame| NAME + self.pfn(frame).as_u64());
-        let found = eye.load(va);
+        let found = probe.load(va);
         if found != name {
             return bad(What::Load, name.unwrap_or(0), found.unwrap_or(0));
         }
         let flags = page.flags();
         let writes = page.is_mapped() && flags.contains(super::Flags::WRITABLE);
-        let stored = eye.store(va, name.unwrap_or(0));
+        let stored = probe.store(va, name.unwrap_or(0));
         if stored != writes {
             return bad(What::Store, writes.into(), stored.into());
         }
         let runs = page.is_mapped() && !flags.contains(super::Flags::NO_EXECUTE);
-        if let Some(found) = eye.executes(va).filter(|found| *found != runs) {
+        if let Some(found) = probe.executes(va).filter(|found| *found != runs) {
             return bad(What::Execute, runs.into(), found.into());
         }
         // All of the user half is user mode's, where the space has one.
         let users = page.is_mapped() && at >= PAGES - USER_PAGES && self.current.is_some();
-        match eye.user_reads(va) {
+        match probe.user_reads(va) {
             Some(found) if found != users => bad(What::User, users.into(), found.into()),
             _ => Ok(()),
         }

@@ -5,7 +5,7 @@ mod common;
 use common::{MIB, PAGE, World, expect, small};
 use hypercall::Pfn;
 use model::Kind;
-use pagetable::fuzz::{Eye, Mode, mode};
+use pagetable::fuzz::{Mode, Probe, mode};
 use pagetable::spaces::AddressSpace;
 use pagetable::{Flags, MmError, Tables};
 
@@ -51,7 +51,7 @@ fn what_is_done_to_another_space_is_done_there_and_only_there() {
         for lazy in [false, true] {
             let (mut world, here, there, frames) = two_spaces();
             let pool = &frames[1..=pages as usize];
-            assert_eq!(world.eye().load(USER), name(frames[0]), "cached, by now");
+            assert_eq!(world.probe().load(USER), name(frames[0]), "cached, by now");
             if lazy {
                 mode(&mut world.tables, Mode::Enter).unwrap();
             }
@@ -74,26 +74,26 @@ fn what_is_done_to_another_space_is_done_there_and_only_there() {
             if lazy {
                 mode(&mut world.tables, Mode::Leave).unwrap();
             }
-            let mut eye = world.eye();
-            assert_eq!(eye.load(USER), name(frames[0]), "{pages} pages, here");
-            assert!(eye.store(USER, frames[0].as_u64()), "writable here still");
-            assert_eq!(eye.load(to), None, "not here");
+            let mut probe = world.probe();
+            assert_eq!(probe.load(USER), name(frames[0]), "{pages} pages, here");
+            assert!(probe.store(USER, frames[0].as_u64()), "writable here still");
+            assert_eq!(probe.load(to), None, "not here");
             assert!(world.tables.audit().unwrap().is_clean());
             world.switch(&there);
-            let mut eye = world.eye();
+            let mut probe = world.probe();
             for (page, pfn) in (0..).zip(pool) {
                 let va = to + page * PAGE;
-                assert_eq!(eye.load(va), name(*pfn), "page {page} of {pages}, moved");
-                assert!(!eye.store(va, 0), "read-only");
+                assert_eq!(probe.load(va), name(*pfn), "page {page} of {pages}, moved");
+                assert!(!probe.store(va, 0), "read-only");
                 let last = page == pages - 1;
                 let at = USER + page * PAGE;
-                assert_eq!(eye.load(at), if last { None } else { name(*pfn) });
+                assert_eq!(probe.load(at), if last { None } else { name(*pfn) });
                 if !last {
-                    assert_eq!(eye.store(at, pfn.as_u64()), page > 0, "{page} of {pages}");
+                    assert_eq!(probe.store(at, pfn.as_u64()), page > 0, "{page} of {pages}");
                 }
             }
             world.switch(&here);
-            assert_eq!(world.eye().load(USER), name(frames[0]));
+            assert_eq!(world.probe().load(USER), name(frames[0]));
             expect::sound(&world);
             world.leave_space();
             for space in [here, there] {
@@ -117,17 +117,17 @@ fn the_kernel_half_is_changed_for_all_from_anywhere() {
     });
     for space in [&here, &there, &world.tables.boot_space()] {
         world.switch(space);
-        assert_eq!(world.eye().load(va), name(frames[5]));
+        assert_eq!(world.probe().load(va), name(frames[5]));
     }
     world.switch(&here);
-    assert!(world.eye().store(va, 0), "cached as writable");
+    assert!(world.probe().store(va, 0), "cached as writable");
     // SAFETY: as above.
     in_space(&mut world, &there, |tables| unsafe {
         tables
             .protect(va, 1, Flags::empty(), Flags::WRITABLE)?
             .commit(tables)
     });
-    assert!(!world.eye().store(va, 0), "its translation is flushed");
+    assert!(!world.probe().store(va, 0), "its translation is flushed");
     assert!(world.tables.audit().unwrap().is_clean());
 }
 
@@ -163,7 +163,7 @@ fn work_on_a_space_ends_with_a_flush() {
     assert!(world.tables.mmu().batch().is_empty(), "sent at its end");
     mode(&mut world.tables, Mode::Leave).unwrap();
     world.switch(&there);
-    assert_eq!(world.eye().load(USER), name(frames[1]));
+    assert_eq!(world.probe().load(USER), name(frames[1]));
     expect::sound(&world);
 }
 
@@ -174,7 +174,7 @@ fn a_lone_request_is_not_carried_out_by_its_address() {
     let (mut world, here, there, frames) = two_spaces();
     let (free, cached) = (USER + PAGE, USER + 2 * PAGE);
     world.map(cached, &frames[1..2], PAGE_OF_USERS).unwrap();
-    let seen = |world: &World| [free, cached].map(|va| world.eye().load(va));
+    let seen = |world: &World| [free, cached].map(|va| world.probe().load(va));
     assert_eq!(seen(&world), [None, name(frames[1])]);
     // SAFETY: nothing runs on the model.
     in_space(&mut world, &there, |tables| unsafe {

@@ -26,14 +26,14 @@ fn number(name: &str, default: u64) -> u64 {
 /// A run of `ops` operations in a fresh domain.
 fn run(layout: &Layout, seed: u64, ops: u64) {
     let mut world = World::fast(layout).populated();
-    let mut eye = world.eye();
+    let mut probe = world.probe();
     let mut fuzzer = Box::new(Run::EMPTY);
     fuzzer.begin(&mut world.tables, WINDOW, seed).unwrap();
     fuzzer.spare_image(world.image.text.start);
     let tables = &mut world.tables;
     for step in 0..ops {
         fuzzer
-            .step(tables, &mut eye)
+            .step(tables, &mut probe)
             .unwrap_or_else(|e| panic!("{e}; {:?}", world.model.crashed()));
         if step % 4096 == 4095 {
             fuzzer.check(tables).unwrap_or_else(|e| panic!("{e}"));
@@ -41,7 +41,7 @@ fn run(layout: &Layout, seed: u64, ops: u64) {
         }
     }
     fuzzer
-        .end(tables, &mut eye)
+        .end(tables, &mut probe)
         .unwrap_or_else(|e| panic!("{e}"));
     expect::clean(&world);
     println!("seed {seed:#x}: {:?}", fuzzer.counts());
@@ -113,7 +113,7 @@ fn refusals_at_random_lose_nothing() {
     let seed = number("FUZZ_SEED", 1);
     let ops = number("FUZZ_OPS", 20_000) / 4;
     let mut world = World::fast(&small(Kind::DomU, 24 * MIB)).populated();
-    let mut eye = world.eye();
+    let mut probe = world.probe();
     let mut fuzzer = Box::new(Run::EMPTY);
     fuzzer.begin(&mut world.tables, WINDOW, seed).unwrap();
     let mut rng = Rng::new(!seed);
@@ -127,7 +127,7 @@ fn refusals_at_random_lose_nothing() {
         if op.is_large() {
             continue;
         }
-        if let Err(e) = fuzzer.apply(&mut world.tables, &mut eye, op) {
+        if let Err(e) = fuzzer.apply(&mut world.tables, &mut probe, op) {
             let untold = world.tables.mmu().refused().copied();
             let error = match (e.what, untold) {
                 (What::Error(MmError::Flush(error)), _) => error,
@@ -158,7 +158,7 @@ fn refusals_at_random_lose_nothing() {
         }
     }
     world.model.clear_injections();
-    let end = fuzzer.end(&mut world.tables, &mut eye);
+    let end = fuzzer.end(&mut world.tables, &mut probe);
     end.unwrap_or_else(|e| panic!("{e}"));
     expect::clean(&world);
     println!("{refused} refusals in {ops} operations");

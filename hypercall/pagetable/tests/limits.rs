@@ -8,7 +8,7 @@ use std::rc::Rc;
 use common::{BASE, MIB, Own, PAGE, World, Xen, expect, machine, small, start};
 use hypercall::{Errno, Op as Call, Pfn};
 use model::{Injection, Kind, Layout, Model};
-use pagetable::fuzz::Eye;
+use pagetable::fuzz::Probe;
 use pagetable::machine::Machine;
 use pagetable::state::Kind as Frame;
 use pagetable::takeover::Initial;
@@ -236,20 +236,20 @@ fn what_was_code_can_be_freed_and_written() {
         expect::clean(&world);
         assert!(world.tables.audit().unwrap().is_clean());
         let window = world.tables.machine().window(pfn);
-        assert!(!world.eye().store(window, 1), "code is not written");
+        assert!(!world.probe().store(window, 1), "code is not written");
         if thawed {
             let tables = &mut world.tables;
             // SAFETY: as above.
             let change = unsafe { tables.set_memory_nx(BASE, 1) }.unwrap();
             change.commit(tables).unwrap();
             assert_eq!(record(&world), Frame::Owned);
-            assert!(world.eye().store(window, 1), "data is");
+            assert!(world.probe().store(window, 1), "data is");
         }
         world.unmap(BASE, 1).unwrap();
         world.tables.free_frame(frame).unwrap();
         world.tables.flush().unwrap();
         assert_eq!(record(&world), Frame::Free);
-        assert!(world.eye().store(window, 1));
+        assert!(world.probe().store(window, 1));
         expect::clean(&world);
         assert_eq!(free(&world), before + 1);
     }
@@ -326,7 +326,7 @@ fn code_is_writable_by_no_alias() {
             .unwrap()
             .commit(&mut world.tables)
             .unwrap();
-        assert_eq!(world.eye().store(window, 1), writable, "{va:#x}");
+        assert_eq!(world.probe().store(window, 1), writable, "{va:#x}");
     }
     expect::clean(&world);
 }

@@ -8,10 +8,10 @@ mod common;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use common::{BASE, MIB, ModelEye, PAGE, World, expect, small};
+use common::{BASE, MIB, ModelProbe, PAGE, World, expect, small};
 use hypercall::{Hypervisor, Mfn, Op as Call, event};
 use model::Kind;
-use pagetable::fuzz::{Eye, Fuzzer, Mode, Op, in_table, mode, queued};
+use pagetable::fuzz::{Fuzzer, Mode, Op, Probe, in_table, mode, queued};
 use pagetable::machine::Machine;
 use pagetable::{Flags, MmError, Pte, Value};
 
@@ -22,7 +22,7 @@ const ALIGNMENTS: [u16; 5] = [0, 1, 467, 511, 512];
 
 struct Bench {
     world: World,
-    eye: ModelEye,
+    probe: ModelProbe,
     run: Box<Run>,
 }
 
@@ -31,15 +31,15 @@ impl Bench {
         let mut world = World::new(&small(Kind::DomU, 32 * MIB)).populated();
         let mut run = Box::new(Run::EMPTY);
         run.begin(&mut world.tables, BASE, 0).unwrap();
-        let eye = world.eye();
-        Bench { world, eye, run }
+        let probe = world.probe();
+        Bench { world, probe, run }
     }
 
     /// Carries out operations that must succeed, and compares.
     fn ok(&mut self, ops: &[Op]) {
         for &op in ops {
             let before = self.run.counts().refused;
-            let result = self.run.apply(&mut self.world.tables, &mut self.eye, op);
+            let result = self.run.apply(&mut self.world.tables, &mut self.probe, op);
             result.unwrap_or_else(|e| panic!("{e}"));
             assert_eq!(self.run.counts().refused, before, "{op:?} was refused");
         }
@@ -55,7 +55,7 @@ impl Bench {
     }
 
     fn end(mut self) {
-        let end = self.run.end(&mut self.world.tables, &mut self.eye);
+        let end = self.run.end(&mut self.world.tables, &mut self.probe);
         end.unwrap_or_else(|e| panic!("{e}"));
         expect::clean(&self.world);
     }
@@ -265,15 +265,15 @@ fn stale_translations_end_with_the_commit() {
     let mut world = World::small();
     let frames = world.named_frames(2);
     world.map(BASE, &frames[..1], Flags::DATA).unwrap();
-    let mut eye = world.eye();
-    assert_eq!(eye.load(BASE), Some(frames[0].as_u64()));
+    let mut probe = world.probe();
+    assert_eq!(probe.load(BASE), Some(frames[0].as_u64()));
     world.mode(Mode::Enter);
     // SAFETY: the model's memory.
     let change = unsafe { world.tables.unmap(BASE, 1) }.unwrap();
     assert!(!world.tables.ptep_get(BASE).unwrap().is_present());
-    assert!(eye.load(BASE).is_some(), "not in force yet");
+    assert!(probe.load(BASE).is_some(), "not in force yet");
     change.commit(&mut world.tables).unwrap();
-    assert_eq!(eye.load(BASE), None);
+    assert_eq!(probe.load(BASE), None);
     // SAFETY: as above.
     let map = unsafe {
         world
@@ -283,8 +283,8 @@ fn stale_translations_end_with_the_commit() {
     // SAFETY: nothing runs on the model.
     unsafe { map.unwrap().defer() };
     world.mode(Mode::Leave);
-    assert_eq!(eye.load(BASE), Some(frames[1].as_u64()));
-    assert!(!eye.store(BASE, 0));
+    assert_eq!(probe.load(BASE), Some(frames[1].as_u64()));
+    assert!(!probe.store(BASE, 0));
 }
 
 #[test]
@@ -296,13 +296,13 @@ fn dirty_bits_that_are_set_while_a_write_waits_are_kept() {
     world.mode(Mode::Enter);
     // SAFETY: the page goes on being used, through the right to write that it has until the flush.
     unsafe { world.tables.ptep_set_wrprotect(BASE) }.unwrap();
-    assert!(world.eye().store(BASE, 1));
+    assert!(world.probe().store(BASE, 1));
     let seen = world.tables.ptep_get(BASE).unwrap().flags();
     assert!(seen.contains(Flags::DIRTY) && !seen.contains(Flags::WRITABLE));
     world.mode(Mode::Leave);
     let found = in_table(&world.tables, BASE).unwrap().flags();
     assert!(found.contains(Flags::DIRTY | Flags::ACCESSED), "{found:?}");
-    assert!(!world.eye().store(BASE, 1));
+    assert!(!world.probe().store(BASE, 1));
     assert!(world.tables.ptep_test_and_clear_young(BASE).unwrap());
     assert!(!world.tables.ptep_test_and_clear_young(BASE).unwrap());
 }
@@ -557,7 +557,7 @@ fn a_frame_of_nobody_is_mapped_by_its_machine_number() {
         let e = world.tables.map_machine(BASE, shared, Flags::DATA);
         assert!(matches!(e, Err(MmError::Occupied { va: BASE })), "{e:?}");
     }
-    assert!(world.eye().load(BASE).is_some());
+    assert!(world.probe().load(BASE).is_some());
     expect::sound(&world);
 }
 

@@ -7,7 +7,7 @@ use common::{MIB, PAGE, World, expect, small};
 use hypercall::{Errno, Op as Call, Pfn};
 use model::{Injection, Kind};
 use pagetable::frames::Frame;
-use pagetable::fuzz::Eye;
+use pagetable::fuzz::Probe;
 use pagetable::mapping::StillMapped;
 use pagetable::state::Kind as Record;
 use pagetable::{Flags, MmError};
@@ -42,9 +42,9 @@ fn what_goes_in_comes_out_after_the_flush() {
         let numbers: Vec<_> = frames.iter().map(Frame::pfn).collect();
         let mapping = world.tables.map_frames(VA, frames, Flags::DATA).unwrap();
         assert_eq!((mapping.va(), mapping.pages()), (VA, pages as u64));
-        let mut eye = world.eye();
+        let mut probe = world.probe();
         for page in 0..pages as u64 {
-            assert!(eye.store(VA + page * PAGE, page), "{page} of {pages}");
+            assert!(probe.store(VA + page * PAGE, page), "{page} of {pages}");
         }
         expect::clean(&world);
         let mut out = Vec::new();
@@ -56,7 +56,7 @@ fn what_goes_in_comes_out_after_the_flush() {
         unmapped.unwrap();
         assert_eq!(out.iter().map(Frame::pfn).collect::<Vec<_>>(), numbers);
         for page in 0..pages as u64 {
-            assert_eq!(eye.load(VA + page * PAGE), None, "{page} of {pages}");
+            assert_eq!(probe.load(VA + page * PAGE), None, "{page} of {pages}");
         }
         for frame in out {
             world.tables.free_frame(frame).unwrap();

@@ -5,7 +5,7 @@ mod common;
 use common::{BASE, PAGE, World, expect};
 use hypercall::Pfn;
 use model::{Access, Mode as Cpu};
-use pagetable::fuzz::{Eye, in_table};
+use pagetable::fuzz::{Probe, in_table};
 use pagetable::machine::Machine;
 use pagetable::{Flags, MmError};
 
@@ -204,7 +204,7 @@ fn a_table_that_is_shared_is_not_replaced() {
     world.protect(BASE, 512, NONE, WRITABLE).unwrap();
     for page in [0, 300, 511] {
         assert!(!same(&world, page).flags().contains(WRITABLE));
-        assert!(!world.eye().store(alias + page * PAGE, 0));
+        assert!(!world.probe().store(alias + page * PAGE, 0));
     }
     world.unmap(alias + PAGE, 400).unwrap();
     assert!(!same(&world, 1).is_present() && same(&world, 401).is_present());

@@ -8,7 +8,7 @@ use common::{BASE, MIB, PAGE, World, expect, small};
 use hypercall::{Errno, Op};
 use model::{Access, Injection, Kind, Mode as Cpu};
 use pagetable::entry::Pgd;
-use pagetable::fuzz::{Eye, Mode};
+use pagetable::fuzz::{Mode, Probe};
 use pagetable::spaces::{AddressSpace, NotDestroyed};
 use pagetable::{Flags, MmError};
 
@@ -66,7 +66,7 @@ fn the_user_half_is_each_spaces_own() {
         for (place, va) in USER.into_iter().enumerate() {
             let frame = frames[2 * number + place];
             world.map(va, &[frame], PAGE_OF_USERS).unwrap();
-            assert_eq!(world.eye().load(va), Some(frame.as_u64()));
+            assert_eq!(world.probe().load(va), Some(frame.as_u64()));
             assert!(is_user_page(&world, va), "{va:#x}");
         }
         assert!(!is_user_page(&world, world.image.text.start));
@@ -79,7 +79,7 @@ fn the_user_half_is_each_spaces_own() {
             let frame = frames[2 * number + place];
             let found = world.tables.ptep_get(va).unwrap();
             assert_eq!(world.tables.pte_val(found).unwrap().pfn, frame, "{va:#x}");
-            assert_eq!(world.eye().load(va), Some(frame.as_u64()), "{va:#x}");
+            assert_eq!(world.probe().load(va), Some(frame.as_u64()), "{va:#x}");
         }
     }
     world.switch(&boot);
@@ -147,7 +147,7 @@ fn the_kernel_half_is_the_same_in_all() {
         sound(&world);
         for seen in [&spaces[0], &boot, &spaces[1]] {
             world.switch(seen);
-            assert_eq!(world.eye().load(va), Some(frames[n].as_u64()), "{va:#x}");
+            assert_eq!(world.probe().load(va), Some(frames[n].as_u64()), "{va:#x}");
         }
         assert!(!is_user_page(&world, va));
     }
@@ -203,7 +203,7 @@ fn a_switch_takes_the_queue_along() {
     world.mode(Mode::Leave);
     sound(&world);
     world.switch(&space);
-    assert_eq!(world.eye().load(USER[0]), Some(frames[0].as_u64()));
+    assert_eq!(world.probe().load(USER[0]), Some(frames[0].as_u64()));
     world.switch(&boot);
     world.tables.destroy_space(space).unwrap();
     sound(&world);
@@ -232,7 +232,7 @@ fn a_switch_that_fails_halfway_goes_back() {
             assert_eq!((world.tables.root(), world.tables.user_root()), before);
             sound(&world);
             if from_space {
-                assert_eq!(world.eye().load(USER[0]), Some(frames[0].as_u64()));
+                assert_eq!(world.probe().load(USER[0]), Some(frames[0].as_u64()));
             }
         }
         world.switch(&spaces[1]);

@@ -8,7 +8,7 @@ use hypercall::{Errno, Op, Pfn};
 use model::{Injection, Kind};
 use pagetable::entry::{L3, TableLevel};
 use pagetable::frames::{FrameError, Frames, Log};
-use pagetable::fuzz::{Eye, Mode, in_table, queued};
+use pagetable::fuzz::{Mode, Probe, in_table, queued};
 use pagetable::machine::Machine;
 use pagetable::state::{Kind as Frame, State, Transition};
 use pagetable::{Flags, MmError, Value};
@@ -109,7 +109,7 @@ fn an_l2_table_that_was_used_last_is_forgotten_with_its_place() {
     assert!(matches!(gone, Err(MmError::NoTable { .. })), "{gone:?}");
     no_table(&world, one);
     found(&world, two);
-    assert_eq!(world.eye().load(two), Some(frames[0].as_u64()));
+    assert_eq!(world.probe().load(two), Some(frames[0].as_u64()));
     // Something else in the first place is found there.
     world.tables.ensure_pte_table(one).unwrap();
     found(&world, one);
@@ -159,9 +159,9 @@ fn a_frame_that_was_a_table_can_be_written() {
         let entry = world.tables.get(world.tables.pmd_slot(BASE).unwrap());
         let table = world.tables.pmd_val(entry).unwrap().pfn;
         let window = world.tables.machine().window(table);
-        assert!(world.eye().load(window).is_some());
-        assert!(!world.eye().store(window, 0), "a table");
-        assert!(world.eye().load(window).is_some());
+        assert!(world.probe().load(window).is_some());
+        assert!(!world.probe().store(window, 0), "a table");
+        assert!(world.probe().load(window).is_some());
         if lazy {
             world.mode(Mode::Enter);
         }
@@ -172,14 +172,14 @@ fn a_frame_that_was_a_table_can_be_written() {
             .unwrap()
             .unwrap();
         world.tables.flush().unwrap();
-        assert!(world.eye().load(window).is_some());
+        assert!(world.probe().load(window).is_some());
         sealed.release(&mut world.tables).unwrap();
         world.tables.flush().unwrap();
         assert_eq!(states(&world, table).0, State::of(Frame::Free));
         if lazy {
             world.mode(Mode::Leave);
         }
-        assert!(world.eye().store(window, 0), "free memory");
+        assert!(world.probe().store(window, 0), "free memory");
         expect::clean(&world);
     }
 }
@@ -195,15 +195,15 @@ fn a_frame_that_was_the_images_can_be_written() {
     };
     let windows: Vec<_> = (0..80).map(window).collect();
     for &va in &windows {
-        assert!(world.eye().load(va).is_some() && !world.eye().store(va, 0));
-        assert!(world.eye().load(va).is_some());
+        assert!(world.probe().load(va).is_some() && !world.probe().store(va, 0));
+        assert!(world.probe().load(va).is_some());
     }
     // Few at a time: with more, a table is replaced, and Xen flushes everything for that.
     for page in (0..80).step_by(2) {
         world.release(start + page * PAGE, 2).unwrap();
     }
     for &va in &windows {
-        assert!(world.eye().store(va, 0), "{va:#x}");
+        assert!(world.probe().store(va, 0), "{va:#x}");
     }
     expect::sound(&world);
 }
@@ -220,7 +220,7 @@ fn a_right_that_a_handler_takes_is_gone_when_it_returns() {
         for at in [other, other + SPAN] {
             world.tables.ensure_pte_table(at).unwrap();
         }
-        assert!(world.eye().store(BASE, 1), "cached as writable");
+        assert!(world.probe().store(BASE, 1), "cached as writable");
         world.mode(Mode::Enter);
         for page in 0..fill {
             let va = other + page * PAGE;
@@ -235,10 +235,10 @@ fn a_right_that_a_handler_takes_is_gone_when_it_returns() {
         // SAFETY: nobody writes to the page.
         unsafe { world.tables.ptep_set_wrprotect(BASE) }.unwrap();
         assert_eq!(queued(&world.tables), (0, false));
-        assert!(!world.eye().store(BASE, 2), "{fill} queued before");
+        assert!(!world.probe().store(BASE, 2), "{fill} queued before");
         // SAFETY: nobody uses it.
         unsafe { world.tables.ptep_get_and_clear(BASE) }.unwrap();
-        assert_eq!(world.eye().load(BASE), None);
+        assert_eq!(world.probe().load(BASE), None);
         world.mode(Mode::LeaveInterrupt);
         world.mode(Mode::Leave);
         expect::clean(&world);
@@ -361,22 +361,22 @@ fn a_flush_makes_the_processor_look_again() {
             let frames = world.named_frames(1);
             world.map(BASE, &frames, Flags::DATA).unwrap();
             let place = world.tables.pte_slot(BASE).unwrap().machine();
-            assert!(world.eye().load(BASE).is_some());
+            assert!(world.probe().load(BASE).is_some());
             let words = world.model.frame_ptr(place.frame());
             // Behind everybody's back, as another vCPU would.
             // SAFETY: the model's memory, which this thread alone uses.
             let entry = unsafe { std::mem::take(&mut (*words)[place.entry_index()]) };
-            assert!(world.eye().load(BASE).is_some(), "cached");
+            assert!(world.probe().load(BASE).is_some(), "cached");
             if lazy {
                 world.mode(Mode::Enter);
             }
             let which = one.then_some(BASE + 5);
             world.tables.flush_tlb(which).unwrap();
-            assert_eq!(world.eye().load(BASE).is_some(), lazy, "waits if lazy");
+            assert_eq!(world.probe().load(BASE).is_some(), lazy, "waits if lazy");
             if lazy {
                 world.mode(Mode::Leave);
             }
-            assert_eq!(world.eye().load(BASE), None);
+            assert_eq!(world.probe().load(BASE), None);
             // SAFETY: as above.
             unsafe { (*words)[place.entry_index()] = entry };
             expect::clean(&world);

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use common::{BASE, MIB, ModelMachine, PAGE, World, Xen, small};
 use hypercall::{Errno, Op as Call};
 use model::{Injection, Kind};
-use pagetable::fuzz::{Eye, Mode, is_lazy, mode};
+use pagetable::fuzz::{Mode, Probe, is_lazy, mode};
 use pagetable::{Flags, MmError, Tables};
 use proptest::prelude::*;
 
@@ -131,10 +131,10 @@ proptest! {
                 mode(tables, Mode::Leave).unwrap();
             }
             prop_assert!(done.is_ok(), "{op:?}: {done:?}");
-            let mut eye = world.eye();
+            let mut probe = world.probe();
             for (span, page) in (0..SPANS).flat_map(|s| (0..PAGES).map(move |p| (s, p))) {
                 let expected = mapped.get(&(span, page)).copied();
-                prop_assert_eq!(eye.load(va(span, page)), expected.map(|f| f.as_u64()), "{:?}", op);
+                prop_assert_eq!(probe.load(va(span, page)), expected.map(|f| f.as_u64()), "{:?}", op);
                 for tables in [&*world.tables, &other] {
                     let found = tables.ptep_get(va(span, page)).ok();
                     let found = found.and_then(|entry| tables.pte_val(entry));

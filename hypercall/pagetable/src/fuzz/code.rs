@@ -3,7 +3,7 @@
 use hypercall::Pfn;
 
 use super::page::{Divergence, What};
-use super::{Eye, Fuzzer, NAME, Op, name};
+use super::{Fuzzer, NAME, Op, Probe, name};
 use crate::entry::Flags;
 use crate::error::MmError;
 use crate::frames::FrameError;
@@ -18,7 +18,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     pub(super) fn code<M: Machine>(
         &mut self,
         tables: &mut Tables<M>,
-        eye: &mut impl Eye,
+        probe: &mut impl Probe,
         op: Op,
         way: u8,
     ) -> Result<(), Divergence> {
@@ -35,18 +35,18 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
             let mapped = tables.map(va, core::iter::once(pfn), Flags::CONST);
             let mapped = mapped.and_then(|change| change.commit(tables));
             mapped.map_err(|e| failed(self, e))?;
-            self.allows(tables, eye, (op, pfn), (true, false))?;
+            self.allows(tables, probe, (op, pfn), (true, false))?;
             let made = tables.set_memory_x(va, 1);
             let made = made.and_then(|change| change.commit(tables));
             made.map_err(|e| failed(self, e))?;
         }
-        self.allows(tables, eye, (op, pfn), (false, true))?;
+        self.allows(tables, probe, (op, pfn), (false, true))?;
         if way & 1 == 1 {
             // SAFETY: nobody executes it.
             let unmade = unsafe { tables.set_memory_nx(va, 1) };
             let unmade = unmade.and_then(|change| change.commit(tables));
             unmade.map_err(|e| failed(self, e))?;
-            self.allows(tables, eye, (op, pfn), (true, false))?;
+            self.allows(tables, probe, (op, pfn), (true, false))?;
         }
         // SAFETY: nobody uses it.
         let unmapped = unsafe { tables.unmap(va, 1) };
@@ -68,22 +68,22 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     fn allows<M: Machine>(
         &mut self,
         tables: &Tables<M>,
-        eye: &mut impl Eye,
+        probe: &mut impl Probe,
         (op, pfn): (Op, Pfn),
         (write, execute): (bool, bool),
     ) -> Result<(), Divergence> {
         self.counts.touched += 1;
         let (va, window) = (self.base ^ CODE, tables.machine().window(pfn));
         let name = NAME + pfn.as_u64();
-        let found = eye.load(va);
+        let found = probe.load(va);
         if found != Some(name) {
             return Err(self.differs(op, va, What::Load, name, found.unwrap_or(0)));
         }
-        let stored = eye.store(window, name);
+        let stored = probe.store(window, name);
         if stored != write {
             return Err(self.differs(op, window, What::Store, write.into(), stored.into()));
         }
-        match eye.executes(va) {
+        match probe.executes(va) {
             Some(found) if found != execute => {
                 Err(self.differs(op, va, What::Execute, execute.into(), found.into()))
             }

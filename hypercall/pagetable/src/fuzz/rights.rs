@@ -7,7 +7,7 @@
 use core::ops::Range;
 
 use super::page::{Divergence, Page, What};
-use super::{Eye, Fuzzer, Op, USER_PAGES};
+use super::{Fuzzer, Op, Probe, USER_PAGES};
 use crate::entry::Flags;
 use crate::error::MmError;
 use crate::machine::Machine;
@@ -52,7 +52,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     pub(super) fn set_memory<M: Machine>(
         &mut self,
         tables: &mut Tables<M>,
-        eye: &mut impl Eye,
+        probe: &mut impl Probe,
         op: Op,
         (pages, at, right): (Range<usize>, u16, u8),
     ) -> Result<(), Divergence> {
@@ -89,7 +89,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         for at in pages.clone() {
             self.compare_window(tables, op, (at, right), result.is_err())?;
         }
-        self.look(tables, eye, op, pages)
+        self.look(tables, probe, op, pages)
     }
 
     /// Compares the direct map's entry for a page's frame with what it should be: after a failure
@@ -168,7 +168,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     pub(super) fn touch_window<M: Machine>(
         &mut self,
         tables: &Tables<M>,
-        eye: &mut impl Eye,
+        probe: &mut impl Probe,
         op: Op,
         at: usize,
     ) -> Result<(), Divergence> {
@@ -177,10 +177,10 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         };
         let pfn = self.pfn(frame);
         let (window, writes) = (tables.machine().window(pfn), !self.frozen[frame]);
-        if eye.executes(window) == Some(true) {
+        if probe.executes(window) == Some(true) {
             return Err(self.differs(op, window, What::Execute, 0, 1));
         }
-        match eye.store(window, super::NAME + pfn.as_u64()) {
+        match probe.store(window, super::NAME + pfn.as_u64()) {
             stored if stored == writes => Ok(()),
             stored => Err(self.differs(op, window, What::Store, writes.into(), stored.into())),
         }

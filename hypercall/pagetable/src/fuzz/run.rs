@@ -6,7 +6,7 @@ use hypercall::Pfn;
 
 use super::page::{Divergence, Page, What};
 use super::{
-    CHANGES, DEPTH, Eye, Fuzzer, INTERRUPTS, KINDS, Mode, NAME, Op, USER_PAGES, keep, mode, name,
+    CHANGES, DEPTH, Fuzzer, INTERRUPTS, KINDS, Mode, NAME, Op, Probe, USER_PAGES, keep, mode, name,
     queued,
 };
 use crate::entry::{Flags, Value};
@@ -29,7 +29,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     pub fn apply<M: Machine>(
         &mut self,
         tables: &mut Tables<M>,
-        eye: &mut impl Eye,
+        probe: &mut impl Probe,
         op: Op,
     ) -> Result<(), Divergence> {
         let unexpected = |fuzzer: &Self, e| fuzzer.differs(op, 0, What::Error(e), 0, 0);
@@ -38,7 +38,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
             self.interrupts += 1;
             mode(tables, Mode::EnterInterrupt).map_err(|e| unexpected(self, e))?;
         }
-        let result = self.dispatch(tables, eye, op);
+        let result = self.dispatch(tables, probe, op);
         if interrupt {
             self.interrupts -= 1;
             mode(tables, Mode::LeaveInterrupt).map_err(|e| unexpected(self, e))?;
@@ -73,7 +73,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     fn dispatch<M: Machine>(
         &mut self,
         tables: &mut Tables<M>,
-        eye: &mut impl Eye,
+        probe: &mut impl Probe,
         op: Op,
     ) -> Result<(), Divergence> {
         match op {
@@ -86,7 +86,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
                 let result = unsafe { tables.map(va, frames, flags) };
                 let result = self.commit(tables, at, result);
                 let first = pages.start;
-                self.judge(tables, eye, op, pages, result, |_, at| {
+                self.judge(tables, probe, op, pages, result, |_, at| {
                     Page::new((frame + at - first) % POOL, flags)
                 })
             }
@@ -101,7 +101,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
                     // SAFETY: as above.
                     unsafe { tables.map_machine(self.va(pages.start), mfn, flags) }
                 });
-                self.judge(tables, eye, op, pages, result, |_, _| {
+                self.judge(tables, probe, op, pages, result, |_, _| {
                     Page::new(frame, flags)
                 })
             }
@@ -110,7 +110,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
                 // SAFETY: as above.
                 let result = unsafe { tables.unmap(self.va(pages.start), pages.len() as u64) };
                 let result = self.commit(tables, at, result);
-                self.judge(tables, eye, op, pages, result, |_, _| Page::NONE)
+                self.judge(tables, probe, op, pages, result, |_, _| Page::NONE)
             }
             Op::Protect { at, n, change } => {
                 let pages = self.range(at, n);
@@ -119,15 +119,15 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
                 // SAFETY: as above.
                 let result = unsafe { tables.protect(va, n, add, remove) };
                 let result = self.commit(tables, at, result);
-                self.judge(tables, eye, op, pages, result, |page, _| {
+                self.judge(tables, probe, op, pages, result, |page, _| {
                     page.with_flags((page.flags() - remove) | add)
                 })
             }
             Op::SetMemory { at, n, right } => {
                 let pages = self.range(at, n);
-                self.set_memory(tables, eye, op, (pages, at, right))
+                self.set_memory(tables, probe, op, (pages, at, right))
             }
-            Op::Move { from, to, n } => self.move_pages(tables, eye, op, (from, to, n)),
+            Op::Move { from, to, n } => self.move_pages(tables, probe, op, (from, to, n)),
             Op::SetPtes { at, n, frame, kind } => {
                 let (first, length) = self.run;
                 let pages = self.range(at, n.min(length as u16));
@@ -139,7 +139,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
                 let result = unsafe { tables.set_ptes(va, value, n) };
                 let result = self.commit(tables, at, result);
                 let start = pages.start;
-                self.judge(tables, eye, op, pages, result, |_, at| {
+                self.judge(tables, probe, op, pages, result, |_, at| {
                     Page::new(first + frame + at - start, flags)
                 })
             }
@@ -156,7 +156,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
                     // SAFETY: as above.
                     unsafe { tables.set_pte(slot, va, entry) }
                 });
-                self.judge(tables, eye, op, pages, result, |_, _| {
+                self.judge(tables, probe, op, pages, result, |_, _| {
                     Page::new(frame, flags)
                 })
             }
@@ -168,39 +168,41 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
                 if let Ok(was) = result {
                     self.agree(tables, (op, at, What::Entry), self.pages[at], was)?;
                 }
-                self.judge(tables, eye, op, pages, result.map(drop), |_, _| Page::NONE)
+                self.judge(tables, probe, op, pages, result.map(drop), |_, _| {
+                    Page::NONE
+                })
             }
             Op::WriteProtect { at } => {
                 let pages = self.range(at, 1);
                 // SAFETY: as above.
                 let result = unsafe { tables.ptep_set_wrprotect(self.va(pages.start)) };
-                self.judge(tables, eye, op, pages, result, |page, _| {
+                self.judge(tables, probe, op, pages, result, |page, _| {
                     page.with_flags(page.flags() - Flags::WRITABLE)
                 })
             }
             Op::ClearYoung { at } => {
                 let pages = self.range(at, 1);
                 let result = tables.ptep_test_and_clear_young(self.va(pages.start));
-                self.judge(tables, eye, op, pages, result.map(drop), |page, _| page)
+                self.judge(tables, probe, op, pages, result.map(drop), |page, _| page)
             }
             Op::Ensure { at } => {
                 let pages = self.range(at, 1);
                 let result = tables.ensure_pte_table(self.va(pages.start));
-                self.judge(tables, eye, op, pages, result, |page, _| page)
+                self.judge(tables, probe, op, pages, result, |page, _| page)
             }
             Op::Touch { at } => {
                 let pages = self.range(at, 1);
-                self.judge(tables, eye, op, pages, Ok(()), |page, _| page)
+                self.judge(tables, probe, op, pages, Ok(()), |page, _| page)
             }
             Op::Alloc | Op::Free { .. } | Op::Hog { .. } | Op::Unhog => self.frame_op(tables, op),
             Op::NewSpace => self.new_space(tables, op),
-            Op::Switch { to } => self.switch(tables, eye, op, to),
+            Op::Switch { to } => self.switch(tables, probe, op, to),
             Op::DropSpace { which } => self.drop_space(tables, op, which),
             Op::Shift { at, upper } => {
                 let at = self.range(at, 1).start;
-                self.shift(tables, eye, op, (at, upper))
+                self.shift(tables, probe, op, (at, upper))
             }
-            Op::Code { way } => self.code(tables, eye, op, way),
+            Op::Code { way } => self.code(tables, probe, op, way),
             Op::Release { at, n } => self.release(tables, op, (at, n)),
             _ => self.mode_op(tables, op),
         }
@@ -235,7 +237,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     fn judge<M: Machine>(
         &mut self,
         tables: &mut Tables<M>,
-        eye: &mut impl Eye,
+        probe: &mut impl Probe,
         op: Op,
         pages: Range<usize>,
         result: Outcome,
@@ -260,14 +262,14 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
             let asked = asked(self.pages[at], at);
             self.take_over(tables, op, at, asked, result.is_err())?;
         }
-        self.look(tables, eye, op, pages)
+        self.look(tables, probe, op, pages)
     }
 
     /// Looks at the tables and through the processor, if that must agree by now.
     pub(super) fn look<M: Machine>(
         &mut self,
         tables: &Tables<M>,
-        eye: &mut impl Eye,
+        probe: &mut impl Probe,
         op: Op,
         pages: Range<usize>,
     ) -> Result<(), Divergence> {
@@ -284,8 +286,8 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
             } else {
                 pages.start + any
             };
-            self.touch(eye, op, at)?;
-            self.touch_window(tables, eye, op, at)?;
+            self.touch(probe, op, at)?;
+            self.touch_window(tables, probe, op, at)?;
         }
         Ok(())
     }
@@ -343,7 +345,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     fn move_pages<M: Machine>(
         &mut self,
         tables: &mut Tables<M>,
-        eye: &mut impl Eye,
+        probe: &mut impl Probe,
         op: Op,
         (from, to, n): (u16, u16, u16),
     ) -> Result<(), Divergence> {
@@ -390,8 +392,8 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
             }
         }
         let (first, second) = if source_first { (from, to) } else { (to, from) };
-        self.look(tables, eye, op, first)?;
-        self.look(tables, eye, op, second)
+        self.look(tables, probe, op, first)?;
+        self.look(tables, probe, op, second)
     }
 
     fn frame_op<M: Machine>(&mut self, tables: &mut Tables<M>, op: Op) -> Result<(), Divergence> {

@@ -1,7 +1,7 @@
 //! What concerns many pages at once: address spaces, the tables above, parts of the image.
 
 use super::page::{Divergence, Page, What};
-use super::{Eye, Fuzzer, Op, PAGE, Side, USER_PAGES, queued};
+use super::{Fuzzer, Op, PAGE, Probe, Side, USER_PAGES, queued};
 use crate::entry::{Entry, L4, TableLevel};
 use crate::error::MmError;
 use crate::frames::FrameError;
@@ -58,7 +58,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     pub(super) fn switch<M: Machine>(
         &mut self,
         tables: &mut Tables<M>,
-        eye: &mut impl Eye,
+        probe: &mut impl Probe,
         op: Op,
         to: u8,
     ) -> Result<(), Divergence> {
@@ -73,7 +73,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
             for at in [first + at % USER_PAGES, at % first] {
                 self.compare(tables, op, at, self.pages[at])?;
                 self.compare_table(tables, op, at)?;
-                self.touch(eye, op, at)?;
+                self.touch(probe, op, at)?;
             }
         }
         Ok(())
@@ -147,7 +147,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
     pub(super) fn shift<M: Machine>(
         &mut self,
         tables: &mut Tables<M>,
-        eye: &mut impl Eye,
+        probe: &mut impl Probe,
         op: Op,
         (at, upper): (usize, bool),
     ) -> Result<(), Divergence> {
@@ -159,24 +159,24 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         if !moved.map_err(|e| self.differs(op, va, What::Error(e), 0, 0))? {
             return Ok(());
         }
-        self.is_away(tables, eye, op, (at, far))?;
+        self.is_away(tables, probe, op, (at, far))?;
         if at < PAGES - USER_PAGES && self.interrupts == 0 && !self.spaces.is_empty() {
             self.enter(tables, op, self.step as u8)?;
-            self.is_away(tables, eye, op, (at, far))?;
+            self.is_away(tables, probe, op, (at, far))?;
         }
         let back = relink(tables, upper, far, va);
         if !back.map_err(|e| self.differs(op, far, What::Error(e), 0, 0))? {
             return Err(self.differs(op, far, What::Table, 1, 0));
         }
         self.compare(tables, op, at, self.pages[at])?;
-        self.look(tables, eye, op, at..at + 1)
+        self.look(tables, probe, op, at..at + 1)
     }
 
     /// A page is found at the other address and not at its own.
     fn is_away<M: Machine>(
         &mut self,
         tables: &Tables<M>,
-        eye: &mut impl Eye,
+        probe: &mut impl Probe,
         op: Op,
         (at, far): (usize, u64),
     ) -> Result<(), Divergence> {
@@ -189,12 +189,12 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         if queued(tables).1 {
             return Ok(());
         }
-        if let Some(found) = eye.load(va) {
+        if let Some(found) = probe.load(va) {
             return Err(self.differs(op, va, What::Load, 0, found));
         }
         let expected = self.pages[at].frame();
         let expected = expected.map(|frame| super::NAME + self.pfn(frame).as_u64());
-        match eye.load(far) {
+        match probe.load(far) {
             found if found == expected => Ok(()),
             found => Err(self.differs(
                 op,

@@ -21,15 +21,15 @@ pub(crate) type Run = Fuzzer<PAGES, POOL>;
 )]
 pub(crate) fn run(ops: impl IntoIterator<Item = Op>, preempt: u64) -> Result<(), Divergence> {
     let mut world = World::fast(&small(Kind::DomU, 16 * MIB)).populated();
-    let mut eye = world.eye();
+    let mut probe = world.probe();
     let mut fuzzer = Box::new(Run::EMPTY);
     fuzzer.begin(&mut world.tables, WINDOW, 0).unwrap();
     fuzzer.spare_image(world.image.text.start);
     world.model.preempt_every((preempt > 0).then_some(preempt));
     for op in ops {
-        fuzzer.apply(&mut world.tables, &mut eye, op)?;
+        fuzzer.apply(&mut world.tables, &mut probe, op)?;
     }
-    fuzzer.end(&mut world.tables, &mut eye)?;
+    fuzzer.end(&mut world.tables, &mut probe)?;
     expect::sound(&world);
     Ok(())
 }

@@ -15,7 +15,7 @@ use hypercall::{Hypervisor, Mfn, Op, Pfn};
 use layout::Fixed;
 use model::{Access, Kind, Layout, Mode as Cpu, Model, Order};
 pub(crate) use own::Own;
-use pagetable::fuzz::{Eye, Mode, mode, window};
+use pagetable::fuzz::{Mode, Probe, mode, window};
 use pagetable::machine::{Machine, Words};
 use pagetable::spaces::AddressSpace;
 use pagetable::tables::Fold;
@@ -117,9 +117,9 @@ impl Machine for ModelMachine {
 }
 
 /// Accesses through the model's TLB.
-pub(crate) struct ModelEye(pub(crate) Rc<Model>);
+pub(crate) struct ModelProbe(pub(crate) Rc<Model>);
 
-impl Eye for ModelEye {
+impl Probe for ModelProbe {
     fn load(&mut self, va: u64) -> Option<u64> {
         self.0.load(va).ok()
     }
@@ -378,8 +378,8 @@ impl World {
         mode(&mut self.tables, to).unwrap_or_else(|e| panic!("{to:?}: {e}"));
     }
 
-    pub(crate) fn eye(&self) -> ModelEye {
-        ModelEye(Rc::clone(&self.model))
+    pub(crate) fn probe(&self) -> ModelProbe {
+        ModelProbe(Rc::clone(&self.model))
     }
 
     /// What the tables map at an address: the frame and the rights that remain of all levels.
