@@ -27,7 +27,7 @@ Examples:
   cargo xtask boot --via xl --log console.txt
   cargo xtask boot --via shim --xen 4.20
   cargo xtask boot --xen ~/xen/xen/xen --qemu ~/qemu/build/qemu-system-x86_64
-  echo help | cargo xtask boot --interactive --timeout 10
+  echo help | cargo xtask boot --interactive    the end of the input powers off
   cargo xtask boot --dry-run --via xl       what it would fetch and build, and QEMU's command line
   cargo xtask boot --kernel mini-os.gz --expect '^Hello' --fail 'Page fault|BUG'
   cargo xtask boot --kernel bzImage --symbols vmlinux --mem 512 --expect 'login:'

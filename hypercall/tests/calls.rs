@@ -61,6 +61,26 @@ fn scheduling_and_time() {
     };
     sched::shutdown(&xen, sched::Shutdown::Crash).unwrap();
     xen.saw(Op::SchedOp, [Some(SCHEDOP_shutdown.into()), None]);
+    for (answer, how) in [
+        (0, Ok(sched::Resumed::Restored)),
+        (1, Ok(sched::Resumed::Cancelled)),
+        (Errno::EINVAL.to_return(), Err(Errno::EINVAL)),
+    ] {
+        let xen = MockXen::new(|(_, args)| {
+            // SAFETY: `SCHEDOP_shutdown` takes this.
+            let arg: sched_shutdown = unsafe { at(args[1]) };
+            assert_eq!(arg.reason, SHUTDOWN_suspend);
+            answer
+        });
+        // SAFETY: nothing has a machine number.
+        let resumed = unsafe { sched::suspend(&xen, Mfn::truncate(0x77)) };
+        assert_eq!(resumed.map_err(|e| e.errno), how);
+        // Where the tools look for `start_info`.
+        xen.saw(
+            Op::SchedOp,
+            [Some(SCHEDOP_shutdown.into()), None, Some(0x77)],
+        );
+    }
     let xen = MockXen::new(|(_, args)| {
         // SAFETY: `SCHEDOP_poll` takes this.
         let arg: sched_poll = unsafe { at(args[1]) };

@@ -308,3 +308,23 @@ fn a_broken_connection_begins_anew_where_the_server_can() {
         assert_eq!(session.read(path("name")), Ok(&b"guest"[..]));
     }
 }
+
+/// After a restore the page is what it was, and the server another: what the one before had sent, in the
+/// middle of a message, is no part of what this one answers.
+#[test]
+fn a_restored_domain_begins_anew_where_the_ring_is() {
+    let page = Page::new();
+    let mut server = Server::new(&page);
+    let mut queue = Queue::new(&mut []);
+    let mut store = Store::new(&page);
+    let mut session = Session::new(&mut store, Turns::new(&mut server), &mut queue);
+    assert_eq!(session.read(path("name")), Ok(&b"guest"[..]));
+    assert_eq!(page.server_put(b"a header,"), Ok(9));
+    assert!(session.serve().is_ok());
+    assert_eq!(page.server_put(b" more of it"), Ok(11));
+    store.begin_anew();
+    let mut server = Server::new(&page);
+    let mut session = Session::new(&mut store, Turns::new(&mut server), &mut queue);
+    assert_eq!(session.read(path("name")), Ok(&b"guest"[..]));
+    assert_eq!(queue.take_faults(), None);
+}
