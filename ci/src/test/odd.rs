@@ -459,6 +459,22 @@ pub(super) const ODD: &[Odd] = &[
         ..USUAL
     },
     Odd {
+        // Between two of them, on two vCPUs; those that are left are made in the restored domain.
+        smoke: Smoke {
+            mem_mib: Some(64),
+            ..odd(
+                "xl saves it in the middle of its self-tests",
+                &[Via::Xl],
+                "selftest",
+                PASS,
+                &["control: restored", " failed=0 "],
+            )
+        },
+        vcpus: Some(2),
+        acts: &[host("selftest mm.map.1 ", SAVE)],
+        ..USUAL
+    },
+    Odd {
         // A reboot is no power-off, and `boot` says so by its status.
         smoke: odd(
             "xl reboot reboots it",
