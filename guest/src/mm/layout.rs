@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ffff8000_00000000  Xen (L4 slots 256-271: its code, the read-only M2P)
-//! ffff8880_00000000  direct map of all memory, 4 KiB pages, never executable
+//! ffff8880_00000000  direct map of all memory but the image's constants, 4 KiB pages, never executable
 //! ffffc000_00000000  p2m list, where INIT_P2M asked Xen to put it; read-only
 //! ffffc900_00000000  mappings made by the kernel at run time
 //! ffffc9bf_00000000  stacks of all vCPUs but the first
@@ -50,7 +50,7 @@ macro_rules! regions {
 regions! {
     /// Xen's own: L4 slots 256 to 271, which a guest may not write.
     XEN = 0xffff_8000_0000_0000, 8 * TIB, "xen", "the hypervisor and the M2P table";
-    /// All of the domain's memory, by pfn.
+    /// All of the domain's memory, by pfn, but the image's code and constants.
     DIRECT = 0xffff_8880_0000_0000, 16 * TIB, "direct map", "all memory by pfn, 4 KiB pages, NX";
     /// The p2m list (INIT_P2M).
     P2M = 0xffff_c000_0000_0000, TIB / 2, "p2m", "mfn of each pfn, read-only, written by Xen's tools";

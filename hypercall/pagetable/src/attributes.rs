@@ -1,7 +1,8 @@
 //! Rights of memory that is mapped already, with every alias in step.
 //!
-//! A frame of the image is mapped twice, where it is linked and in the direct map; a page mapped at
-//! run time has its alias in the direct map as well. What is kept is this:
+//! A frame of the image's variables is mapped twice, where it is linked and in the direct map, which
+//! has no code and no constants of the image; a page mapped at run time has its alias in the direct
+//! map as well. What is kept is this:
 //! - no mapping is writable and executable, and the direct map is never executable;
 //! - what these operations make executable is *frozen* first: its record says so
 //!   ([`Kind::Code`], [`Kind::ImageFrozen`]), its alias in the direct map is read-only, and nothing

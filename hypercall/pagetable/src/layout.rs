@@ -10,7 +10,8 @@ use core::ops::Range;
 pub trait Layout: 'static {
     /// Xen's own slots of the root, which a guest may not write; not walked.
     const XEN: Range<u64>;
-    /// All of the domain's memory by pfn: writable, never executable.
+    /// All of the domain's memory by pfn, but the image's code and constants: never executable, and
+    /// writable but for page tables and the like.
     const DIRECT: Range<u64>;
     /// The p2m list, if Xen was asked to put it here (`XEN_ELFNOTE_INIT_P2M`).
     const P2M: Range<u64>;

@@ -480,21 +480,14 @@ fn protect_p2m<M: Machine>(tables: &mut Tables<M>, start: &Start) -> Result<(), 
     unsafe { tables.set_rights(M::Layout::DIRECT.start + offset, pages, Flags::CONST) }
 }
 
-/// Gives the image L1 tables with nothing but its own pages, takes the right to write its code and
-/// constants in the direct map as well, and ends the initial window.
+/// Gives the image L1 tables with nothing but its own pages, takes its code and constants out of the
+/// direct map, where nobody looks for them, and ends the initial window.
 #[init]
 fn give_image_its_tables<M: Machine>(
     tables: &mut Tables<M>,
     image: &Segments,
     chunks: u64,
 ) -> Result<(), MmError> {
-    let consts = image.text.start..image.rodata.end;
-    let offset = consts.start - M::Layout::IMAGE.start;
-    let pages = (consts.end - consts.start) / PAGE;
-    // Still shared with the window that this code runs in: executable it must remain. The direct
-    // map is no-execute as a whole.
-    // SAFETY: nobody writes code or constants.
-    unsafe { tables.set_rights(M::Layout::DIRECT.start + offset, pages, Flags::CODE) }?;
     for chunk in 0..chunks {
         let base = M::Layout::IMAGE.start + chunk * CHUNK * PAGE;
         let slot = tables.pmd_place(base)?;
@@ -524,5 +517,12 @@ fn give_image_its_tables<M: Machine>(
         // guard page and what is not the image is in nobody's use.
         unsafe { tables.link_table(slot, sealed, Flags::TABLE) }?;
     }
+    let consts = image.text.start..image.rodata.end;
+    let direct = M::Layout::DIRECT.start + (consts.start - M::Layout::IMAGE.start);
+    // Cheaper than to make them read-only, and as safe.
+    // SAFETY: this code runs where the image is linked, by tables of its own from here on.
+    let change = unsafe { tables.unmap(direct, (consts.end - consts.start) / PAGE) }?;
+    // SAFETY: as above.
+    unsafe { change.defer() };
     Ok(())
 }

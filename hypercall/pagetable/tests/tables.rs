@@ -195,8 +195,7 @@ fn a_frame_that_was_the_images_can_be_written() {
     };
     let windows: Vec<_> = (0..80).map(window).collect();
     for &va in &windows {
-        assert!(world.probe().load(va).is_some() && !world.probe().store(va, 0));
-        assert!(world.probe().load(va).is_some());
+        assert!(world.probe().load(va).is_none(), "{va:#x}");
     }
     // Few at a time: with more, a table is replaced, and Xen flushes everything for that.
     for page in (0..80).step_by(2) {

@@ -74,10 +74,17 @@ fn a_walk_shows_each_step_and_the_rights_that_remain() {
     // p2m list is read-only by that of its own.
     let code = world.image.text.start;
     assert_eq!(end(&world, code), page(READ));
-    let alias = layout::DIRECT.start + (code - IMAGE.start);
+    let data = world.image.data.start;
+    let alias = layout::DIRECT.start + (data - IMAGE.start);
+    let constant = layout::DIRECT.start + (code - IMAGE.start);
+    assert_eq!(
+        end(&world, constant),
+        (End::NotPresent, 4),
+        "not in the direct map"
+    );
     let shown = walk(&world, alias);
     assert!(!shown.entries[3].entry.flags().contains(NX));
-    assert_eq!(shown.end, End::Page(PAGE, READ | NX));
+    assert_eq!(shown.end, End::Page(PAGE, WRITE | NX));
     let list = walk(&world, world.model.boot().mfn_list);
     assert!(list.entries[3].entry.flags().contains(Flags::WRITABLE));
     assert_eq!(list.end, End::Page(PAGE, READ | NX));

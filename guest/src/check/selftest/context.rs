@@ -39,6 +39,8 @@ pub(crate) const ABSENT_READ: Result<u64, Fault> = Err(page_fault(0));
 pub(crate) const ABSENT_WRITE: Result<(), Fault> = Err(page_fault(2));
 /// A write to a page that is there.
 pub(crate) const READ_ONLY: Result<(), Fault> = Err(page_fault(3));
+/// A fetch from a page that is not there.
+pub(crate) const ABSENT_EXECUTE: Result<(), Fault> = Err(page_fault(0x10));
 /// A fetch from a page that is there.
 pub(crate) const NO_EXECUTE: Result<(), Fault> = Err(page_fault(0x11));
 

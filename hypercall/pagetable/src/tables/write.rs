@@ -273,7 +273,12 @@ impl<M: Machine> Tables<M> {
         let old = self.entry(slot);
         let tag = self.plan(&[(pfn, transition)])?;
         let page = VirtAddr::new_truncate(va);
-        let update = Update::new(Level::L1, slot.machine, old.with_flags(flags).bits())
+        // The image's constants are not there, until they are given back.
+        let entry = match old.is_present() {
+            true => old.with_flags(flags),
+            false => Pte::from_mfn(self.mfn(pfn)?, flags),
+        };
+        let update = Update::new(Level::L1, slot.machine, entry.bits())
             .old(old.bits())
             .va(page)
             .tag(tag);
