@@ -56,6 +56,7 @@ const ALLOWED: &[Allowed] = &[
             "refuse.reserved_slot",
             "smp.everywhere",
             "smp.one_space",
+            "smp.pace",
             "smp.queued",
             "smp.raced",
             "smp.seen_by_all",
@@ -79,6 +80,7 @@ const ALLOWED: &[Allowed] = &[
         tests: &[
             "smp.everywhere",
             "smp.one_space",
+            "smp.pace",
             "smp.queued",
             "smp.raced",
             "smp.seen_by_all",

@@ -33,6 +33,7 @@ mod pile;
 mod runner;
 mod single;
 mod smp;
+mod smp_pace;
 mod smp_spaces;
 mod spaces;
 mod xen_checks;
