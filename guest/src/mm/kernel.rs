@@ -101,11 +101,7 @@ pub fn with<R>(f: impl FnOnce(&mut Tables<Running>) -> R) -> R {
 /// As [`with`], to work on all tables while no other vCPU works on any.
 #[track_caller]
 pub fn with_all<R>(f: impl FnOnce(&mut Tables<Running>) -> R) -> R {
-    let mut tables = own().lock();
-    hold(&mut tables, Part::All);
-    let result = f(&mut tables);
-    unlock(tables);
-    result
+    holding(own().lock(), Part::All, f)
 }
 
 /// Calls `f` with the page tables, to work on the user half of a space, whether this vCPU runs there or
@@ -118,11 +114,9 @@ pub fn in_space<R>(
     space: &AddressSpace,
     f: impl FnOnce(&mut Tables<Running>) -> Result<R, MmError>,
 ) -> Result<R, MmError> {
-    let mut tables = own().lock();
-    hold(&mut tables, Part::Space(space));
-    let result = tables.in_space(space, f);
-    unlock(tables);
-    result
+    holding(own().lock(), Part::Space(space), |tables| {
+        tables.in_space(space, f)
+    })
 }
 
 /// Has this vCPU run in a space from now on.
@@ -134,12 +128,10 @@ pub fn in_space<R>(
 /// Nothing in use lies in the user half of the space that is left.
 #[track_caller]
 pub unsafe fn switch_space(space: &AddressSpace) -> Result<(), MmError> {
-    let mut tables = own().lock();
-    hold(&mut tables, Part::Space(space));
-    // SAFETY: the caller's promise.
-    let switched = unsafe { tables.switch_space(space) };
-    unlock(tables);
-    switched
+    holding(own().lock(), Part::Space(space), |tables| {
+        // SAFETY: the caller's promise.
+        unsafe { tables.switch_space(space) }
+    })
 }
 
 /// Sends what this vCPU has queued and lets go of what it keeps, unless it is at work: to be called
@@ -158,14 +150,17 @@ type Locked = MutexGuard<'static, RawLock, Tables<Running>>;
 #[inline(never)]
 fn lock() -> Locked {
     let mut tables = own().lock();
-    hold(&mut tables, Part::KernelHalf);
+    sent(tables.hold(Part::KernelHalf));
     tables
 }
 
+/// Calls `f` while this vCPU holds a part.
 #[track_caller]
-#[inline]
-fn hold(tables: &mut Tables<Running>, part: Part<'_>) {
+fn holding<R>(mut tables: Locked, part: Part<'_>, f: impl FnOnce(&mut Tables<Running>) -> R) -> R {
     sent(tables.hold(part));
+    let result = f(&mut tables);
+    unlock(tables);
+    result
 }
 
 /// Handlers that nest deeper than can be counted have panicked before.
@@ -182,12 +177,7 @@ fn unlock(mut tables: Locked) {
 /// As [`with`], unless this vCPU uses the page tables already.
 #[track_caller]
 pub fn try_with<R>(f: impl FnOnce(&mut Tables<Running>) -> R) -> Option<R> {
-    lock_unless_held(own()).map(|mut tables| {
-        hold(&mut tables, Part::KernelHalf);
-        let result = f(&mut tables);
-        unlock(tables);
-        result
-    })
+    lock_unless_held(own()).map(|tables| holding(tables, Part::KernelHalf, f))
 }
 
 /// Calls `f` with the page tables of this vCPU whoever uses them, and says whether somebody does: what

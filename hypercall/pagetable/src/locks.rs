@@ -65,22 +65,22 @@ impl Held {
                 kernel: true,
                 users: 0,
             },
-            Part::Space(space) => Held {
-                kernel: false,
-                users: user_bit(space.roots().kernel),
-            },
+            Part::Space(space) => Held::users_of(space.roots().kernel),
             Part::All => Held::ALL,
+        }
+    }
+
+    /// The user half of a space with this root.
+    fn users_of(root: Pfn) -> Held {
+        Held {
+            kernel: false,
+            users: 1 << (root.as_u64() % USER_LOCKS as u64),
         }
     }
 
     fn covers(self, other: Held) -> bool {
         self.kernel >= other.kernel && other.users & !self.users == 0
     }
-}
-
-/// The lock of a space's user half, by its root.
-fn user_bit(root: Pfn) -> u16 {
-    1 << (root.as_u64() % USER_LOCKS as u64)
 }
 
 /// Numbers of the locks that bits stand for.
@@ -214,40 +214,34 @@ impl<M: Machine> Tables<M> {
         sent
     }
 
+    /// Whether this vCPU may work on parts: it holds them, or works alone.
+    #[inline]
+    fn may_use(&self, parts: Held) -> bool {
+        !self.domain().is_shared() || self.held.covers(parts)
+    }
+
     /// Refuses addresses of a part that this vCPU does not hold.
     #[inline]
     pub(super) fn check_held(&self, va: u64) -> Result<(), MmError> {
-        if !self.domain().is_shared() || self.holds(va) {
-            Ok(())
-        } else {
-            Err(MmError::NotHeld { va })
-        }
-    }
-
-    fn holds(&self, va: u64) -> bool {
-        match va >> 63 {
-            0 => self.held.users & user_bit(self.root()) != 0,
-            _ => self.held.kernel || M::Layout::DIRECT.contains(&va),
-        }
+        let part = match va >> 63 {
+            0 => Held::users_of(self.root()),
+            _ if M::Layout::DIRECT.contains(&va) => Held::NOTHING,
+            _ => Held::of(Part::KernelHalf),
+        };
+        let held = self.may_use(part);
+        held.then_some(()).ok_or(MmError::NotHeld { va })
     }
 
     /// Refuses what looks at all tables unless this vCPU holds them.
     pub(super) fn check_holds_all(&self) -> Result<(), MmError> {
-        if !self.domain().is_shared() || self.held == Held::ALL {
-            Ok(())
-        } else {
-            Err(MmError::NotAlone)
-        }
+        let held = self.may_use(Held::ALL);
+        held.then_some(()).ok_or(MmError::NotAlone)
     }
 
     /// Refuses a space whose user half this vCPU does not hold.
     pub(super) fn check_holds_users(&self, space: &AddressSpace) -> Result<(), MmError> {
-        let root = space.roots().kernel;
-        if !self.domain().is_shared() || self.held.users & user_bit(root) != 0 {
-            Ok(())
-        } else {
-            Err(MmError::NotHeld { va: 0 })
-        }
+        let held = self.may_use(Held::of(Part::Space(space)));
+        held.then_some(()).ok_or(MmError::NotHeld { va: 0 })
     }
 
     /// Whether another vCPU may have translations of the user half of the space under work cached. One
