@@ -31,10 +31,41 @@ const SYSRQ: Path<'_> = Path::constant("control/sysrq");
 
 const CPU: Path<'_> = Path::constant("cpu");
 
-/// Tokens of the watches.
-const SHUTDOWN_TOKEN: &[u8] = b"shutdown";
-const SYSRQ_TOKEN: &[u8] = b"sysrq";
-const CPU_TOKEN: &[u8] = b"cpu";
+/// A node that is watched, with what is below it.
+struct Watched {
+    path: Path<'static>,
+    token: &'static [u8],
+    /// It was written since it was read last.
+    written: AtomicBool,
+    /// Reads it, and says what is asked.
+    read: fn() -> Option<Asked>,
+}
+
+impl Watched {
+    const fn new(
+        path: Path<'static>,
+        token: &'static [u8],
+        read: fn() -> Option<Asked>,
+    ) -> Watched {
+        Watched {
+            path,
+            token,
+            written: AtomicBool::new(false),
+            read,
+        }
+    }
+
+    fn note(&self) {
+        self.written.store(true, Ordering::Relaxed);
+    }
+}
+
+/// In the order in which they are read.
+static WATCHED: [Watched; 3] = [
+    Watched::new(SHUTDOWN, b"shutdown", || ask(shutdown)),
+    Watched::new(SYSRQ, b"sysrq", || ask(sysrq)),
+    Watched::new(CPU, b"cpu", || smp::wanted().map(Asked::Vcpus)),
+];
 
 /// What the tools may rely on while the watches stand, and where.
 const FEATURES: [(Path<'_>, fn() -> bool); 5] = [
@@ -92,12 +123,6 @@ impl fmt::Display for End {
     }
 }
 
-/// That the node was written since it was read last, by its watch.
-static SHUTDOWN_WRITTEN: AtomicBool = AtomicBool::new(false);
-/// The same of the other node.
-static SYSRQ_WRITTEN: AtomicBool = AtomicBool::new(false);
-/// The same of a node below the third.
-static CPU_WRITTEN: AtomicBool = AtomicBool::new(false);
 /// That the connection cannot be used was said.
 static SAID: AtomicBool = AtomicBool::new(false);
 /// How the kernel was asked to end.
@@ -133,20 +158,12 @@ fn fail(failed: Failed) {
 /// Takes the events that came, and what they are about; `other` gets those of other watches.
 pub(crate) fn look(mut other: impl FnMut(Popped<'_>)) -> Option<Asked> {
     let served = xenstore::events(|popped| match popped {
-        Popped::Event(event) if event.token == SHUTDOWN_TOKEN => {
-            SHUTDOWN_WRITTEN.store(true, Ordering::Relaxed);
-        }
-        Popped::Event(event) if event.token == SYSRQ_TOKEN => {
-            SYSRQ_WRITTEN.store(true, Ordering::Relaxed);
-        }
-        Popped::Event(event) if event.token == CPU_TOKEN => {
-            CPU_WRITTEN.store(true, Ordering::Relaxed);
-        }
-        Popped::Event(_) => other(popped),
+        Popped::Event(event) => match WATCHED.iter().find(|node| node.token == event.token) {
+            Some(node) => node.note(),
+            None => other(popped),
+        },
         Popped::Lost(_) => {
-            SHUTDOWN_WRITTEN.store(true, Ordering::Relaxed);
-            SYSRQ_WRITTEN.store(true, Ordering::Relaxed);
-            CPU_WRITTEN.store(true, Ordering::Relaxed);
+            WATCHED.iter().for_each(Watched::note);
             other(popped);
         }
     });
@@ -155,20 +172,10 @@ pub(crate) fn look(mut other: impl FnMut(Popped<'_>)) -> Option<Asked> {
         Err(Failed::None) => return None,
         Err(e) => fail(e),
     }
-    if SHUTDOWN_WRITTEN.swap(false, Ordering::Relaxed)
-        && let Some(asked) = ask(shutdown)
-    {
-        return Some(asked);
-    }
-    if SYSRQ_WRITTEN.swap(false, Ordering::Relaxed)
-        && let Some(asked) = ask(sysrq)
-    {
-        return Some(asked);
-    }
-    if CPU_WRITTEN.swap(false, Ordering::Relaxed) {
-        return smp::wanted().map(Asked::Vcpus);
-    }
-    None
+    WATCHED
+        .iter()
+        .filter(|node| node.written.swap(false, Ordering::Relaxed))
+        .find_map(|node| (node.read)())
 }
 
 /// Does what was asked for since it looked last, between two steps of something else; how the kernel
@@ -200,13 +207,8 @@ fn ask(read: Read) -> Option<Asked> {
 
 /// Sets the watches and writes the features.
 fn watch(session: &mut Requests<'_>) -> Result<(), CallError> {
-    let watched = [
-        (SHUTDOWN, SHUTDOWN_TOKEN),
-        (SYSRQ, SYSRQ_TOKEN),
-        (CPU, CPU_TOKEN),
-    ];
-    for (path, token) in watched {
-        match session.watch(path, token) {
+    for Watched { path, token, .. } in &WATCHED {
+        match session.watch(*path, token) {
             // From before.
             Err(e) if e.is(Errno::EEXIST) => {}
             result => result?,
