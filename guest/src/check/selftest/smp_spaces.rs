@@ -19,7 +19,7 @@ const PAGES: u64 = 6;
 const ROUNDS: u64 = 6;
 
 /// Has every vCPU up to the racers do something, and counts those that fail, whose errors it logs.
-fn on_racers(what: &str, f: &(dyn Fn(u64) -> Result<(), MmError> + Sync)) -> TestResult {
+pub(super) fn on_racers(what: &str, f: &(dyn Fn(u64) -> Result<(), MmError> + Sync)) -> TestResult {
     let errors = AtomicU64::new(0);
     smp::on_all(&|number| {
         if number >= RACERS {
@@ -35,7 +35,7 @@ fn on_racers(what: &str, f: &(dyn Fn(u64) -> Result<(), MmError> + Sync)) -> Tes
 }
 
 /// Has this vCPU run in a space, or again in the one that boot ran in.
-fn enter(space: Option<&AddressSpace>) -> Result<(), MmError> {
+pub(super) fn enter(space: Option<&AddressSpace>) -> Result<(), MmError> {
     let boot = mm::with(|tables| tables.boot_space());
     // SAFETY: what lies in the user half of the spaces here is looked at through probes.
     unsafe { mm::switch_space(space.unwrap_or(&boot)) }
