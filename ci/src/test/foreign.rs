@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Suite, quietly, typed};
+use super::{Suite, quietly, title, titles, typed};
 use crate::cli::ProvisionArgs;
 use crate::exit::{Failure, Result};
 use crate::process;
@@ -74,14 +74,9 @@ const TABLE: &[Row] = &[
 /// When a boot is given up. One that goes on although all is said takes as long.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-fn name(row: &Row, via: Via) -> String {
-    format!("{}: {}", via.name(), row.name)
-}
-
 /// What the tests of a way are called.
 pub(super) fn names(via: Via) -> Vec<String> {
-    let rows = TABLE.iter().filter(|row| row.vias.contains(&via));
-    rows.map(|row| name(row, via)).collect()
+    titles(TABLE.iter().map(|row| (row.name, row.vias)), via)
 }
 
 /// Runs those of these ways.
@@ -97,7 +92,9 @@ pub(super) fn run(suite: &mut Suite, provision: &ProvisionArgs, vias: &[Via]) ->
             command.args(["--json", "/dev/stderr"]);
             command.current_dir(&suite.workspace.root);
             let failed = Failure::file("run", "cargo xtask boot");
-            let output = quietly(&name(row, via), || process::output(&mut command, failed))?;
+            let output = quietly(&title(row.name, via), || {
+                process::output(&mut command, failed)
+            })?;
             let said = String::from_utf8_lossy(&output.stderr);
             let report = report(&said);
             let result = check(row, output.status.code(), &report, since.elapsed());
@@ -107,7 +104,7 @@ pub(super) fn run(suite: &mut Suite, provision: &ProvisionArgs, vias: &[Via]) ->
                     String::from_utf8_lossy(&output.stdout)
                 )
             });
-            suite.report(&name(row, via), since, result);
+            suite.report(&title(row.name, via), since, result);
         }
     }
     Ok(())

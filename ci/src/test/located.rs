@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::{Suite, quietly, typed};
+use super::{Suite, quietly, title, titles, typed};
 use crate::cli::ProvisionArgs;
 use crate::exit::{Failure, Result};
 use crate::process;
@@ -48,14 +48,9 @@ const TABLE: &[Row] = &[
 /// Fits what is added and nothing that the kernel says.
 const ADDED: &str = "^ *-->";
 
-fn name(row: &Row, via: Via) -> String {
-    format!("{}: {}", via.name(), row.name)
-}
-
 /// What the tests of a way are called.
 pub(super) fn names(via: Via) -> Vec<String> {
-    let rows = TABLE.iter().filter(|row| row.vias.contains(&via));
-    rows.map(|row| name(row, via)).collect()
+    titles(TABLE.iter().map(|row| (row.name, row.vias)), via)
 }
 
 /// Runs those of these ways.
@@ -70,7 +65,9 @@ pub(super) fn run(suite: &mut Suite, provision: &ProvisionArgs, vias: &[Via]) ->
             command.args(["--expect", ADDED]);
             command.current_dir(&suite.workspace.root);
             let failed = Failure::file("run", "cargo xtask boot");
-            let output = quietly(&name(row, via), || process::output(&mut command, failed))?;
+            let output = quietly(&title(row.name, via), || {
+                process::output(&mut command, failed)
+            })?;
             let said = String::from_utf8_lossy(&output.stdout);
             let result = match output.status.code() {
                 Some(1) => check(row, &source, &said),
@@ -80,7 +77,7 @@ pub(super) fn run(suite: &mut Suite, provision: &ProvisionArgs, vias: &[Via]) ->
                 let more = String::from_utf8_lossy(&output.stderr);
                 format!("{reason}\n{said}{more}")
             });
-            suite.report(&name(row, via), since, result);
+            suite.report(&title(row.name, via), since, result);
         }
     }
     Ok(())

@@ -355,6 +355,18 @@ fn list(groups: &[Group]) {
     }
 }
 
+/// What a test of a table is called, on one of the ways it runs on.
+fn title(name: &str, via: Via) -> String {
+    format!("{}: {name}", via.name())
+}
+
+/// What the tests of a table are called that run on a way, given each one's name and ways.
+fn titles<'a>(rows: impl Iterator<Item = (&'a str, &'a [Via])>, via: Via) -> Vec<String> {
+    rows.filter(|(_, vias)| vias.contains(&via))
+        .map(|(name, _)| title(name, via))
+        .collect()
+}
+
 /// Announces work on standard error while `work` runs.
 fn quietly<T>(title: &str, work: impl FnOnce() -> T) -> T {
     let step = ui::spinner(title);
