@@ -7,7 +7,9 @@
 //! p2m list and the M2P disagree, and references that the frame records do not account for.
 //!
 //! References are compared as a whole: each adds a number made from the frame it refers to, and the
-//! sum must be what the records predict. Any difference in any single count changes the sum.
+//! sum must be what the records predict. Any difference in any single count changes the sum. Entries
+//! that map memory of user mode's are compared alike: every L1 table is looked at once, whoever shares
+//! it, and what the direct map adds is taken off again.
 
 use core::fmt;
 
@@ -62,6 +64,10 @@ pub enum What {
     NotATable(State),
     /// Records and references disagree.
     References,
+    /// Records of memory of user mode's and the entries that map it disagree.
+    Mappings,
+    /// An entry with RW refers to a table that others of user mode's refer to as well.
+    WritableShared,
     /// What is planned for a frame is not applied although nothing is queued.
     Unapplied,
     /// A kernel page reachable from user mode's tables.
@@ -138,6 +144,10 @@ impl fmt::Display for Finding {
             What::FrameMaps => f.write_str("p2m list and M2P disagree"),
             What::NotATable(state) => write!(f, "refers to a frame that is {state}"),
             What::References => f.write_str("references to tables and their records disagree"),
+            What::Mappings => {
+                f.write_str("mappings of user mode's memory and its records disagree")
+            }
+            What::WritableShared => f.write_str("may write to a table that several spaces share"),
             What::Unapplied => f.write_str("what is planned for a frame is not applied"),
             What::UserReachesKernel => f.write_str("kernel page reachable from user mode"),
             What::OutOfReach => f.write_str("refers to a table that cannot be read"),
@@ -153,6 +163,8 @@ struct Audit<'a, M: Machine> {
     report: Report,
     /// Sum over all references found; see the module.
     references: u64,
+    /// Sum over all entries that map memory of user mode's, but for the direct map's.
+    mappings: u64,
     user: bool,
     /// The root that was walked before, for what it shares with the one walked now.
     shared: Option<Live<'a>>,
@@ -179,6 +191,7 @@ impl<M: Machine> Tables<M> {
             tables: self,
             report: Report::default(),
             references: 0,
+            mappings: 0,
             user: false,
             shared: None,
         };
@@ -195,10 +208,13 @@ impl<M: Machine> Tables<M> {
             }
         }
         audit.references = audit.references.wrapping_add(self.domain().bases());
-        let expected = audit.frames();
+        let (references, mappings) = audit.frames();
         let mut report = audit.report;
-        if audit.references != expected {
+        if audit.references != references {
             report.add(0, What::References, 0);
+        }
+        if audit.mappings != mappings {
+            report.add(0, What::Mappings, 0);
         }
         Ok(report)
     }
@@ -289,6 +305,9 @@ impl<M: Machine> Audit<'_, M> {
         let state = self.tables.frames().states(pfn).map(|s| s.0);
         match state {
             Ok(state) if state.kind == Kind::Table && usize::from(state.level) == level - 1 => {
+                if level == 2 && va >> 63 == 0 && state.links > 1 && own.contains(Flags::WRITABLE) {
+                    self.report.add(va, What::WritableShared, word);
+                }
                 self.references = self.references.wrapping_add(fingerprint(pfn));
                 self.table(pfn, level - 1, va, flags);
             }
@@ -321,22 +340,43 @@ impl<M: Machine> Audit<'_, M> {
         if writable && !state.may_be_writable() {
             self.report.add(va, What::WritableAlias(state.kind), word);
         }
-        if !flags.contains(Flags::NO_EXECUTE) && !state.may_be_executable() {
+        let users = va >> 63 == 0 && state.kind == Kind::User;
+        if !flags.contains(Flags::NO_EXECUTE) && !state.may_be_executable() && !users {
             self.report.add(va, What::Executable(state.kind), word);
         }
         let direct = self.tables.machine().window(pfn) == va;
         if direct && writable != state.may_be_writable() && state.kind != Kind::P2m {
             self.report.add(va, What::Window(state.kind), word);
         }
+        if state.kind == Kind::User && M::Layout::DIRECT.contains(&va) {
+            self.mappings = self.mappings.wrapping_sub(fingerprint(pfn));
+        }
         if state.kind == Kind::Free && !M::Layout::DIRECT.contains(&va) {
             self.report.add(va, What::FreeFrame, word);
         }
     }
 
-    /// Checks the record of every frame and returns the sum of references that it predicts.
-    fn frames(&mut self) -> u64 {
+    /// Adds what an L1 table maps of user mode's memory.
+    fn table_mappings(&mut self, table: Pfn) {
+        let machine = self.tables.machine();
+        // SAFETY: a frame that is recorded as a table is nobody's own memory.
+        let words = unsafe { machine.live(table) };
+        for word in words.iter().flat_map(|words| words.iter()) {
+            let pfn = Entry::<L1>::from_table(word)
+                .mfn()
+                .and_then(|mfn| machine.pfn(mfn));
+            if let Some(pfn) = pfn.filter(|pfn| self.tables.frames().mappings(*pfn).is_some()) {
+                self.mappings = self.mappings.wrapping_add(fingerprint(pfn));
+            }
+        }
+    }
+
+    /// Checks the record of every frame and returns the sums that it predicts: of references to
+    /// tables, and of mappings of user mode's memory.
+    fn frames(&mut self) -> (u64, u64) {
         let machine = self.tables.machine();
         let mut expected = 0_u64;
+        let mut mappings = 0_u64;
         for number in 0..self.tables.frames().counts().mapped {
             let pfn = Pfn::truncate(number);
             let va = M::Layout::DIRECT.start + number * 4096;
@@ -351,11 +391,16 @@ impl<M: Machine> Audit<'_, M> {
             {
                 self.report.add(va, What::FrameMaps, 0);
             }
-            if applied.kind == Kind::Table {
-                let links = fingerprint(pfn).wrapping_mul(applied.links.into());
-                expected = expected.wrapping_add(links);
+            let links = fingerprint(pfn).wrapping_mul(applied.links.into());
+            match applied.kind {
+                Kind::Table => expected = expected.wrapping_add(links),
+                Kind::User => mappings = mappings.wrapping_add(links),
+                _ => {}
+            }
+            if applied.kind == Kind::Table && applied.level == 1 && applied.links > 0 {
+                self.table_mappings(pfn);
             }
         }
-        expected
+        (expected, mappings)
     }
 }

@@ -14,6 +14,7 @@
 //! the same whatever the size of the domain.
 
 mod log;
+mod mapped;
 mod orphans;
 
 use core::ops::Range;

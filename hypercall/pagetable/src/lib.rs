@@ -42,6 +42,7 @@ mod spans;
 pub mod state;
 pub mod tables;
 pub mod takeover;
+pub mod user;
 pub mod walk;
 
 pub use domain::Domain;

@@ -35,6 +35,8 @@ pub enum Part<'a> {
     KernelHalf,
     /// The user half of a space.
     Space(&'a AddressSpace),
+    /// The user halves of two.
+    Both(&'a AddressSpace, &'a AddressSpace),
     /// All tables of the domain.
     All,
 }
@@ -66,6 +68,13 @@ impl Held {
                 users: 0,
             },
             Part::Space(space) => Held::users_of(space.roots().kernel),
+            Part::Both(one, other) => {
+                let (one, other) = (one.roots().kernel, other.roots().kernel);
+                Held {
+                    kernel: false,
+                    users: Held::users_of(one).users | Held::users_of(other).users,
+                }
+            }
             Part::All => Held::ALL,
         }
     }

@@ -67,7 +67,7 @@ const PAGE: u64 = 4096;
 
 /// The frames of pages of one L1 table, in order: 32 bits hold the number of any frame that has a
 /// record, and so of any [`Frame`]; for a page without a frame all are set.
-type Chunk = Vec<u32, 512>;
+pub(crate) type Chunk = Vec<u32, 512>;
 /// No frame.
 const NONE: u32 = u32::MAX;
 
@@ -178,6 +178,10 @@ impl<M: Machine> Tables<M> {
         let Mapping { va, pages } = mapping;
         for chunk in chunks(va, pages) {
             let frames = self.chunk_frames(chunk.va, chunk.count);
+            let mut each = |tables: &mut Self, pfn| {
+                // SAFETY: the mapping owned the frame, and maps it no more.
+                each(tables, unsafe { Frame::from_pfn(pfn) });
+            };
             if let Err(error) = self.unmap_chunk(chunk.va, &frames, &mut each) {
                 let pages = pages - (chunk.va - va) / PAGE;
                 return Err(StillMapped {
@@ -237,7 +241,7 @@ impl<M: Machine> Tables<M> {
     }
 
     /// The frames that consecutive pages of one table map.
-    fn chunk_frames(&self, va: u64, count: usize) -> Chunk {
+    pub(crate) fn chunk_frames(&self, va: u64, count: usize) -> Chunk {
         let frame = |page| {
             let value = self.pte_val(self.ptep_get(page).ok()?)?;
             Some(value.pfn.as_u64() as u32)
@@ -246,13 +250,13 @@ impl<M: Machine> Tables<M> {
         pages.map(|page| frame(page).unwrap_or(NONE)).collect()
     }
 
-    /// Unmaps pages of one table and passes on the frames that nothing leads to any more.
+    /// Unmaps pages of one table and passes on the frames that no entry there leads to any more.
     #[track_caller]
-    fn unmap_chunk(
+    pub(crate) fn unmap_chunk(
         &mut self,
         va: u64,
         frames: &Chunk,
-        each: &mut impl FnMut(&mut Self, Frame),
+        each: &mut impl FnMut(&mut Self, Pfn),
     ) -> Result<(), MmError> {
         // SAFETY: whoever gave the mapping up uses it no more, and what is mapped there is its own.
         let cleared = unsafe { self.unmap(va, frames.len() as u64) };
@@ -263,8 +267,7 @@ impl<M: Machine> Tables<M> {
         }
         for (page, &number) in (0..).map(|page| va + page * PAGE).zip(frames) {
             if number != NONE && !self.is_mapped(page) {
-                // SAFETY: the mapping owned the frame, and maps it no more.
-                each(self, unsafe { Frame::from_pfn(pfn(number)) });
+                each(self, pfn(number));
             }
         }
         result
@@ -273,14 +276,18 @@ impl<M: Machine> Tables<M> {
     /// Undoes a part of a table that could not be mapped whole, and frees its frames.
     #[track_caller]
     fn undo_chunk(&mut self, va: u64, frames: &Chunk) {
+        let mut free = |tables: &mut Self, pfn| {
+            // SAFETY: it was given to be mapped there, and is not.
+            tables.free_or_orphan(unsafe { Frame::from_pfn(pfn) });
+        };
         // All of them, whether they came to be mapped or not.
-        if let Err(e) = self.unmap_chunk(va, frames, &mut Self::free_or_orphan) {
+        if let Err(e) = self.unmap_chunk(va, frames, &mut free) {
             log::error!(target: "mm", "pages at {va:#x} stay mapped: {e}");
         }
     }
 
     /// Gives a frame back to the allocator, now or when Xen agrees.
-    fn free_or_orphan(&mut self, frame: Frame) {
+    pub(crate) fn free_or_orphan(&mut self, frame: Frame) {
         let pfn = frame.pfn();
         if self.free_frame(frame).is_err() {
             self.frames().orphan(pfn);

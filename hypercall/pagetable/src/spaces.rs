@@ -56,6 +56,7 @@ use crate::entry::{Entry, L1, L2, L4, L5, TableLevel};
 use crate::error::MmError;
 use crate::frames::{Frame, FrameError};
 use crate::fresh::Fresh;
+use crate::locks::Part;
 use crate::machine::Machine;
 use crate::state::{Illegal, Kind, Transition};
 use crate::tables::{Fold, Tables};
@@ -444,8 +445,9 @@ impl<M: Machine> Tables<M> {
         ])
     }
 
-    /// Ends a space that is not the current one, with all tables of its user half. The pages that
-    /// were mapped there stay their owners'.
+    /// Ends a space that is not the current one, with all tables of its user half, and the memory that
+    /// only they mapped as [user mode's](crate::user). Other pages stay their owners'. This vCPU holds
+    /// the kernel's half afterwards, where the domain is shared.
     ///
     /// # Errors
     /// A vCPU is in it, it is worked on, the one that boot ran in or one of other tables, or Xen's
@@ -453,7 +455,11 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub fn destroy_space(&mut self, space: AddressSpace) -> Result<(), NotDestroyed> {
         let roots = space.roots();
-        let listed = match self.retire(roots) {
+        // Of two spaces that share tables and end at once one is the last.
+        let listed = match self
+            .hold(Part::KernelHalf)
+            .and_then(|()| self.retire(roots))
+        {
             Ok(listed) => listed,
             Err(error) => {
                 let space = Some(space);
@@ -527,6 +533,9 @@ impl<M: Machine> Tables<M> {
                 self.frames().transition(value.pfn, Transition::Unlink)?;
             }
             self.dissolve(value.pfn, level - 1)?;
+        }
+        if level == 1 {
+            self.uncount_entries(table, 512);
         }
         self.release_table(table)
     }

@@ -18,6 +18,10 @@
 //!
 //! A frame in use can also be given to Xen for a page of its own (`share`), which is for good. One
 //! that is to be executed is frozen before: read-only in the direct map until it is thawed.
+//!
+//! Entries of user mode's half are counted too, as a page may be mapped in several spaces: a frame in
+//! use becomes user mode's with the first entry that maps it (`link` at level 0), and is in use again
+//! with the last that goes.
 
 use core::fmt;
 
@@ -48,11 +52,13 @@ pub enum Kind {
     Module,
     /// No memory behind this pfn.
     Hole,
+    /// Memory of user mode's, which entries of its half map; writable.
+    User,
 }
 
 impl Kind {
     /// All of them, each at the place of its number.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Free,
         Kind::Owned,
         Kind::Table,
@@ -64,6 +70,7 @@ impl Kind {
         Kind::Shared,
         Kind::Module,
         Kind::Hole,
+        Kind::User,
     ];
 
     /// Whether it is frozen: read-only in the direct map, and writable nowhere else.
@@ -81,7 +88,8 @@ pub struct State {
     pub kind: Kind,
     /// For tables: the level, 1 to 5.
     pub level: u8,
-    /// For tables: entries and base registers that refer to it.
+    /// For tables: entries and base registers that refer to it. For user mode's memory: entries of
+    /// its half that map it, each counted once however many spaces share the table it lies in.
     pub links: u16,
     /// For tables: whether it is pinned.
     pub pinned: bool,
@@ -100,7 +108,8 @@ pub enum Transition {
     Seal(u8),
     /// Made writable again.
     Unseal,
-    /// An entry or a base register refers to it, as a table of this level.
+    /// An entry or a base register refers to it, as a table of this level; at level 0, an entry of user
+    /// mode's half maps it.
     Link(u8),
     /// One reference less.
     Unlink,
@@ -163,7 +172,7 @@ impl State {
     pub const fn may_be_writable(self) -> bool {
         matches!(
             self.kind,
-            Kind::Free | Kind::Owned | Kind::ImageData | Kind::Shared | Kind::Module
+            Kind::Free | Kind::Owned | Kind::ImageData | Kind::Shared | Kind::Module | Kind::User
         )
     }
 
@@ -183,6 +192,21 @@ impl State {
             Transition::Unseal if self.kind == Kind::Table && self.links == 0 && !self.pinned => {
                 Some(State::of(Kind::Owned))
             }
+            Transition::Link(0) if self.kind == Kind::Owned => Some(State {
+                links: 1,
+                ..State::of(Kind::User)
+            }),
+            Transition::Link(0) if self.kind == Kind::User => self
+                .links
+                .checked_add(1)
+                .map(|links| State { links, ..self }),
+            Transition::Unlink if self.kind == Kind::User && self.links == 1 => {
+                Some(State::of(Kind::Owned))
+            }
+            Transition::Unlink if self.kind == Kind::User => self
+                .links
+                .checked_sub(1)
+                .map(|links| State { links, ..self }),
             Transition::Link(level) if table(level) => self
                 .links
                 .checked_add(1)
@@ -271,6 +295,7 @@ impl fmt::Display for State {
             Kind::Shared => f.write_str("shared with Xen"),
             Kind::Module => f.write_str("part of the module"),
             Kind::Hole => f.write_str("no memory"),
+            Kind::User => write!(f, "user mode's, mapped by {} entries", self.links),
         }
     }
 }
@@ -283,6 +308,7 @@ impl fmt::Display for Transition {
             Transition::Share => f.write_str("share it with Xen"),
             Transition::Seal(level) => write!(f, "make it an L{level} table"),
             Transition::Unseal => f.write_str("make it writable"),
+            Transition::Link(0) => f.write_str("map it for user mode"),
             Transition::Link(level) => write!(f, "refer to it as an L{level} table"),
             Transition::Unlink => f.write_str("drop a reference to it"),
             Transition::Pin(level) => write!(f, "pin it as an L{level} table"),
@@ -374,6 +400,30 @@ mod tests {
         let shared = walk(&[Transition::Alloc, Transition::Share]).unwrap();
         assert_eq!(shared, State::of(Kind::Shared));
         assert!(shared.may_be_writable() && !shared.may_be_executable());
+    }
+
+    #[test]
+    fn memory_of_user_modes_is_counted_by_its_entries() {
+        use Transition::*;
+        let twice = walk(&[Alloc, Link(0), Link(0)]).unwrap();
+        assert_eq!((twice.kind, twice.links), (Kind::User, 2));
+        assert!(twice.may_be_writable() && !twice.may_be_executable());
+        let in_use = walk(&[Alloc, Link(0), Link(0), Unlink, Unlink]);
+        assert_eq!(in_use, Ok(State::of(Kind::Owned)));
+        let full = State {
+            links: u16::MAX,
+            ..twice
+        };
+        assert!(full.after(Link(0)).is_err(), "a count does not overflow");
+        for (transitions, why) in [
+            (&[Link(0)][..], "a free frame is nobody's to map"),
+            (&[Alloc, Link(0), Free], "a mapped frame stays"),
+            (&[Alloc, Link(0), Seal(1)], "a mapped frame is no table"),
+            (&[Alloc, Link(0), Unlink, Unlink], "no entry is left"),
+            (&[Alloc, Seal(1), Link(0)], "a table is not mapped"),
+        ] {
+            assert!(walk(transitions).is_err(), "{why}");
+        }
     }
 
     #[test]

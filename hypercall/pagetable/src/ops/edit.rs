@@ -142,7 +142,7 @@ impl<M: Machine> Tables<M> {
         Ok(())
     }
 
-    pub(super) fn check_may_be_writable(&self, va: u64, entry: Pte) -> Result<(), MmError> {
+    pub(crate) fn check_may_be_writable(&self, va: u64, entry: Pte) -> Result<(), MmError> {
         // A frame without a record is none of the kernel's tables or constants.
         let pfn = entry.mfn().and_then(|mfn| self.machine().pfn(mfn));
         if pfn.is_some_and(|pfn| !self.frames().may_be_writable(pfn)) {

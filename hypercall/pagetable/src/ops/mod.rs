@@ -24,7 +24,7 @@ use super::machine::{Live, Machine, Words};
 use super::tables::Tables;
 
 /// Bytes in a page.
-const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
 /// Bytes that one L1 table covers.
 const SPAN: u64 = 512 * PAGE;
 
@@ -89,7 +89,7 @@ pub(crate) fn chunks(va: u64, pages: u64) -> impl Iterator<Item = Chunk> {
     })
 }
 
-fn check_range(va: u64, pages: u64) -> Result<(), MmError> {
+pub(crate) fn check_range(va: u64, pages: u64) -> Result<(), MmError> {
     let bad = MmError::BadRange { va, pages };
     let end = pages
         .checked_mul(PAGE)
@@ -104,7 +104,7 @@ fn check_range(va: u64, pages: u64) -> Result<(), MmError> {
     Ok(())
 }
 
-pub(super) fn check_rights(va: u64, flags: Flags) -> Result<(), MmError> {
+pub(crate) fn check_rights(va: u64, flags: Flags) -> Result<(), MmError> {
     if !flags.contains(Flags::PRESENT) {
         // An entry with a frame that is not present is an attempt at L1TF to Xen.
         return Err(MmError::NotMapped { va });

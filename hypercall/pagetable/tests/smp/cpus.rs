@@ -174,6 +174,9 @@ impl Parts {
                 kernel: false,
                 users: 1 << (space.roots().kernel.as_u64() % 16),
             },
+            Some(Part::Both(one, other)) => {
+                Parts::of(Some(Part::Space(one))).with(Parts::of(Some(Part::Space(other))))
+            }
             Some(Part::All) => Parts {
                 kernel: true,
                 users: u16::MAX,

@@ -1,0 +1,305 @@
+//! The user half of a space: memory that its entries own together.
+//!
+//! A page of user mode's may be mapped in several spaces, so its frame counts the entries that map it
+//! and is free when the last is gone. Who maps gives memory, who unmaps gets none back: nobody holds
+//! a frame that user mode can reach.
+//!
+//! L1 tables are shared as well ([`fork`](share)): a table that more than one L2 entry refers to stays
+//! as it is, and none of these entries has RW, which makes all that it maps read-only at once. An
+//! operation that would change one entry takes a copy of the table first.
+//!
+//! All of it works on the space under work ([`Tables::in_space`](crate::Tables::in_space)).
+
+mod fault;
+mod share;
+
+pub use fault::{OnWrite, UserPage};
+
+use hypercall::Pfn;
+
+use crate::entry::{Entry, Flags, L2, L3, L4, L5, Pte, TableLevel};
+use crate::error::MmError;
+use crate::machine::{Machine, Words};
+use crate::mapping::Chunk as Numbers;
+use crate::ops::{Chunk, PAGE, check_range, check_rights, chunks};
+use crate::tables::{Place, Tables};
+
+/// Rights that [`Tables::protect_user`] sets or takes.
+const RIGHTS: Flags = Flags::WRITABLE.union(Flags::NO_EXECUTE);
+
+/// A range of user mode's addresses, or an error.
+fn check_user_range(va: u64, pages: u64) -> Result<(), MmError> {
+    check_range(va, pages)?;
+    if va >> 63 == 1 {
+        return Err(MmError::BadRange { va, pages });
+    }
+    Ok(())
+}
+
+impl<M: Machine> Tables<M> {
+    /// Maps fresh memory at consecutive pages from `va` on, where nothing is mapped; in force when it
+    /// returns. `fill` writes each page, by its address: what was in it before must not show through.
+    ///
+    /// # Errors
+    /// Not a range of user mode's, rights that a page must not have, something mapped there, no
+    /// memory, or Xen's refusal. Whole tables that were mapped before the error stay mapped.
+    #[track_caller]
+    pub fn map_user(
+        &mut self,
+        va: u64,
+        pages: u64,
+        flags: Flags,
+        mut fill: impl FnMut(u64, &mut Words),
+    ) -> Result<(), MmError> {
+        check_user_range(va, pages)?;
+        check_rights(va, flags)?;
+        for chunk in chunks(va, pages) {
+            self.own_table(chunk.va)?;
+            self.check_empty(chunk)?;
+            let mut taken = Numbers::new();
+            let filled = self.take_and_fill(chunk, &mut taken, &mut fill);
+            let mapped = filled.and_then(|()| {
+                let frames = taken.iter().map(|&number| Pfn::truncate(number.into()));
+                // SAFETY: the frames were taken for this. Nothing was seen to be mapped there, and
+                // what this fails to map is not used.
+                let mapped = unsafe { self.map(chunk.va, frames, flags | Flags::USER) };
+                mapped.and_then(|change| change.commit(self))
+            });
+            if let Err(e) = mapped {
+                self.undo_user(chunk.va, &taken);
+                return Err(e);
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a part of a table that maps something.
+    fn check_empty(&self, chunk: Chunk) -> Result<(), MmError> {
+        let mut pages = self.pages_of(chunk);
+        match pages.find(|page| self.user_entry(*page).is_present()) {
+            Some(va) => Err(MmError::Occupied { va }),
+            None => Ok(()),
+        }
+    }
+
+    /// Addresses of the pages of a chunk.
+    fn pages_of(&self, chunk: Chunk) -> impl Iterator<Item = u64> + use<M> {
+        (0..chunk.count as u64).map(move |page| chunk.va + page * PAGE)
+    }
+
+    /// The entry of a page, as it stands in its table.
+    fn user_entry(&self, va: u64) -> Pte {
+        self.ptep_get(va).unwrap_or(Pte::NONE)
+    }
+
+    /// Takes a frame for each page of a chunk, counted as mapped, and has it filled.
+    fn take_and_fill(
+        &mut self,
+        chunk: Chunk,
+        taken: &mut Numbers,
+        fill: &mut impl FnMut(u64, &mut Words),
+    ) -> Result<(), MmError> {
+        for va in self.pages_of(chunk) {
+            let mut frame = self.alloc_frame()?;
+            fill(va, self.frame_memory(&mut frame));
+            let pfn = frame.pfn();
+            self.frames().count_mapping(pfn)?;
+            // There is room: as many as a table has entries.
+            let _ = taken.push(pfn.as_u64() as u32);
+        }
+        Ok(())
+    }
+
+    /// Undoes a part of a table that could not be mapped whole: none of its frames is lost.
+    #[cold]
+    #[track_caller]
+    fn undo_user(&mut self, va: u64, frames: &Numbers) {
+        if let Err(e) = self.unmap_chunk(va, frames, &mut Self::drop_page) {
+            log::error!(target: "mm", "pages of user mode's at {va:#x} stay mapped: {e}");
+        }
+    }
+
+    /// One entry less maps a frame, which is free if it was the last.
+    fn drop_page(&mut self, pfn: Pfn) {
+        if let Some(frame) = self.frames().uncount_mapping(pfn) {
+            self.free_or_orphan(frame);
+        }
+    }
+
+    /// Unmaps consecutive pages; those that are not mapped are passed over. Memory that nothing else
+    /// maps is free when it returns.
+    ///
+    /// # Errors
+    /// Not a range of user mode's, no memory for the copy of a shared table, or Xen's refusal. What
+    /// was unmapped before the error stays so.
+    #[track_caller]
+    pub fn unmap_user(&mut self, va: u64, pages: u64) -> Result<(), MmError> {
+        check_user_range(va, pages)?;
+        self.each_table(va, pages, |tables, chunk, pmd| {
+            if tables.is_lent(pmd) && tables.drop_shared(chunk, pmd)? {
+                return Ok(());
+            }
+            let frames = tables.chunk_frames(chunk.va, chunk.count);
+            tables.unmap_chunk(chunk.va, &frames, &mut Self::drop_page)
+        })
+    }
+
+    /// Gives the mapped pages among consecutive ones these rights (writable or not, executable or not);
+    /// those that are not mapped are passed over. A page that is mapped elsewhere as well stays
+    /// read-only: the fault of the first write decides ([`Tables::make_writable`]).
+    ///
+    /// # Errors
+    /// Not a range of user mode's, rights that a page must not have, no memory for the copy of a shared
+    /// table, or Xen's refusal.
+    #[track_caller]
+    pub fn protect_user(&mut self, va: u64, pages: u64, flags: Flags) -> Result<(), MmError> {
+        check_user_range(va, pages)?;
+        check_rights(va, flags)?;
+        self.each_table(va, pages, |tables, chunk, _| {
+            tables.own_table(chunk.va)?;
+            tables.lazily(|tables| {
+                let mut next = 0;
+                while next < chunk.count as u64 {
+                    let first = chunk.va + next * PAGE;
+                    let Some(alone) = tables.is_alone(first) else {
+                        next += 1;
+                        continue;
+                    };
+                    let alike = (next..chunk.count as u64)
+                        .take_while(|page| tables.is_alone(chunk.va + page * PAGE) == Some(alone))
+                        .count() as u64;
+                    let mut rights = flags & RIGHTS;
+                    rights.set(Flags::WRITABLE, alone && flags.contains(Flags::WRITABLE));
+                    // SAFETY: user mode finds the same memory, with rights that whoever governs the
+                    // space chose.
+                    let changed = unsafe { tables.protect(first, alike, rights, RIGHTS - rights) }?;
+                    // SAFETY: it is in force at the end of the section, before anybody is told.
+                    unsafe { changed.defer() };
+                    next += alike;
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// Whether the memory of a page is mapped there alone and may become writable; nothing for a page
+    /// that is not mapped.
+    fn is_alone(&self, va: u64) -> Option<bool> {
+        let value = self.pte_val(self.user_entry(va))?;
+        Some(self.frames().mappings(value.pfn) == Some(1))
+    }
+
+    /// Moves what is mapped at consecutive pages to where nothing is mapped; the ranges must not
+    /// overlap. Pages that are not mapped leave holes.
+    ///
+    /// # Errors
+    /// Bad or overlapping ranges, something mapped at the destination, no memory, or Xen's refusal:
+    /// each page is then at one of both places.
+    #[track_caller]
+    pub fn move_user(&mut self, from: u64, to: u64, pages: u64) -> Result<(), MmError> {
+        check_user_range(from, pages)?;
+        check_user_range(to, pages)?;
+        if from.abs_diff(to) < pages * PAGE {
+            return Err(MmError::BadRange { va: to, pages });
+        }
+        for chunk in chunks(to, pages) {
+            self.own_table(chunk.va)?;
+            self.check_empty(chunk)?;
+        }
+        let moved = self.each_table(from, pages, |tables, chunk, _| {
+            let target = to + (chunk.va - from);
+            if chunk.count == 512 && target.is_multiple_of(L2::SPAN) {
+                // The table changes hands, and stays as shared as it is.
+                // SAFETY: user mode's memory, which its governor moves.
+                return unsafe { tables.move_pages(chunk.va, target, 512) }?.commit(tables);
+            }
+            tables.own_table(chunk.va)?;
+            let mut next = 0;
+            while next < chunk.count as u64 {
+                let is_there = |page: &u64| tables.user_entry(chunk.va + page * PAGE).is_present();
+                let run = (next..chunk.count as u64).take_while(is_there).count() as u64;
+                if run > 0 {
+                    let offset = next * PAGE;
+                    // SAFETY: as above.
+                    unsafe { tables.move_pages(chunk.va + offset, target + offset, run) }?
+                        .commit(tables)?;
+                }
+                next += run + 1;
+            }
+            Ok(())
+        });
+        if moved.is_err() {
+            self.undo_copies(from, to, pages)?;
+        }
+        moved
+    }
+
+    /// After a move that failed: what both places map, each of which would count, the new one gives up.
+    #[cold]
+    fn undo_copies(&mut self, from: u64, to: u64, pages: u64) -> Result<(), MmError> {
+        self.each_table(to, pages, |tables, chunk, pmd| {
+            let source = tables.pmd_place(from + (chunk.va - to));
+            let both_lead_there = |source: Place<L2>| {
+                source.machine() != pmd.machine()
+                    && tables.entry(source).mfn() == tables.entry(pmd).mfn()
+            };
+            if source.is_ok_and(both_lead_there) {
+                // SAFETY: user mode finds all that the table maps where it was.
+                unsafe { tables.set_pmd(pmd, Entry::NONE) }?;
+                return tables.flush();
+            }
+            for va in tables.pages_of(chunk) {
+                let (here, there) = (tables.user_entry(va), tables.user_entry(from + (va - to)));
+                if here.is_present() && here.mfn() == there.mfn() {
+                    // SAFETY: user mode finds the memory where it was.
+                    unsafe { tables.unmap(va, 1) }?.commit(tables)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Calls `f` for each part of a range that an L1 table covers which exists, with the place of the
+    /// entry that refers to it.
+    fn each_table(
+        &mut self,
+        va: u64,
+        pages: u64,
+        mut f: impl FnMut(&mut Self, Chunk, Place<L2>) -> Result<(), MmError>,
+    ) -> Result<(), MmError> {
+        let end = va + pages * PAGE;
+        let mut next = va;
+        while let Some((start, pmd)) = self.next_table(next, end)? {
+            let stop = (start | (L2::SPAN - 1)).min(end - 1) + 1;
+            for chunk in chunks(start, (stop - start) / PAGE) {
+                f(self, chunk, pmd)?;
+            }
+            next = stop;
+        }
+        Ok(())
+    }
+
+    /// The first address from `va` on, below `end`, that an L1 table covers, and the place of the entry
+    /// that refers to the table.
+    fn next_table(&self, va: u64, end: u64) -> Result<Option<(u64, Place<L2>)>, MmError> {
+        let mut next = va;
+        while next < end {
+            let span = match self.pmd_place(next) {
+                Ok(pmd) if self.entry(pmd).is_present() => return Ok(Some((next, pmd))),
+                Ok(_) => L2::SPAN,
+                Err(MmError::NoTable { level: 3, .. }) => L3::SPAN,
+                Err(MmError::NoTable { level: 4, .. }) => L4::SPAN,
+                Err(MmError::NoTable { level: 5, .. }) => L5::SPAN,
+                Err(e) => return Err(e),
+            };
+            next = (next | (span - 1)) + 1;
+        }
+        Ok(None)
+    }
+
+    /// Whether the table that an entry refers to is one that may be shared: the entry has no RW.
+    fn is_lent(&self, pmd: Place<L2>) -> bool {
+        let entry = self.entry(pmd);
+        entry.is_present() && !entry.flags().contains(Flags::WRITABLE)
+    }
+}

@@ -1,0 +1,245 @@
+//! Tables that several spaces share: lent by fork, taken back or copied by whoever writes first.
+//!
+//! The rules, each of which the audit or the model sees broken:
+//! - An L2 entry with RW is the only one that refers to its table. Xen looks at no L2's RW when an L1
+//!   entry is updated, and would change it for every sharer: so who has no RW changes nothing.
+//! - The count of a shared table falls under the lock of the kernel's half and is in force before that
+//!   is let go: of two spaces that leave at once one is the last.
+//! - A copy maps every page read-only, as the table that it was made of may be somebody's alone from
+//!   then on; that one may have RW again once none of its entries is writable for memory that a copy
+//!   maps as well.
+//! - After a fork no translation of before leads to a page with the right to write.
+
+use heapless::Vec;
+use hypercall::Pfn;
+
+use super::{Chunk, Tables};
+use crate::entry::{Entry, Flags, L1, L2, Pte, TableLevel, Value};
+use crate::error::MmError;
+use crate::fresh::Fresh;
+use crate::locks::Part;
+use crate::machine::Machine;
+use crate::ops::PAGE;
+use crate::spaces::{AddressSpace, NotDestroyed};
+use crate::tables::Place;
+
+/// Tables that go to the other space in one section.
+const GROUP: usize = 64;
+
+/// Some tables, by address and frame, on their way to another space.
+type Group = Vec<(u64, Pfn), GROUP>;
+
+impl<M: Machine> Tables<M> {
+    /// Makes a space whose user half is that of another, copy-on-write: both find the same memory, and
+    /// what one writes from then on ([`Tables::make_writable`]) the other does not see.
+    ///
+    /// It costs two L2 entries for each L1 table, however many pages that maps. The parent may be in
+    /// use; none of its vCPUs has the right to write cached when it returns. This vCPU holds the user
+    /// halves of both afterwards, where the domain is shared.
+    ///
+    /// # Errors
+    /// The parent is no space here, no memory, or Xen's refusal: the parent's memory is then as before.
+    #[track_caller]
+    pub fn fork_space(&mut self, parent: &AddressSpace) -> Result<AddressSpace, MmError> {
+        let child = self.create_space()?;
+        let shared = self
+            .hold(Part::Both(parent, &child))
+            .and_then(|()| self.hold(Part::KernelHalf))
+            .and_then(|()| self.share_half(parent, &child));
+        let Err(error) = shared else {
+            return Ok(child);
+        };
+        if let Err(NotDestroyed { error, .. }) = self.destroy_space(child) {
+            // Only one error can be returned; the later one is not lost either.
+            log::error!(target: "mm", "the space of a fork that failed: {error}");
+        }
+        Err(error)
+    }
+
+    fn share_half(&mut self, parent: &AddressSpace, child: &AddressSpace) -> Result<(), MmError> {
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let mut group = Group::new();
+            next = self.in_space(parent, |tables| {
+                let next = tables.lend(from, &mut group)?;
+                // Once for all tables, with the last of them.
+                let flushed = next.map_or_else(|| tables.flush_tlb(None), |_| Ok(()));
+                flushed.map(|()| next)
+            })?;
+            self.in_space(child, |tables| tables.borrow_tables(&group))?;
+        }
+        Ok(())
+    }
+
+    /// Takes RW from the L2 entries of the space under work, as many as a group has, from an address
+    /// on; returns where to go on.
+    fn lend(&mut self, from: u64, group: &mut Group) -> Result<Option<u64>, MmError> {
+        let mut next = from;
+        while let Some((va, pmd)) = self.next_table(next, 1 << 47)? {
+            if group.is_full() {
+                return Ok(Some(va));
+            }
+            let entry = self.entry(pmd);
+            let table = self.value(entry).ok_or(MmError::NotMapped { va })?;
+            if entry.flags().contains(Flags::WRITABLE) {
+                let flags = entry.flags() - Flags::WRITABLE;
+                // SAFETY: user mode finds the same memory; its governor resolves the faults of those
+                // who write.
+                unsafe { self.set_pmd(pmd, entry.with_flags(flags)) }?;
+            }
+            let start = va & !(L2::SPAN - 1);
+            // There is room, as was seen above.
+            let _ = group.push((start, table.pfn));
+            next = start + L2::SPAN;
+        }
+        Ok(None)
+    }
+
+    /// Refers to tables of another space, none with RW.
+    fn borrow_tables(&mut self, group: &Group) -> Result<(), MmError> {
+        for &(va, table) in group {
+            let pmd = self.ensure_pmd_place(va)?;
+            let flags = Flags::TABLE - Flags::WRITABLE;
+            let entry = self.make_pmd(Value::new(table, flags))?;
+            // SAFETY: nothing is mapped there: the space is new.
+            unsafe { self.set_pmd(pmd, entry) }?;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the table that covers an address, if there is one, is this space's alone and its
+    /// L2 entry has RW.
+    #[inline]
+    #[track_caller]
+    pub(super) fn own_table(&mut self, va: u64) -> Result<(), MmError> {
+        match self.pmd_place(va) {
+            Ok(pmd) if self.is_lent(pmd) => self.take_table(va, pmd),
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    #[track_caller]
+    fn take_table(&mut self, va: u64, pmd: Place<L2>) -> Result<(), MmError> {
+        self.hold(Part::KernelHalf)?;
+        // What is queued would hide in the table that is looked at below.
+        self.flush()?;
+        let start = va & !(L2::SPAN - 1);
+        let table = self.value(self.entry(pmd));
+        let table = table.ok_or(MmError::NotMapped { va })?.pfn;
+        if self.sharers(table)? > 1 {
+            return self.copy_table(start, pmd, table);
+        }
+        self.lazily(|tables| {
+            for va in (start..start + L2::SPAN).step_by(PAGE as usize) {
+                let place = tables.pte_place(va)?;
+                let entry = tables.entry(place);
+                if entry.flags().contains(Flags::WRITABLE) && tables.is_alone(va) == Some(false) {
+                    let flags = entry.flags() - Flags::WRITABLE;
+                    // SAFETY: user mode finds the same memory, which it could not write to.
+                    unsafe { tables.set_pte_queued(place, va, entry, entry.with_flags(flags)) }?;
+                }
+            }
+            let entry = tables.entry(pmd);
+            // SAFETY: the entries below decide, none of which is writable for memory that is mapped
+            // elsewhere.
+            unsafe { tables.set_pmd(pmd, entry.with_flags(Flags::TABLE)) }
+        })?;
+        self.flush()
+    }
+
+    /// How many L2 entries refer to a table.
+    fn sharers(&self, table: Pfn) -> Result<u16, MmError> {
+        let (_, planned) = self.frames().states(table)?;
+        Ok(planned.links)
+    }
+
+    /// Puts a copy in place of a shared table.
+    #[track_caller]
+    fn copy_table(&mut self, start: u64, pmd: Place<L2>, table: Pfn) -> Result<(), MmError> {
+        let frame = self.alloc_frame()?;
+        let fresh = Fresh::<L1>::filled(self, frame, |tables, words| {
+            // SAFETY: a table that an entry refers to is nobody's own memory.
+            let old = unsafe { tables.machine().live(table) };
+            let old = old.ok_or(MmError::NotMapped { va: start })?;
+            for (word, old) in words.iter_mut().zip(old.iter()) {
+                let old = Pte::from_table(old);
+                *word = match old.is_present() {
+                    true => old.with_flags(old.flags() - Flags::WRITABLE).bits(),
+                    false => 0,
+                };
+            }
+            Ok(())
+        })?;
+        if let Err(e) = self.count_entries(table) {
+            fresh.discard(self)?;
+            return Err(e);
+        }
+        // SAFETY: user mode finds the same memory, read-only as before.
+        let installed = unsafe { self.install(pmd, fresh, Flags::TABLE) };
+        let installed = installed.and_then(|()| self.flush());
+        if installed.is_err() && self.value(self.entry(pmd)).is_some_and(|v| v.pfn == table) {
+            self.uncount_entries(table, 512);
+        }
+        installed
+    }
+
+    /// Counts each memory of user mode's that a table maps once more, or none.
+    fn count_entries(&mut self, table: Pfn) -> Result<(), MmError> {
+        for index in 0..512 {
+            let Some(pfn) = self.user_frame(table, index) else {
+                continue;
+            };
+            if let Err(e) = self.frames().count_mapping(pfn) {
+                self.uncount_entries(table, index);
+                return Err(e.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts each memory of user mode's that the first entries of a table map once less: what nothing
+    /// maps any more is free.
+    pub(crate) fn uncount_entries(&mut self, table: Pfn, entries: usize) {
+        for index in 0..entries {
+            if let Some(pfn) = self.user_frame(table, index) {
+                self.drop_page(pfn);
+            }
+        }
+    }
+
+    /// The memory of user mode's that an entry of a table maps.
+    fn user_frame(&self, table: Pfn, index: usize) -> Option<Pfn> {
+        // SAFETY: what is in the user half's L2 entries, or was until now, is a table.
+        let words = unsafe { self.machine().live(table) }?;
+        let mfn = Pte::from_table(words.get(index)).mfn()?;
+        let pfn = self.machine().pfn(mfn)?;
+        self.frames().mappings(pfn).map(|_| pfn)
+    }
+
+    /// Unmaps a chunk of a table that may be shared, by leaving the table to the others where the chunk
+    /// is all that it maps; otherwise the table is this space's alone afterwards. Says whether the chunk
+    /// is unmapped.
+    #[cold]
+    #[track_caller]
+    pub(super) fn drop_shared(&mut self, chunk: Chunk, pmd: Place<L2>) -> Result<bool, MmError> {
+        self.hold(Part::KernelHalf)?;
+        self.flush()?;
+        let start = chunk.va & !(L2::SPAN - 1);
+        let table = self.value(self.entry(pmd));
+        let table = table.ok_or(MmError::NotMapped { va: start })?.pfn;
+        let inside = chunk.va..chunk.va + chunk.count as u64 * PAGE;
+        let mut pages = (start..start + L2::SPAN).step_by(PAGE as usize);
+        if pages.any(|va| !inside.contains(&va) && self.user_entry(va).is_present()) {
+            self.own_table(start)?;
+            return Ok(false);
+        }
+        let is_shared = self.sharers(table)? > 1;
+        if is_shared {
+            // SAFETY: user mode's memory, which its governor unmaps there; the table stays the others'.
+            unsafe { self.set_pmd(pmd, Entry::NONE) }?;
+            self.flush()?;
+        }
+        Ok(is_shared)
+    }
+}
