@@ -25,6 +25,7 @@ struct Allowed {
 /// Those that take several vCPUs, and Xen's checks.
 const SMP: &[&str] = &[
     "smp.everywhere",
+    "smp.forked",
     "smp.one_space",
     "smp.pace",
     "smp.queued",

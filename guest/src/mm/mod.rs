@@ -19,7 +19,7 @@ pub use kernel::{Current, in_space, lazy, pause, switch_space, try_with, with, w
 pub(crate) use kernel::{Room, join, let_go, make_room, set_machine, steal};
 pub use pagetable::{
     Change, Flags, MmError, Pte, Tables, Value, audit, cost, entry, error, frames, fresh, fuzz,
-    machine, spaces, state, tables, takeover, walk,
+    machine, spaces, state, tables, takeover, user, walk,
 };
 #[cfg(target_os = "none")]
 pub use running::Running;

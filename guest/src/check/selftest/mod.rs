@@ -19,6 +19,7 @@
 //! missing; after each group the page tables are audited.
 
 mod context;
+mod forked;
 mod frames;
 mod handlers;
 mod heap;
