@@ -89,9 +89,20 @@ unfollow() {
     follower=
 } 2>/dev/null
 
+# ended DOMID: says so if a domain has shut down, as `follow` does; for who waits for xl to say it.
+ended() {
+    xl list -v "$1" 2>/dev/null | awk '$5 ~ /s/ && $8 ~ /^[0-9]+$/ && $8 != 2 {
+        print "Domain " $2 " has shut down, reason code " $8 }'
+}
+
 # attach DOMID: joins the domain's console and the guest port.
 attach() {
-    until tty=$(xenstore-read "/local/domain/$1/console/tty" 2>/dev/null); do usleep 20000; done
+    looks=0
+    until tty=$(xenstore-read "/local/domain/$1/console/tty" 2>/dev/null); do
+        looks=$((looks + 1))
+        [ $looks -lt 1000 ] || { echo "domain $1 has no console"; return 1; }
+        usleep 20000
+    done
     cat "$tty" > /dev/ttyS1 & out=$!
     cat /dev/ttyS1 > "$tty" & in=$!
 }
@@ -104,6 +115,31 @@ detach() {
     fi
     in= out=
 } 2>/dev/null
+
+# hush: stops xenstored, for a while at most. xenconsoled waits for work then, in poll (7) or ppoll (271),
+# and goes on serving consoles: one that is stopped in the middle of a request to xenstored, or has an event
+# of it to work on, would serve none before xenstored goes on.
+hush() {
+    store=$(cat /var/run/xenstored.pid)
+    { sleep 25; kill -CONT $store; } & guard=$!
+    for i in $(seq 100); do
+        kill -STOP $store
+        usleep 50000
+        read -r call rest < /proc/$(cat /var/run/xenconsoled.pid)/syscall
+        case $call in 7 | 271) return ;; esac
+        kill -CONT $store
+        usleep 50000
+    done
+    speak
+    echo "xenconsoled is at work all the time, in system call $call"
+    return 1
+}
+
+# speak: has xenstored go on.
+speak() {
+    kill $guard
+    kill -CONT $store
+}
 
 # console_size: how many bytes the domain has written to its console.
 console_size() {

@@ -16,6 +16,7 @@ use super::domain::{
     XlEvent, create_command, dumped, listed, pages_held, payload, unbuilt, xl_event,
 };
 use super::dump::{self, Dump, DumpError, unpacked};
+use super::overdue::Overdue;
 use super::qemu::{Accel, Machine, Module, Running};
 use super::{ByHand, Does, Job, Mode, Session, Setting, Stack, by_hand, gdb_hint, rootfs};
 use crate::console::contract::Watch;
@@ -374,6 +375,7 @@ impl Open<'_> {
         let mut said = Vec::new();
         let mut domid = None;
         let mut suspended = false;
+        let mut overdue = Overdue::default();
         let mut watch = Watch::new(&job.contract);
         let mut live = match job.dump {
             Some(Dump::Live(ready)) => Some(ready),
@@ -423,8 +425,13 @@ impl Open<'_> {
                 acts.next();
             }
             let decided = transcript.as_deref().and_then(|said| watch.until(said));
-            match self.step(earlier(deadline, decided), transcript) {
+            let said = transcript.as_deref().map_or(&[][..], |said| &said.guest);
+            let look = overdue.at(said, Instant::now());
+            match self.step(earlier(look, earlier(deadline, decided)), transcript) {
                 Ok(()) => {}
+                Err(Stop::Deadline) if overdue.is_due(Instant::now()) => {
+                    self.ended(domid, transcript)?;
+                }
                 Err(Stop::Deadline) if decided.is_some() => break End::Stopped,
                 Err(Stop::Deadline) => {
                     break End::TimedOut(job.timeout.unwrap_or_default().as_secs());
@@ -438,6 +445,24 @@ impl Open<'_> {
         }
         self.remove(domid, transcript)?;
         Ok(end)
+    }
+
+    /// Asks whether a domain has shut down, which xl has not reported, and takes the answer for the
+    /// report.
+    fn ended(
+        &mut self,
+        domid: Option<u32>,
+        transcript: &mut Option<&mut Transcript>,
+    ) -> std::result::Result<(), Stop> {
+        let Some(domid) = domid else { return Ok(()) };
+        for line in self.call(&format!("ended {domid}"), transcript)? {
+            if let Some(transcript) = transcript {
+                let said = format!("xl create does not say it, but xl list does: {line}\n");
+                transcript.host_bytes(said.as_bytes());
+            }
+            self.control.reports.push_back(line);
+        }
+        Ok(())
     }
 
     /// Does something to a running domain.

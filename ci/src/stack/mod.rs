@@ -16,6 +16,7 @@ mod dump;
 mod inquest;
 mod kvm_shim;
 mod linux;
+mod overdue;
 mod pvh;
 mod qemu;
 pub(crate) mod rootfs;
