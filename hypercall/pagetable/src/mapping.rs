@@ -61,7 +61,7 @@ use crate::frames::Frame;
 use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::ops::chunks;
-use crate::tables::Tables;
+use crate::tables::{Tables, slots};
 
 const PAGE: u64 = 4096;
 
@@ -242,12 +242,14 @@ impl<M: Machine> Tables<M> {
 
     /// The frames that consecutive pages of one table map.
     pub(crate) fn chunk_frames(&self, va: u64, count: usize) -> Chunk {
-        let frame = |page| {
-            let value = self.pte_val(self.ptep_get(page).ok()?)?;
+        let frame = |place| {
+            let value = self.pte_val(self.entry(place))?;
             Some(value.pfn.as_u64() as u32)
         };
-        let pages = (0..count as u64).map(|page| va + page * PAGE);
-        pages.map(|page| frame(page).unwrap_or(NONE)).collect()
+        let first = self.pte_place(va).ok();
+        let places = first.into_iter().flat_map(|first| slots(first, count));
+        let found = places.map(|place| frame(place).unwrap_or(NONE));
+        found.chain(core::iter::repeat(NONE)).take(count).collect()
     }
 
     /// Unmaps pages of one table and passes on the frames that no entry there leads to any more.
@@ -265,8 +267,10 @@ impl<M: Machine> Tables<M> {
             // Some may be gone nevertheless, with translations that nobody flushed.
             self.flush_tlb(None).and_then(|()| self.flush())?;
         }
+        // Often the table is gone with all of them.
+        let some_stay = self.pte_place(va).is_ok();
         for (page, &number) in (0..).map(|page| va + page * PAGE).zip(frames) {
-            if number != NONE && !self.is_mapped(page) {
+            if number != NONE && !(some_stay && self.is_mapped(page)) {
                 each(self, pfn(number));
             }
         }

@@ -521,10 +521,11 @@ impl<M: Machine> Tables<M> {
         }
         let top = self.fold().top();
         let last = if level == top { UPPER_HALF } else { 512 };
-        for index in 0..if level > 1 { last } else { 0 } {
-            // SAFETY: a table that is not released yet is nobody's own memory.
-            let live = unsafe { self.machine().live(table) };
-            let entry = Entry::<L2>::from_table(live.map_or(0, |live| live.get(index)));
+        // SAFETY: a table that is not released yet is nobody's own memory.
+        let live = unsafe { self.machine().live(table) };
+        let entries = live.iter().flat_map(|live| live.iter()).take(last);
+        for word in entries.filter(|word| level > 1 && word & 1 == 1) {
+            let entry = Entry::<L2>::from_table(word);
             let Some(value) = self.value(entry).filter(|v| self.is_recorded_table(v.pfn)) else {
                 continue;
             };

@@ -387,7 +387,8 @@ fn a_fork_that_fails_leaves_the_parent_as_it_was() {
 /// Whatever Xen refuses of what resolves a fault, of taking or unmapping, both spaces find what they had.
 #[test]
 fn nothing_is_lost_when_a_fault_cannot_be_resolved() {
-    let work: [fn(&mut Tables<_>) -> Result<(), MmError>; 4] = [
+    type Work = fn(&mut Tables<common::ModelMachine>) -> Result<(), MmError>;
+    let work: [Work; 4] = [
         |tables| tables.make_writable(VA, OnWrite::Copy),
         |tables| tables.take_user(VA).map(drop),
         |tables| tables.unmap_user(VA + PAGE, 1),

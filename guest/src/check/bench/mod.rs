@@ -16,6 +16,7 @@ mod ops;
 mod pool;
 mod sweep;
 mod tally;
+mod user_ops;
 
 use linkme::distributed_slice;
 

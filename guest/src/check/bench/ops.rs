@@ -1,6 +1,6 @@
 //! The operations, one table entry each.
 
-use super::{BASE, Bench, OTHER};
+use super::{BASE, Bench, OTHER, user_ops};
 use crate::mm::spaces::NotDestroyed;
 use crate::mm::{Flags, MmError, Value};
 
@@ -44,6 +44,10 @@ pub(crate) const OPS: &[Op] = &[
     single("lazy_nested_8", lazy_nested),
     single("set_pte_flags", set_pte_flags),
     single("space_create_destroy", space),
+    sized("user_map", user_ops::map),
+    sized("user_unmap", user_ops::unmap),
+    sized("fork", user_ops::fork),
+    sized("copy_on_write", user_ops::copy_on_write),
 ];
 
 // SAFETY (all operations): the ranges are the benchmark's own, in a part of the address space that

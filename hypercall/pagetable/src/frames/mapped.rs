@@ -15,7 +15,12 @@ impl Frames {
     /// It is neither in use nor user mode's, or as many entries as can be counted map it.
     #[inline]
     pub(crate) fn count_mapping(&self, pfn: Pfn) -> Result<(), FrameError> {
-        self.transition(pfn, Transition::Link(0))
+        self.change(pfn, |record| {
+            let (applied, _) = record.states();
+            let after = applied.after(Transition::Link(0));
+            let after = after.map_err(|e| FrameError::Illegal(pfn, e))?;
+            Ok(record.with_states(after, after))
+        })
     }
 
     /// Counts one entry less, if the frame is user mode's, and returns the frame if that was the last.

@@ -208,6 +208,19 @@ impl<M: Machine> Tables<M> {
         Entry::from_table(self.mmu.read(slot.machine, in_table))
     }
 
+    /// The first address from `va` on whose entry is present, of those in the table that `place`, the
+    /// entry for `va`, lies in.
+    pub(crate) fn next_present<L: TableLevel>(&self, place: Place<L>, va: u64) -> Option<u64> {
+        let mut left = 0..512 - L::index(va);
+        let found = left.find(|index| self.entry(place.at(*index)).is_present())?;
+        let start = va & !(L::SPAN - 1);
+        Some(if found == 0 {
+            va
+        } else {
+            start + found as u64 * L::SPAN
+        })
+    }
+
     /// The entry that maps the page at an address, as it is once the queue is carried out.
     ///
     /// # Errors

@@ -75,10 +75,12 @@ impl<M: Machine> Tables<M> {
 
     /// Refuses a part of a table that maps something.
     fn check_empty(&self, chunk: Chunk) -> Result<(), MmError> {
-        let mut pages = self.pages_of(chunk);
-        match pages.find(|page| self.user_entry(*page).is_present()) {
-            Some(va) => Err(MmError::Occupied { va }),
-            None => Ok(()),
+        let Ok(place) = self.pte_place(chunk.va) else {
+            return Ok(());
+        };
+        match self.next_present(place, chunk.va) {
+            Some(va) if va < chunk.va + chunk.count as u64 * PAGE => Err(MmError::Occupied { va }),
+            _ => Ok(()),
         }
     }
 
@@ -284,17 +286,29 @@ impl<M: Machine> Tables<M> {
     fn next_table(&self, va: u64, end: u64) -> Result<Option<(u64, Place<L2>)>, MmError> {
         let mut next = va;
         while next < end {
-            let span = match self.pmd_place(next) {
-                Ok(pmd) if self.entry(pmd).is_present() => return Ok(Some((next, pmd))),
-                Ok(_) => L2::SPAN,
-                Err(MmError::NoTable { level: 3, .. }) => L3::SPAN,
-                Err(MmError::NoTable { level: 4, .. }) => L4::SPAN,
-                Err(MmError::NoTable { level: 5, .. }) => L5::SPAN,
+            let (found, span) = match self.pmd_place(next) {
+                Ok(pmd) => match self.next_present(pmd, next) {
+                    Some(found) if found < end => return Ok(Some((found, self.pmd_place(found)?))),
+                    _ => (None, L3::SPAN),
+                },
+                Err(MmError::NoTable { level: 3, .. }) => {
+                    let pud = self.p4d_place(next).and_then(|p4d| self.pud_at(p4d, next));
+                    (pud.and_then(|pud| self.next_present(pud, next)), L4::SPAN)
+                }
+                Err(MmError::NoTable { level: 4, .. }) => {
+                    let p4d = self.p4d_place(next);
+                    (p4d.and_then(|p4d| self.next_present(p4d, next)), L5::SPAN)
+                }
+                Err(MmError::NoTable { .. }) => (None, L5::SPAN),
                 Err(e) => return Err(e),
             };
-            next = (next | (span - 1)) + 1;
+            next = found.unwrap_or((next | (span - 1)) + 1);
         }
         Ok(None)
+    }
+
+    fn p4d_place(&self, va: u64) -> Option<Place<L4>> {
+        self.p4d_at(self.pgd_at(va)?, va)
     }
 
     /// Whether the table that an entry refers to is one that may be shared: the entry has no RW.
