@@ -38,6 +38,7 @@ impl<M: Machine> Tables<M> {
         loop {
             match frames.alloc_above(machine, frames.reserve()) {
                 Err(FrameError::OutOfMemory) if self.may_grow() => self.grow()?,
+                Err(FrameError::OutOfMemory) if self.release_spare()? => {}
                 Err(FrameError::OutOfMemory) => return Ok(frames.alloc(machine)?),
                 frame => return Ok(frame?),
             }

@@ -19,6 +19,7 @@ use crate::locks::USER_LOCKS;
 use crate::machine::Machine;
 use crate::space_list::SpaceList;
 use crate::tables::Fold;
+use crate::user::Spares;
 
 /// A domain's memory.
 pub struct Domain<M: Machine> {
@@ -26,6 +27,8 @@ pub struct Domain<M: Machine> {
     frames: Frames,
     /// The spaces that were created and not destroyed.
     pub(super) spaces: Mutex<SpaceList>,
+    /// Those among them that nobody has.
+    pub(super) spares: Mutex<Spares>,
     /// The root that boot found, and how many levels there are.
     boot: Once<(Pfn, Fold)>,
     /// The kernel's half of the roots has all the entries that it will ever have.
@@ -54,6 +57,7 @@ impl<M: Machine> Domain<M> {
             machine: UnsafeCell::new(machine),
             frames: Frames::new(),
             spaces: Mutex::new(SpaceList::new()),
+            spares: Mutex::new(Spares::new()),
             boot: Once::new(),
             kernel_half_stands: AtomicBool::new(false),
             bases: AtomicU64::new(0),

@@ -108,7 +108,7 @@ pub struct AddressSpace {
 }
 
 impl AddressSpace {
-    fn new(roots: Roots) -> AddressSpace {
+    pub(super) fn new(roots: Roots) -> AddressSpace {
         let number = |pfn: Pfn| pfn.as_u64() as u32;
         AddressSpace {
             kernel: number(roots.kernel),
@@ -140,12 +140,16 @@ pub struct NotDestroyed {
 }
 
 impl<M: Machine> Tables<M> {
-    /// Makes a space with the kernel's half and an empty user half.
+    /// Makes a space with the kernel's half and an empty user half, or takes one that was
+    /// [kept](Tables::spare_space).
     ///
     /// # Errors
     /// No memory, or Xen's refusal.
     #[track_caller]
     pub fn create_space(&mut self) -> Result<AddressSpace, MmError> {
+        if let Some(roots) = self.take_spare() {
+            return Ok(AddressSpace::new(roots));
+        }
         let listed = if self.domain().spaces.lock().needs_frame() {
             Some(self.alloc_frame()?)
         } else {
@@ -470,20 +474,24 @@ impl<M: Machine> Tables<M> {
             .map_err(|error| NotDestroyed { error, space: None })
     }
 
-    /// Takes a space out of the list, which may need one of its frames no more, and its roots out of
-    /// Xen's hands.
-    #[track_caller]
-    fn retire(&mut self, space: Roots) -> Result<Option<Frame>, MmError> {
+    /// The place in the list of a space that nobody is in.
+    pub(super) fn check_left(&self, space: Roots) -> Result<usize, MmError> {
         let mut listed = self.spaces().skip(1);
         let place = listed.position(|roots| roots == space);
         let (_, state) = self.frames().states(space.kernel)?;
         // A vCPU that runs there refers to its root.
         let in_use = state.links > 0 || self.root() == space.kernel;
-        let Some(place) = place.filter(|_| !in_use) else {
+        place.filter(|_| !in_use).ok_or_else(|| {
             let transition = Transition::Unpin;
-            let illegal = Illegal { state, transition };
-            return Err(FrameError::Illegal(space.kernel, illegal).into());
-        };
+            FrameError::Illegal(space.kernel, Illegal { state, transition }).into()
+        })
+    }
+
+    /// Takes a space out of the list, which may need one of its frames no more, and its roots out of
+    /// Xen's hands.
+    #[track_caller]
+    fn retire(&mut self, space: Roots) -> Result<Option<Frame>, MmError> {
+        let place = self.check_left(space)?;
         // What is queued may be for its roots, whose entries are counted as they stand.
         self.flush()?;
         self.lazily(|tables| {

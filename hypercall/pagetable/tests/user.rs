@@ -108,6 +108,11 @@ fn destroy(world: &mut World, space: AddressSpace) {
     world.tables.destroy_space(space).unwrap();
 }
 
+/// Ends a space whose tables the next may have.
+fn spare(world: &mut World, space: AddressSpace) {
+    world.tables.spare_space(space).unwrap();
+}
+
 #[test]
 fn what_is_mapped_is_free_when_it_is_unmapped() {
     let mut world = World::small().populated();
@@ -384,6 +389,69 @@ fn a_fork_that_fails_leaves_the_parent_as_it_was() {
     }
 }
 
+/// The roots and upper tables of a space that ended serve the next, empty and pinned as they are.
+#[test]
+fn what_a_space_was_made_of_serves_the_next() {
+    let mut world = World::small().populated();
+    let before = free(&mut world);
+    let space = world.tables.create_space().unwrap();
+    let roots = space.roots();
+    map(&mut world, &space, VA, 600, 1).unwrap();
+    map(&mut world, &space, STACK, 2, 1).unwrap();
+    let child = fork(&mut world, &space).unwrap();
+    spare(&mut world, space);
+    sound(&mut world);
+    assert_eq!(read(&mut world, &child, VA + PAGE), Some(2));
+    spare(&mut world, child);
+    sound(&mut world);
+    let [other, again] = [(); 2].map(|()| world.tables.create_space().unwrap());
+    destroy(&mut world, other);
+    assert_eq!(again.roots(), roots);
+    for va in [VA, STACK, VA + 599 * PAGE] {
+        assert_eq!(read(&mut world, &again, va), None);
+    }
+    map(&mut world, &again, VA, 1, 5).unwrap();
+    assert_eq!(read(&mut world, &again, VA), Some(5));
+    // One that is in use comes back.
+    world.switch(&again);
+    let refused = world.tables.spare_space(again).unwrap_err();
+    world.leave_space();
+    spare(&mut world, refused.space.unwrap());
+    // One with more tables than a process has is given back.
+    let large = world.tables.create_space().unwrap();
+    for slot in 0..20 {
+        map(&mut world, &large, VA + (slot << 30), 1, slot).unwrap();
+    }
+    spare(&mut world, large);
+    sound(&mut world);
+    world.tables.release_spares().unwrap();
+    sound(&mut world);
+    assert_eq!(free(&mut world), before);
+}
+
+/// When memory runs out, the spaces that nobody has go first.
+#[test]
+fn spares_are_given_back_before_memory_runs_out() {
+    let mut world = World::small().populated();
+    let spaces = [(); 5].map(|()| {
+        let space = world.tables.create_space().unwrap();
+        map(&mut world, &space, VA, 1, 0).unwrap();
+        space
+    });
+    let full = free(&mut world);
+    for space in spaces {
+        spare(&mut world, space);
+    }
+    let mut taken = 0;
+    while let Ok(frame) = world.tables.alloc_frame() {
+        // Kept: what is in use stays so.
+        let _ = frame.pfn();
+        taken += 1;
+    }
+    assert!(taken >= full + 5 * 5, "{taken} of {full}");
+    sound(&mut world);
+}
+
 /// Whatever Xen refuses of what resolves a fault, of taking or unmapping, both spaces find what they had.
 #[test]
 fn nothing_is_lost_when_a_fault_cannot_be_resolved() {
@@ -538,9 +606,20 @@ impl Run {
                 return;
             }
             6 if count > 1 => {
-                world.model.clear_injections();
                 let (space, _) = spaces.swap_remove(which);
-                destroy(world, space);
+                match chance.below(4) {
+                    0 => {
+                        world.model.clear_injections();
+                        destroy(world, space);
+                    }
+                    // What Xen refuses of the half it may refuse of the roots as well.
+                    1 => drop(world.tables.spare_space(space)),
+                    _ => {
+                        world.model.clear_injections();
+                        spare(world, space);
+                    }
+                }
+                world.model.clear_injections();
                 return;
             }
             _ => {
@@ -631,6 +710,7 @@ fn spaces_by_chance_hold_what_they_should() {
         for (space, _) in spaces {
             destroy(&mut world, space);
         }
+        world.tables.release_spares().unwrap();
         sound(&mut world);
         assert_eq!(free(&mut world), before, "seed {seed}: frames are lost");
         let frames = world.tables.frames();

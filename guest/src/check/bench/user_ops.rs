@@ -28,7 +28,7 @@ fn map_pages(tables: &mut Tables<Running>, pages: u64) -> Result<(), MmError> {
 }
 
 fn destroy(tables: &mut Tables<Running>, space: AddressSpace) -> Result<(), MmError> {
-    tables.destroy_space(space).map_err(|refused| refused.error)
+    tables.spare_space(space).map_err(|refused| refused.error)
 }
 
 /// Memory for user mode, which is not cleared: that costs 512 instructions a page besides.
@@ -47,7 +47,7 @@ pub(super) fn unmap(bench: &mut Bench<'_>) -> Result<(), MmError> {
     })
 }
 
-/// A space that has the same memory, copy-on-write, and its end.
+/// A space that has the same memory, copy-on-write, and its end, whose tables serve the next.
 pub(super) fn fork(bench: &mut Bench<'_>) -> Result<(), MmError> {
     with_space(bench, |bench, space| {
         bench.measure(|tables, _, _| {

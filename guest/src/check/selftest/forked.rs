@@ -132,7 +132,7 @@ fn forked(_: &mut Context) -> TestResult {
             };
             wrong.fetch_add(pages.filter(is_wrong).count() as u64, Ordering::Relaxed);
             enter(None)?;
-            let ended = mm::with(|tables| tables.destroy_space(child));
+            let ended = mm::with(|tables| tables.spare_space(child));
             ended.map_err(|refused| refused.error)?;
         }
         Ok(())

@@ -259,6 +259,8 @@ fn tidy(before: Counts) -> TestResult {
     }
     mm::with(|tables| {
         context::clear_areas(tables)?;
+        // Spaces that ended may be kept for the next ones.
+        tables.release_spares()?;
         // Frames whose use Xen refused come back with the next one asked for.
         let frame = tables.alloc_frame()?;
         tables.free_frame(frame)?;

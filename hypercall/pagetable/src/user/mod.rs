@@ -12,8 +12,10 @@
 
 mod fault;
 mod share;
+mod spare;
 
 pub use fault::{OnWrite, UserPage};
+pub(crate) use spare::Spares;
 
 use hypercall::Pfn;
 

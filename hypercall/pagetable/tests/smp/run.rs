@@ -225,7 +225,7 @@ impl Run {
             | Op::Move { from: at, .. }
             | Op::Set { at, .. } => self.on_page(vcpu, at),
             Op::InSpace { which, .. } | Op::Switch { to: which } => On::Space(which),
-            Op::MoveTable { .. } | Op::Own { .. } => On::Kernel,
+            Op::MoveTable { .. } | Op::Own { .. } | Op::DropSpace { .. } => On::Kernel,
             _ => On::Nothing,
         }
     }

@@ -101,7 +101,7 @@ impl Run {
                     return Ok(Vec::new());
                 };
                 let in_use = self.at.iter().any(|at| at.space == which);
-                let dropped = self.with(vcpu, On::Nothing, |tables| tables.destroy_space(space))?;
+                let dropped = self.with(vcpu, On::Kernel, |tables| tables.destroy_space(space))?;
                 match dropped {
                     Ok(()) if !in_use => {}
                     Ok(()) => return Err("a space that a vCPU is in was destroyed".into()),
