@@ -62,11 +62,7 @@ pub(crate) fn seal(
 ) -> Result<Vec<String>> {
     let manifest = root.join("Cargo.toml");
     let text = std::fs::read_to_string(&manifest).map_err(Failure::file("read", &manifest))?;
-    let names = environment.filter_map(|(name, _)| name.into_string().ok());
-    let dropped: Vec<_> = names.filter(|name| replaces(name)).collect();
-    for name in &dropped {
-        cargo.env_remove(name);
-    }
+    let dropped = leave_out(cargo, environment);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", linker::flags::encoded());
     for (key, value) in profile(&text) {
         cargo.arg("--config");
@@ -76,6 +72,20 @@ pub(crate) fn seal(
         cargo.arg("--config").arg(format!("{key}={value}"));
     }
     Ok(dropped)
+}
+
+/// Has a cargo command compile as manifests and configuration files say; the names of what is not
+/// handed on of the environment.
+pub(crate) fn leave_out(
+    cargo: &mut Command,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Vec<String> {
+    let names = environment.filter_map(|(name, _)| name.into_string().ok());
+    let dropped: Vec<_> = names.filter(|name| replaces(name)).collect();
+    for name in &dropped {
+        cargo.env_remove(name);
+    }
+    dropped
 }
 
 /// The lines of the release profile: key and value, as they are written.

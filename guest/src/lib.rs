@@ -6,7 +6,7 @@
 //!   [`mm`], which sends it to Xen in batches and knows what Xen will refuse before asking.
 //! - **Arrows go down**: `guest/rooms.txt` lists the modules from the ground up, and a test holds that
 //!   none names one that stands above it; what must call upwards is handed in (a trait, a table of
-//!   handlers). Data flows one way: `start_info` → [`start_info::BootInfo`] → p2m → typed levels →
+//!   handlers). Data flows one way: `start_info` → [`xen_pv_rt::start_info::BootInfo`] → p2m → typed levels →
 //!   batcher → hypercall.
 //! - **Numbers are types.** Pseudo-physical and machine frames, entries of each level: mixing them
 //!   does not compile, and a large page cannot be expressed.
@@ -43,7 +43,6 @@ pub mod entry;
 #[cfg(target_os = "none")]
 mod event;
 pub mod foreign;
-pub mod frame;
 #[cfg(target_os = "none")]
 mod heap;
 mod here;
@@ -60,15 +59,12 @@ mod pc;
 #[cfg(target_os = "none")]
 pub mod power;
 #[cfg(target_os = "none")]
-pub mod probe;
-#[cfg(target_os = "none")]
 mod refused;
 pub mod selection;
 #[cfg(target_os = "none")]
 mod shared;
 #[cfg(target_os = "none")]
 mod smp;
-pub mod start_info;
 pub mod subarch;
 #[cfg(target_os = "none")]
 mod suspend;
@@ -82,3 +78,8 @@ pub mod verdict;
 mod xen;
 #[cfg(target_os = "none")]
 mod xenstore;
+
+// Below all rooms: what this kernel shares with others that run under Xen.
+use xen_pv_rt::start_info;
+#[cfg(target_os = "none")]
+use xen_pv_rt::{frame, probe};

@@ -109,8 +109,6 @@ mod image {
         static __stack_top: u8;
         static __early_tables: u8;
         static __image_end: u8;
-        static __ex_table_start: u8;
-        static __ex_table_end: u8;
         static __symbols_start: u8;
         static __symbols_end: u8;
     }
@@ -182,18 +180,9 @@ mod image {
     pub(crate) fn symbol_bytes() -> &'static [u8] {
         section!(__symbols_start, __symbols_end)
     }
-
-    /// The exception table: pairs of instruction addresses, (may fault, resume at).
-    #[must_use]
-    pub fn exception_table() -> &'static [[u64; 2]] {
-        let bytes = section!(__ex_table_start, __ex_table_end);
-        // SAFETY: the section holds nothing but pairs of 64-bit addresses that the `.ex_table`
-        // directives emit, and the script aligns its start to 16 bytes; any bit pattern is a `u64`.
-        unsafe { core::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / 16) }
-    }
 }
 
 #[cfg(target_os = "none")]
-use image::symbol_bytes;
+pub use image::early_tables;
 #[cfg(target_os = "none")]
-pub use image::{early_tables, exception_table};
+use image::symbol_bytes;

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Instant;
 
-use super::{Suite, quietly};
+use super::{Suite, examples, quietly};
 use crate::exit::{Failure, Result};
 use crate::process;
 use crate::provision::rust;
@@ -13,14 +13,17 @@ use crate::workspace::FUZZER;
 /// Crates that are part of an image without an operating system's target, and lint as such too.
 const FREESTANDING: &[&str] = &[
     "byte-ring",
-    "first-page",
     "guest",
     "hypercall",
     "linker",
     "linux-bench",
     "pagetable",
+    "xen-pv-rt",
     "xenstore-wire",
 ];
+
+/// What of them is there only when asked for.
+const OPTIONAL: &[&str] = &["--features", "xen-pv-rt/pagetable"];
 
 /// `cargo fmt --check`.
 pub(super) fn fmt(suite: &mut Suite) -> Result<()> {
@@ -30,7 +33,15 @@ pub(super) fn fmt(suite: &mut Suite) -> Result<()> {
 
     let mut command = suite.workspace.cargo();
     command.args(["fmt", "--check", "--manifest-path", FUZZER]);
-    single(suite, "fmt: guest/fuzz", command)
+    single(suite, "fmt: guest/fuzz", command)?;
+
+    for (example, _) in examples::ALL {
+        let mut command = suite.workspace.cargo();
+        let manifest = examples::manifest(example);
+        command.args(["fmt", "--check", "--manifest-path", &manifest]);
+        single(suite, &format!("fmt: {manifest}"), command)?;
+    }
+    Ok(())
 }
 
 /// `cargo clippy`: as the host's tests see the code, as the fuzzer's workspace has it, and as the
@@ -62,8 +73,16 @@ pub(super) fn clippy(suite: &mut Suite) -> Result<()> {
     for package in FREESTANDING {
         command.args(["--package", package]);
     }
-    command.args(["--", "-D", "warnings"]);
-    single(suite, "clippy: freestanding", command)
+    command.args(OPTIONAL).args(["--", "-D", "warnings"]);
+    single(suite, "clippy: freestanding", command)?;
+
+    for (example, _) in examples::ALL {
+        let mut command = examples::cargo(&suite.workspace, example, "clippy");
+        command.args(["--quiet", "--", "-D", "warnings"]);
+        let manifest = examples::manifest(example);
+        single(suite, &format!("clippy: {manifest}"), command)?;
+    }
+    Ok(())
 }
 
 /// `cargo doc`, with broken links and the like as errors. The kernel is documented as it is built:
@@ -89,6 +108,7 @@ pub(super) fn docs(suite: &mut Suite) -> Result<()> {
     for package in FREESTANDING {
         command.args(["--package", package]);
     }
+    command.args(OPTIONAL);
     single(suite, "docs: freestanding", command)
 }
 

@@ -2,7 +2,7 @@
 
 mod build;
 mod checks;
-mod example;
+mod examples;
 mod foreign;
 mod lean;
 mod located;
@@ -17,6 +17,7 @@ mod regression;
 #[cfg(test)]
 mod rooms;
 mod rules;
+mod session;
 mod single;
 mod skips;
 mod smoke;
@@ -308,10 +309,10 @@ fn run(suite: &mut Suite, provision: &ProvisionArgs, groups: &[Group]) -> Result
             Group::Vcpus => vcpus::run(suite),
             Group::Mutants => mutants::run(suite),
             Group::Dom0 | Group::Xl | Group::Shim | Group::Pvh | Group::Bare | Group::Bare4 => {
-                smoke::run(suite, &vias)
+                booted(suite, &vias)
                     .and_then(|()| typed::run(suite, provision, &vias))
                     .and_then(|()| machines::run(suite, &vias))
-                    .and_then(|()| example::run(suite, &vias))
+                    .and_then(|()| examples::run(suite, provision, &vias))
                     .and_then(|()| foreign::run(suite, provision, &vias))
                     .and_then(|()| located::run(suite, provision, &vias))
             }
@@ -336,6 +337,14 @@ fn run(suite: &mut Suite, provision: &ProvisionArgs, groups: &[Group]) -> Result
     }
 }
 
+/// Boots the kernel and the examples on ways that share what they run on.
+fn booted(suite: &mut Suite, vias: &[Via]) -> Result<()> {
+    let kernel = suite.kernel()?;
+    let mut boots = smoke::boots(&kernel, vias);
+    boots.extend(examples::boots(suite, vias)?);
+    session::run(suite, &boots)
+}
+
 fn list(groups: &[Group]) {
     for &group in groups {
         match group.via() {
@@ -348,6 +357,7 @@ fn list(groups: &[Group]) {
                 .map(smoke::Row::name)
                 .chain(typed::name(via))
                 .chain(machines::names(via))
+                .chain(examples::names(via))
                 .chain(foreign::names(via))
                 .chain(located::names(via))
                 .for_each(|name| println!("{name}")),

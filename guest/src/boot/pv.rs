@@ -8,12 +8,13 @@ use hypercall::event::Port;
 use linker::{Image, VIRT_BASE};
 use marks::init;
 use pagetable::pv::FrameLists;
+use xen_pv_rt::console::ring;
 
 use super::common::{self, Entered, prepare, start_kernel_common};
 use super::fixmap;
 use super::processor;
 use crate::before::{Before, Kind};
-use crate::console::{self, ring};
+use crate::console;
 use crate::mm::layout::{self, Fixed};
 use crate::mm::machine::Machine;
 use crate::mm::running::Running;
@@ -25,7 +26,7 @@ use crate::start_info::{
 };
 use crate::subarch::Subarch;
 use crate::xen::HV;
-use crate::{cpu, power, println, probe, shared, trap, verdict, xenstore};
+use crate::{cpu, power, println, shared, trap, verdict, xenstore};
 
 const PAGE: u64 = 4096;
 
@@ -105,10 +106,8 @@ fn via(info: &BootInfo) -> &'static str {
 
 #[init]
 fn read_start_info(address: u64) -> Result<&'static start_info, BootError> {
-    given::check_pointer(address, VIRT_BASE)?;
-    // SAFETY: Xen passes a page-aligned address in the initial mapping, checked as far as can be;
-    // the structure is integers and shorter than the page. It is read before its page is reused.
-    Ok(unsafe { &*core::ptr::with_exposed_provenance::<start_info>(address as usize) })
+    // SAFETY: Xen passed the address, and nobody reads there once the page is reused.
+    unsafe { given::read(address, VIRT_BASE) }
 }
 
 #[init]
@@ -125,32 +124,18 @@ fn parse(si: &start_info, address: u64) -> Result<BootInfo, BootError> {
 }
 
 /// The console that `start_info` names, and where the initial mapping has its ring.
-///
-/// The ring's pfn comes from the M2P; whether the p2m agrees is checked with the rest.
 #[init]
 fn open_console(si: &start_info) -> Result<(ConsoleInfo, Option<&'static ring::Page>), BootError> {
     let info = given::console(si)?;
-    let ConsoleInfo::Ring { mfn, .. } = info else {
-        return Ok((info, None));
+    let page = match info {
+        ConsoleInfo::Hypervisor => None,
+        ConsoleInfo::Ring { mfn, .. } => {
+            // SAFETY: the frame is the console's, faults are handled by now, and the ring is moved
+            // before the initial mapping is gone.
+            Some(unsafe { ring::find(mfn, VIRT_BASE, layout::IMAGE.end) }?)
+        }
     };
-    let bad = BootError {
-        field: "console.domU.mfn",
-        value: mfn.as_u64(),
-        expected: "a machine frame that the initial mapping reaches",
-    };
-    let pfn = probe::read(layout::M2P + mfn.as_u64() * 8).map_err(|_| bad)?;
-    let address = VIRT_BASE
-        + pfn
-            .checked_mul(PAGE)
-            .filter(|n| *n < layout::IMAGE.end - VIRT_BASE)
-            .ok_or(bad)?;
-    probe::read(address).map_err(|_| bad)?;
-    // SAFETY: the frame is the console's by Xen's word, the initial mapping reaches it, and it is
-    // all atomics.
-    Ok((
-        info,
-        Some(unsafe { &*core::ptr::with_exposed_provenance(address as usize) }),
-    ))
+    Ok((info, page))
 }
 
 #[init]

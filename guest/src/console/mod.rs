@@ -4,13 +4,11 @@
 //! that is handed in where there is no Xen; which one is decided at boot, once. A full ring or device
 //! is waited for, and `drain` waits until the daemon has taken everything before the domain goes
 //! down. Waiting is bounded by time without progress, so that a dead daemon cannot hold the kernel;
-//! what is lost that way is said as soon as anybody listens again ([`stream`]).
+//! what is lost that way is said as soon as anybody listens again ([`xen_pv_rt::console::stream`]).
 
 pub mod filter;
 #[cfg(target_os = "none")]
 mod out;
-pub mod ring;
-pub mod stream;
 
 #[cfg(target_os = "none")]
 pub(crate) use out::{

@@ -11,10 +11,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use heapless::String;
 use hypercall::event::Port;
 use log::{LevelFilter, Log, Metadata, Record};
+use xen_pv_rt::console::ring::{self, CorruptIndex};
+use xen_pv_rt::console::stream::{Patience, Stream, Wire};
 
 use super::filter::Filter;
-use super::ring::{self, CorruptIndex};
-use super::stream::{Patience, Stream, Wire};
 use crate::lock::{Lock, lock_unless_held};
 use crate::start_info::ConsoleInfo;
 use crate::time::{self, tsc};

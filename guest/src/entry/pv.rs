@@ -14,65 +14,32 @@
 
 use core::arch::{global_asm, naked_asm};
 
-use hypercall::abi::elfnote;
-
 use crate::mm::layout;
 
-/// Bits of SUPPORTED_FEATURES (`xen/include/public/features.h`).
-const SUPPORTED_FEATURES: u64 = 1 << 4 // pae_pgdir_above_4gb: no meaning in 64 bit, old tools ask
-    | 1 << 5  // mmu_pt_update_preserve_ad
-    | 1 << 11; // dom0
-
-macro_rules! notes {
-    ($($number:ident: $directive:literal $value:expr;)*) => {
-        concat!(
-            ".pushsection .note.Xen, \"a\", @note\n",
-            $(
-                ".balign 4\n",
-                ".long 4, 2f - 1f, {", stringify!($number), "}\n",
-                ".asciz \"Xen\"\n",
-                "1: ", $directive, " ", $value, "\n",
-                "2:\n",
-            )*
-            ".balign 4\n",
-            ".popsection\n",
-        )
-    };
+xen_pv_rt::elf_notes! {
+    {
+        XEN_ELFNOTE_GUEST_OS: ".asciz" "\"rust-xen-pv\"";
+        XEN_ELFNOTE_GUEST_VERSION: ".asciz" concat!("\"", env!("CARGO_PKG_VERSION"), "\"");
+        XEN_ELFNOTE_XEN_VERSION: ".asciz" "\"xen-3.0\"";
+        XEN_ELFNOTE_LOADER: ".asciz" "\"generic\"";
+        XEN_ELFNOTE_VIRT_BASE: ".quad" "{base}";
+        XEN_ELFNOTE_PADDR_OFFSET: ".quad" "0";
+        XEN_ELFNOTE_INIT_P2M: ".quad" "{p2m}";
+        XEN_ELFNOTE_ENTRY: ".quad" "xen_start_kernel";
+        XEN_ELFNOTE_HYPERCALL_PAGE: ".quad" "__hypercall_page";
+        XEN_ELFNOTE_FEATURES: ".asciz" "\"!writable_page_tables\"";
+        XEN_ELFNOTE_SUPPORTED_FEATURES: ".quad" "{supported}";
+        XEN_ELFNOTE_MOD_START_PFN: ".quad" "1";
+    }
+    base = const linker::VIRT_BASE,
+    p2m = const layout::P2M.start,
+    supported = const xen_pv_rt::image::SUPPORTED_FEATURES,
 }
 
 global_asm!(
-    notes! {
-        guest_os: ".asciz" "\"rust-xen-pv\"";
-        guest_version: ".asciz" concat!("\"", env!("CARGO_PKG_VERSION"), "\"");
-        xen_version: ".asciz" "\"xen-3.0\"";
-        loader: ".asciz" "\"generic\"";
-        virt_base: ".quad" "{base}";
-        paddr_offset: ".quad" "0";
-        init_p2m: ".quad" "{p2m}";
-        entry: ".quad" "xen_start_kernel";
-        hypercall_page: ".quad" "__hypercall_page";
-        features: ".asciz" "\"!writable_page_tables\"";
-        supported_features: ".quad" "{supported}";
-        mod_start_pfn: ".quad" "1";
-    },
     ".pushsection .hypercall_page, \"ax\", @progbits",
     ".skip 4096, 0xcc",
     ".popsection",
-    guest_os = const elfnote::XEN_ELFNOTE_GUEST_OS,
-    guest_version = const elfnote::XEN_ELFNOTE_GUEST_VERSION,
-    xen_version = const elfnote::XEN_ELFNOTE_XEN_VERSION,
-    loader = const elfnote::XEN_ELFNOTE_LOADER,
-    virt_base = const elfnote::XEN_ELFNOTE_VIRT_BASE,
-    paddr_offset = const elfnote::XEN_ELFNOTE_PADDR_OFFSET,
-    init_p2m = const elfnote::XEN_ELFNOTE_INIT_P2M,
-    entry = const elfnote::XEN_ELFNOTE_ENTRY,
-    hypercall_page = const elfnote::XEN_ELFNOTE_HYPERCALL_PAGE,
-    features = const elfnote::XEN_ELFNOTE_FEATURES,
-    supported_features = const elfnote::XEN_ELFNOTE_SUPPORTED_FEATURES,
-    mod_start_pfn = const elfnote::XEN_ELFNOTE_MOD_START_PFN,
-    base = const linker::VIRT_BASE,
-    p2m = const layout::P2M.start,
-    supported = const SUPPORTED_FEATURES,
 );
 
 /// Bytes of the boot stack. The deepest path seen, an error from the benchmarks on its way up, needs

@@ -16,23 +16,16 @@
 
 use core::arch::global_asm;
 
-use hypercall::abi::elfnote;
-
 /// Present, writable, accessed, dirty: what every entry gets.
 const FLAGS: u64 = 0x63;
 
-global_asm!(
-    ".pushsection .note.Xen, \"a\", @note",
-    ".balign 4",
-    ".long 4, 8, {note}",
-    ".asciz \"Xen\"",
-    // Eight bytes, since that is what QEMU reads for a 64-bit image.
-    ".quad pvh_start - {base}",
-    ".balign 4",
-    ".popsection",
-    note = const elfnote::XEN_ELFNOTE_PHYS32_ENTRY,
+xen_pv_rt::elf_notes! {
+    {
+        // Eight bytes, since that is what QEMU reads for a 64-bit image.
+        XEN_ELFNOTE_PHYS32_ENTRY: ".quad" "pvh_start - {base}";
+    }
     base = const linker::VIRT_BASE,
-);
+}
 
 global_asm!(
     ".pushsection .text.entry, \"ax\", @progbits",

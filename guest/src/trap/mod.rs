@@ -1,20 +1,16 @@
 //! Traps: who handles an exception, and what is said when nobody does.
 //!
 //! A handler may repair the frame and return. A fault at an address listed in the exception table
-//! resumes at the listed place instead (see [`crate::probe`]): that is how the kernel reads memory it has
+//! resumes at the listed place instead (see `xen_pv_rt::probe`): that is how the kernel reads memory it has
 //! no reason to trust. Everything else is reported and ends the domain with SHUTDOWN_crash. A fault
 //! inside the report ends it at once, so that no mistake in the reporting code can hang.
 
-#[cfg(target_os = "none")]
-pub mod backtrace;
 #[cfg(target_os = "none")]
 mod entry;
 #[cfg(target_os = "none")]
 mod native;
 #[cfg(target_os = "none")]
 pub mod report;
-#[cfg(target_os = "none")]
-mod saved;
 
 #[cfg(target_os = "none")]
 use crate::lock::{Lock, lock_unless_held};

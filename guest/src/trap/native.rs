@@ -12,7 +12,6 @@ use spin::Once;
 use x86_64::VirtAddr;
 use x86_64::structures::idt::InterruptDescriptorTable;
 
-use super::saved::call_with_frame;
 use crate::frame::Frame;
 use crate::pc::descriptors::DOUBLE_FAULT_STACK;
 use crate::pc::interrupts;
@@ -36,7 +35,7 @@ global_asm!(
     ".endr",
     "",
     "native_trap_common:",
-    call_with_frame!(),
+    xen_pv_rt::call_with_frame!(),
     // Vector and error code.
     "    add rsp, 16",
     "    iretq",

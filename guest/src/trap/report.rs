@@ -5,12 +5,17 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use hypercall::Hypervisor;
 
-use super::backtrace::Backtrace;
+use linker::symbols;
+use xen_pv_rt::trap::backtrace::{Backtrace, Names};
+
 use crate::frame::{Frame, PageFaultCode};
 use crate::xen::HV;
 use crate::{console, cpu, mm, power, println, verdict};
 
 const PAGE_FAULT: u64 = 14;
+
+/// Functions of this image.
+const NAMES: Names = |address| symbols::current().find(address);
 
 /// Reports under way. A second one means that reporting itself fails.
 static DEPTH: AtomicU32 = AtomicU32::new(0);
@@ -84,7 +89,10 @@ pub fn unexpected(frame: &Frame) -> ! {
             }
         }
     }
-    println!("backtrace:\n{}", Backtrace::from(frame.rip, frame.rbp));
+    println!(
+        "backtrace:\n{}",
+        Backtrace::from(frame.rip, frame.rbp).with(NAMES)
+    );
     if FAIL_IN_REPORT.load(Ordering::Relaxed) {
         // SAFETY: never succeeds: the fault is the point.
         unsafe { core::arch::asm!("ud2") };
@@ -102,7 +110,7 @@ pub fn panic(info: &PanicInfo<'_>) -> ! {
     // SAFETY: reads two registers.
     unsafe { core::arch::asm!("mov {}, rsp", "pushfq", "pop {}", out(reg) rsp, out(reg) rflags) };
     println!("  rsp {rsp:016x}  rflags {rflags:08x}");
-    println!("backtrace:\n{}", Backtrace::here());
+    println!("backtrace:\n{}", Backtrace::here().with(NAMES));
     verdict::crash("panic");
     power::crash();
 }

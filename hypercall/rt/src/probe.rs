@@ -139,11 +139,11 @@ fn return_from_call(frame: &mut Frame) -> bool {
 }
 
 /// Sends a fault of a listed instruction to its place to resume. False if it is not listed.
-pub(crate) fn resume(frame: &mut Frame) -> bool {
+pub fn resume(frame: &mut Frame) -> bool {
     if !matches!(frame.vector, PAGE_FAULT | GENERAL_PROTECTION) || frame.from_user() {
         return false;
     }
-    let listed = linker::exception_table()
+    let listed = crate::image::exception_table()
         .iter()
         .find(|[at, _]| *at == frame.rip);
     let handled = match listed {

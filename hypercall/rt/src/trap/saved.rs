@@ -8,50 +8,57 @@ use core::mem::{offset_of, size_of};
 
 use crate::frame::Frame;
 
-/// Gives the registers to a macro, in the order in which they are pushed.
-macro_rules! registers {
-    ($then:ident $($more:tt)*) => {
-        $then! { [rdi rsi rdx rcx rax r8 r9 r10 r11 rbx rbp r12 r13 r14 r15] $($more)* }
+/// The registers in the order in which they are pushed: as `asm` that pushes and pops them, or as their
+/// `offsets` in [`Frame`].
+#[doc(hidden)]
+#[macro_export]
+macro_rules! saved_registers {
+    (asm [$($register:ident)*]) => {
+        $crate::call_with_frame!([$($register)*] [] [])
+    };
+    (offsets [$($register:ident)*]) => {
+        [$(::core::mem::offset_of!($crate::frame::Frame, $register)),*]
+    };
+    ($what:ident) => {
+        $crate::saved_registers!($what [rdi rsi rdx rcx rax r8 r9 r10 r11 rbx rbp r12 r13 r14 r15])
     };
 }
-pub(super) use registers;
 
 /// The asm text that completes a [`Frame`] below a vector and an error code, calls `{handler}` with
 /// it, and takes back the registers as the handler left them.
+#[doc(hidden)]
+#[macro_export]
 macro_rules! call_with_frame {
     () => {
-        $crate::trap::saved::registers!(call_with_frame [] [])
+        $crate::saved_registers!(asm)
     };
     ([$register:ident $($rest:ident)*] [$($pushed:ident)*] [$($popped:ident)*]) => {
-        call_with_frame! { [$($rest)*] [$($pushed)* $register] [$register $($popped)*] }
+        $crate::call_with_frame! { [$($rest)*] [$($pushed)* $register] [$register $($popped)*] }
     };
     ([] [$($pushed:ident)*] [$($popped:ident)*]) => {
-        concat!(
-            $("push ", stringify!($pushed), "\n",)*
+        ::core::concat!(
+            $("push ", ::core::stringify!($pushed), "\n",)*
             "cld\n",
             "mov rdi, rsp\n",
             "call {handler}\n",
-            $("pop ", stringify!($popped), "\n",)*
+            $("pop ", ::core::stringify!($popped), "\n",)*
         )
     };
 }
-pub(super) use call_with_frame;
 
-macro_rules! prove_order {
-    ([$($register:ident)*]) => {
-        const _: () = {
-            let pushed = [$(offset_of!(Frame, $register)),*];
-            let mut i = 0;
-            while i < pushed.len() {
-                // The first lies right below the vector, each other right below the one before.
-                assert!(pushed[i] + (i + 1) * 8 == offset_of!(Frame, vector));
-                i += 1;
-            }
-            assert!(pushed[pushed.len() - 1] == 0, "the frame begins with the last");
-        };
-    };
-}
-registers!(prove_order);
+const _: () = {
+    let pushed = crate::saved_registers!(offsets);
+    let mut i = 0;
+    while i < pushed.len() {
+        // The first lies right below the vector, each other right below the one before.
+        assert!(pushed[i] + (i + 1) * 8 == offset_of!(Frame, vector));
+        i += 1;
+    }
+    assert!(
+        pushed[pushed.len() - 1] == 0,
+        "the frame begins with the last"
+    );
+};
 
 // What the stub, Xen or the processor pushed before.
 const _: () = {

@@ -3,7 +3,8 @@
 //! Xen pushes, lowest address first: rcx, r11, an error code where the vector has one, rip, cs,
 //! rflags, rsp, ss (`create_bounce_frame`, `xen/arch/x86/x86_64/entry.S`). The entry stubs put a 0
 //! where there is no error code and push the other registers below, so that every handler sees
-//! the same [`Frame`], also where the processor pushed its part itself. The saved upcall mask rides in bits 32–39 of the CS slot.
+//! the same [`Frame`], also where the processor pushed its part itself. The saved upcall mask rides in
+//! bits 32 to 39 of the CS slot.
 
 use core::fmt;
 
@@ -180,8 +181,8 @@ pub static EXCEPTIONS: [Exception; 22] = [
 static INTERRUPT: Exception = exception("interrupt", "of no known source", false);
 
 /// The vectors whose error code is on the stack, one bit each.
-#[cfg(target_os = "none")]
-pub(super) const fn vectors_with_error() -> u32 {
+#[must_use]
+pub const fn vectors_with_error() -> u32 {
     let mut bits = 0;
     let mut vector = 0;
     while vector < EXCEPTIONS.len() {

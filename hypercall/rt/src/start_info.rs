@@ -5,7 +5,8 @@
 //! other fields, so that a corrupt field gives an error naming it and never a wild read. Three
 //! fields are machine numbers (`shared_info`, `store_mfn`, `console.domU.mfn`); `mod_start` is a
 //! pfn if and only if SIF_MOD_START_PFN is set. The command line may fill all its 1024 bytes
-//! without a terminator; whether it is whole is for its [parser](crate::options) to say.
+//! without a terminator; whether it is whole is for whoever
+//! understands it to say.
 
 use core::fmt;
 use core::ops::Range;
@@ -173,6 +174,21 @@ pub fn check_pointer(address: u64, virt_base: u64) -> Result<(), BootError> {
         address,
         "a page-aligned address above VIRT_BASE",
     )
+}
+
+/// What Xen wrote, at the address in RSI.
+///
+/// # Errors
+/// See [`check_pointer`].
+///
+/// # Safety
+/// The address is what Xen passed, and what is returned is not used once its page is something else.
+#[init]
+pub unsafe fn read(address: u64, virt_base: u64) -> Result<&'static abi::start_info, BootError> {
+    check_pointer(address, virt_base)?;
+    // SAFETY: Xen passes a page-aligned address in the initial mapping, checked as far as can be; the
+    // structure is integers and shorter than the page, which stays what it is as the caller says.
+    Ok(unsafe { &*core::ptr::with_exposed_provenance(address as usize) })
 }
 
 #[init]

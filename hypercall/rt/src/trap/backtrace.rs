@@ -5,24 +5,27 @@
 
 use core::fmt;
 
-use linker::symbols;
-
 use crate::probe;
 
 /// Longest backtrace; deeper callers are counted out.
 const DEPTH: usize = 24;
 
+/// Finds the name of the function that an address lies in, and how far in it.
+pub type Names = fn(u64) -> Option<(&'static str, u64)>;
+
 /// The callers of some place in the code.
 pub struct Backtrace {
     rip: u64,
     rbp: u64,
+    names: Names,
 }
 
 impl Backtrace {
     /// Starts at the interrupted instruction.
     #[must_use]
     pub fn from(rip: u64, rbp: u64) -> Self {
-        Backtrace { rip, rbp }
+        let names: Names = |_| None;
+        Backtrace { rip, rbp, names }
     }
 
     /// Starts at the caller.
@@ -35,18 +38,24 @@ impl Backtrace {
             core::arch::asm!("lea {}, [rip]", "mov {}, rbp", out(reg) rip, out(reg) rbp,
                 options(nomem, nostack, preserves_flags));
         }
-        Backtrace { rip, rbp }
+        Backtrace::from(rip, rbp)
+    }
+
+    /// With the names of functions. Without, whoever reads the console finds them by the image, as
+    /// `cargo xtask boot` does.
+    #[must_use]
+    pub fn with(self, names: Names) -> Self {
+        Backtrace { names, ..self }
     }
 }
 
 impl fmt::Display for Backtrace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let symbols = symbols::current();
         let (mut rip, mut rbp) = (self.rip, self.rbp);
         for depth in 0..DEPTH {
             write!(f, "  #{depth:<2} {rip:016x}")?;
             // A return address points behind its call, which may be another function's start.
-            match symbols.find(rip.saturating_sub(u64::from(depth > 0))) {
+            match (self.names)(rip.saturating_sub(u64::from(depth > 0))) {
                 Some((name, offset)) => writeln!(f, " {name}+{offset:#x}")?,
                 None => writeln!(f)?,
             }

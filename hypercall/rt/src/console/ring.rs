@@ -8,6 +8,9 @@ use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use byte_ring::{Impossible, Ring};
 use hypercall::abi::console::xencons_interface;
 
+#[cfg(target_os = "none")]
+use {crate::image::M2P, crate::probe, crate::start_info::BootError, hypercall::Mfn};
+
 /// Bytes from the daemon to us that fit in the page.
 pub const INPUT: usize = 1024;
 /// Bytes from us to the daemon that fit in the page.
@@ -129,6 +132,34 @@ impl Page {
             }
         })
     }
+}
+
+/// The page of a ring, where Xen's initial mapping has it: from `virt_base` on up to `end` at most.
+///
+/// Its pfn comes from the M2P; whether the p2m agrees is for whoever takes the page tables over to see.
+///
+/// # Errors
+/// The initial mapping does not reach it.
+///
+/// # Safety
+/// `mfn` is that of the console in `start_info`, the tables are Xen's, faults are
+/// [handled](crate::probe::resume), and what is returned is not used once the initial mapping is gone.
+#[cfg(target_os = "none")]
+#[marks::init]
+pub unsafe fn find(mfn: Mfn, virt_base: u64, end: u64) -> Result<&'static Page, BootError> {
+    const PAGE: u64 = 4096;
+    let bad = BootError {
+        field: "console.domU.mfn",
+        value: mfn.as_u64(),
+        expected: "a machine frame that the initial mapping reaches",
+    };
+    let pfn = probe::read(M2P + mfn.as_u64() * 8).map_err(|_| bad)?;
+    let offset = pfn.checked_mul(PAGE).filter(|n| *n < end - virt_base);
+    let address = virt_base + offset.ok_or(bad)?;
+    probe::read(address).map_err(|_| bad)?;
+    // SAFETY: the frame is the console's by Xen's word, the initial mapping reaches it as long as it is
+    // used, and it is all atomics.
+    Ok(unsafe { &*core::ptr::with_exposed_provenance(address as usize) })
 }
 
 #[cfg(test)]
