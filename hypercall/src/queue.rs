@@ -64,6 +64,7 @@
 //! # Ok::<(), MmuError>(())
 //! ```
 
+use core::mem::MaybeUninit;
 use core::panic::Location;
 
 use heapless::Vec;
@@ -89,7 +90,7 @@ pub struct Mmu<H, C = (), const N: usize = DEFAULT_CAPACITY> {
 }
 
 impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
-    /// With nothing queued, for a context that is not lazy.
+    /// With nothing queued, for a context that is not lazy. Large, as [`Batch::new`] is: for a static.
     pub const fn new(hv: H, completion: C) -> Self {
         Self {
             hv,
@@ -98,6 +99,40 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
             lazy: LazyMmu::new(),
             kept: Vec::new(),
         }
+    }
+
+    /// The same at `place`, with nothing large on the stack; `completion` is made where it is to stay as
+    /// well.
+    pub fn new_in(
+        place: &mut MaybeUninit<Self>,
+        hv: H,
+        completion: impl FnOnce(&mut MaybeUninit<C>) -> &mut C,
+    ) -> &mut Self {
+        // These are all fields.
+        let _ = |Self {
+                     hv: _,
+                     completion: _,
+                     batch: _,
+                     lazy: _,
+                     kept: _,
+                 }: &Self| ();
+        let to = place.as_mut_ptr();
+        // SAFETY: each is a field of the place, which the reference holds for writing; what is not
+        // initialised yet is looked at as such.
+        unsafe {
+            let completion_place = &mut *(&raw mut (*to).completion).cast::<MaybeUninit<C>>();
+            let made = core::ptr::from_mut(completion(completion_place));
+            assert!(
+                core::ptr::eq(made, &raw const (*to).completion),
+                "made elsewhere"
+            );
+            Batch::new_in(&mut *(&raw mut (*to).batch).cast::<MaybeUninit<Batch<N>>>());
+            (&raw mut (*to).hv).write(hv);
+            (&raw mut (*to).lazy).write(LazyMmu::new());
+            (&raw mut (*to).kept).write(Vec::new());
+        }
+        // SAFETY: every field was written.
+        unsafe { place.assume_init_mut() }
     }
 
     /// What is queued, and what was counted.

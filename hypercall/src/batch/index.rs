@@ -7,7 +7,7 @@
 use crate::abi::mmu::mmu_update;
 
 pub(super) struct Index<const N: usize> {
-    buckets: [[u16; 2]; N],
+    pub(super) buckets: [[u16; 2]; N],
 }
 
 impl<const N: usize> Index<N> {
