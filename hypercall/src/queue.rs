@@ -89,6 +89,31 @@ pub struct Mmu<H, C = (), const N: usize = DEFAULT_CAPACITY> {
     kept: Vec<FlushError, 1>,
 }
 
+/// What a context keeps of its own while another has the vCPU ([`Mmu::exchange`]): how lazy it is, and
+/// what Xen refused of its requests that it was not told yet.
+#[derive(Debug, Default)]
+pub struct Section {
+    lazy: LazyMmu,
+    kept: Vec<FlushError, 1>,
+}
+
+impl Section {
+    /// That of a context which has not begun: not lazy.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            lazy: LazyMmu::new(),
+            kept: Vec::new(),
+        }
+    }
+
+    /// How lazy it is.
+    #[must_use]
+    pub const fn lazy(&self) -> &LazyMmu {
+        &self.lazy
+    }
+}
+
 impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
     /// With nothing queued, for a context that is not lazy. Large, as [`Batch::new`] is: for a static.
     pub const fn new(hv: H, completion: C) -> Self {
@@ -381,6 +406,32 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
                 previous: (carried_out == T).then(|| core::mem::replace(&mut self.lazy, next)),
             }),
         }
+    }
+
+    /// Exchanges contexts that leave nothing queued: the one whose section this is comes in, and leaves
+    /// that of the running one in its place, with what that was not told yet.
+    ///
+    /// # Errors
+    /// [`LazyError::InInterrupt`]; nothing is exchanged then.
+    ///
+    /// # Panics
+    /// Something is queued: it is to be sent before.
+    pub fn exchange(&mut self, section: &mut Section) -> Result<(), LazyError> {
+        assert!(
+            self.batch.is_empty(),
+            "contexts are exchanged with something queued"
+        );
+        // What was to be flushed has been.
+        let _ = self.lazy.switch_out(SwitchOut::Flush)?;
+        let _ = section.lazy.switch_in();
+        // Addresses may hold for the tables that are being left.
+        self.batch.forget_addresses();
+        core::mem::swap(&mut self.lazy, &mut section.lazy);
+        // It is seldom that either has any, and an error is large.
+        if !(self.kept.is_empty() && section.kept.is_empty()) {
+            core::mem::swap(&mut self.kept, &mut section.kept);
+        }
+        Ok(())
     }
 
     /// Sends what an interrupted section has queued, before a handler's own request.
