@@ -25,6 +25,8 @@ pub(crate) struct Area {
     vcpu: AtomicPtr<vcpu_info>,
     /// What the page tables keep for it; null until they do, and for the boot vCPU.
     tables: AtomicPtr<()>,
+    /// What the threads keep for it; null until it has any.
+    threads: AtomicPtr<()>,
     number: u32,
     /// Upcalls so far.
     pub(crate) upcalls: AtomicU64,
@@ -44,6 +46,7 @@ impl Area {
             masks: AtomicPtr::new(core::ptr::null_mut()),
             vcpu: AtomicPtr::new(core::ptr::null_mut()),
             tables: AtomicPtr::new(core::ptr::null_mut()),
+            threads: AtomicPtr::new(core::ptr::null_mut()),
             number,
             upcalls: AtomicU64::new(0),
         }
@@ -82,6 +85,17 @@ impl Area {
     #[inline]
     pub(crate) fn tables(&self) -> *mut () {
         self.tables.load(Ordering::Relaxed)
+    }
+
+    /// Says what the threads keep for it. Whose it is this room does not know.
+    pub(crate) fn set_threads(&self, threads: *mut ()) {
+        self.threads.store(threads, Ordering::Relaxed);
+    }
+
+    /// What the threads keep for it; null for none.
+    #[inline]
+    pub(crate) fn threads(&self) -> *mut () {
+        self.threads.load(Ordering::Relaxed)
     }
 
     /// The number that Xen knows the vCPU by; the boot vCPU's is 0.

@@ -65,9 +65,13 @@ pub mod selection;
 mod shared;
 #[cfg(target_os = "none")]
 mod smp;
+#[cfg(target_os = "none")]
+mod stack;
 pub mod subarch;
 #[cfg(target_os = "none")]
 mod suspend;
+#[cfg(target_os = "none")]
+mod task;
 #[cfg(target_os = "none")]
 mod tested;
 #[cfg(target_os = "none")]

@@ -5,12 +5,13 @@
 //! area, a stack of its own with pages below that are never mapped, and a `vcpu_info` of its own, which
 //! from vCPU 32 on it must have (`shared_info` has room for 32).
 //!
-//! Work is given to all at once ([`on_all`]). A vCPU looks for it in its idle loop, with upcalls masked
-//! before it sleeps: what is given in between raises its port, and so wakes it.
+//! What a vCPU does from there on is a thread that stays on it, as what was booted is on the boot vCPU:
+//! it parks until work is given to all at once ([`on_all`]). Beside it the vCPU runs other threads.
 //!
 //! Those that run are the first so many ([`cpu::running`]). Xen's tools say how many that are to be, in
-//! xenstore, while the domain runs as well ([`follow`]): the last go down, or come up again. Before the
-//! domain is suspended each goes down ([`all_down`]), where it leaves nothing queued. After that it goes
+//! xenstore, while the domain runs as well ([`follow`]): the last go down, having handed their threads
+//! over, or come up again. Before the domain is suspended each goes down ([`all_down`]), where it leaves
+//! nothing queued in the page tables, and its threads as they are. After that it goes
 //! on where it went down, or, in a restored domain, whose vCPUs have no context, starts from a new one,
 //! with the area, the stack and the page tables that it had ([`all_up`]).
 
@@ -22,33 +23,30 @@ use core::arch::naked_asm;
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::task::Waker;
 
 use heapless::String;
 use hypercall::abi::arch::{FLAT_KERNEL_CS, FLAT_KERNEL_SS, VGCF_in_kernel, vcpu_guest_context};
 use hypercall::abi::shared_info::vcpu_info;
-use hypercall::event::Port;
 use hypercall::{Errno, Hypervisor, MachAddr, XenError, sched, vcpu};
 use marks::init;
+use spin::Once;
 use xenstore_wire::Path;
 
 use crate::cpu::{self, Area};
-use crate::event::{self, BindError};
 use crate::init::initcall;
 use crate::lock::Lock;
-use crate::mm::{self, Flags, MmError, layout};
+use crate::mm::{self, MmError};
 use crate::options::Options;
 use crate::refused::Refused;
 use crate::selection::Selection;
+use crate::stack::{self, NoStack, Stack};
+use crate::task::{self, NotBegun};
 use crate::xen::HV;
 use crate::xenstore::{self, Failed};
-use crate::{time, trap};
+use crate::{event, time, trap};
 
-const PAGE: u64 = 4096;
-/// Bytes of a stack, as many as the boot vCPU's has.
-const STACK: u64 = 64 << 10;
-/// From one stack to the next: the pages in between are never mapped.
-const STRIDE: u64 = 2 * STACK;
 /// How long a vCPU may take from its start to its idle loop, in nanoseconds.
 const PATIENCE: u64 = 10_000_000_000;
 
@@ -57,9 +55,12 @@ const PATIENCE: u64 = 10_000_000_000;
 struct Cpu {
     area: Area,
     info: Info,
-    /// Raised to wake it.
-    port: AtomicU32,
+    stack: Stack,
+    /// What it runs threads with.
+    threads: task::Room,
     work: Lock<Work>,
+    /// Wakes it to look for work, once it runs.
+    waker: Once<Waker>,
     /// Whether Xen has a context of it, from which it goes on.
     has_context: AtomicBool,
     /// Where its page tables go.
@@ -82,8 +83,10 @@ enum Work {
     /// It does not run yet.
     Start,
     Nothing,
-    /// To go down.
-    Leave,
+    /// To go down: for good, as far as its threads can know, or for as long as none runs anywhere.
+    Leave {
+        for_good: bool,
+    },
     /// It does, and runs nothing until it is brought up.
     Left,
     Given(&'static (dyn Fn(u32) + Sync)),
@@ -104,7 +107,8 @@ static BUSY: AtomicBool = AtomicBool::new(false);
 pub(crate) enum NotStarted {
     NoMemory,
     Refused(Refused),
-    Port(BindError),
+    Stack(NoStack),
+    Threads(NotBegun),
     Late,
 }
 
@@ -113,7 +117,8 @@ impl fmt::Display for NotStarted {
         match self {
             NotStarted::NoMemory => f.write_str("the heap has no room for what it needs"),
             NotStarted::Refused(e) => e.fmt(f),
-            NotStarted::Port(e) => e.fmt(f),
+            NotStarted::Stack(e) => e.fmt(f),
+            NotStarted::Threads(e) => e.fmt(f),
             NotStarted::Late => write!(f, "it takes longer than {} s", PATIENCE / 1_000_000_000),
         }
     }
@@ -137,9 +142,15 @@ impl From<XenError> for NotStarted {
     }
 }
 
-impl From<BindError> for NotStarted {
-    fn from(error: BindError) -> NotStarted {
-        NotStarted::Port(error)
+impl From<NoStack> for NotStarted {
+    fn from(error: NoStack) -> NotStarted {
+        NotStarted::Stack(error)
+    }
+}
+
+impl From<NotBegun> for NotStarted {
+    fn from(error: NotBegun) -> NotStarted {
+        NotStarted::Threads(error)
     }
 }
 
@@ -170,7 +181,7 @@ fn start_all(options: &Options<'_>) -> Result<(), Refused> {
     FOLLOWS.store(true, Ordering::Relaxed);
     Ok(())
 }
-initcall!("smp", Service, after ["events", "xenstore"], needs XEN_TABLES, start_all);
+initcall!("smp", Service, after ["events", "threads", "xenstore"], needs XEN_TABLES, start_all);
 
 /// Says how many run.
 fn tell() {
@@ -203,15 +214,17 @@ fn is_offline(number: u32) -> bool {
 
 /// Starts a vCPU and waits until it is there.
 fn start(number: u32) -> Result<(), NotStarted> {
-    let stack = map_stack(number)?;
     let mut room = Vec::new();
     room.try_reserve_exact(1)?;
+    // For good, all of it: a vCPU that was started keeps what it has.
     room.push(Cpu {
         area: Area::new(number),
         // SAFETY: integers.
         info: Info(UnsafeCell::new(unsafe { core::mem::zeroed() })),
-        port: AtomicU32::new(0),
+        stack: stack::get(stack::Size::Vcpu)?,
+        threads: task::make_room(number)?,
         work: Lock::new(Work::Start),
+        waker: Once::new(),
         has_context: AtomicBool::new(false),
         room: Lock::new(Some(mm::make_room()?)),
     });
@@ -221,19 +234,17 @@ fn start(number: u32) -> Result<(), NotStarted> {
         cpus.try_reserve(1)?;
         cpus.push(cpu);
     }
-    begin(cpu, stack)
+    begin(cpu)
 }
 
 /// Gives Xen all that a vCPU has, and has it run: one of which Xen knows nothing yet.
-fn begin(cpu: &'static Cpu, stack: u64) -> Result<(), NotStarted> {
+fn begin(cpu: &'static Cpu) -> Result<(), NotStarted> {
     let number = cpu.area.number();
-    let port = hypercall::event::bind_ipi(&HV, number)?;
-    cpu.port.store(port.0, Ordering::Release);
-    core::mem::forget(event::bind(port, &woken)?);
+    cpu.threads.bind()?;
     let info = register(cpu, number)?;
     // SAFETY: the heap's memory is mapped for good, and this is never freed.
     unsafe { cpu.area.set_vcpu(info) };
-    let context = context(cpu, stack)?;
+    let context = context(cpu)?;
     // SAFETY: the context is made for this vCPU: its own stack and area, the gates and the callback that
     // the boot vCPU has, the boot tables, and an entry that expects just this.
     unsafe {
@@ -258,31 +269,6 @@ fn wait_until(is_so: impl Fn() -> Result<bool, XenError>) -> Result<(), NotStart
     Ok(())
 }
 
-/// The top of a vCPU's stack.
-fn stack_of(number: u32) -> u64 {
-    layout::STACKS.start + u64::from(number + 1) * STRIDE
-}
-
-/// Maps a stack and returns its top. Growing down from it too far meets a page that is not there.
-fn map_stack(number: u32) -> Result<u64, MmError> {
-    let top = stack_of(number);
-    if top > layout::STACKS.end {
-        let va = top - STACK;
-        return Err(MmError::BadRange {
-            va,
-            pages: STACK / PAGE,
-        });
-    }
-    mm::with(|tables| {
-        for va in (top - STACK..top).step_by(PAGE as usize) {
-            let frame = tables.alloc_frame()?;
-            // For good: a vCPU that was started keeps its stack.
-            let _ = tables.map_frames(va, [frame], Flags::DATA)?;
-        }
-        Ok(top)
-    })
-}
-
 /// Tells Xen where the vCPU's `vcpu_info` is, with upcalls masked.
 fn register(cpu: &'static Cpu, number: u32) -> Result<NonNull<vcpu_info>, NotStarted> {
     let info = cpu.info.0.get();
@@ -299,8 +285,9 @@ fn register(cpu: &'static Cpu, number: u32) -> Result<NonNull<vcpu_info>, NotSta
 }
 
 /// What the vCPU starts from.
-fn context(cpu: &'static Cpu, stack: u64) -> Result<vcpu_guest_context, NotStarted> {
+fn context(cpu: &'static Cpu) -> Result<vcpu_guest_context, NotStarted> {
     let root = mm::with(|tables| tables.mfn(tables.root()))?;
+    let stack = cpu.stack.top();
     // SAFETY: integers.
     let mut context: vcpu_guest_context = unsafe { core::mem::zeroed() };
     context.flags = VGCF_in_kernel.into();
@@ -352,21 +339,23 @@ extern "C" fn run(cpu: &'static Cpu) -> ! {
     if let Err(e) = hypercall::time::stop_periodic(&HV, number) {
         panic!("the timer of vCPU {number}: {e}");
     }
+    if !task::are_here() {
+        if let Err(e) = cpu.threads.begin("vcpu") {
+            panic!("vCPU {number} and its threads: {e}");
+        }
+        cpu.waker.call_once(task::waker);
+    }
+    cpu.threads.go_on();
     *cpu.work.lock() = Work::Nothing;
     HV.restore_upcalls(false);
     loop {
-        HV.mask_upcalls();
         cpu.leave_if_told();
         if let Some(work) = cpu.take() {
-            HV.restore_upcalls(false);
             work(number);
             *cpu.work.lock() = Work::Done;
             continue;
         }
-        // Unmasks upcalls, and returns at once if one waits.
-        if let Err(e) = sched::block(&HV) {
-            panic!("vCPU {number} cannot sleep: {e}");
-        }
+        task::park();
     }
 }
 
@@ -375,16 +364,20 @@ impl Cpu {
     fn take(&self) -> Option<&'static (dyn Fn(u32) + Sync)> {
         match *self.work.lock() {
             Work::Given(work) => Some(work),
-            Work::Start | Work::Nothing | Work::Done | Work::Leave | Work::Left => None,
+            Work::Start | Work::Nothing | Work::Done | Work::Leave { .. } | Work::Left => None,
         }
     }
 
     /// Goes down if it is told to, and returns when it is up again.
     fn leave_if_told(&self) {
-        if !matches!(*self.work.lock(), Work::Leave) {
+        let Work::Leave { for_good } = *self.work.lock() else {
             return;
-        }
+        };
+        let masked = HV.mask_upcalls();
         let number = self.area.number();
+        if for_good {
+            self.threads.hand_over();
+        }
         // A new context begins in the boot's space.
         let boot = mm::with(|tables| tables.boot_space());
         // SAFETY: a vCPU without work uses no user half.
@@ -396,6 +389,8 @@ impl Cpu {
         if let Err(e) = vcpu::down(&HV, number) {
             panic!("vCPU {number} cannot go down: {e}");
         }
+        self.threads.go_on();
+        HV.restore_upcalls(masked);
     }
 
     /// Waits until it is down, which it was told.
@@ -415,12 +410,14 @@ impl Cpu {
             return Ok(unsafe { vcpu::up(&HV, number) }?);
         }
         *self.work.lock() = Work::Start;
-        begin(self, stack_of(number))
+        begin(self)
     }
 
     /// Has it look for work.
-    fn wake(&self) -> Result<(), XenError> {
-        hypercall::event::send(&HV, Port(self.port.load(Ordering::Acquire)))
+    fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
     }
 }
 
@@ -436,8 +433,8 @@ fn others() -> impl Iterator<Item = &'static Cpu> {
 /// One that does not, or Xen's refusal. Those that went down are then to be brought up by [`all_up`].
 pub(crate) fn all_down() -> Result<(), NotStarted> {
     for cpu in others() {
-        *cpu.work.lock() = Work::Leave;
-        cpu.wake()?;
+        *cpu.work.lock() = Work::Leave { for_good: false };
+        cpu.wake();
     }
     others().try_for_each(Cpu::wait_for_down)
 }
@@ -477,8 +474,8 @@ pub(crate) fn follow(wanted: u32) {
 fn bring_to(wanted: u32) -> Result<(), NotStarted> {
     while cpu::running() > wanted {
         let Some(last) = others().last() else { break };
-        *last.work.lock() = Work::Leave;
-        last.wake()?;
+        *last.work.lock() = Work::Leave { for_good: true };
+        last.wake();
         last.wait_for_down()?;
         cpu::ended();
     }
@@ -495,9 +492,6 @@ fn bring_to(wanted: u32) -> Result<(), NotStarted> {
     }
     Ok(())
 }
-
-/// The port that wakes a vCPU was raised: it looks for work.
-fn woken() {}
 
 /// Has every vCPU that runs call `work` with its number, all at once, and returns when all have.
 ///
@@ -523,10 +517,7 @@ pub(crate) fn on_all(work: &(dyn Fn(u32) + Sync)) {
     mm::let_go();
     for cpu in others() {
         *cpu.work.lock() = Work::Given(given);
-        // Refused it would never be done.
-        if let Err(e) = cpu.wake() {
-            panic!("waking vCPU {}: {e}", cpu.area.number());
-        }
+        cpu.wake();
     }
     work(0);
     mm::let_go();

@@ -26,6 +26,7 @@ use crate::mm::{self, Current, Flags, MmError, Tables};
 use crate::refused::Refused;
 use crate::shared::P2m;
 use crate::smp::{self, NotStarted};
+use crate::task::{self, NotBegun};
 use crate::xen::HV;
 use crate::xenstore::{self, Failed};
 use crate::{console, event, shared, time};
@@ -46,6 +47,15 @@ const PARTS: &[Part] = &[
         name: "vCPUs",
         before: || Ok(smp::all_down()?),
         after: |told| Ok(smp::all_up(told.is_new())?),
+    },
+    // The boot vCPU's ports by which threads are woken, those of its timer among them.
+    Part {
+        name: "threads",
+        before: || Ok(()),
+        after: |told| match told.is_new() {
+            true => Ok(task::begin_anew()?),
+            false => Ok(()),
+        },
     },
     // Its port, and the watches that xenstored keeps.
     Part {
@@ -139,6 +149,7 @@ pub(crate) enum Trouble {
     Lazy,
     Refused(Refused),
     Vcpus(NotStarted),
+    Threads(NotBegun),
     Store(Failed),
 }
 
@@ -149,6 +160,7 @@ impl fmt::Display for Trouble {
             Trouble::Lazy => f.write_str("it was asked for in a lazy section"),
             Trouble::Refused(e) => e.fmt(f),
             Trouble::Vcpus(e) => write!(f, "a vCPU: {e}"),
+            Trouble::Threads(e) => write!(f, "threads: {e}"),
             Trouble::Store(e) => e.fmt(f),
         }
     }
@@ -163,6 +175,12 @@ impl<E: Into<Refused>> From<E> for Trouble {
 impl From<NotStarted> for Trouble {
     fn from(error: NotStarted) -> Trouble {
         Trouble::Vcpus(error)
+    }
+}
+
+impl From<NotBegun> for Trouble {
+    fn from(error: NotBegun) -> Trouble {
+        Trouble::Threads(error)
     }
 }
 

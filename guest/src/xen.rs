@@ -7,7 +7,7 @@
 
 use hypercall::call::Upcalls;
 use hypercall::instead::{Devices, PageTables};
-use hypercall::{Errno, Hypervisor, Op, Xen};
+use hypercall::{Errno, Hypervisor, Op, Xen, XenError};
 use spin::Once;
 
 use crate::{cpu, subarch};
@@ -45,6 +45,9 @@ pub(crate) trait BackEnd: Sync {
 
     /// Whether a device waits for interrupts to be on.
     fn is_requested(&self) -> bool;
+
+    /// Turns interrupts on and sleeps until one came, with no gap between the two.
+    fn block(&self);
 }
 
 /// The back end; none under PV.
@@ -60,6 +63,22 @@ pub(crate) fn tell(back_end: &'static dyn BackEnd) {
 #[inline(never)]
 fn back_end() -> Option<&'static dyn BackEnd> {
     BACK_END.get().copied()
+}
+
+/// Unmasks upcalls and sleeps until one came, with no gap between the two. Afterwards they are unmasked.
+///
+/// # Errors
+/// Xen's refusal.
+pub(crate) fn block() -> Result<(), XenError> {
+    match subarch::is_pv() {
+        true => hypercall::sched::block(&HV),
+        false => {
+            if let Some(back_end) = back_end() {
+                back_end.block();
+            }
+            Ok(())
+        }
+    }
 }
 
 /// Whether a device waits for upcalls to be unmasked.

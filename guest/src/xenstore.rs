@@ -139,8 +139,7 @@ impl Host for Patient {
     }
 
     fn wait(&mut self) {
-        // Refused, it is a busier wait, and ends as the time does.
-        let _ = hypercall::sched::poll(&HV, &[self.port.0], time::in_xen(self.deadline));
+        event::wait(&[self.port], self.deadline);
     }
 }
 

@@ -26,6 +26,7 @@ const KNOWN: &[&str] = &[
     "pc",
     "smp",
     "suspend",
+    "task",
     "xenstore",
 ];
 

@@ -35,6 +35,7 @@ extern crate alloc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
+use core::task::Waker;
 
 use hypercall::event::Port;
 use hypercall::queue::Access;
@@ -72,9 +73,19 @@ pub(crate) const MOST: u32 = 64;
 /// How long a port that storms is held back at least, in nanoseconds.
 const HOLD: u64 = 1_000_000;
 
+/// What is done when a port is raised.
+enum Called {
+    /// The event is taken, and this is called.
+    Handler(&'static dyn Handler),
+    /// The port is masked, and stays raised for the one that this wakes.
+    Waker(Waker),
+}
+
 /// The handler of a port.
 struct Entry {
-    handler: &'static dyn Handler,
+    called: Called,
+    /// Where the port is raised. Another vCPU that comes by leaves it.
+    vcpu: u32,
     /// The last upcall that called it.
     upcall: u64,
     /// Calls by that upcall.
@@ -98,7 +109,7 @@ impl Table {
     }
 
     /// Enters a handler, growing the list up to its port.
-    fn insert(&mut self, port: Port, handler: &'static dyn Handler) -> Result<(), BindError> {
+    fn insert(&mut self, port: Port, vcpu: u32, called: Called) -> Result<(), BindError> {
         let index = port.0 as usize;
         let more = (index + 1).saturating_sub(self.entries.len());
         if self.entries.try_reserve(more).is_err() {
@@ -112,7 +123,8 @@ impl Table {
             return Err(BindError::Taken);
         }
         *entry = Some(Entry {
-            handler,
+            called,
+            vcpu,
             upcall: 0,
             calls: 0,
             held: None,
@@ -122,10 +134,8 @@ impl Table {
     }
 
     /// Forgets the handler of a port.
-    fn remove(&mut self, port: Port) {
-        if let Some(entry) = self.entries.get_mut(port.0 as usize) {
-            *entry = None;
-        }
+    fn remove(&mut self, port: Port) -> Option<Entry> {
+        self.entries.get_mut(port.0 as usize)?.take()
     }
 }
 
@@ -193,21 +203,92 @@ impl Drop for Bound {
     }
 }
 
-/// Has `handler` called whenever `port` is raised, for as long as what is returned lives.
+/// Has `handler` called whenever `port` is raised, on the boot vCPU, for as long as what is returned
+/// lives.
 ///
 /// # Errors
 /// See [`BindError`]. The port is then masked, without this handler, and still the caller's.
 pub(crate) fn bind(port: Port, handler: &'static dyn Handler) -> Result<Bound, BindError> {
+    bind_on(0, port, handler)
+}
+
+/// As [`bind`], for a port that is raised on another vCPU.
+///
+/// # Errors
+/// As [`bind`].
+pub(crate) fn bind_on(
+    vcpu: u32,
+    port: Port,
+    handler: &'static dyn Handler,
+) -> Result<Bound, BindError> {
+    open(vcpu, port, Called::Handler(handler))?;
+    Ok(Bound(port))
+}
+
+/// Enters what a port does, and opens it.
+fn open(vcpu: u32, port: Port, called: Called) -> Result<(), BindError> {
     if place(port).is_none() {
         return Err(BindError::NoSuchPort);
     }
-    TABLE.lock().insert(port, handler)?;
+    TABLE.lock().insert(port, vcpu, called)?;
     if let Err(e) = hypercall::event::unmask(&HV, port) {
-        TABLE.lock().remove(port);
-        mask(port);
+        forget(port);
         return Err(BindError::Refused(e));
     }
-    Ok(Bound(port))
+    Ok(())
+}
+
+/// Has a port do nothing any more, and masks it.
+fn forget(port: Port) {
+    let mut table = TABLE.lock();
+    // What it did is dropped when the lock is free.
+    let entry = table.remove(port);
+    mask(port);
+    drop(table);
+    drop(entry);
+}
+
+/// A port that somebody waits for; dropped, he does so no more.
+#[must_use = "dropped, nobody is woken"]
+pub(crate) struct Watch(Port);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        forget(self.0);
+    }
+}
+
+/// Has `waker` woken when `port` is raised, which has no handler and is polled otherwise ([`take`]); at
+/// once if it is raised already. The port is raised on the boot vCPU, and stays so.
+///
+/// # Errors
+/// See [`BindError`].
+pub(crate) fn watch(port: Port, waker: &Waker) -> Result<Watch, BindError> {
+    open(0, port, Called::Waker(waker.clone()))?;
+    Ok(Watch(port))
+}
+
+/// How a thread waits for ports until a time of [`time::monotonic`] (0: for ever); false where it cannot.
+pub(crate) type Wait = fn(&[Port], u64) -> bool;
+
+/// How threads wait, where there are any.
+static WAIT: spin::Once<Wait> = spin::Once::new();
+
+/// Says how threads wait.
+pub(crate) fn wait_by(wait: Wait) {
+    WAIT.call_once(|| wait);
+}
+
+/// Waits until one of the ports, which have no handlers, is raised, or a time of [`time::monotonic`] has
+/// come; it may end before. Others run meanwhile, be it threads or other vCPUs. At most 128 ports.
+pub(crate) fn wait(ports: &[Port], deadline: u64) {
+    if WAIT.get().is_some_and(|wait| wait(ports, deadline)) {
+        return;
+    }
+    let mut numbers = heapless::Vec::<_, 128>::new();
+    numbers.extend(ports.iter().map(|port| port.0));
+    // Refused, it is a busier wait.
+    let _ = hypercall::sched::poll(&HV, &numbers, time::in_xen(deadline));
 }
 
 /// Closes a port, which [`Bound`] does by itself, and forgets its handler. It is masked again, as whoever gets its number next
@@ -216,11 +297,7 @@ pub(crate) fn bind(port: Port, handler: &'static dyn Handler) -> Result<Bound, B
 /// # Errors
 /// Xen's refusal.
 pub(crate) fn close(port: Port) -> Result<(), XenError> {
-    {
-        let mut table = TABLE.lock();
-        table.remove(port);
-        mask(port);
-    }
+    forget(port);
     hypercall::event::close(&HV, port)?;
     // A bit that was set before must not raise the next owner of the number.
     take(port);
@@ -348,13 +425,27 @@ fn admit(port: Port) -> Option<&'static dyn Handler> {
         mask(port);
         return None;
     };
+    if entry.vcpu != cpu::here().number() {
+        // That vCPU was told of it as well.
+        return None;
+    }
+    let handler = match &entry.called {
+        Called::Handler(handler) => *handler,
+        Called::Waker(waker) => {
+            mask(port);
+            let waker = waker.clone();
+            drop(table);
+            waker.wake();
+            return None;
+        }
+    };
     if entry.upcall != upcall {
         entry.upcall = upcall;
         entry.calls = 0;
     }
     if entry.calls < MOST {
         entry.calls += 1;
-        return Some(entry.handler);
+        return Some(handler);
     }
     mask(port);
     HELD.store(true, Ordering::Relaxed);

@@ -11,7 +11,7 @@ use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::panic::Location;
 
-use hypercall::queue::{Access, LazyGuard, Mmu, MmuError, PauseGuard};
+use hypercall::queue::{Access, LazyGuard, Mmu, MmuError, PauseGuard, Section};
 use lock_api::MutexGuard;
 use marks::init;
 use pagetable::Domain;
@@ -139,6 +139,20 @@ pub unsafe fn switch_space(space: &AddressSpace) -> Result<(), MmError> {
 pub(crate) fn let_go() {
     if let Some(mut tables) = lock_unless_held(own()) {
         sent(tables.send_and_let_go());
+    }
+}
+
+/// Has this vCPU's page tables go on with another context's section, and leaves that of the one before
+/// in its place. What that had queued is sent, and what it held is let go.
+///
+/// # Panics
+/// The page tables are in use here, or this is a handler: neither is where contexts are switched.
+#[track_caller]
+pub(crate) fn exchange(section: &mut Section) {
+    let mut tables = own().lock();
+    sent(tables.send_and_let_go());
+    if let Err(e) = tables.mmu().exchange(section) {
+        panic!("lazy mode of another context: {e}");
     }
 }
 

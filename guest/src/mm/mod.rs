@@ -16,10 +16,10 @@ pub mod running;
 #[cfg(target_os = "none")]
 pub use kernel::{Current, in_space, lazy, pause, switch_space, try_with, with, with_all};
 #[cfg(target_os = "none")]
-pub(crate) use kernel::{Room, join, let_go, make_room, set_machine, steal};
+pub(crate) use kernel::{Room, exchange, join, let_go, make_room, set_machine, steal};
 pub use pagetable::{
     Change, Flags, MmError, Pte, Tables, Value, audit, cost, entry, error, frames, fresh, fuzz,
-    machine, spaces, state, tables, takeover, user, walk,
+    machine, mapping, spaces, state, tables, takeover, user, walk,
 };
 #[cfg(target_os = "none")]
 pub use running::Running;

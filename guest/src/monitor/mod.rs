@@ -11,6 +11,8 @@ pub mod line;
 mod machine;
 #[cfg(target_os = "none")]
 mod store;
+#[cfg(target_os = "none")]
+mod tasks;
 
 #[cfg(target_os = "none")]
 pub(crate) use run::Monitor;
@@ -136,12 +138,10 @@ mod run {
         pub(super) fn sleep(&self) {
             event::idle();
             let deadline = time::monotonic().map_or(0, |now| now + NAP);
-            let ports: Vec<_, 3> = self.ports().iter().map(|port| port.0).collect();
-            // Refused, it is a busier wait.
-            let _ = match &ports[..] {
-                [] => hypercall::sched::r#yield(&HV),
-                ports => hypercall::sched::poll(&HV, ports, time::in_xen(deadline)),
-            };
+            match &self.ports()[..] {
+                [] => drop(hypercall::sched::r#yield(&HV)),
+                ports => event::wait(ports, deadline),
+            }
         }
     }
 }

@@ -47,6 +47,10 @@ impl BackEnd for OnXen {
     fn is_requested(&self) -> bool {
         false
     }
+
+    fn block(&self) {
+        interrupts::block();
+    }
 }
 
 impl BackEnd for OnMetal {
@@ -72,6 +76,10 @@ impl BackEnd for OnMetal {
 
     fn is_requested(&self) -> bool {
         interrupts::is_requested()
+    }
+
+    fn block(&self) {
+        interrupts::block();
     }
 }
 

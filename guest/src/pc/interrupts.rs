@@ -10,7 +10,9 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use pic8259::ChainedPics;
-use x86_64::instructions::interrupts::{are_enabled, disable, enable, without_interrupts};
+use x86_64::instructions::interrupts::{
+    are_enabled, disable, enable, enable_and_hlt, without_interrupts,
+};
 use x86_64::instructions::port::Port;
 
 use super::{ports, timer};
@@ -60,6 +62,17 @@ pub(crate) fn mask() -> bool {
 pub(crate) fn unmask() {
     enable();
     ports::deliver();
+}
+
+/// Turns interrupts on and sleeps until one came. What the kernel raised itself is delivered instead: no
+/// interrupt would come of it.
+pub(crate) fn block() {
+    disable();
+    if event::is_announced() {
+        unmask();
+    } else {
+        enable_and_hlt();
+    }
 }
 
 /// Takes an interrupt; false if it is of no known source.

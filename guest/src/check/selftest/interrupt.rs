@@ -15,8 +15,8 @@ use crate::capability::{PC, is_here};
 use crate::event::{self, Bound, Handler};
 use crate::lock::Lock;
 use crate::mm::{self, Current, Flags, MmError};
-use crate::time;
 use crate::xen::HV;
+use crate::{task, time};
 
 /// Interrupts taken.
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -58,8 +58,9 @@ impl Seen {
     };
 }
 
-/// A port, with its handler if it has one; closed when dropped.
-pub(super) struct Open(pub(super) Port, Option<Bound>);
+/// A port, with its handler if it has one; closed when dropped. The last is the threads' timer, which
+/// they have back then.
+pub(super) struct Open(pub(super) Port, Option<Bound>, Option<task::Lent>);
 
 impl Open {
     pub(super) fn ipi(handler: &'static dyn Handler) -> Result<Open, Trouble> {
@@ -67,18 +68,21 @@ impl Open {
     }
 
     pub(super) fn timer(handler: &'static dyn Handler) -> Result<Open, Trouble> {
+        let lent = task::lend_timer();
         let port = match bind_virq(&HV, VIRQ_TIMER, 0) {
             Err(e) if e.errno == Errno::ENODEV => {
                 return Err(Trouble::skip("this machine has no timer that interrupts"));
             }
             other => other?,
         };
-        Open::new(port, handler)
+        let mut open = Open::new(port, handler)?;
+        open.2 = Some(lent);
+        Ok(open)
     }
 
     /// A port that stays masked.
     pub(super) fn masked(port: Port) -> Open {
-        Open(port, None)
+        Open(port, None, None)
     }
 
     #[inline(never)]

@@ -37,6 +37,7 @@ mod smp;
 mod smp_pace;
 mod smp_spaces;
 mod spaces;
+mod task;
 mod xen_checks;
 
 extern crate alloc;
