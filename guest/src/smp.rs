@@ -375,9 +375,7 @@ impl Cpu {
         };
         let masked = HV.mask_upcalls();
         let number = self.area.number();
-        if for_good {
-            self.threads.hand_over();
-        }
+        self.threads.leave(for_good);
         // A new context begins in the boot's space.
         let boot = mm::with(|tables| tables.boot_space());
         // SAFETY: a vCPU without work uses no user half.

@@ -33,6 +33,8 @@ const SMP: &[&str] = &[
     "smp.seen_by_all",
     "smp.spaces",
     "smp.time",
+    "task.across",
+    "task.spread",
 ];
 
 const ALLOWED: &[Allowed] = &[

@@ -23,7 +23,8 @@
 //! raised. A port that is raised again and again meanwhile, be it by its own handler, would hold the
 //! interrupted context for ever. So an upcall calls a handler [`MOST`] times and then masks its port:
 //! the log says so, once, and the others are served as before. The port is opened again by the next
-//! upcall that comes a while later, or when the kernel has nothing to do ([`idle`]).
+//! upcall that comes a while later, for which a timer sees where there is one, or when the vCPU has
+//! nothing to do ([`idle`]).
 
 mod entry;
 mod vector;
@@ -268,6 +269,14 @@ pub(crate) fn watch(port: Port, waker: &Waker) -> Result<Watch, BindError> {
     Ok(Watch(port))
 }
 
+/// Has this vCPU take an upcall a while later.
+static COME_AGAIN: spin::Once<fn()> = spin::Once::new();
+
+/// Says how a vCPU takes an upcall a while later, which opens the ports that were held back by then.
+pub(crate) fn come_again_by(later: fn()) {
+    COME_AGAIN.call_once(|| later);
+}
+
 /// How a thread waits for ports until a time of [`time::monotonic`] (0: for ever); false where it cannot.
 pub(crate) type Wait = fn(&[Port], u64) -> bool;
 
@@ -452,18 +461,21 @@ fn admit(port: Port) -> Option<&'static dyn Handler> {
     entry.held = Some(time::monotonic().unwrap_or(0));
     let said = core::mem::replace(&mut entry.said, true);
     drop(table);
+    if let Some(come_again) = COME_AGAIN.get() {
+        come_again();
+    }
     if !said {
         log::warn!(
             target: "event",
             "port {port} is raised faster than it is served: after {MOST} calls of its handler in one \
-             upcall it waits for the next event, or until the kernel is idle"
+             upcall it waits for a while, or until the vCPU is idle"
         );
     }
     None
 }
 
-/// Opens the ports that were held back at a time of which `is_over` says that it is long enough ago,
-/// each once: one that storms again meanwhile is held back again.
+/// Opens the ports of this vCPU that were held back at a time of which `is_over` says that it is long
+/// enough ago, each once: one that storms again meanwhile is held back again.
 fn reopen(is_over: impl Fn(u64) -> bool) {
     if !HELD.swap(false, Ordering::Relaxed) {
         return;
@@ -475,8 +487,9 @@ fn reopen(is_over: impl Fn(u64) -> bool) {
             let Some(entry) = table.entry(port) else {
                 continue;
             };
+            let here = entry.vcpu == cpu::here().number();
             match entry.held {
-                Some(held) if is_over(held) => {
+                Some(held) if here && is_over(held) => {
                     entry.held = None;
                     true
                 }
@@ -495,7 +508,12 @@ fn reopen(is_over: impl Fn(u64) -> bool) {
     }
 }
 
-/// Opens every port that was held back: the kernel has nothing to do that they could keep it from.
+/// Whether some port is held back.
+pub(crate) fn holds_back() -> bool {
+    HELD.load(Ordering::Relaxed)
+}
+
+/// Opens every port of this vCPU that was held back: it has nothing to do that they could keep it from.
 pub(crate) fn idle() {
     reopen(|_| true);
 }

@@ -13,6 +13,8 @@
 //! A thread may give its vCPU away where it holds no lock, and in a lazy section, which goes on with it.
 //! Where it goes on it may be on another vCPU. Handlers never do; they wake.
 
+mod call;
+mod mailbox;
 mod queue;
 mod run;
 mod state;
@@ -36,10 +38,12 @@ use hypercall::event::Port;
 use hypercall::{Errno, Hypervisor};
 use marks::init;
 
+pub(crate) use call::{NotCalled, call, call_all, post};
 pub(crate) use run::{yield_if_needed, yield_now};
 pub(crate) use thread::{
     Hooks, JoinHandle, Spawn, SpawnError, Thread, Told, current, exit, spawn, tell,
 };
+pub(crate) use timer::{Timer, wake_at};
 pub(crate) use vcpu::are_here;
 pub(crate) use wait::{park, park_until, sleep_until, wait_until, wait_until_time, waker};
 
@@ -103,7 +107,10 @@ fn begin(options: &Options<'_>) -> Result<(), Refused> {
     let vcpu = Vcpu::boot();
     let begun = bind(vcpu).and_then(|()| begin_on(vcpu, "main"));
     match begun {
-        Ok(()) => event::wait_by(wait_for_ports),
+        Ok(()) => {
+            event::wait_by(wait_for_ports);
+            event::come_again_by(|| vcpu::here().timers.look_soon());
+        }
         Err(e) => panic!("threads: {e}"),
     }
     Ok(())
@@ -144,15 +151,20 @@ impl Room {
         Ok(())
     }
 
-    /// Hands over the threads of the vCPU, which calls and is about to go down, to others.
-    pub(crate) fn hand_over(&self) {
-        self.0.set_open(false);
-        run::hand_over(self.0);
+    /// The vCPU, which calls with upcalls masked, is about to go down: nobody calls anything there any
+    /// more. If it goes `for_good`, as far as threads can know, others get those that wait for it.
+    pub(crate) fn leave(&self, for_good: bool) {
+        if for_good {
+            self.0.set_open(false);
+            run::hand_over(self.0);
+        }
+        call::close(self.0);
     }
 
     /// Goes on with threads on the vCPU, which calls and was away.
     pub(crate) fn go_on(&self) {
         self.0.set_open(true);
+        self.0.letters.set_open(true);
         self.0.timers.set_anew();
     }
 }
@@ -189,8 +201,12 @@ fn bind_timer(vcpu: &'static Vcpu) -> Result<(), NotBegun> {
     }
 }
 
-/// The port that wakes a vCPU was raised: it looks as this returns.
-fn kicked() {}
+/// The port that wakes a vCPU was raised: it looks for threads as this returns.
+fn kicked() {
+    if are_here() {
+        call::serve();
+    }
+}
 
 /// The time that the timer of this vCPU was set to has come.
 fn timer_came() {

@@ -335,6 +335,13 @@ impl Thread {
         &self.name
     }
 
+    /// Where its stack begins, growing down, a multiple of 16: where the processor may enter the kernel
+    /// from the thread's user mode, which is when the stack is empty. A thread that began with its vCPU
+    /// has none that is its own.
+    pub(crate) fn stack_top(&self) -> Option<u64> {
+        self.stack.lock().as_ref().map(Stack::top)
+    }
+
     /// Whether it runs on its home alone.
     pub(super) fn is_pinned(&self) -> bool {
         self.pinned.load(Ordering::Relaxed)

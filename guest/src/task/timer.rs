@@ -13,11 +13,13 @@ use core::task::Waker;
 
 use super::vcpu::{self, Vcpu};
 use crate::lock::Lock;
-use crate::time;
 use crate::xen::HV;
+use crate::{event, time};
 
 /// How long a thread runs in user mode while others wait for its vCPU, in nanoseconds.
 const SLICE: u64 = 10_000_000;
+/// How long it is until an upcall that is to come soon: longer than a port is held back, in nanoseconds.
+const SOON: u64 = 2_000_000;
 /// A time that never comes.
 const NEVER: u64 = u64::MAX;
 /// Wakers that an upcall wakes; for more the timer comes again at once.
@@ -45,6 +47,8 @@ pub(super) struct Timers {
     times: Lock<Times>,
     /// When the thread that runs has had its time, if others wait.
     limit: AtomicU64,
+    /// When the vCPU is to take an upcall, whatever else it does.
+    look: AtomicU64,
     /// Whether somebody else uses the timer, or there is none.
     lent: AtomicBool,
 }
@@ -115,6 +119,7 @@ impl Timers {
                 set: NEVER,
             }),
             limit: AtomicU64::new(NEVER),
+            look: AtomicU64::new(NEVER),
             lent: AtomicBool::new(true),
         }
     }
@@ -122,6 +127,7 @@ impl Timers {
     /// Sets the timer of this vCPU, which calls, if it would come too late.
     fn set(&self, times: &mut Times) {
         let wanted = times.first().min(self.limit.load(Ordering::Relaxed));
+        let wanted = wanted.min(self.look.load(Ordering::Relaxed));
         if wanted < times.set && !self.lent.load(Ordering::Relaxed) {
             times.set = wanted;
             // At 0 it would be stopped.
@@ -140,6 +146,14 @@ impl Timers {
         }
         if let Some(now) = time::monotonic() {
             self.limit.store(now + SLICE, Ordering::Relaxed);
+            self.set(&mut self.times.lock());
+        }
+    }
+
+    /// Has the vCPU, which calls, take an upcall a while later.
+    pub(super) fn look_soon(&self) {
+        if let Some(now) = time::monotonic() {
+            self.look.store(now + SOON, Ordering::Relaxed);
             self.set(&mut self.times.lock());
         }
     }
@@ -163,6 +177,15 @@ impl Timers {
         if self.limit.load(Ordering::Relaxed) <= now {
             self.forget_limit();
             vcpu.overdue.store(true, Ordering::Relaxed);
+        }
+        if self.look.load(Ordering::Relaxed) <= now {
+            // In one upcall with what had a port held back it is too early.
+            let again = if event::holds_back() {
+                now.saturating_add(SOON)
+            } else {
+                NEVER
+            };
+            self.look.store(again, Ordering::Relaxed);
         }
         for _ in 0..MOST {
             let Some(waker) = self.take_due(now) else {

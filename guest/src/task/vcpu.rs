@@ -13,6 +13,8 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsiz
 use hypercall::event::Port;
 use spin::Once;
 
+use super::call::Letter;
+use super::mailbox::Mailbox;
 use super::queue::Queue;
 use super::thread::Thread;
 use super::timer::Timers;
@@ -48,6 +50,8 @@ pub(super) struct Vcpu {
     /// Whether the one that runs has had its time while others wait.
     pub(super) overdue: AtomicBool,
     pub(super) timers: Timers,
+    /// What others have it call.
+    pub(super) letters: Mailbox<Letter>,
     /// Raised to have it look, and when its timer's time has come.
     pub(super) kick: AtomicU32,
     pub(super) timer: AtomicU32,
@@ -107,6 +111,7 @@ impl Vcpu {
             since: AtomicU64::new(0),
             overdue: AtomicBool::new(false),
             timers: Timers::new(),
+            letters: Mailbox::new(),
             kick: AtomicU32::new(0),
             timer: AtomicU32::new(0),
             next: AtomicPtr::new(core::ptr::null_mut()),

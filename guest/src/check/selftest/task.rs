@@ -7,15 +7,18 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::task::Waker;
 
+use hypercall::Hypervisor;
 use hypercall::queue::Access;
 
 use super::context::{Context, PAGE, in_table, marked};
+use super::smp::RACERS;
 use super::{TestResult, Trouble, expect_eq, selftest};
 use crate::capability::{PC, is_here};
 use crate::lock::Lock;
 use crate::mm::spaces::AddressSpace;
 use crate::mm::{self, Current, Flags, MmError};
-use crate::{probe, stack, task, time};
+use crate::xen::HV;
+use crate::{cpu, event, probe, stack, task, time};
 
 /// Runs a test and gives back what its threads had, which is kept for others otherwise.
 fn trimmed(f: impl FnOnce() -> TestResult) -> TestResult {
@@ -46,6 +49,13 @@ fn joined(_: &mut Context) -> TestResult {
             Some(true),
             "the name of a thread as it finds it"
         );
+        let handle = task::spawn("stands", || {
+            let local = 0_u8;
+            let place = (&raw const local).addr() as u64;
+            let top = task::current().stack_top();
+            top.is_some_and(|top| (top - 4096..top).contains(&place))
+        })?;
+        expect_eq!(handle.join(), Some(true), "a thread is on its own stack");
         Ok(())
     })
 }
@@ -218,6 +228,34 @@ fn sleepers(_: &mut Context) -> TestResult {
 }
 selftest!("task.sleep", sleepers, needs EVERYWHERE);
 
+/// A timer that is dropped wakes nobody, and one that is not does; the first of several at the same time
+/// as well as the last.
+fn timers(_: &mut Context) -> TestResult {
+    /// Counts how often it is woken.
+    struct Count(AtomicU32);
+    impl alloc::task::Wake for Count {
+        fn wake(self: Arc<Count>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let counts = [(); 4].map(|()| Arc::new(Count(AtomicU32::new(0))));
+    let at = now()? + 5_000_000;
+    let mut timers: Vec<Option<task::Timer>> = Vec::new();
+    timers.try_reserve_exact(4)?;
+    for count in &counts {
+        timers.push(Some(task::wake_at(at, Waker::from(Arc::clone(count)))?));
+    }
+    timers[0] = None;
+    timers[2] = None;
+    task::sleep_until(at + 5_000_000);
+    let woken = counts
+        .each_ref()
+        .map(|count| count.0.load(Ordering::Relaxed));
+    expect_eq!(woken, [0, 1, 0, 1], "how often each was woken");
+    Ok(())
+}
+selftest!("task.timers", timers, needs EVERYWHERE);
+
 /// Who waits for what does not come, waits until the time that was named; who waits for what comes, does
 /// not.
 fn waits_in_time(_: &mut Context) -> TestResult {
@@ -383,3 +421,173 @@ fn in_spaces(context: &mut Context) -> TestResult {
     })
 }
 selftest!("task.spaces", in_spaces, &[2], needs EVERYWHERE);
+
+/// Each vCPU calls what it is told to, once, itself too; one that does not run calls nothing, and says so.
+fn calls(_: &mut Context) -> TestResult {
+    let running = cpu::running();
+    for number in 0..running {
+        let called = AtomicU64::new(u64::MAX);
+        task::call(number, &|| {
+            called.store(cpu::here().number().into(), Ordering::Relaxed)
+        })?;
+        expect_eq!(
+            called.into_inner(),
+            number.into(),
+            "the vCPU that was called"
+        );
+    }
+    let calls = AtomicU32::new(0);
+    task::call_all(&|| {
+        calls.fetch_add(1, Ordering::Relaxed);
+    })?;
+    expect_eq!(calls.into_inner(), running, "calls on all vCPUs");
+    let refused = task::call(running, &|| {});
+    expect_eq!(
+        refused,
+        Err(task::NotCalled::NotRunning(running)),
+        "a call on a vCPU that does not run"
+    );
+    Ok(())
+}
+selftest!("task.call", calls, needs EVERYWHERE);
+
+/// All vCPUs call each other at once, with upcalls masked and open, and each call comes back: nobody
+/// waits for somebody who waits for him.
+fn calls_cross(context: &mut Context) -> TestResult {
+    trimmed(|| {
+        let (running, rounds) = (cpu::running().min(RACERS), context.pages());
+        let sum = Arc::new(AtomicU64::new(0));
+        let mut handles = Vec::new();
+        handles.try_reserve_exact(running as usize)?;
+        for number in 0..running {
+            let sum = Arc::clone(&sum);
+            let calls = move || {
+                let mut refused = 0;
+                for round in 0..rounds {
+                    let other = (number + 1 + round as u32 % running) % running;
+                    let masked = round & 1 == 1 && HV.mask_upcalls();
+                    let called = task::call(other, &|| {
+                        sum.fetch_add(1, Ordering::Relaxed);
+                    });
+                    if round & 1 == 1 {
+                        HV.restore_upcalls(masked);
+                    }
+                    refused += u32::from(called.is_err());
+                }
+                refused
+            };
+            handles.push(task::Spawn::new("calls").pinned(number).start(calls)?);
+        }
+        for handle in handles {
+            expect_eq!(handle.join(), Some(0), "calls that were refused");
+        }
+        let expected = u64::from(running) * rounds;
+        expect_eq!(sum.load(Ordering::Relaxed), expected, "calls of all vCPUs");
+        Ok(())
+    })
+}
+selftest!("task.call.crossed", calls_cross, &[300], needs EVERYWHERE);
+
+/// What is posted is called in the order in which it was, with nobody waiting for it; also what posts
+/// itself again, which keeps neither others from being called nor the one that it interrupts from going
+/// on.
+fn posts(_: &mut Context) -> TestResult {
+    let last = cpu::running() - 1;
+    let order = Arc::new(Lock::new(heapless::Vec::<u32, 8>::new()));
+    for number in 0..8 {
+        let order = Arc::clone(&order);
+        task::post(last, move || {
+            // There is room for each.
+            let _ = order.lock().push(number);
+        })?;
+    }
+    // Behind them.
+    task::call(last, &|| {})?;
+    expect_eq!(
+        &order.lock()[..],
+        &[0, 1, 2, 3, 4, 5, 6, 7][..],
+        "calls as they came"
+    );
+    let left = Arc::new(AtomicU32::new(AGAIN));
+    again(last, Arc::clone(&left));
+    for _ in 0..10 {
+        task::call(last, &|| {})?;
+    }
+    let begun = now()?;
+    while left.load(Ordering::Relaxed) != 0 && now()? - begun < 20_000_000_000 {
+        core::hint::spin_loop();
+    }
+    expect_eq!(left.load(Ordering::Relaxed), 0, "calls that were not made");
+    Ok(())
+}
+selftest!("task.call.posted", posts, needs EVERYWHERE);
+
+/// More than a handler is called for by one upcall.
+const AGAIN: u32 = 3 * event::MOST;
+
+/// Has a vCPU call this again and again.
+fn again(number: u32, left: Arc<AtomicU32>) {
+    if left.fetch_sub(1, Ordering::Relaxed) > 1 {
+        // Were it refused, the count would tell.
+        let _ = task::post(number, move || again(number, left));
+    }
+}
+
+/// A wake-up reaches a thread on another vCPU that sleeps in Xen, and comes back: to and fro between two
+/// vCPUs.
+fn across(context: &mut Context) -> TestResult {
+    if cpu::running() < 2 {
+        return Err(Trouble::skip("one vCPU runs"));
+    }
+    trimmed(|| {
+        let rounds = context.pages();
+        let ball = Ball::new();
+        let mut handles = Vec::new();
+        handles.try_reserve_exact(2)?;
+        for side in 0..2 {
+            let ball = Arc::clone(&ball);
+            let player = task::Spawn::new("plays").pinned(side);
+            handles.push(player.start(move || ball.play(side, rounds))?);
+        }
+        for handle in handles {
+            expect_eq!(handle.join(), Some(()), "the end of a player");
+        }
+        Ok(())
+    })
+}
+selftest!("task.across", across, &[300], needs XEN_TABLES);
+
+/// Threads that wait where others run go to vCPUs that have nothing to do: while one keeps its vCPU, all
+/// others come to their end.
+fn spread(_: &mut Context) -> TestResult {
+    let running = cpu::running();
+    if running < 2 {
+        return Err(Trouble::skip("one vCPU runs"));
+    }
+    trimmed(|| {
+        let ended = Arc::new(AtomicU32::new(0));
+        let mut handles = Vec::new();
+        handles.try_reserve_exact(16)?;
+        for _ in 0..16 {
+            let ended = Arc::clone(&ended);
+            handles.push(task::spawn("spreads", move || {
+                for _ in 0..10 {
+                    task::yield_now();
+                }
+                ended.fetch_add(1, Ordering::Relaxed);
+            })?);
+        }
+        let begun = now()?;
+        // This one never gives its vCPU away meanwhile.
+        while ended.load(Ordering::Relaxed) < 16 && now()? - begun < 20_000_000_000 {
+            core::hint::spin_loop();
+        }
+        let alone = ended.load(Ordering::Relaxed);
+        for handle in handles {
+            expect_eq!(handle.join(), Some(()), "the end of a thread");
+        }
+        expect_eq!(alone, 16, "threads that ended while one kept the boot vCPU");
+        Ok(())
+    })
+}
+selftest!("task.spread", spread, needs XEN_TABLES);
