@@ -14,6 +14,7 @@
 //! Where it goes on it may be on another vCPU. Handlers never do; they wake.
 
 mod call;
+mod line;
 mod mailbox;
 mod queue;
 mod run;

@@ -6,7 +6,7 @@
 //! vCPU has left it: until then nobody else may queue it, and the vCPU does so itself if a token came
 //! meanwhile ([`State::left`]).
 //!
-//! All orders in which vCPUs can come to the word are tried in `guest/tests/interleavings.rs`.
+//! All orders in which vCPUs can come to the word are tried in `guest/tests/interleavings`.
 
 use super::words::{AtomicUsize, Ordering};
 
@@ -26,7 +26,6 @@ const ENDED: usize = 5;
 const TOKEN: usize = 8;
 
 /// The word.
-#[derive(Debug)]
 pub(super) struct State(AtomicUsize);
 
 /// What is to be done with a thread that its vCPU has left.

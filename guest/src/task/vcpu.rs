@@ -14,31 +14,17 @@ use hypercall::event::Port;
 use spin::Once;
 
 use super::call::Letter;
+use super::line::Line;
 use super::mailbox::Mailbox;
-use super::queue::Queue;
 use super::thread::Thread;
 use super::timer::Timers;
 use crate::cpu;
-use crate::lock::Lock;
 use crate::xen::HV;
-
-/// The threads that wait for a vCPU.
-struct Waiting {
-    queue: Queue<Thread>,
-    /// Whether more may come.
-    open: bool,
-}
 
 /// A vCPU.
 pub(super) struct Vcpu {
     number: u32,
-    waiting: Lock<Waiting>,
-    /// How many wait, for those who only look.
-    length: AtomicUsize,
-    /// Whether more may come, for those who only look.
-    open: AtomicBool,
-    /// Whether it runs nothing, and sleeps in Xen or is about to.
-    idles: AtomicBool,
+    line: Line<Thread>,
     /// The thread that it runs; this is a reference of its own, see [`Vcpu::run_next`].
     current: AtomicPtr<Thread>,
     /// The one that it ran before, while it goes from one to the other; a reference as well.
@@ -98,13 +84,7 @@ impl Vcpu {
     pub(super) const fn new(number: u32) -> Vcpu {
         Vcpu {
             number,
-            waiting: Lock::new(Waiting {
-                queue: Queue::new(),
-                open: true,
-            }),
-            length: AtomicUsize::new(0),
-            open: AtomicBool::new(true),
-            idles: AtomicBool::new(false),
+            line: Line::new(),
             current: AtomicPtr::new(core::ptr::null_mut()),
             before: AtomicPtr::new(core::ptr::null_mut()),
             idle: Once::new(),
@@ -179,15 +159,10 @@ impl Vcpu {
     /// Puts a thread behind those that wait, which is said to be queued and waits nowhere; gives it back
     /// if the vCPU is closed. What is returned else is whether nobody waited before.
     pub(super) fn push(&self, thread: Arc<Thread>) -> Result<bool, Arc<Thread>> {
-        let mut waiting = self.waiting.lock();
         // One that runs nowhere else waits until the vCPU is back.
-        if !waiting.open && !thread.is_pinned() {
-            return Err(thread);
-        }
+        let stays = thread.is_pinned();
         // SAFETY: who queues a thread is told so once, by its state; it then waits nowhere.
-        unsafe { waiting.queue.push(thread) };
-        self.length.store(waiting.queue.len(), Ordering::Relaxed);
-        Ok(waiting.queue.len() == 1)
+        unsafe { self.line.push(thread, stays) }
     }
 
     /// Takes the first thread that waits.
@@ -197,38 +172,29 @@ impl Vcpu {
 
     /// Takes the first that waits and `may` be taken.
     pub(super) fn take(&self, may: impl Fn(&Thread) -> bool) -> Option<Arc<Thread>> {
-        if self.length() == 0 {
-            return None;
-        }
-        let mut waiting = self.waiting.lock();
-        let taken = waiting.queue.take(may);
-        self.length.store(waiting.queue.len(), Ordering::Relaxed);
-        taken
+        self.line.take(may)
     }
 
-    /// How many wait.
+    /// How many wait, as it was a moment ago.
     pub(super) fn length(&self) -> usize {
-        self.length.load(Ordering::Relaxed)
+        self.line.len()
     }
 
     /// Lets threads be put here, or no more.
     pub(super) fn set_open(&self, open: bool) {
-        self.waiting.lock().open = open;
-        self.open.store(open, Ordering::Relaxed);
+        self.line.set_open(open);
     }
 
-    /// Notes that it idles. It looks at its queue afterwards, before it sleeps.
+    /// Notes that it idles. It looks at its line afterwards, before it sleeps.
     pub(super) fn set_idles(&self) {
-        if !self.idles.swap(true, Ordering::SeqCst) {
+        if self.line.set_idles() {
             IDLING.fetch_add(1, Ordering::SeqCst);
         }
     }
 
-    /// Notes that it does not idle, or not for long; whether it did so. Who finds one that idles puts a
-    /// thread there, and the next looks for another.
+    /// Notes that it does not idle, or not for long; whether it did so.
     pub(super) fn claim(&self) -> bool {
-        // Often it does not, and a look is cheap.
-        let did = self.idles.load(Ordering::SeqCst) && self.idles.swap(false, Ordering::SeqCst);
+        let did = self.line.claim();
         if did {
             IDLING.fetch_sub(1, Ordering::SeqCst);
         }
@@ -237,7 +203,7 @@ impl Vcpu {
 
     /// Whether threads may be put here.
     pub(super) fn is_open(&self) -> bool {
-        self.open.load(Ordering::Relaxed)
+        self.line.is_open()
     }
 
     /// When the one that runs began to, by the processor's counter.

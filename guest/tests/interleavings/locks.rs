@@ -1,19 +1,4 @@
-//! The kernel's lock in every order in which vCPUs can come to its words: the code of the kernel, on
-//! words of loom's, which tries all orders and, for each load, all values that it may see.
-//!
-//! Two vCPUs are tried in all orders, three in those in which one is preempted at most
-//! [`PREEMPTIONS`] times where it need not wait. The `spin` crate is not part of this: in its place is
-//! the smallest lock that there is.
-//!
-//! `cargo xtask test vcpus`.
-
-#[path = "../src/lock.rs"]
-#[allow(
-    dead_code,
-    unreachable_pub,
-    reason = "it is the kernel's, and more than is tried here"
-)]
-mod lock;
+//! The kernel's lock: one at a time, whoever waits, tries or keeps.
 
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicUsize as Count, Ordering::Relaxed};
@@ -22,146 +7,9 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 
-use lock::{KeptLock, Lock, lock_unless_held};
-
-/// Preemptions of three vCPUs.
-const PREEMPTIONS: usize = 3;
-
-/// What the lock stands on, as loom has it.
-mod here {
-    use std::cell::Cell;
-    use std::sync::OnceLock;
-
-    use lock_api::{GuardSend, RawMutex};
-    use loom::sync::atomic::AtomicBool;
-
-    pub(crate) use loom::sync::atomic::Ordering;
-
-    /// Looking again without waiting shows nothing new.
-    pub(crate) const SPINS: u32 = 1;
-    /// How often in one order a vCPU may look in vain.
-    const WAITS: u32 = 3;
-
-    /// A word of loom's that a constant can hold: it is made when it is used first.
-    macro_rules! word {
-        ($name:ident $(<$t:ident>)?, $value:ty) => {
-            pub(crate) struct $name $(<$t>)? {
-                first: $value,
-                word: OnceLock<loom::sync::atomic::$name $(<$t>)?>,
-            }
-
-            impl $(<$t>)? $name $(<$t>)? {
-                pub(crate) const fn new(first: $value) -> Self {
-                    Self { first, word: OnceLock::new() }
-                }
-
-                fn word(&self) -> &loom::sync::atomic::$name $(<$t>)? {
-                    self.word.get_or_init(|| loom::sync::atomic::$name::new(self.first))
-                }
-
-                pub(crate) fn load(&self, order: Ordering) -> $value {
-                    self.word().load(order)
-                }
-
-                pub(crate) fn store(&self, value: $value, order: Ordering) {
-                    self.word().store(value, order);
-                }
-            }
-        };
-    }
-
-    word!(AtomicUsize, usize);
-    word!(AtomicPtr<T>, *mut T);
-
-    // SAFETY: a pointer is a number here; nobody but its reader says what is behind it.
-    unsafe impl<T> Send for AtomicPtr<T> {}
-    // SAFETY: as above, and the word is atomic.
-    unsafe impl<T> Sync for AtomicPtr<T> {}
-
-    /// One word that is set while somebody holds it.
-    pub(crate) struct Spin {
-        word: OnceLock<AtomicBool>,
-    }
-
-    impl Spin {
-        pub(crate) const fn new(_: ()) -> Spin {
-            Spin {
-                word: OnceLock::new(),
-            }
-        }
-
-        fn word(&self) -> &AtomicBool {
-            self.word.get_or_init(|| AtomicBool::new(false))
-        }
-
-        pub(crate) fn is_locked(&self) -> bool {
-            self.word().load(Ordering::Relaxed)
-        }
-
-        pub(crate) unsafe fn force_unlock(&self) {
-            self.word().store(false, Ordering::Release);
-        }
-    }
-
-    // SAFETY: whoever sets the word excludes others until it is cleared.
-    unsafe impl RawMutex for Spin {
-        const INIT: Spin = Spin::new(());
-
-        type GuardMarker = GuardSend;
-
-        fn lock(&self) {
-            while !self.try_lock() {
-                give_way();
-            }
-        }
-
-        fn try_lock(&self) -> bool {
-            let taken =
-                self.word()
-                    .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
-            taken.is_ok()
-        }
-
-        unsafe fn unlock(&self) {
-            self.word().store(false, Ordering::Release);
-        }
-    }
-
-    /// Lets another vCPU run. Two that wait for a third can do so for each other without end: from some
-    /// time on, which of them runs is not tried any more but given by turns.
-    pub(crate) fn give_way() {
-        if WAITED.with(|waited| waited.replace(waited.get() + 1)) >= WAITS {
-            loom::skip_branch();
-        }
-        loom::thread::yield_now();
-    }
-
-    pub(crate) fn relax() {
-        give_way();
-    }
-
-    loom::thread_local! {
-        static WAITED: Cell<u32> = Cell::new(0);
-        /// Whether the vCPU's upcalls are masked. Its place tells vCPUs apart.
-        static MASKED: Box<Cell<bool>> = Box::new(Cell::new(false));
-    }
-
-    pub(crate) fn me() -> usize {
-        MASKED.with(|masked| std::ptr::from_ref(&**masked).cast::<u64>().addr() << 1)
-    }
-
-    pub(crate) fn mask_upcalls() -> bool {
-        MASKED.with(|masked| masked.replace(true))
-    }
-
-    pub(crate) fn restore_upcalls(was: bool) {
-        MASKED.with(|masked| masked.set(was));
-    }
-
-    pub(crate) fn are_masked() -> bool {
-        MASKED.with(|masked| masked.get())
-    }
-}
+use crate::here;
+use crate::lock::{self, KeptLock, Lock, lock_unless_held};
+use crate::{PREEMPTIONS, try_all};
 
 /// Something that two may not touch at once: loom says so if they do.
 type Guarded = Arc<Lock<UnsafeCell<u32>>>;
@@ -185,20 +33,6 @@ fn add(value: &UnsafeCell<u32>) {
 fn read(lock: &Guarded) -> u32 {
     // SAFETY: as in `add`.
     lock.lock().with(|value| unsafe { *value })
-}
-
-/// Tries all orders of what vCPUs do, and says how many there are.
-fn try_all(name: &str, preemptions: Option<usize>, vcpus: impl Fn() + Sync + Send + 'static) {
-    static ORDERS: [Count; 8] = [const { Count::new(0) }; 8];
-    static NEXT: Count = Count::new(0);
-    let orders = &ORDERS[NEXT.fetch_add(1, Relaxed)];
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = preemptions;
-    builder.check(move || {
-        orders.fetch_add(1, Relaxed);
-        vcpus();
-    });
-    println!("{name}: {} orders", orders.load(Relaxed));
 }
 
 /// Two vCPUs, of which one has two turns; nothing of what they add is lost.

@@ -1,0 +1,162 @@
+//! What the lock and the threads stand on, as loom has it.
+
+use std::cell::Cell;
+use std::sync::OnceLock;
+
+use lock_api::{GuardSend, RawMutex};
+
+pub(crate) use loom::sync::atomic::Ordering;
+
+/// Looking again without waiting shows nothing new.
+pub(crate) const SPINS: u32 = 1;
+/// How often in one order a vCPU may look in vain.
+const WAITS: u32 = 3;
+
+/// A word of loom's that a constant can hold: it is made when it is used first.
+macro_rules! word {
+    ($name:ident $(<$t:ident>)?, $value:ty) => {
+        pub(crate) struct $name $(<$t>)? {
+            first: $value,
+            word: OnceLock<loom::sync::atomic::$name $(<$t>)?>,
+        }
+
+        #[allow(dead_code, reason = "not every word is used in all ways")]
+        impl $(<$t>)? $name $(<$t>)? {
+            pub(crate) const fn new(first: $value) -> Self {
+                Self { first, word: OnceLock::new() }
+            }
+
+            fn word(&self) -> &loom::sync::atomic::$name $(<$t>)? {
+                self.word.get_or_init(|| loom::sync::atomic::$name::new(self.first))
+            }
+
+            pub(crate) fn load(&self, order: Ordering) -> $value {
+                self.word().load(order)
+            }
+
+            pub(crate) fn store(&self, value: $value, order: Ordering) {
+                self.word().store(value, order);
+            }
+
+            pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
+                self.word().swap(value, order)
+            }
+
+            pub(crate) fn compare_exchange(
+                &self,
+                current: $value,
+                new: $value,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$value, $value> {
+                self.word().compare_exchange(current, new, success, failure)
+            }
+        }
+    };
+}
+
+/// What numbers can besides.
+macro_rules! arithmetic {
+    ($($function:ident)*) => {
+        impl AtomicUsize {
+            $(pub(crate) fn $function(&self, value: usize, order: Ordering) -> usize {
+                self.word().$function(value, order)
+            })*
+        }
+    };
+}
+
+word!(AtomicBool, bool);
+word!(AtomicUsize, usize);
+arithmetic! { fetch_add fetch_and fetch_or fetch_sub }
+word!(AtomicPtr<T>, *mut T);
+
+// SAFETY: a pointer is a number here; nobody but its reader says what is behind it.
+unsafe impl<T> Send for AtomicPtr<T> {}
+// SAFETY: as above, and the word is atomic.
+unsafe impl<T> Sync for AtomicPtr<T> {}
+
+/// One word that is set while somebody holds it.
+pub(crate) struct Spin {
+    word: OnceLock<loom::sync::atomic::AtomicBool>,
+}
+
+impl Spin {
+    pub(crate) const fn new(_: ()) -> Spin {
+        Spin {
+            word: OnceLock::new(),
+        }
+    }
+
+    fn word(&self) -> &loom::sync::atomic::AtomicBool {
+        let new = || loom::sync::atomic::AtomicBool::new(false);
+        self.word.get_or_init(new)
+    }
+
+    pub(crate) fn is_locked(&self) -> bool {
+        self.word().load(Ordering::Relaxed)
+    }
+
+    pub(crate) unsafe fn force_unlock(&self) {
+        self.word().store(false, Ordering::Release);
+    }
+}
+
+// SAFETY: whoever sets the word excludes others until it is cleared.
+unsafe impl RawMutex for Spin {
+    const INIT: Spin = Spin::new(());
+
+    type GuardMarker = GuardSend;
+
+    fn lock(&self) {
+        while !self.try_lock() {
+            give_way();
+        }
+    }
+
+    fn try_lock(&self) -> bool {
+        let taken = self
+            .word()
+            .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
+        taken.is_ok()
+    }
+
+    unsafe fn unlock(&self) {
+        self.word().store(false, Ordering::Release);
+    }
+}
+
+/// Lets another vCPU run. Two that wait for a third can do so for each other without end: from some
+/// time on, which of them runs is not tried any more but given by turns.
+pub(crate) fn give_way() {
+    if WAITED.with(|waited| waited.replace(waited.get() + 1)) >= WAITS {
+        loom::skip_branch();
+    }
+    loom::thread::yield_now();
+}
+
+pub(crate) fn relax() {
+    give_way();
+}
+
+loom::thread_local! {
+    static WAITED: Cell<u32> = Cell::new(0);
+    /// Whether the vCPU's upcalls are masked. Its place tells vCPUs apart.
+    static MASKED: Box<Cell<bool>> = Box::new(Cell::new(false));
+}
+
+pub(crate) fn me() -> usize {
+    MASKED.with(|masked| std::ptr::from_ref(&**masked).cast::<u64>().addr() << 1)
+}
+
+pub(crate) fn mask_upcalls() -> bool {
+    MASKED.with(|masked| masked.replace(true))
+}
+
+pub(crate) fn restore_upcalls(was: bool) {
+    MASKED.with(|masked| masked.set(was));
+}
+
+pub(crate) fn are_masked() -> bool {
+    MASKED.with(|masked| masked.get())
+}
