@@ -1,0 +1,400 @@
+//! Open files: what they do, and the description that descriptors share.
+
+use alloc::sync::Arc;
+use core::any::Any;
+use core::sync::atomic::{AtomicU32, Ordering};
+use core::task::{Poll, Waker, ready};
+
+use linux_raw_sys::general as linux;
+
+use crate::errno::{Errno, Result};
+use crate::host::{Call, Page};
+use crate::inode::{Entry, FIRST_ENTRY, Inode, Kind, Where};
+use crate::lock::{Mutex, Turn};
+use crate::locks::FileLock;
+use crate::mount::Place;
+use crate::ready::Ready;
+use crate::transfer::{Argument, Sink, Source};
+
+/// What an open file can do. A call that would wait registers the call's waker, looks again and
+/// gives `Poll::Pending`; with [`Call::nonblock`] it gives `EAGAIN`.
+pub trait File: Any + Send + Sync {
+    /// Whether it has positions; what has none (a pipe, a terminal) is read and written in order.
+    fn has_positions(&self) -> bool {
+        false
+    }
+
+    /// Reads, from byte `at` on if it has positions.
+    ///
+    /// # Errors
+    /// Those of `read(2)`.
+    fn read(&self, _call: &Call<'_>, _at: u64, _to: &mut dyn Sink) -> Poll<Result<usize>> {
+        Poll::Ready(Err(Errno::EINVAL))
+    }
+
+    /// Writes what it can, and returns where and how much: with all there is to write it need not
+    /// wait, it is called again.
+    ///
+    /// # Errors
+    /// Those of `write(2)`; the kernel sends `SIGPIPE` on `EPIPE`.
+    fn write(
+        &self,
+        _call: &Call<'_>,
+        _at: Where,
+        _from: &mut dyn Source,
+    ) -> Poll<Result<(u64, usize)>> {
+        Poll::Ready(Err(Errno::EINVAL))
+    }
+
+    /// What it is ready for. With a waker, that is woken once this may have changed; it is
+    /// registered before the look.
+    fn ready(&self, _waker: Option<&Waker>) -> Ready {
+        Ready::READ | Ready::WRITE
+    }
+
+    /// Whether epoll can watch it: what is always ready cannot be watched.
+    fn can_be_watched(&self) -> bool {
+        true
+    }
+
+    /// Does what an ioctl asks.
+    ///
+    /// # Errors
+    /// `ENOTTY` for what it does not know.
+    fn ioctl(
+        &self,
+        _call: &Call<'_>,
+        _request: u32,
+        _argument: &mut dyn Argument,
+    ) -> Poll<Result<u64>> {
+        Poll::Ready(Err(Errno::ENOTTY))
+    }
+
+    /// Where `SEEK_END` counts from, if not from the inode's size.
+    fn end(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// A regular file: its inode's data.
+pub(crate) struct DataFile(pub(crate) Arc<dyn Inode>);
+
+impl File for DataFile {
+    fn has_positions(&self) -> bool {
+        true
+    }
+
+    fn read(&self, _call: &Call<'_>, at: u64, to: &mut dyn Sink) -> Poll<Result<usize>> {
+        Poll::Ready(self.0.read(at, to))
+    }
+
+    fn write(
+        &self,
+        call: &Call<'_>,
+        at: Where,
+        from: &mut dyn Source,
+    ) -> Poll<Result<(u64, usize)>> {
+        self.0.write(call.waker, at, call.caller.size_limit(), from)
+    }
+
+    fn can_be_watched(&self) -> bool {
+        false
+    }
+}
+
+/// A directory: its entries are asked of the inode.
+pub(crate) struct DirectoryFile;
+
+impl File for DirectoryFile {
+    fn has_positions(&self) -> bool {
+        true
+    }
+
+    fn read(&self, _call: &Call<'_>, _at: u64, _to: &mut dyn Sink) -> Poll<Result<usize>> {
+        Poll::Ready(Err(Errno::EISDIR))
+    }
+
+    fn can_be_watched(&self) -> bool {
+        false
+    }
+}
+
+/// What `O_PATH` opens: a place, and nothing that could be done with its file.
+pub(crate) struct PathFile;
+
+impl File for PathFile {
+    fn can_be_watched(&self) -> bool {
+        false
+    }
+}
+
+/// What `fcntl(F_SETFL)` can change.
+const CHANGEABLE: u32 = linux::O_APPEND | linux::O_NONBLOCK | linux::O_NOATIME | linux::O_DIRECT;
+
+/// An open file, as Linux' open file description: what `dup` and `fork` share.
+pub struct OpenFile {
+    /// What it does.
+    pub file: Arc<dyn File>,
+    /// Where it was opened.
+    pub place: Place,
+    /// The access mode and the status flags.
+    flags: AtomicU32,
+    position: Mutex<u64>,
+    /// Held over a call that uses the position, so that each sees the one before it.
+    turn: Turn,
+    /// The lock of `flock(2)` that it holds.
+    pub(crate) lock: FileLock,
+}
+
+impl OpenFile {
+    /// Opens `file` at `place`.
+    pub fn new(file: Arc<dyn File>, place: Place, flags: u32) -> Arc<Self> {
+        // What concerns only the opening itself is not kept.
+        const ONCE: u32 =
+            linux::O_CREAT | linux::O_EXCL | linux::O_NOCTTY | linux::O_TRUNC | linux::O_CLOEXEC;
+        Arc::new(Self {
+            file,
+            place,
+            flags: AtomicU32::new(flags & !ONCE),
+            position: Mutex::new(0),
+            turn: Turn::default(),
+            lock: FileLock::default(),
+        })
+    }
+
+    /// The access mode and the status flags.
+    pub fn flags(&self) -> u32 {
+        self.flags.load(Ordering::Relaxed)
+    }
+
+    /// Changes those status flags that can be changed.
+    pub fn set_flags(&self, flags: u32) {
+        let change = |old: u32| Some((old & !CHANGEABLE) | (flags & CHANGEABLE));
+        // The closure always gives a value.
+        let _ = self
+            .flags
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
+    }
+
+    /// Whether it stands for a place only (`O_PATH`).
+    pub fn is_path(&self) -> bool {
+        self.flags() & linux::O_PATH != 0
+    }
+
+    /// Whether it was opened to read.
+    pub fn can_read(&self) -> bool {
+        !self.is_path() && self.flags() & linux::O_ACCMODE != linux::O_WRONLY
+    }
+
+    /// Whether it was opened to write.
+    pub fn can_write(&self) -> bool {
+        !self.is_path() && self.flags() & linux::O_ACCMODE != linux::O_RDONLY
+    }
+
+    /// A call with this file's way of waiting.
+    fn call<'a>(&self, call: &Call<'a>) -> Call<'a> {
+        Call {
+            nonblock: call.nonblock || self.flags() & linux::O_NONBLOCK != 0,
+            ..*call
+        }
+    }
+
+    /// Reads at the position, and moves it (`read`), or at byte `at` (`pread`).
+    ///
+    /// # Errors
+    /// Those of `read(2)` and `pread(2)`.
+    pub fn read(&self, call: &Call<'_>, at: Option<u64>, to: &mut dyn Sink) -> Poll<Result<usize>> {
+        if !self.can_read() {
+            return Poll::Ready(Err(Errno::EBADF));
+        }
+        let call = &self.call(call);
+        match at {
+            Some(_) if !self.file.has_positions() => Poll::Ready(Err(Errno::ESPIPE)),
+            Some(at) => self.file.read(call, at, to),
+            None if !self.file.has_positions() => self.file.read(call, 0, to),
+            None => {
+                let _turn = ready!(self.turn.take(call.waker));
+                let at = *self.position.lock();
+                let done = ready!(self.file.read(call, at, to));
+                if let Ok(count) = done {
+                    *self.position.lock() = at + count as u64;
+                }
+                Poll::Ready(done)
+            }
+        }
+    }
+
+    /// Writes at the position, and moves it (`write`), or at byte `at` (`pwrite`). All that is in
+    /// `from` is written: after `Poll::Pending` the same call goes on where it waited, and a call
+    /// that is given up has written [`Source::taken`] bytes.
+    ///
+    /// # Errors
+    /// Those of `write(2)` and `pwrite(2)`.
+    pub fn write(
+        &self,
+        call: &Call<'_>,
+        at: Option<u64>,
+        from: &mut dyn Source,
+    ) -> Poll<Result<usize>> {
+        if !self.can_write() {
+            return Poll::Ready(Err(Errno::EBADF));
+        }
+        let call = &self.call(call);
+        if !self.file.has_positions() {
+            return match at {
+                Some(_) => Poll::Ready(Err(Errno::ESPIPE)),
+                None => self.write_in_order(call, from),
+            };
+        }
+        let append = self.flags() & linux::O_APPEND != 0;
+        if let Some(at) = at {
+            // As Linux does, against POSIX: what appends does so wherever it is told to write.
+            let at = if append { Where::End } else { Where::At(at) };
+            let done = ready!(self.file.write(call, at, from));
+            return Poll::Ready(done.map(|(_, count)| count));
+        }
+        let _turn = ready!(self.turn.take(call.waker));
+        let at = match append {
+            true => Where::End,
+            false => Where::At(*self.position.lock()),
+        };
+        let done = ready!(self.file.write(call, at, from));
+        if let Ok((at, count)) = done {
+            *self.position.lock() = at + count as u64;
+        }
+        Poll::Ready(done.map(|(_, count)| count))
+    }
+
+    /// Writes to what takes bytes in order, until all are written.
+    fn write_in_order(&self, call: &Call<'_>, from: &mut dyn Source) -> Poll<Result<usize>> {
+        loop {
+            let done = ready!(self.file.write(call, Where::End, from));
+            let stop = match done {
+                Ok((_, count)) => from.left() == 0 || count == 0,
+                Err(_) => true,
+            };
+            if stop {
+                return Poll::Ready(match (done, from.taken()) {
+                    (Err(error), 0) => Err(error),
+                    (_, taken) => Ok(taken),
+                });
+            }
+        }
+    }
+
+    /// Moves the position, and returns it.
+    ///
+    /// # Errors
+    /// Those of `lseek(2)`.
+    pub fn seek(&self, call: &Call<'_>, offset: i64, whence: u32) -> Poll<Result<u64>> {
+        if self.is_path() {
+            return Poll::Ready(Err(Errno::EBADF));
+        }
+        if !self.file.has_positions() {
+            return Poll::Ready(Err(Errno::ESPIPE));
+        }
+        let _turn = ready!(self.turn.take(call.waker));
+        let mut position = self.position.lock();
+        let end = || match self.file.end() {
+            Some(end) => end,
+            None => self.place.inode.attributes().size,
+        };
+        let from_base = |base: u64| {
+            base.checked_add_signed(offset)
+                .filter(|&at| at <= i64::MAX as u64)
+                .ok_or(Errno::EINVAL)
+        };
+        let unsigned = u64::try_from(offset);
+        let directory = self.place.inode.kind() == Kind::Directory;
+        let at = match whence {
+            linux::SEEK_SET => from_base(0),
+            linux::SEEK_CUR => from_base(*position),
+            linux::SEEK_END if directory => Err(Errno::EINVAL),
+            linux::SEEK_END => from_base(end()),
+            linux::SEEK_DATA | linux::SEEK_HOLE if directory => Err(Errno::EINVAL),
+            linux::SEEK_DATA | linux::SEEK_HOLE => unsigned
+                .map_err(|_| Errno::ENXIO)
+                .and_then(|at| self.place.inode.seek(at, whence == linux::SEEK_DATA)),
+            _ => Err(Errno::EINVAL),
+        };
+        if let Ok(at) = at {
+            *position = at;
+        }
+        Poll::Ready(at)
+    }
+
+    /// Calls `each` with the entries of a directory from the position on, and moves that behind the
+    /// last for which `each` gave `true`.
+    ///
+    /// # Errors
+    /// `ENOTDIR`, `ENOENT` if the directory was removed.
+    pub fn entries(
+        &self,
+        call: &Call<'_>,
+        root: &Place,
+        each: &mut dyn FnMut(Entry<'_>) -> bool,
+    ) -> Poll<Result<()>> {
+        if self.is_path() {
+            return Poll::Ready(Err(Errno::EBADF));
+        }
+        let inode = &self.place.inode;
+        if inode.kind() != Kind::Directory {
+            return Poll::Ready(Err(Errno::ENOTDIR));
+        }
+        let _turn = ready!(self.turn.take(call.waker));
+        let mut position = *self.position.lock();
+        let mut go_on = true;
+        if position < FIRST_ENTRY && self.place.is_removed() {
+            return Poll::Ready(Err(Errno::ENOENT));
+        }
+        while position < FIRST_ENTRY && go_on {
+            let (name, number) = match position {
+                0 => (&b"."[..], inode.attributes().number),
+                _ => {
+                    let up = self.place.up(root).inode.attributes();
+                    (&b".."[..], up.number)
+                }
+            };
+            go_on = each(Entry {
+                name,
+                number,
+                kind: Kind::Directory,
+                next: position + 1,
+            });
+            if go_on {
+                position += 1;
+            }
+        }
+        let mut done = Ok(());
+        if go_on {
+            done = inode.entries(position, &mut |entry| {
+                let went_on = each(entry);
+                if went_on {
+                    position = entry.next;
+                }
+                went_on
+            });
+        }
+        *self.position.lock() = position;
+        Poll::Ready(done)
+    }
+
+    /// What it is ready for; see [`File::ready`].
+    pub fn ready(&self, waker: Option<&Waker>) -> Ready {
+        if self.is_path() {
+            return Ready::NVAL;
+        }
+        self.file.ready(waker)
+    }
+
+    /// A page of its data, to map it; see [`Inode::page`].
+    ///
+    /// # Errors
+    /// Those of [`Inode::page`], `EACCES` if it was not opened to read.
+    pub fn page(&self, index: u64, make: bool) -> Result<Option<Arc<dyn Page>>> {
+        if !self.can_read() {
+            return Err(Errno::EACCES);
+        }
+        self.place.inode.page(index, make)
+    }
+}

@@ -1,0 +1,205 @@
+//! Directories in memory: names, in the order in which they came.
+//!
+//! An entry keeps its position as long as it lives, so a program that reads a directory while it
+//! removes what it read misses nothing and sees nothing twice.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::Shared;
+use super::node::{Name, Node};
+use crate::errno::{Errno, Result};
+use crate::inode::{Entry, FIRST_ENTRY, Inode as _, New};
+
+/// The entries of a directory.
+#[derive(Default)]
+pub(super) struct Directory {
+    by_name: BTreeMap<Name, u64>,
+    by_position: BTreeMap<u64, (Name, Arc<Node>)>,
+    /// The last position that was given.
+    last: u64,
+    /// It was removed: nothing can be made in it any more.
+    removed: bool,
+}
+
+impl Directory {
+    pub(super) fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    pub(super) fn is_removed(&self) -> bool {
+        self.removed
+    }
+
+    pub(super) fn get(&self, name: &[u8]) -> Option<Arc<Node>> {
+        let position = self.by_name.get(name)?;
+        self.by_position.get(position).map(|(_, node)| node.clone())
+    }
+
+    /// Adds a name that is not there.
+    pub(super) fn insert(&mut self, name: Name, node: Arc<Node>) {
+        self.last = (self.last + 1).max(FIRST_ENTRY);
+        self.by_name.insert(name.clone(), self.last);
+        self.by_position.insert(self.last, (name, node));
+    }
+
+    /// Has a name that is there stand for something else, and returns what it stood for.
+    pub(super) fn replace(&mut self, name: &[u8], node: Arc<Node>) -> Option<Arc<Node>> {
+        let position = self.by_name.get(name)?;
+        let (_, there) = self.by_position.get_mut(position)?;
+        Some(core::mem::replace(there, node))
+    }
+
+    pub(super) fn remove(&mut self, name: &[u8]) -> Option<Arc<Node>> {
+        let position = self.by_name.remove(name)?;
+        self.by_position.remove(&position).map(|(_, node)| node)
+    }
+
+    /// Marks it as removed, if nothing is in it.
+    pub(super) fn close(&mut self) -> Result<()> {
+        if self.len() > 0 {
+            return Err(Errno::ENOTEMPTY);
+        }
+        self.removed = true;
+        Ok(())
+    }
+
+    /// Takes all that is in it.
+    pub(super) fn clear(&mut self) -> Vec<Arc<Node>> {
+        self.by_name.clear();
+        let all = core::mem::take(&mut self.by_position);
+        all.into_values().map(|(_, node)| node).collect()
+    }
+
+    pub(super) fn each(&self, from: u64, each: &mut dyn FnMut(Entry<'_>) -> bool) -> Result<()> {
+        if self.removed {
+            return Err(Errno::ENOENT);
+        }
+        for (&position, (name, node)) in self.by_position.range(from..) {
+            let entry = Entry {
+                name,
+                number: node.number,
+                kind: node.kind(),
+                next: position + 1,
+            };
+            if !each(entry) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    /// Whether `name` can be added to this directory.
+    fn check_free(&self, name: &[u8]) -> Result<()> {
+        let directory = self.directory()?.lock();
+        if directory.is_removed() {
+            return Err(Errno::ENOENT);
+        }
+        match directory.get(name) {
+            Some(_) => Err(Errno::EEXIST),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn add_new(&self, name: &[u8], new: &New<'_>) -> Result<Arc<Self>> {
+        let _names = self.shared.names.lock();
+        self.check_free(name)?;
+        let me = self.me.upgrade().ok_or(Errno::ENOENT)?;
+        let name: Name = name.into();
+        let node = Self::new(&self.shared, Some((&me, name.clone())), new)?;
+        self.directory()?.lock().insert(name, node.clone());
+        if node.is_directory() {
+            self.count_links(1);
+        }
+        self.touch_modified();
+        Ok(node)
+    }
+
+    pub(super) fn add_link(&self, name: &[u8], node: &Self) -> Result<()> {
+        let _names = self.shared.names.lock();
+        if !Arc::ptr_eq(&self.shared, &node.shared) {
+            return Err(Errno::EXDEV);
+        }
+        self.check_free(name)?;
+        if node.is_directory() {
+            return Err(Errno::EPERM);
+        }
+        let (me, node) = (self.me.upgrade(), node.me.upgrade());
+        let (Some(me), Some(node)) = (me, node) else {
+            return Err(Errno::ENOENT);
+        };
+        if node.meta.lock().links == 0 {
+            return Err(Errno::ENOENT);
+        }
+        self.shared.charge_name()?;
+        let name: Name = name.into();
+        node.count_links(1);
+        node.set_place(&me, name.clone());
+        self.directory()?.lock().insert(name, node);
+        self.touch_modified();
+        Ok(())
+    }
+
+    pub(super) fn remove_name(&self, name: &[u8]) -> Result<()> {
+        let _names = self.shared.names.lock();
+        let node = self.directory()?.lock().get(name).ok_or(Errno::ENOENT)?;
+        if node.is_directory() {
+            return Err(Errno::EISDIR);
+        }
+        let _old = self.directory()?.lock().remove(name);
+        node.lose_name();
+        self.touch_modified();
+        Ok(())
+    }
+
+    pub(super) fn remove_empty(&self, name: &[u8]) -> Result<()> {
+        let _names = self.shared.names.lock();
+        let node = self.directory()?.lock().get(name).ok_or(Errno::ENOENT)?;
+        node.directory()?.lock().close()?;
+        let _old = self.directory()?.lock().remove(name);
+        node.lose_directory();
+        self.count_links(-1);
+        self.touch_modified();
+        Ok(())
+    }
+
+    /// What is no directory lost one of its names.
+    pub(super) fn lose_name(&self) {
+        self.count_links(-1);
+        if self.meta.lock().links > 0 {
+            // The last name is counted as the inode itself, and given back with it.
+            self.shared.uncharge_name();
+        }
+    }
+
+    /// A directory lost its name: it and its `.` are no links any more.
+    pub(super) fn lose_directory(&self) {
+        self.count_links(-2);
+    }
+
+    /// Whether this is `other` or somewhere in it.
+    pub(super) fn is_within(&self, other: &Self) -> bool {
+        if core::ptr::eq(self, other) {
+            return true;
+        }
+        let mut at = self.parent();
+        while let Some(node) = at {
+            if core::ptr::eq(&*node, other) {
+                return true;
+            }
+            at = node.parent();
+        }
+        false
+    }
+
+    /// The shared state of the file system that both are in.
+    pub(super) fn same_shared(&self, other: &Self) -> Result<&Shared> {
+        if !Arc::ptr_eq(&self.shared, &other.shared) {
+            return Err(Errno::EXDEV);
+        }
+        Ok(&self.shared)
+    }
+}
