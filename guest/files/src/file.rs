@@ -70,8 +70,8 @@ pub trait File: Any + Send + Sync {
         Poll::Ready(Err(Errno::ENOTTY))
     }
 
-    /// Where `SEEK_END` counts from, if not from the inode's size.
-    fn end(&self) -> Option<u64> {
+    /// Where `lseek` comes to whatever it is asked for, of what has no real positions.
+    fn fixed_position(&self) -> Option<u64> {
         None
     }
 }
@@ -199,17 +199,30 @@ impl OpenFile {
         }
     }
 
+    /// What has no positions cannot be asked for one, however it was opened.
+    fn check_order(&self, at: Option<u64>) -> Result<()> {
+        if self.is_path() {
+            return Err(Errno::EBADF);
+        }
+        match at.is_some() && !self.file.has_positions() {
+            true => Err(Errno::ESPIPE),
+            false => Ok(()),
+        }
+    }
+
     /// Reads at the position, and moves it (`read`), or at byte `at` (`pread`).
     ///
     /// # Errors
     /// Those of `read(2)` and `pread(2)`.
     pub fn read(&self, call: &Call<'_>, at: Option<u64>, to: &mut dyn Sink) -> Poll<Result<usize>> {
+        if let Err(error) = self.check_order(at) {
+            return Poll::Ready(Err(error));
+        }
         if !self.can_read() {
             return Poll::Ready(Err(Errno::EBADF));
         }
         let call = &self.call(call);
         match at {
-            Some(_) if !self.file.has_positions() => Poll::Ready(Err(Errno::ESPIPE)),
             Some(at) => self.file.read(call, at, to),
             None if !self.file.has_positions() => self.file.read(call, 0, to),
             None => {
@@ -236,15 +249,15 @@ impl OpenFile {
         at: Option<u64>,
         from: &mut dyn Source,
     ) -> Poll<Result<usize>> {
+        if let Err(error) = self.check_order(at) {
+            return Poll::Ready(Err(error));
+        }
         if !self.can_write() {
             return Poll::Ready(Err(Errno::EBADF));
         }
         let call = &self.call(call);
         if !self.file.has_positions() {
-            return match at {
-                Some(_) => Poll::Ready(Err(Errno::ESPIPE)),
-                None => self.write_in_order(call, from),
-            };
+            return self.write_in_order(call, from);
         }
         let append = self.flags() & linux::O_APPEND != 0;
         if let Some(at) = at {
@@ -259,7 +272,8 @@ impl OpenFile {
             false => Where::At(*self.position.lock()),
         };
         let done = ready!(self.file.write(call, at, from));
-        if let Ok((at, count)) = done {
+        // Nothing written moves nothing, not even to the end of what appends.
+        if let Ok((at, count @ 1..)) = done {
             *self.position.lock() = at + count as u64;
         }
         Poll::Ready(done.map(|(_, count)| count))
@@ -295,10 +309,11 @@ impl OpenFile {
         }
         let _turn = ready!(self.turn.take(call.waker));
         let mut position = self.position.lock();
-        let end = || match self.file.end() {
-            Some(end) => end,
-            None => self.place.inode.attributes().size,
-        };
+        if let Some(fixed) = self.file.fixed_position() {
+            *position = fixed;
+            return Poll::Ready(Ok(fixed));
+        }
+        let end = || self.place.inode.attributes().size;
         let from_base = |base: u64| {
             base.checked_add_signed(offset)
                 .filter(|&at| at <= i64::MAX as u64)

@@ -221,11 +221,11 @@ impl State {
     }
 
     fn write(&mut self, host: &dyn Host, from: &mut dyn Source) -> Option<Result<usize>> {
-        if self.readers == 0 {
-            return Some(Err(Errno::EPIPE));
-        }
         if from.left() == 0 {
             return Some(Ok(0));
+        }
+        if self.readers == 0 {
+            return Some(Err(Errno::EPIPE));
         }
         let mut done = 0;
         // What is left over of whole pages joins the last slot, if it fits there as a whole.

@@ -25,6 +25,8 @@ pub trait Source {
     /// Fills the front of `into`, and returns how much: fewer than the lesser of `into.len()` and
     /// [`Source::left`] only where the memory behind it cannot be read.
     fn take(&mut self, into: &mut [u8]) -> usize;
+    /// Takes up to `count` bytes that go nowhere, without looking at them, and returns how many.
+    fn skip(&mut self, count: usize) -> usize;
     /// Gives the last `count` bytes taken back: they were not written after all.
     fn give_back(&mut self, count: usize);
 }
@@ -101,6 +103,12 @@ impl Source for Drain<'_> {
     fn take(&mut self, into: &mut [u8]) -> usize {
         let count = into.len().min(self.left());
         into[..count].copy_from_slice(&self.memory[self.taken..][..count]);
+        self.taken += count;
+        count
+    }
+
+    fn skip(&mut self, count: usize) -> usize {
+        let count = count.min(self.left());
         self.taken += count;
         count
     }

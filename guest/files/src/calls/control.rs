@@ -105,8 +105,7 @@ impl Calls<'_> {
                 self.descriptors.set_close_on_exec(descriptor, close)?;
                 Ok(0)
             }
-            // Linux tells 64-bit programs of a flag that they need not give.
-            linux::F_GETFL => Ok((file.flags() | LARGE_FILE).into()),
+            linux::F_GETFL => Ok(file.flags().into()),
             linux::F_SETFL => {
                 file.set_flags(value as u32);
                 Ok(0)
@@ -197,9 +196,6 @@ impl Calls<'_> {
 /// `close_range` only marks (`include/uapi/linux/close_range.h`, which the crate of Linux' numbers
 /// leaves out).
 const CLOSE_RANGE_CLOEXEC: u32 = 1 << 2;
-
-/// `O_LARGEFILE` as the kernel has it: the headers that 64-bit programs see make it 0.
-const LARGE_FILE: u32 = 0o100_000;
 
 /// The pipe that a file is an end of.
 fn pipe_of(file: &OpenFile) -> Result<&Arc<Pipe>> {

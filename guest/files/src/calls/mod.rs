@@ -18,6 +18,7 @@ use alloc::sync::Arc;
 use core::task::Waker;
 use linux_raw_sys::general as linux;
 
+pub use attributes::SetTime;
 pub use open::Opening;
 
 /// The calls of a thread. Each method is the system call of its name. One that gives `Poll` may

@@ -65,7 +65,9 @@ impl Calls<'_> {
         if opening.0.is_none() {
             match self.begin_open(directory, path, flags, mode) {
                 Ok(Begun::File(file)) => return Poll::Ready(Ok(file)),
-                Ok(Begun::Truncates(place)) => return self.open_truncated(place, flags),
+                Ok(Begun::Truncates(place)) => {
+                    return self.open_truncated(place, flags | LARGE_FILE);
+                }
                 Ok(Begun::Waits(waiting)) => opening.0 = Some(waiting),
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -74,6 +76,7 @@ impl Calls<'_> {
             return Poll::Pending;
         };
         let poll = waiting.meeting.poll(&self.call(), flags);
+        let flags = flags | LARGE_FILE;
         poll.map(|file| Ok(OpenFile::new(file, waiting.place.clone(), flags)))
     }
 
@@ -103,6 +106,7 @@ impl Calls<'_> {
             return Ok(Begun::File(OpenFile::new(Arc::new(PathFile), place, flags)));
         }
         let wants = wants(flags);
+        let flags = flags | LARGE_FILE;
         match kind {
             Kind::Symlink => return Err(Errno::ELOOP),
             Kind::Directory if creates || wants & WRITE != 0 => return Err(Errno::EISDIR),
@@ -266,6 +270,10 @@ impl Calls<'_> {
         )
     }
 }
+
+/// `O_LARGEFILE` as the kernel has it, and tells 64-bit programs that need not give it: their own
+/// headers make it 0.
+const LARGE_FILE: u32 = 0o100_000;
 
 /// How far an open comes by itself.
 enum Begun {
