@@ -1,6 +1,7 @@
 //! What the kernel gives: pages, clocks, random bytes, signals, and who calls.
 
 use alloc::sync::Arc;
+use core::cell::Cell;
 use core::task::Waker;
 
 use crate::transfer::{Sink, Source};
@@ -109,4 +110,15 @@ pub struct Call<'a> {
     pub waker: &'a Waker,
     /// Gives `EAGAIN` rather than `Poll::Pending` (`O_NONBLOCK`).
     pub nonblock: bool,
+    /// When it was first made, in nanoseconds since the boot; `None` until it notes that.
+    pub began: &'a Cell<Option<u64>>,
+}
+
+impl Call<'_> {
+    /// When it was first made, which is now if it never was.
+    pub fn began(&self, now: u64) -> u64 {
+        let began = self.began.get().unwrap_or(now);
+        self.began.set(Some(began));
+        began
+    }
 }

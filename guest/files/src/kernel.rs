@@ -1,5 +1,6 @@
 //! The kernel itself as one who calls: it makes the root's files.
 
+use core::cell::Cell;
 use core::task::Waker;
 
 use linux_raw_sys::general as linux;
@@ -56,6 +57,7 @@ pub(crate) struct Own<'a> {
     system: &'a System,
     view: View,
     descriptors: Descriptors,
+    began: Cell<Option<u64>>,
 }
 
 impl<'a> Own<'a> {
@@ -66,6 +68,7 @@ impl<'a> Own<'a> {
             system,
             view,
             descriptors: Descriptors::new(),
+            began: Cell::new(None),
         }
     }
 
@@ -77,6 +80,7 @@ impl<'a> Own<'a> {
             who: &ROOT,
             caller: &Kernel,
             waker: Waker::noop(),
+            began: &self.began,
         }
     }
 }

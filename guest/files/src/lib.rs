@@ -48,6 +48,7 @@ mod pipe;
 mod ramdisk;
 mod ready;
 mod system;
+mod terminal;
 mod transfer;
 mod walk;
 
@@ -67,5 +68,6 @@ pub use mount::{Mount, Mounts, Place};
 pub use ramdisk::{Contents, Problem, Refusal, unpack};
 pub use ready::{Ready, Watchers};
 pub use system::{Device, Opened, System, View};
+pub use terminal::{ConsoleDevice, Output, OwnTerminalDevice, Terminal};
 pub use transfer::{Argument, Drain, Fill, Number, Sink, Source};
 pub use walk::{EXECUTE, READ, WRITE, may};

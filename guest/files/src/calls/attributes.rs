@@ -132,6 +132,7 @@ impl Calls<'_> {
             who,
             caller: self.caller,
             waker: self.waker,
+            began: self.began,
         };
         let follow = flags & linux::AT_SYMLINK_NOFOLLOW == 0;
         let place = calls.resolve(directory, path, follow, flags)?;

@@ -15,6 +15,7 @@ use crate::mount::Place;
 use crate::system::{System, View};
 use crate::walk::{Rules, Walk, may};
 use alloc::sync::Arc;
+use core::cell::Cell;
 use core::task::Waker;
 use linux_raw_sys::general as linux;
 
@@ -38,6 +39,9 @@ pub struct Calls<'a> {
     pub caller: &'a dyn Caller,
     /// Woken when waiting may be over.
     pub waker: &'a Waker,
+    /// When the call was first made, if that matters to it. `Cell::new(None)` for each call of a
+    /// program; kept while it is made again.
+    pub began: &'a Cell<Option<u64>>,
 }
 
 impl Calls<'_> {
@@ -46,6 +50,7 @@ impl Calls<'_> {
             caller: self.caller,
             waker: self.waker,
             nonblock: false,
+            began: self.began,
         }
     }
 

@@ -168,6 +168,7 @@ impl<'a> Tree<'a> {
             caller: calls.caller,
             waker: calls.waker,
             nonblock: false,
+            began: calls.began,
         };
         let mut sum = 0_u32;
         input.each(header.size.into(), &mut |piece| {

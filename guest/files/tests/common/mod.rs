@@ -1,6 +1,7 @@
 //! A kernel that is a test: heap pages, a clock that counts, one process after another.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Wake, Waker};
@@ -99,6 +100,8 @@ pub(crate) struct Process {
     pub(crate) limit: u32,
     pub(crate) woken: Arc<Woken>,
     waker: Waker,
+    /// When the last call began; a test that waits for time sets it anew.
+    pub(crate) began: Cell<Option<u64>>,
 }
 
 impl Caller for Process {
@@ -159,6 +162,7 @@ impl Process {
             orphaned: false,
             limit: 1024,
             waker: woken.clone().into(),
+            began: Cell::new(None),
             woken,
         }
     }
@@ -174,6 +178,7 @@ impl Process {
             who: self.who.clone(),
             ignored: self.ignored.clone(),
             waker: woken.clone().into(),
+            began: Cell::new(None),
             woken,
             pid,
             ..*self
@@ -188,6 +193,7 @@ impl Process {
             who: &self.who,
             caller: self,
             waker: &self.waker,
+            began: &self.began,
         }
     }
 
