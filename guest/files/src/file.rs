@@ -46,6 +46,11 @@ pub trait File: Any + Send + Sync {
         Poll::Ready(Err(Errno::EINVAL))
     }
 
+    /// Whether a write is one message, whatever else there is to write.
+    fn writes_once(&self) -> bool {
+        false
+    }
+
     /// What it is ready for. With a waker, that is woken once this may have changed; it is
     /// registered before the look.
     fn ready(&self, _waker: Option<&Waker>) -> Ready {
@@ -284,7 +289,7 @@ impl OpenFile {
         loop {
             let done = ready!(self.file.write(call, Where::End, from));
             let stop = match done {
-                Ok((_, count)) => from.left() == 0 || count == 0,
+                Ok((_, count)) => from.left() == 0 || count == 0 || self.file.writes_once(),
                 Err(_) => true,
             };
             if stop {

@@ -166,12 +166,6 @@ impl Pipe {
         Ok(slots * PAGE)
     }
 
-    /// Whether it has bytes, or room.
-    pub(crate) fn is_ready(&self) -> (bool, bool) {
-        let state = self.state.lock();
-        (!state.slots.is_empty(), state.slots.len() < state.most)
-    }
-
     /// How many have it open to read, and to write.
     pub(crate) fn ends(&self) -> (u32, u32) {
         let state = self.state.lock();

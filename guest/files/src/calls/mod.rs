@@ -1,10 +1,12 @@
 //! Linux' system calls on files: what a kernel calls once it has decoded the registers.
 
+mod anonymous;
 mod attributes;
 mod control;
 mod directories;
 mod names;
 mod open;
+mod readiness;
 mod transfer;
 
 use crate::descriptors::Descriptors;
@@ -21,6 +23,7 @@ use linux_raw_sys::general as linux;
 
 pub use attributes::SetTime;
 pub use open::Opening;
+pub use readiness::Sets;
 
 /// The calls of a thread. Each method is the system call of its name. One that gives `Poll` may
 /// wait: after `Poll::Pending`, sleep until [`Calls::waker`] is woken, then call it again with the

@@ -72,12 +72,19 @@ impl Calls<'_> {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        let Some(waiting) = &opening.0 else {
+        let Some(waiting) = opening.0.take() else {
             return Poll::Pending;
         };
-        let poll = waiting.meeting.poll(&self.call(), flags);
-        let flags = flags | LARGE_FILE;
-        poll.map(|file| Ok(OpenFile::new(file, waiting.place.clone(), flags)))
+        match waiting.meeting.poll(&self.call(), flags) {
+            Poll::Ready(file) => {
+                let flags = flags | LARGE_FILE;
+                Poll::Ready(Ok(OpenFile::new(file, waiting.place, flags)))
+            }
+            Poll::Pending => {
+                opening.0 = Some(waiting);
+                Poll::Pending
+            }
+        }
     }
 
     fn begin_open(&self, directory: i32, path: &[u8], flags: u32, mode: u32) -> Result<Begun> {
