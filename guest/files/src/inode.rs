@@ -317,7 +317,7 @@ pub trait Inode: Any + Send + Sync {
     ///
     /// # Errors
     /// `EINVAL` of what is none.
-    fn target(&self) -> Result<Arc<[u8]>> {
+    fn target(&self, _call: &Call<'_>) -> Result<Arc<[u8]>> {
         Err(Errno::EINVAL)
     }
 

@@ -88,8 +88,17 @@ impl System {
         pipe
     }
 
-    /// An inode that lies in no directory, such as a pipe's.
+    /// An inode that lies in no directory, such as a socket's.
     pub(crate) fn anonymous(&self, kind: Kind, label: &'static str) -> Place {
+        self.anonymous_of(kind, label, Weak::new())
+    }
+
+    /// The inode of a pipe, by which it can be opened once more.
+    pub(crate) fn anonymous_pipe(&self, pipe: &Arc<Pipe>) -> Place {
+        self.anonymous_of(Kind::Fifo, "pipe", Arc::downgrade(pipe))
+    }
+
+    fn anonymous_of(&self, kind: Kind, label: &'static str, pipe: Weak<Pipe>) -> Place {
         let number = self.next_anonymous.fetch_add(1, Ordering::Relaxed);
         Place {
             mount: self.nowhere.clone(),
@@ -97,6 +106,7 @@ impl System {
                 kind,
                 label,
                 number,
+                pipe,
                 born: self.host.now(),
             }),
         }
@@ -175,6 +185,7 @@ struct Anonymous {
     kind: Kind,
     label: &'static str,
     number: u64,
+    pipe: Weak<Pipe>,
     born: Time,
 }
 
@@ -206,6 +217,14 @@ impl Inode for Anonymous {
         Ok(())
     }
 
+    /// By way of `/proc/PID/fd`: a pipe is opened once more, all else can only be shared.
+    fn open(&self, _call: &Call<'_>, flags: u32) -> Result<Option<Arc<dyn File>>> {
+        let pipe = self.pipe.upgrade().ok_or(Errno::ENXIO)?;
+        let mode = flags & linux::O_ACCMODE;
+        let end = pipe.open(mode != linux::O_WRONLY, mode != linux::O_RDONLY);
+        Ok(Some(Arc::new(end)))
+    }
+
     fn label(&self) -> Option<Vec<u8>> {
         Some(match self.kind {
             Kind::Fifo | Kind::Socket => {
@@ -232,6 +251,7 @@ impl FileSystem for Nowhere {
             kind: Kind::Directory,
             label: "none",
             number: 0,
+            pipe: Weak::new(),
             born: Time::default(),
         })
     }

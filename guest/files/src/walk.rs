@@ -257,7 +257,7 @@ impl<'a> Walk<'a> {
             self.place = place?;
             return Ok(());
         }
-        let text = link.target()?;
+        let text = link.target(self.rules.call)?;
         match text.first() {
             None => return Err(Errno::ENOENT),
             Some(b'/') => self.place = self.rules.root.clone(),

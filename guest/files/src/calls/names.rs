@@ -320,7 +320,7 @@ impl Calls<'_> {
         }
         let text = match place.inode.follow(&self.call()) {
             Some(target) => self.path_of(&target?).into(),
-            None => place.inode.target()?,
+            None => place.inode.target(&self.call())?,
         };
         let count = text.len().min(to.room());
         match to.put(&text[..count]) {

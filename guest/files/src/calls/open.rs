@@ -265,7 +265,7 @@ impl Calls<'_> {
             return Err(Errno::EINVAL);
         }
         let pipe = Pipe::new(self.system.host().clone());
-        let place = self.system.anonymous(Kind::Fifo, "pipe");
+        let place = self.system.anonymous_pipe(&pipe);
         let open = |reads, mode| {
             let file = Arc::new(pipe.open(reads, !reads));
             OpenFile::new(file, place.clone(), flags | mode)

@@ -10,7 +10,7 @@ use super::Shared;
 use super::data::Data;
 use super::directory::Directory;
 use crate::errno::{Errno, Result};
-use crate::host::{PAGE, Page, Time};
+use crate::host::{Call, PAGE, Page, Time};
 use crate::inode::{
     Allocate, Attributes, Change, DeviceNumber, Entry, Inode, Kind, New, Rename, Where,
 };
@@ -280,7 +280,7 @@ impl Inode for Node {
         Ok(())
     }
 
-    fn target(&self) -> Result<Arc<[u8]>> {
+    fn target(&self, _call: &Call<'_>) -> Result<Arc<[u8]>> {
         match &self.content {
             Content::Symlink(target) => {
                 self.touch_accessed();
