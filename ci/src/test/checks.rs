@@ -14,6 +14,7 @@ use crate::workspace::FUZZER;
 const FREESTANDING: &[&str] = &[
     "byte-ring",
     "guest",
+    "guest-files",
     "hypercall",
     "linker",
     "linux-bench",

@@ -134,7 +134,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Walks up to the last part.
-    pub(crate) fn to_last(&mut self) -> Result<End<'a>> {
+    pub(crate) fn walk_to_last(&mut self) -> Result<End<'a>> {
         loop {
             let Some(part) = self.next_part() else {
                 return Ok(End {
@@ -173,9 +173,9 @@ impl<'a> Walk<'a> {
 
     /// Walks to the end. A last symbolic link is followed if `follow` says so or a slash comes
     /// behind it.
-    pub(crate) fn to_end(mut self, follow: bool) -> Result<Place> {
+    pub(crate) fn walk_to_end(mut self, follow: bool) -> Result<Place> {
         loop {
-            let end = self.to_last()?;
+            let end = self.walk_to_last()?;
             if let Some(place) = self.finish(&end, follow)? {
                 return Ok(place);
             }

@@ -81,7 +81,7 @@ impl Calls<'_> {
                 _ => Ok(self.descriptors.get(directory)?.place.clone()),
             };
         }
-        self.with_walk(directory, path, |walk| walk.to_end(follow))
+        self.with_walk(directory, path, |walk| walk.walk_to_end(follow))
     }
 
     /// Begins to walk a path.

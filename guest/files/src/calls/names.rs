@@ -107,7 +107,7 @@ impl Calls<'_> {
         make: impl FnOnce(&Place, &[u8]) -> Result<()>,
     ) -> Result<()> {
         self.with_walk(directory, path, |mut walk| {
-            let end = walk.to_last()?;
+            let end = walk.walk_to_last()?;
             let Last::Name(name) = &end.last else {
                 return Err(Errno::EEXIST);
             };
@@ -150,7 +150,7 @@ impl Calls<'_> {
         }
         let removes_directory = flags & linux::AT_REMOVEDIR != 0;
         self.with_walk(directory, path, |mut walk| {
-            let end = walk.to_last()?;
+            let end = walk.walk_to_last()?;
             let name = match &end.last {
                 Last::Name(name) => name.bytes(),
                 _ if !removes_directory => return Err(Errno::EISDIR),
@@ -202,9 +202,9 @@ impl Calls<'_> {
             _ => return Err(Errno::EINVAL),
         };
         self.with_walk(from, path, |mut old| {
-            let old_end = old.to_last()?;
+            let old_end = old.walk_to_last()?;
             self.with_walk(to, new_path, |mut new| {
-                let new_end = new.to_last()?;
+                let new_end = new.walk_to_last()?;
                 self.rename_ends(&old, &old_end, &new, &new_end, how)
             })
         })

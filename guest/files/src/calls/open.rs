@@ -177,7 +177,7 @@ impl Calls<'_> {
         let follow = !exclusive && flags & linux::O_NOFOLLOW == 0;
         self.with_walk(directory, path, |mut walk| {
             loop {
-                let end = walk.to_last()?;
+                let end = walk.walk_to_last()?;
                 let Last::Name(name) = &end.last else {
                     return match exclusive {
                         true => Err(Errno::EEXIST),
