@@ -8,8 +8,8 @@ use core::task::{Poll, Waker, ready};
 use linux_raw_sys::general as linux;
 
 use crate::errno::{Errno, Result};
-use crate::host::{Call, Page};
-use crate::inode::{Entry, FIRST_ENTRY, Inode, Kind, Where};
+use crate::host::{Call, Identity, Page};
+use crate::inode::{Change, Entry, FIRST_ENTRY, Inode, Kind, Where};
 use crate::lock::{Mutex, Turn};
 use crate::locks::FileLock;
 use crate::mount::Place;
@@ -81,6 +81,25 @@ pub trait File: Any + Send + Sync {
     }
 }
 
+/// Who changes a program's data takes from it the right to run as someone, unless root does.
+pub(crate) fn drop_privileges(who: &Identity, inode: &dyn Inode) -> Result<()> {
+    if who.is_root() {
+        return Ok(());
+    }
+    let now = inode.attributes();
+    let mut lost = linux::S_ISUID;
+    if now.mode & linux::S_IXGRP != 0 || !who.is_in(now.group) {
+        lost |= linux::S_ISGID;
+    }
+    if now.kind != Kind::File || now.mode & lost == 0 {
+        return Ok(());
+    }
+    inode.change(&Change {
+        mode: Some(now.mode & !lost),
+        ..Change::default()
+    })
+}
+
 /// A regular file: its inode's data.
 pub(crate) struct DataFile(pub(crate) Arc<dyn Inode>);
 
@@ -99,6 +118,11 @@ impl File for DataFile {
         at: Where,
         from: &mut dyn Source,
     ) -> Poll<Result<(u64, usize)>> {
+        if from.left() > 0
+            && let Err(error) = drop_privileges(call.who, &*self.0)
+        {
+            return Poll::Ready(Err(error));
+        }
         self.0.write(call.waker, at, call.caller.size_limit(), from)
     }
 

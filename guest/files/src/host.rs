@@ -106,6 +106,8 @@ pub trait Caller {
 pub struct Call<'a> {
     /// Who calls.
     pub caller: &'a dyn Caller,
+    /// Who that is to files.
+    pub who: &'a Identity,
     /// What is woken when a call that gave `Poll::Pending` is worth making again.
     pub waker: &'a Waker,
     /// Gives `EAGAIN` rather than `Poll::Pending` (`O_NONBLOCK`).

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use common::{LIMITS, Process, boot, now, number};
-use guest_files::{Drain, Fill, Opening};
+use guest_files::{Drain, Fill, Identity, Opening, SetTime, Time};
 use linux_raw_sys::general as linux;
 use rustix::fs as host;
 
@@ -44,6 +44,11 @@ enum Op {
     Access(String, u32),
     Chmod(String, u32),
     Names(String),
+    Chown(String, u32, u32, u32),
+    Touch(String, bool),
+    Chdir(Option<String>),
+    Cwd,
+    User(u32),
 }
 
 type Answer = core::result::Result<String, i32>;
@@ -175,7 +180,7 @@ impl Ours {
                 stat(calls.fstatat(cwd, path.as_bytes(), linux::AT_SYMLINK_NOFOLLOW))
             }
             Op::Access(path, mode) => {
-                unit(calls.faccessat2(&process.who, cwd, path.as_bytes(), *mode, 0))
+                unit(calls.faccessat2(&Identity::ROOT, cwd, path.as_bytes(), *mode, 0))
             }
             Op::Chmod(path, mode) => unit(calls.fchmodat(cwd, path.as_bytes(), *mode, 0)),
             Op::Names(path) => {
@@ -183,12 +188,46 @@ impl Ours {
                 names.sort();
                 Ok(names.join(" "))
             }
+            Op::Chown(path, user, group, flags) => {
+                unit(calls.fchownat(cwd, path.as_bytes(), *user, *group, *flags))
+            }
+            Op::Touch(path, now) => {
+                let time = match now {
+                    true => SetTime::Now,
+                    false => SetTime::To(Time {
+                        seconds: 5,
+                        nanos: 7,
+                    }),
+                };
+                unit(calls.utimensat(cwd, Some(path.as_bytes()), time, time, 0))
+            }
+            Op::Chdir(Some(path)) => unit(calls.chdir(path.as_bytes())),
+            Op::Chdir(None) => unit(calls.chdir(BASE.as_bytes())),
+            Op::Cwd => {
+                let mut memory = [0; 4096];
+                match calls.getcwd(&mut Fill::new(&mut memory)) {
+                    Ok(count) => Ok(String::from_utf8_lossy(&memory[..count - 1]).into_owned()),
+                    // It was removed.
+                    Err(guest_files::Errno::ENOENT) => Ok("gone".into()),
+                    Err(error) => Err(error.number()),
+                }
+            }
+            Op::User(user) => {
+                self.process.who = Identity {
+                    user: *user,
+                    group: *user,
+                    groups: Vec::new(),
+                };
+                Ok(String::new())
+            }
         }
     }
 }
 
 /// The host's side: all paths are relative to a directory.
 struct Theirs {
+    top: String,
+    first: OwnedFd,
     base: OwnedFd,
     open: Vec<Option<OwnedFd>>,
 }
@@ -311,6 +350,55 @@ impl Theirs {
                 host::AtFlags::empty(),
             )),
             Op::Names(path) => self.names(base, path).map_err(number),
+            Op::Chown(path, user, group, flags) => {
+                let id = |id: u32| (id != u32::MAX).then_some(id);
+                unit(host::chownat(
+                    base,
+                    path,
+                    id(*user).map(host::Uid::from_raw),
+                    id(*group).map(host::Gid::from_raw),
+                    host::AtFlags::from_bits_retain(*flags),
+                ))
+            }
+            Op::Touch(path, now) => {
+                let time = host::Timespec {
+                    tv_sec: if *now { 0 } else { 5 },
+                    tv_nsec: if *now { linux::UTIME_NOW.into() } else { 7 },
+                };
+                let times = host::Timestamps {
+                    last_access: time,
+                    last_modification: time,
+                };
+                unit(host::utimensat(base, path, &times, host::AtFlags::empty()))
+            }
+            Op::Chdir(path) => {
+                let directory = host::OFlags::PATH | host::OFlags::DIRECTORY;
+                let none = host::Mode::empty();
+                let found = match path {
+                    Some(path) => host::openat(base, path, directory, none),
+                    None => self.first.try_clone().map_err(|_| rustix::io::Errno::IO),
+                };
+                self.base = found.map_err(number)?;
+                Ok(String::new())
+            }
+            Op::Cwd => {
+                use std::os::fd::AsRawFd as _;
+                let link = format!("/proc/self/fd/{}", self.base.as_raw_fd());
+                let path = std::fs::read_link(link).unwrap();
+                let path = path.to_str().unwrap();
+                Ok(match path.ends_with(" (deleted)") {
+                    true => "gone".into(),
+                    false => path.strip_prefix(&self.top).unwrap().into(),
+                })
+            }
+            Op::User(user) => {
+                // SAFETY: it changes only whom this thread's calls on files are judged as.
+                unsafe {
+                    libc::setfsgid(*user);
+                    libc::setfsuid(*user);
+                }
+                Ok(String::new())
+            }
         }
     }
 
@@ -385,7 +473,13 @@ fn flags(random: &mut fastrand::Rng) -> u32 {
     flags | linux::O_NONBLOCK
 }
 
-fn op(random: &mut fastrand::Rng, open: usize) -> Op {
+/// The directory in which all of it is.
+const BASE: &str = "/x/y/z/w/base";
+
+/// Users that calls are made as, besides root.
+const USERS: [u32; 2] = [1000, 1001];
+
+fn op(random: &mut fastrand::Rng, open: usize, user: &mut u32) -> Op {
     const MODES: [u32; 5] = [0o644, 0o755, 0, 0o4755, 0o1777];
     let mode = MODES[random.usize(..MODES.len())];
     let offset = match random.u8(..6) {
@@ -401,7 +495,7 @@ fn op(random: &mut fastrand::Rng, open: usize) -> Op {
     };
     let at = random.usize(open.saturating_sub(6)..=open);
     let seed = random.u8(..);
-    match random.u8(..46) {
+    match random.u8(..54) {
         0..=6 => Op::Open(path(random), flags(random), mode),
         7 => Op::Close(at),
         8 => Op::Dup(at),
@@ -447,7 +541,32 @@ fn op(random: &mut fastrand::Rng, open: usize) -> Op {
         42 => Op::Lstat(path(random)),
         43 => Op::Access(path(random), random.u32(0..9)),
         44 => Op::Chmod(path(random), mode),
-        _ => Op::Names(path(random)),
+        45 => Op::Names(path(random)),
+        46 | 47 => {
+            let ids = [0, USERS[0], USERS[1], u32::MAX];
+            let flags = [0, 0, linux::AT_SYMLINK_NOFOLLOW];
+            Op::Chown(
+                path(random),
+                ids[random.usize(..4)],
+                ids[random.usize(..4)],
+                flags[random.usize(..3)],
+            )
+        }
+        48 => Op::Touch(path(random), random.bool()),
+        // Whether someone else may enter is not what opening a directory's path asks.
+        49 if *user == 0 => {
+            let path = path(random);
+            Op::Chdir((!path.contains("..")).then_some(path))
+        }
+        50 => Op::Cwd,
+        _ if *user != 0 && random.u8(..4) > 0 => Op::Stat(path(random)),
+        _ => {
+            *user = match random.u8(..3) {
+                0 if *user == 0 => USERS[random.usize(..2)],
+                _ => 0,
+            };
+            Op::User(*user)
+        }
     }
 }
 
@@ -456,11 +575,16 @@ fn sequence(seed: u64, steps: usize) {
     let mut random = fastrand::Rng::with_seed(seed);
     // In memory, as ours: ext4 has other ideas of holes.
     let temporary = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");
-    let nested = temporary.path().join("x/y/z/w/base");
+    let top = temporary.path().to_str().unwrap().to_owned();
+    let nested = format!("{top}{BASE}");
+    let everyone = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&top, everyone).unwrap();
     std::fs::create_dir_all(&nested).unwrap();
     let directory = host::OFlags::RDONLY | host::OFlags::DIRECTORY;
     let base = host::open(&nested, directory, host::Mode::empty()).unwrap();
     let mut theirs = Theirs {
+        top,
+        first: base.try_clone().unwrap(),
         base,
         open: Vec::new(),
     };
@@ -471,17 +595,19 @@ fn sequence(seed: u64, steps: usize) {
             .mkdirat(linux::AT_FDCWD, path.as_bytes(), 0o755);
         made.unwrap();
     }
-    process.calls().chdir(b"/x/y/z/w/base").unwrap();
+    process.calls().chdir(BASE.as_bytes()).unwrap();
     let mut ours = Ours {
         process,
         open: Vec::new(),
     };
     let mut before = Vec::new();
+    let mut user = 0;
     for _ in 0..steps {
-        let op = op(&mut random, ours.open.len());
+        let op = op(&mut random, ours.open.len(), &mut user);
         let (our, their) = (ours.run(&op), theirs.run(&op));
         before.push(format!("{op:?} -> {their:?}"));
         if our != their {
+            theirs.run(&Op::User(0));
             let from = before.len().saturating_sub(400);
             panic!(
                 "seed {seed}, call {}: {op:?}\nLinux {their:?}\nours  {our:?}\nbefore:\n{}",
@@ -490,6 +616,7 @@ fn sequence(seed: u64, steps: usize) {
             );
         }
     }
+    theirs.run(&Op::User(0));
 }
 
 #[test]

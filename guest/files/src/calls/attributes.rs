@@ -238,12 +238,16 @@ impl Calls<'_> {
         }
         // A program that changes hands does not keep the right to run as someone.
         let mut mode = None;
-        if now.kind != Kind::Directory && (user.is_some() || group.is_some()) {
+        if now.kind != Kind::Directory {
             let mut lost = linux::S_ISUID;
-            if now.mode & linux::S_IXGRP != 0 {
+            let keeps = self.who.is_root() || self.who.is_in(now.group);
+            if now.mode & linux::S_IXGRP != 0 || !keeps {
                 lost |= linux::S_ISGID;
             }
             mode = Some(now.mode & !lost).filter(|&mode| mode != now.mode);
+        }
+        if mode.is_some() && !self.who.is_root() && self.who.user != now.user {
+            return Err(Errno::EPERM);
         }
         place.inode.change(&Change {
             mode,

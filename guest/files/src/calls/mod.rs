@@ -51,6 +51,7 @@ impl Calls<'_> {
     fn call(&self) -> Call<'_> {
         Call {
             caller: self.caller,
+            who: self.who,
             waker: self.waker,
             nonblock: false,
             began: self.began,

@@ -7,7 +7,7 @@ use crate::errno::{Errno, Result};
 use crate::inode::{DeviceNumber, Kind, Rename};
 use crate::mount::Place;
 use crate::transfer::Sink;
-use crate::walk::{EXECUTE, End, Last, WRITE, Walk};
+use crate::walk::{EXECUTE, End, Last, READ, WRITE, Walk, may};
 
 impl Calls<'_> {
     /// Makes a directory.
@@ -18,6 +18,7 @@ impl Calls<'_> {
         // Set-user and set-group are not taken from here, sticky is.
         let mode = mode & 0o1777;
         self.make(directory, path, Kind::Directory, |place, name| {
+            self.check(&place.inode, WRITE | EXECUTE)?;
             let none = DeviceNumber::default();
             let new = self.new_inode(place, Kind::Directory, mode, none, b"");
             place.inode.create(name, &new).map(drop)
@@ -43,6 +44,7 @@ impl Calls<'_> {
             false => DeviceNumber::default(),
         };
         self.make(directory, path, kind, |place, name| {
+            self.check(&place.inode, WRITE | EXECUTE)?;
             if is_device && !self.who.is_root() {
                 return Err(Errno::EPERM);
             }
@@ -63,6 +65,7 @@ impl Calls<'_> {
             return Err(Errno::ENAMETOOLONG);
         }
         self.make(directory, path, Kind::Symlink, |place, name| {
+            self.check(&place.inode, WRITE | EXECUTE)?;
             let none = DeviceNumber::default();
             let new = self.new_inode(place, Kind::Symlink, 0, none, target);
             place.inode.create(name, &new).map(drop)
@@ -90,6 +93,7 @@ impl Calls<'_> {
             if !alloc::sync::Arc::ptr_eq(&place.mount, &source.mount) {
                 return Err(Errno::EXDEV);
             }
+            self.check_linkable(&source)?;
             self.check(&place.inode, WRITE | EXECUTE)?;
             if source.inode.kind() == Kind::Directory {
                 return Err(Errno::EPERM);
@@ -98,7 +102,25 @@ impl Calls<'_> {
         })
     }
 
-    /// Walks to where something is to be made, checks that it can be, and makes it.
+    /// Nobody gives names to what is another's and could not be changed or is a program of its
+    /// rights: Linux' `fs.protected_hardlinks`, which distributions turn on.
+    fn check_linkable(&self, source: &Place) -> Result<()> {
+        let inode = source.inode.attributes();
+        if self.who.is_root() || self.who.user == inode.user {
+            return Ok(());
+        }
+        let takes_group = linux::S_ISGID | linux::S_IXGRP;
+        let is_safe = inode.kind == Kind::File
+            && inode.mode & linux::S_ISUID == 0
+            && inode.mode & takes_group != takes_group
+            && may(self.who, &inode, READ | WRITE).is_ok();
+        match is_safe {
+            true => Ok(()),
+            false => Err(Errno::EPERM),
+        }
+    }
+
+    /// Walks to where something is to be made, and has it made if the name is free.
     fn make(
         &self,
         directory: i32,
@@ -120,7 +142,6 @@ impl Calls<'_> {
                 return Err(Errno::ENOENT);
             }
             Self::check_writable(&walk.place)?;
-            self.check(&walk.place.inode, WRITE | EXECUTE)?;
             make(&walk.place, name.bytes())
         })
     }

@@ -165,9 +165,7 @@ impl Calls<'_> {
     }
 
     fn open_truncated(&self, place: Place, flags: u32) -> Poll<Result<Arc<OpenFile>>> {
-        place
-            .inode
-            .truncate(self.waker, 0)
+        self.cut(&place, 0)
             .map(|done| done.map(|()| Self::plain(place.clone(), flags)))
     }
 
@@ -207,6 +205,7 @@ impl Calls<'_> {
                     }
                 };
                 if let Some(place) = found {
+                    self.check_shared(&walk.place, &place)?;
                     return Ok(Found {
                         place,
                         is_new: false,
@@ -214,6 +213,22 @@ impl Calls<'_> {
                 }
             }
         })
+    }
+
+    /// Where everyone may make names, nobody is led to another's link or device by one that it
+    /// meant to make (`may_create_in_sticky` in Linux' `fs/namei.c`).
+    fn check_shared(&self, around: &Place, found: &Place) -> Result<()> {
+        const SHARED: u32 = linux::S_ISVTX | linux::S_IWOTH;
+        let plain = [Kind::File, Kind::Fifo, Kind::Directory];
+        if plain.contains(&found.inode.kind()) {
+            return Ok(());
+        }
+        let (around, found) = (around.inode.attributes(), found.inode.attributes());
+        let is_own = found.user == around.user || found.user == self.who.user;
+        match around.mode & SHARED == SHARED && !is_own {
+            true => Err(Errno::EACCES),
+            false => Ok(()),
+        }
     }
 
     fn make_file(&self, place: &Place, name: &[u8], mode: u32) -> Result<Place> {

@@ -7,8 +7,9 @@ use linux_raw_sys::general as linux;
 
 use super::Calls;
 use crate::errno::{Errno, Result};
-use crate::file::OpenFile;
+use crate::file::{OpenFile, drop_privileges};
 use crate::inode::{Allocate, Kind};
+use crate::mount::Place;
 use crate::transfer::{Sink, Source};
 use crate::walk::WRITE;
 
@@ -100,7 +101,15 @@ impl Calls<'_> {
         if size > self.caller.size_limit() {
             return Poll::Ready(Err(Errno::EFBIG));
         }
-        file.place.inode.truncate(self.waker, size)
+        self.cut(&file.place, size)
+    }
+
+    /// Sets the size of what may be changed.
+    pub(super) fn cut(&self, place: &Place, size: u64) -> Poll<Result<()>> {
+        match drop_privileges(self.who, &*place.inode) {
+            Ok(()) => place.inode.truncate(self.waker, size),
+            Err(error) => Poll::Ready(Err(error)),
+        }
     }
 
     /// Cuts off the file of a path, or lets it grow.
@@ -123,7 +132,7 @@ impl Calls<'_> {
             }
         });
         match found {
-            Ok((place, size)) => place.inode.truncate(self.waker, size),
+            Ok((place, size)) => self.cut(&place, size),
             Err(error) => Poll::Ready(Err(error)),
         }
     }
@@ -137,6 +146,9 @@ impl Calls<'_> {
         match found {
             Ok((file, how)) => {
                 let inode = &file.place.inode;
+                if let Err(error) = drop_privileges(self.who, &**inode) {
+                    return Poll::Ready(Err(error));
+                }
                 inode.allocate(self.waker, how, at as u64, count as u64)
             }
             Err(error) => Poll::Ready(Err(error)),

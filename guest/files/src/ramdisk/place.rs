@@ -166,6 +166,7 @@ impl<'a> Tree<'a> {
         let calls = self.calls();
         let call = Call {
             caller: calls.caller,
+            who: calls.who,
             waker: calls.waker,
             nonblock: false,
             began: calls.began,
