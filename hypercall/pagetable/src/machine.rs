@@ -20,6 +20,17 @@ pub type Words = [u64; 512];
 pub struct Live<'a>(&'a [AtomicU64]);
 
 impl<'a> Live<'a> {
+    /// Those of the table that begins at an address.
+    ///
+    /// # Safety
+    /// As [`Machine::live`], and there is a table.
+    #[inline]
+    pub(crate) unsafe fn of(table: *const u64) -> Live<'a> {
+        // SAFETY: the caller says that a table's 512 words lie there, all accesses to which are atomic;
+        // `AtomicU64` is laid out as `u64`.
+        Live(unsafe { &*table.cast::<[AtomicU64; 512]>() })
+    }
+
     /// How many entries there are.
     #[inline]
     #[must_use]
@@ -47,6 +58,23 @@ impl<'a> Live<'a> {
     #[inline(always)]
     pub fn iter(self) -> impl DoubleEndedIterator<Item = u64> + ExactSizeIterator + Clone + 'a {
         self.0.iter().map(|word| word.load(Ordering::Relaxed))
+    }
+
+    /// The first place from one on where an entry is present. Most tables of a program are empty but for
+    /// a few entries, so it looks at eight at a time.
+    #[inline]
+    #[must_use]
+    pub fn next_present(self, from: usize) -> Option<usize> {
+        let is_present = |word: &AtomicU64| word.load(Ordering::Relaxed) & 1;
+        let rest = self.0.get(from..)?;
+        let (groups, _) = rest.as_chunks::<8>();
+        let any = |group: &[AtomicU64; 8]| group.iter().fold(0, |any, word| any | is_present(word));
+        let first = groups.iter().position(|group| any(group) != 0);
+        let first = first.unwrap_or(groups.len()) * 8;
+        let found = rest[first..]
+            .iter()
+            .position(|word| is_present(word) != 0)?;
+        Some(from + first + found)
     }
 
     /// The entries before a place, and those from it on.

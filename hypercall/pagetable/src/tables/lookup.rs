@@ -7,7 +7,7 @@ use hypercall::{MachAddr, Pfn};
 use super::{Fold, Place, Remembered, Slot, Tables};
 use crate::entry::{Entry, L1, L2, L3, L4, L5, Pte, TableLevel, UpperLevel};
 use crate::error::MmError;
-use crate::machine::Machine;
+use crate::machine::{Live, Machine};
 
 /// Slots: what is found while nothing changes.
 impl<M: Machine> Tables<M> {
@@ -211,13 +211,14 @@ impl<M: Machine> Tables<M> {
     /// The first address from `va` on whose entry is present, of those in the table that `place`, the
     /// entry for `va`, lies in.
     pub(crate) fn next_present<L: TableLevel>(&self, place: Place<L>, va: u64) -> Option<u64> {
-        let mut left = 0..512 - L::index(va);
+        let first = L::index(va);
         let found = if self.mmu.batch().is_empty() {
-            // SAFETY: as in `entry`, and no further than the table's last.
-            left.find(|index| unsafe { place.memory.add(*index).read_volatile() } & 1 == 1)
+            let table = place.memory.wrapping_sub(first);
+            // SAFETY: a place lies in a table, which is nobody's own memory.
+            unsafe { Live::of(table) }.next_present(first)? - first
         } else {
-            left.find(|index| self.entry(place.at(*index)).is_present())
-        }?;
+            (0..512 - first).find(|index| self.entry(place.at(*index)).is_present())?
+        };
         let start = va & !(L::SPAN - 1);
         Some(if found == 0 {
             va

@@ -140,20 +140,20 @@ impl<M: Machine> Tables<M> {
     fn tables_below(&self, table: Pfn, level: u8) -> usize {
         let last = if level == self.fold().top() { 256 } else { 512 };
         // SAFETY: a root, or what an entry refers to, is a table.
-        let words = unsafe { self.machine().live(table) };
-        let mut tables = 0;
-        let words = words.iter().flat_map(|words| words.iter()).take(last);
-        for word in words.filter(|word| word & 1 == 1) {
+        let Some(words) = (unsafe { self.machine().live(table) }) else {
+            return 0;
+        };
+        let (mut tables, mut next) = (0, 0);
+        while let Some(index) = words.next_present(next).filter(|index| *index < last) {
             tables += 1;
-            if let Some(value) = self
-                .value(Entry::<L2>::from_table(word))
-                .filter(|_| level > 3)
-            {
+            let entry = Entry::<L2>::from_table(words.get(index));
+            if let Some(value) = self.value(entry).filter(|_| level > 3) {
                 tables += self.tables_below(value.pfn, level - 1);
             }
             if tables > TABLES {
                 break;
             }
+            next = index + 1;
         }
         tables
     }
