@@ -14,10 +14,10 @@
 //! Where it goes on it may be on another vCPU. Handlers never do; they wake.
 
 mod call;
-mod line;
+mod fifo;
 mod mailbox;
-mod queue;
 mod run;
+mod run_queue;
 mod state;
 mod switch;
 mod thread;

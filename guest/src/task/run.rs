@@ -184,7 +184,7 @@ pub(super) fn arrived() {
     match before.state.left() {
         Left::Parked => {}
         Left::Queue => queue_here(here, before),
-        Left::Ended => thread::bury(before),
+        Left::Ended => thread::reap(before),
     }
 }
 

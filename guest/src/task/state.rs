@@ -35,7 +35,7 @@ pub(super) enum Left {
     Parked,
     /// It is to be queued.
     Queue,
-    /// It is to be buried.
+    /// It is to be reaped.
     Ended,
 }
 

@@ -1,4 +1,4 @@
-//! A thread: what it has of its own, from its making to its burial.
+//! A thread: what it has of its own, from its making to its end.
 
 extern crate alloc;
 
@@ -15,7 +15,7 @@ use heapless::String;
 use hypercall::Hypervisor;
 use hypercall::queue::Section;
 
-use super::queue::{Link, Linked};
+use super::fifo::{Link, Linked};
 use super::state::State;
 use super::vcpu::{self, Vcpu};
 use super::{run, switch, wait};
@@ -51,7 +51,7 @@ pub(crate) struct Thread {
     /// Where it ran last, or is to run first.
     home: AtomicPtr<Vcpu>,
     pub(super) own: Own,
-    /// Kept for the one who buries it; threads that began with a vCPU have none.
+    /// Kept for the one who reaps it; threads that began with a vCPU have none.
     stack: Lock<Option<Stack>>,
     /// Who waits for its end.
     joiner: Lock<Option<Waker>>,
@@ -117,7 +117,7 @@ impl Wake for Thread {
     }
 }
 
-/// Every thread that was not buried.
+/// Every thread that was not reaped.
 static THREADS: Lock<Vec<Arc<Thread>>> = Lock::new(Vec::new());
 
 /// The number of the next.
@@ -377,7 +377,7 @@ fn list(thread: &Arc<Thread>) -> bool {
 }
 
 /// Does what is left to do when nobody runs on the stack of a thread that has ended. Upcalls are masked.
-pub(super) fn bury(thread: Arc<Thread>) {
+pub(super) fn reap(thread: Arc<Thread>) {
     let listed = {
         let mut threads = THREADS.lock();
         let place = thread.place.load(Ordering::Relaxed);

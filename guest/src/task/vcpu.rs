@@ -14,8 +14,8 @@ use hypercall::event::Port;
 use spin::Once;
 
 use super::call::Letter;
-use super::line::Line;
 use super::mailbox::Mailbox;
+use super::run_queue::RunQueue;
 use super::thread::Thread;
 use super::timer::Timers;
 use crate::cpu;
@@ -24,7 +24,7 @@ use crate::xen::HV;
 /// A vCPU.
 pub(super) struct Vcpu {
     number: u32,
-    line: Line<Thread>,
+    queue: RunQueue<Thread>,
     /// The thread that it runs; this is a reference of its own, see [`Vcpu::run_next`].
     current: AtomicPtr<Thread>,
     /// The one that it ran before, while it goes from one to the other; a reference as well.
@@ -84,7 +84,7 @@ impl Vcpu {
     pub(super) const fn new(number: u32) -> Vcpu {
         Vcpu {
             number,
-            line: Line::new(),
+            queue: RunQueue::new(),
             current: AtomicPtr::new(core::ptr::null_mut()),
             before: AtomicPtr::new(core::ptr::null_mut()),
             idle: Once::new(),
@@ -162,7 +162,7 @@ impl Vcpu {
         // One that runs nowhere else waits until the vCPU is back.
         let stays = thread.is_pinned();
         // SAFETY: who queues a thread is told so once, by its state; it then waits nowhere.
-        unsafe { self.line.push(thread, stays) }
+        unsafe { self.queue.push(thread, stays) }
     }
 
     /// Takes the first thread that waits.
@@ -172,29 +172,29 @@ impl Vcpu {
 
     /// Takes the first that waits and `may` be taken.
     pub(super) fn take(&self, may: impl Fn(&Thread) -> bool) -> Option<Arc<Thread>> {
-        self.line.take(may)
+        self.queue.take(may)
     }
 
     /// How many wait, as it was a moment ago.
     pub(super) fn length(&self) -> usize {
-        self.line.len()
+        self.queue.len()
     }
 
     /// Lets threads be put here, or no more.
     pub(super) fn set_open(&self, open: bool) {
-        self.line.set_open(open);
+        self.queue.set_open(open);
     }
 
-    /// Notes that it idles. It looks at its line afterwards, before it sleeps.
+    /// Notes that it idles. It looks at its queue afterwards, before it sleeps.
     pub(super) fn set_idles(&self) {
-        if self.line.set_idles() {
+        if self.queue.set_idles() {
             IDLING.fetch_add(1, Ordering::SeqCst);
         }
     }
 
     /// Notes that it does not idle, or not for long; whether it did so.
     pub(super) fn claim(&self) -> bool {
-        let did = self.line.claim();
+        let did = self.queue.claim();
         if did {
             IDLING.fetch_sub(1, Ordering::SeqCst);
         }
@@ -203,7 +203,7 @@ impl Vcpu {
 
     /// Whether threads may be put here.
     pub(super) fn is_open(&self) -> bool {
-        self.line.is_open()
+        self.queue.is_open()
     }
 
     /// When the one that runs began to, by the processor's counter.

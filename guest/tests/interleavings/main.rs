@@ -15,15 +15,15 @@
 )]
 mod lock;
 
-#[path = "../../src/task/line.rs"]
+#[path = "../../src/task/fifo.rs"]
 #[allow(dead_code, reason = "as above")]
-mod line;
+mod fifo;
 #[path = "../../src/task/mailbox.rs"]
 #[allow(dead_code, reason = "as above")]
 mod mailbox;
-#[path = "../../src/task/queue.rs"]
+#[path = "../../src/task/run_queue.rs"]
 #[allow(dead_code, reason = "as above")]
-mod queue;
+mod run_queue;
 #[path = "../../src/task/state.rs"]
 #[allow(dead_code, reason = "as above")]
 mod state;

@@ -7,9 +7,9 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::thread;
 
-use crate::line::Line;
+use crate::fifo::{Link, Linked};
 use crate::mailbox::{Mailbox, NotLeft};
-use crate::queue::{Link, Linked};
+use crate::run_queue::RunQueue;
 use crate::state::{Left, State};
 use crate::{PREEMPTIONS, try_all};
 
@@ -116,7 +116,7 @@ fn giving_way_keeps_the_token() {
     });
 }
 
-/// Something that waits in line.
+/// Something that waits in a queue.
 struct Item {
     link: Link<Item>,
     number: usize,
@@ -140,22 +140,22 @@ fn raise(port: &AtomicBool) {
     port.swap(true, Ordering::AcqRel);
 }
 
-/// A vCPU with its line and its port.
+/// A vCPU with its queue and its port.
 struct Vcpu {
-    line: Line<Item>,
+    queue: RunQueue<Item>,
     raised: AtomicBool,
     ran: AtomicUsize,
 }
 
 impl Vcpu {
     fn new() -> Arc<Vcpu> {
-        let line = Line::new();
+        let queue = RunQueue::new();
         // Its words are made here.
-        line.set_open(true);
-        assert!(line.take(|_| true).is_none());
-        line.claim();
+        queue.set_open(true);
+        assert!(queue.take(|_| true).is_none());
+        queue.claim();
         Arc::new(Vcpu {
-            line,
+            queue,
             raised: AtomicBool::new(false),
             ran: AtomicUsize::new(0),
         })
@@ -164,7 +164,7 @@ impl Vcpu {
     /// Queues something there from another vCPU.
     fn queue(&self, number: usize) -> bool {
         // SAFETY: it is new.
-        match unsafe { self.line.push(item(number), false) } {
+        match unsafe { self.queue.push(item(number), false) } {
             Ok(true) => raise(&self.raised),
             Ok(false) => {}
             Err(_) => return false,
@@ -173,7 +173,7 @@ impl Vcpu {
     }
 
     fn look(&self) -> bool {
-        let taken = self.line.take(|_| true);
+        let taken = self.queue.take(|_| true);
         let some = taken.is_some();
         let worth = taken.map_or(0, |item| 1 << (4 * item.number));
         self.ran.fetch_add(worth, Ordering::Relaxed);
@@ -183,11 +183,11 @@ impl Vcpu {
     /// What it does until it sleeps with its port not raised.
     fn run(&self) {
         loop {
-            self.line.set_idles();
+            self.queue.set_idles();
             if !self.look() && !self.raised.swap(false, Ordering::AcqRel) {
                 return;
             }
-            self.line.claim();
+            self.queue.claim();
         }
     }
 
@@ -224,10 +224,10 @@ fn who_sleeps_has_nothing_to_run() {
 fn one_of_two_finds_who_idles() {
     try_all("two that look for a vCPU that idles", None, || {
         let vcpu = Vcpu::new();
-        assert!(vcpu.line.set_idles());
+        assert!(vcpu.queue.set_idles());
         let theirs = Arc::clone(&vcpu);
-        let other = thread::spawn(move || theirs.line.claim());
-        let mine = vcpu.line.claim();
+        let other = thread::spawn(move || theirs.queue.claim());
+        let mine = vcpu.queue.claim();
         assert!(mine ^ other.join().unwrap(), "one of them");
     });
 }
@@ -242,9 +242,9 @@ fn nothing_stays_where_it_is_closed() {
             let vcpu = Vcpu::new();
             let theirs = Arc::clone(&vcpu);
             let other = thread::spawn(move || theirs.queue(0));
-            vcpu.line.set_open(false);
+            vcpu.queue.set_open(false);
             let mut handed = 0;
-            while vcpu.line.take(|_| true).is_some() {
+            while vcpu.queue.take(|_| true).is_some() {
                 handed += 1;
             }
             let queued = other.join().unwrap();
@@ -257,15 +257,15 @@ fn nothing_stays_where_it_is_closed() {
     );
 }
 
-/// Two vCPUs take from one line, one of them but what it may: each has one, or one of them both.
+/// Two vCPUs take from one queue, one of them but what it may: each has one, or one of them both.
 #[test]
 fn what_is_taken_is_taken_once() {
-    try_all("two that take from a line", Some(PREEMPTIONS), || {
+    try_all("two that take from a queue", Some(PREEMPTIONS), || {
         let vcpu = Vcpu::new();
         assert!(vcpu.queue(0) && vcpu.queue(1));
         let theirs = Arc::clone(&vcpu);
         let other = thread::spawn(move || {
-            let taken = theirs.line.take(|item| item.number == 1);
+            let taken = theirs.queue.take(|item| item.number == 1);
             taken.map_or(0, |item| 1 << (4 * item.number))
         });
         while vcpu.look() {}

@@ -30,7 +30,7 @@ impl<T> Link<T> {
 }
 
 /// First in, first out.
-pub(super) struct Queue<T> {
+pub(super) struct Fifo<T> {
     first: Option<Arc<T>>,
     /// The last of those that the first leads to, or null.
     last: *const T,
@@ -38,11 +38,11 @@ pub(super) struct Queue<T> {
 }
 
 // SAFETY: the pointer is to one of those that it owns.
-unsafe impl<T: Send + Sync> Send for Queue<T> {}
+unsafe impl<T: Send + Sync> Send for Fifo<T> {}
 
-impl<T: Linked> Queue<T> {
-    pub(super) const fn new() -> Queue<T> {
-        Queue {
+impl<T: Linked> Fifo<T> {
+    pub(super) const fn new() -> Fifo<T> {
+        Fifo {
             first: None,
             last: core::ptr::null(),
             length: 0,

@@ -1,8 +1,8 @@
-//! The line of threads that wait for a vCPU, and whether that idles.
+//! The run queue of a vCPU: the threads that wait for it, and whether that idles.
 //!
-//! A vCPU that idles says so, looks at its line once more, and sleeps. Who puts a thread in line looks
+//! A vCPU that idles says so, looks at its queue once more, and sleeps. Who queues a thread looks
 //! afterwards whether it was the first: then the vCPU is told, which ends its sleep. So one of the two
-//! always sees the other. Whoever finds that a vCPU idles takes that from it ([`Line::claim`]), and so
+//! always sees the other. Whoever finds that a vCPU idles takes that from it ([`RunQueue::claim`]), and so
 //! the next looks for another.
 //!
 //! What may come in what order is tried in `guest/tests/interleavings`.
@@ -11,19 +11,19 @@ extern crate alloc;
 
 use alloc::sync::Arc;
 
-use super::queue::{Linked, Queue};
+use super::fifo::{Fifo, Linked};
 use super::words::{AtomicBool, AtomicUsize, Ordering};
 use crate::lock::Lock;
 
 /// Those that wait.
 struct Waiting<T> {
-    queue: Queue<T>,
+    queue: Fifo<T>,
     /// Whether more may come.
     open: bool,
 }
 
-/// The line of a vCPU.
-pub(super) struct Line<T> {
+/// A run queue.
+pub(super) struct RunQueue<T> {
     waiting: Lock<Waiting<T>>,
     /// How many wait, and whether more may come, for those who only look.
     length: AtomicUsize,
@@ -31,11 +31,11 @@ pub(super) struct Line<T> {
     idles: AtomicBool,
 }
 
-impl<T: Linked> Line<T> {
-    pub(super) const fn new() -> Line<T> {
-        Line {
+impl<T: Linked> RunQueue<T> {
+    pub(super) const fn new() -> RunQueue<T> {
+        RunQueue {
             waiting: Lock::new(Waiting {
-                queue: Queue::new(),
+                queue: Fifo::new(),
                 open: true,
             }),
             length: AtomicUsize::new(0),
@@ -45,10 +45,10 @@ impl<T: Linked> Line<T> {
     }
 
     /// Puts one behind those that wait; whether nobody did before, so that the vCPU has to be told. One
-    /// that does not `stay`, whatever comes, is given back where the line is closed.
+    /// that does not `stay`, whatever comes, is given back where the queue is closed.
     ///
     /// # Safety
-    /// It waits in no line.
+    /// It waits in no queue.
     pub(super) unsafe fn push(&self, item: Arc<T>, stays: bool) -> Result<bool, Arc<T>> {
         let mut waiting = self.waiting.lock();
         if !waiting.open && !stays {
@@ -84,7 +84,7 @@ impl<T: Linked> Line<T> {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Notes that the vCPU idles; whether it did not before. It looks at its line afterwards.
+    /// Notes that the vCPU idles; whether it did not before. It looks at its queue afterwards.
     pub(super) fn set_idles(&self) -> bool {
         !self.idles.swap(true, Ordering::SeqCst)
     }
