@@ -183,7 +183,8 @@ pub(super) const ODD: &[Odd] = &[
         ..USUAL
     },
     Odd {
-        // Two of them go, stay away from a restored domain, and come back there.
+        // Two of them go, stay away from a restored domain, and come back there. Threads go on all the
+        // time.
         smoke: Smoke {
             mem_mib: Some(64),
             ..odd(
@@ -197,12 +198,16 @@ pub(super) const ODD: &[Odd] = &[
         vcpus: Some(4),
         as_it_is: true,
         acts: &[
-            host(PROMPT, "xl vcpu-set $domain 2"),
-            keys("smp: 2 vCPUs run", "selftest smp.time\r"),
+            keys(PROMPT, "busy 4\r"),
+            host("busy: all 8 threads go on", "xl vcpu-set $domain 2"),
+            keys("smp: 2 vCPUs run", "busy\r"),
+            keys("busy: all 8 threads go on", "selftest smp.time\r"),
             host(" failed=0 ", SAVE),
-            keys("control: restored", "selftest smp.time\r"),
+            keys("control: restored", "busy\r"),
+            keys("busy: all 8 threads go on", "selftest smp.time\r"),
             host(" failed=0 ", "xl vcpu-set $domain 4"),
-            keys("smp: 4 vCPUs run", "selftest smp.time\r"),
+            keys("smp: 4 vCPUs run", "busy\r"),
+            keys("busy: all 8 threads go on", "selftest smp.time\r"),
             host(" failed=0 ", acknowledged!("xl shutdown $domain")),
         ],
         host: &["unanswered: ''"],

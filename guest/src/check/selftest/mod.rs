@@ -18,6 +18,7 @@
 //! After each test its mappings are removed, lazy mode must be as before and no frame may be
 //! missing; after each group the page tables are audited.
 
+mod busy;
 mod context;
 mod forked;
 mod frames;
