@@ -16,6 +16,7 @@ mod ops;
 mod pool;
 mod sweep;
 mod tally;
+mod threads;
 mod user_ops;
 
 use linkme::distributed_slice;
@@ -74,7 +75,8 @@ fn exists(name: &str) -> bool {
     let whole = ["entry_to_first_byte", "entry_to_ready"];
     let raw =
         subarch::is_pv() && (calls::is_selected(&selection) || sweep::is_selected(&selection));
-    measured || raw || whole.iter().any(|other| other.starts_with(name))
+    let threads = threads::is_selected(&selection);
+    measured || raw || threads || whole.iter().any(|other| other.starts_with(name))
 }
 
 #[distributed_slice(NAMED)]
@@ -117,6 +119,9 @@ fn run(selection: &Selection<'_>) -> Result<usize, Refused> {
     let raw = subarch::is_pv();
     if raw {
         lines += calls::run(selection)?;
+    }
+    if threads::is_selected(selection) {
+        lines += threads::run(selection)?;
     }
     let chosen = ops::OPS
         .iter()
