@@ -1,5 +1,6 @@
 //! The kernel itself as one who calls: it makes the root's files.
 
+use alloc::sync::Arc;
 use core::cell::Cell;
 use core::task::Waker;
 
@@ -9,7 +10,7 @@ use crate::calls::Calls;
 use crate::descriptors::Descriptors;
 use crate::errno::{Errno, Result};
 use crate::host::{Caller, Identity};
-use crate::inode::{DeviceNumber, Kind};
+use crate::inode::{DeviceNumber, FileSystem, Kind};
 use crate::system::{System, View};
 
 /// The kernel, which nothing limits and no signal reaches.
@@ -113,4 +114,16 @@ pub(crate) fn make_device(
         Err(Errno::EEXIST) => Ok(()),
         made => made,
     }
+}
+
+/// Lays a file system over a directory.
+pub(crate) fn mount(
+    system: &System,
+    fs: Arc<dyn FileSystem>,
+    source: &'static str,
+    path: &str,
+) -> Result<()> {
+    Own::new(system)
+        .calls()
+        .mount(fs, source, path.as_bytes(), false)
 }

@@ -22,15 +22,7 @@ pub trait Device: Send + Sync {
     ///
     /// # Errors
     /// Those of the device, such as `ENXIO`.
-    fn open(&self, call: &Call<'_>, flags: u32) -> Result<Opened>;
-}
-
-/// What opening a device gives.
-pub enum Opened {
-    /// A file, at the inode that was opened.
-    Here(Arc<dyn File>),
-    /// A file that stands for another inode, such as that of a new pseudo-terminal.
-    At(Arc<dyn File>, Place),
+    fn open(&self, call: &Call<'_>, flags: u32) -> Result<Arc<dyn File>>;
 }
 
 /// All files of the system.

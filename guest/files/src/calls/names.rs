@@ -18,7 +18,7 @@ impl Calls<'_> {
         // Set-user and set-group are not taken from here, sticky is.
         let mode = mode & 0o1777;
         self.make(directory, path, Kind::Directory, |place, name| {
-            self.check(&place.inode, WRITE | EXECUTE)?;
+            self.check_may_add(place)?;
             let none = DeviceNumber::default();
             let new = self.new_inode(place, Kind::Directory, mode, none, b"");
             place.inode.create(name, &new).map(drop)
@@ -44,7 +44,7 @@ impl Calls<'_> {
             false => DeviceNumber::default(),
         };
         self.make(directory, path, kind, |place, name| {
-            self.check(&place.inode, WRITE | EXECUTE)?;
+            self.check_may_add(place)?;
             if is_device && !self.who.is_root() {
                 return Err(Errno::EPERM);
             }
@@ -65,7 +65,7 @@ impl Calls<'_> {
             return Err(Errno::ENAMETOOLONG);
         }
         self.make(directory, path, Kind::Symlink, |place, name| {
-            self.check(&place.inode, WRITE | EXECUTE)?;
+            self.check_may_add(place)?;
             let none = DeviceNumber::default();
             let new = self.new_inode(place, Kind::Symlink, 0, none, target);
             place.inode.create(name, &new).map(drop)
@@ -94,12 +94,20 @@ impl Calls<'_> {
                 return Err(Errno::EXDEV);
             }
             self.check_linkable(&source)?;
-            self.check(&place.inode, WRITE | EXECUTE)?;
+            self.check_may_add(place)?;
             if source.inode.kind() == Kind::Directory {
                 return Err(Errno::EPERM);
             }
             place.inode.link(name, &*source.inode)
         })
+    }
+
+    /// Whether the caller may make a name in a directory (`may_create` in Linux' `fs/namei.c`).
+    pub(super) fn check_may_add(&self, place: &Place) -> Result<()> {
+        if place.is_removed() {
+            return Err(Errno::ENOENT);
+        }
+        self.check(&place.inode, WRITE | EXECUTE)
     }
 
     /// Nobody gives names to what is another's and could not be changed or is a program of its
@@ -295,7 +303,7 @@ impl Calls<'_> {
         }
         self.check_removable(&old.place, &moved)?;
         match &there {
-            None => self.check(&new.place.inode, WRITE | EXECUTE)?,
+            None => self.check_may_add(&new.place)?,
             Some(there) => {
                 self.check_removable(&new.place, there)?;
                 match (is_directory, there_is_directory) {

@@ -11,8 +11,7 @@ use crate::file::{DataFile, DirectoryFile, File, OpenFile, PathFile};
 use crate::inode::{DeviceNumber, Kind, New};
 use crate::mount::Place;
 use crate::pipe::{Meeting, Pipe};
-use crate::system::Opened;
-use crate::walk::{EXECUTE, Last, READ, WRITE};
+use crate::walk::{Last, READ, WRITE};
 
 /// Opening that may have to wait, and how far it is: keep it while calling
 /// [`Calls::openat`] again, drop it to give up.
@@ -145,10 +144,7 @@ impl Calls<'_> {
             Kind::CharDevice | Kind::BlockDevice => {
                 let number = place.inode.attributes().names_device;
                 let device = self.system.device(kind, number)?;
-                let (file, place) = match device.open(&self.call(), flags)? {
-                    Opened::Here(file) => (file, place),
-                    Opened::At(file, place) => (file, place),
-                };
+                let file = device.open(&self.call(), flags)?;
                 Ok(Begun::File(OpenFile::new(file, place, flags)))
             }
             _ => Ok(Begun::File(Self::plain(place, flags))),
@@ -233,7 +229,7 @@ impl Calls<'_> {
 
     fn make_file(&self, place: &Place, name: &[u8], mode: u32) -> Result<Place> {
         Self::check_writable(place)?;
-        self.check(&place.inode, WRITE | EXECUTE)?;
+        self.check_may_add(place)?;
         let new = self.new_inode(place, Kind::File, mode, DeviceNumber::default(), b"");
         Ok(place.with(place.inode.create(name, &new)?))
     }

@@ -7,7 +7,7 @@ use crate::errno::{Errno, Result};
 use crate::file::File;
 use crate::host::{Call, Host};
 use crate::inode::Where;
-use crate::system::{Device, Opened};
+use crate::system::Device;
 use crate::transfer::{Sink, Source};
 
 /// Which of them.
@@ -37,8 +37,8 @@ pub(super) struct MemoryDevice {
 }
 
 impl Device for MemoryDevice {
-    fn open(&self, _call: &Call<'_>, _flags: u32) -> Result<Opened> {
-        Ok(Opened::Here(Arc::new(self.clone())))
+    fn open(&self, _call: &Call<'_>, _flags: u32) -> Result<Arc<dyn File>> {
+        Ok(Arc::new(self.clone()))
     }
 }
 

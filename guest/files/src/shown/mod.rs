@@ -22,6 +22,7 @@ use crate::inode::{
 use crate::mount::Place;
 use crate::transfer::Sink;
 pub use describe::{Area, Status};
+pub(crate) use processes::number;
 pub use processes::{ProcessFs, ProcessInfo, Processes};
 pub use table::{Text, table_fs};
 
@@ -34,8 +35,20 @@ pub(crate) enum Shown {
     Text(Arc<dyn Maker>),
     /// A symbolic link with a text, which may depend on who reads it.
     Link(fn(&Call<'_>) -> Vec<u8>),
+    /// A device of characters.
+    Device(Arc<dyn ShownDevice>),
     /// A symbolic link that leads to a place, whatever its name is by now.
     Place(Place),
+}
+
+/// A device that is there by itself.
+pub(crate) trait ShownDevice: Send + Sync {
+    /// Its number.
+    fn number(&self) -> DeviceNumber;
+    /// Whose it is: user and group.
+    fn owner(&self) -> (u32, u32);
+    /// Opens it.
+    fn open(self: Arc<Self>, call: &Call<'_>, flags: u32) -> Result<Arc<dyn File>>;
 }
 
 /// Makes a file's text.
@@ -66,6 +79,7 @@ impl Shown {
         match self {
             Self::Directory(_) => Kind::Directory,
             Self::Text(_) => Kind::File,
+            Self::Device(_) => Kind::CharDevice,
             Self::Link(_) | Self::Place(_) => Kind::Symlink,
         }
     }
@@ -163,6 +177,7 @@ impl Inode for Node {
         let (mode, links, owner) = match &self.shown {
             Shown::Directory(listing) => (0o555, 2, listing.owner()),
             Shown::Text(_) => (0o444, 1, (0, 0)),
+            Shown::Device(device) => (0o620, 1, device.owner()),
             Shown::Link(_) | Shown::Place(_) => (0o777, 1, (0, 0)),
         };
         Attributes {
@@ -173,7 +188,10 @@ impl Inode for Node {
             links,
             user: owner.0,
             group: owner.1,
-            names_device: DeviceNumber::default(),
+            names_device: match &self.shown {
+                Shown::Device(device) => device.number(),
+                _ => DeviceNumber::default(),
+            },
             size: 0,
             blocks: 0,
             accessed: self.born,
@@ -191,8 +209,9 @@ impl Inode for Node {
         Err(Errno::EPERM)
     }
 
-    fn open(&self, _call: &Call<'_>, _flags: u32) -> Result<Option<Arc<dyn File>>> {
+    fn open(&self, call: &Call<'_>, flags: u32) -> Result<Option<Arc<dyn File>>> {
         Ok(match &self.shown {
+            Shown::Device(device) => Some(device.clone().open(call, flags)?),
             Shown::Text(text) => Some(Arc::new(Snapshot(text.make()?))),
             _ => None,
         })

@@ -86,7 +86,7 @@ struct Root {
 }
 
 /// A number in decimal digits, without zeros before it.
-fn number(name: &[u8]) -> Option<u32> {
+pub(crate) fn number(name: &[u8]) -> Option<u32> {
     let text = core::str::from_utf8(name).ok()?;
     let number: u32 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)

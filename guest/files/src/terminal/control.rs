@@ -1,10 +1,12 @@
 //! Job control: which session a terminal belongs to, and who may use it now.
 
+use core::task::Poll;
+
 use linux_raw_sys::general as linux;
 
 use super::Terminal;
 use crate::errno::{Errno, Result};
-use crate::host::Caller;
+use crate::host::{Call, Caller};
 
 impl Terminal {
     /// The session that it is the terminal of.
@@ -18,26 +20,35 @@ impl Terminal {
         session != 0 && session == caller.session()
     }
 
-    /// Whether the caller may read (`SIGTTIN`), or write and change settings (`SIGTTOU`). If its
+    /// Waits until the caller may read (`SIGTTIN`), or write and change settings (`SIGTTOU`). If its
     /// group is in the background it gets the signal, and waits until that does something or it
     /// comes to the foreground.
-    pub(super) fn check_foreground(&self, caller: &dyn Caller, signal: u32) -> Result<bool> {
-        let foreground = self.state.lock().foreground;
-        let group = caller.group();
-        if !self.is_of(caller) || foreground == 0 || foreground == group {
-            return Ok(true);
+    pub(super) fn to_foreground(&self, call: &Call<'_>, signal: u32) -> Poll<Result<()>> {
+        let caller = call.caller;
+        if !self.is_in_background(caller) {
+            return Poll::Ready(Ok(()));
         }
         if caller.ignores(signal) {
-            return match signal {
+            return Poll::Ready(match signal {
                 linux::SIGTTIN => Err(Errno::EIO),
-                _ => Ok(true),
-            };
+                _ => Ok(()),
+            });
         }
         if caller.is_orphaned() {
-            return Err(Errno::EIO);
+            return Poll::Ready(Err(Errno::EIO));
         }
-        self.signal(group, signal);
-        Ok(false)
+        self.signal(caller.group(), signal);
+        self.readers.register(call.waker);
+        // It may have come there meanwhile.
+        match self.is_in_background(caller) {
+            true => Poll::Pending,
+            false => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn is_in_background(&self, caller: &dyn Caller) -> bool {
+        let foreground = self.state.lock().foreground;
+        self.is_of(caller) && foreground != 0 && foreground != caller.group()
     }
 
     /// Becomes the terminal of the caller's session, if that has none and the caller leads it.
@@ -74,6 +85,21 @@ impl Terminal {
         self.wake();
     }
 
+    /// Becomes the terminal of the caller's session if that has a leader without one, as opening
+    /// does unless it says not to.
+    pub(super) fn take_if_free(&self, call: &Call<'_>, flags: u32) {
+        let caller = call.caller;
+        if flags & linux::O_NOCTTY == 0 && caller.process() == caller.session() {
+            // If it is another's it stays that.
+            let _ = self.take_session(caller);
+        }
+    }
+
+    /// The group in the foreground, whoever asks; 0 for none.
+    pub(super) fn any_foreground(&self) -> u32 {
+        self.state.lock().foreground
+    }
+
     /// The group in the foreground.
     pub(super) fn foreground(&self, caller: &dyn Caller) -> Result<u32> {
         match self.is_of(caller) {
@@ -82,12 +108,8 @@ impl Terminal {
         }
     }
 
-    /// Puts a group of the caller's session into the foreground; `Ok(false)` if the caller is in
-    /// the background, was told, and waits.
-    pub(super) fn set_foreground(&self, caller: &dyn Caller, group: i32) -> Result<bool> {
-        if !self.check_foreground(caller, linux::SIGTTOU)? {
-            return Ok(false);
-        }
+    /// Puts a group of the caller's session into the foreground.
+    pub(super) fn set_foreground(&self, caller: &dyn Caller, group: i32) -> Result<()> {
         if !self.is_of(caller) {
             return Err(Errno::ENOTTY);
         }
@@ -100,6 +122,6 @@ impl Terminal {
         self.state.lock().foreground = group;
         self.readers.wake();
         self.writers.wake();
-        Ok(true)
+        Ok(())
     }
 }

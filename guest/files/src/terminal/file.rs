@@ -14,7 +14,7 @@ use crate::host::Call;
 use crate::inode::Where;
 use crate::lock::Mutex;
 use crate::ready::Ready;
-use crate::system::{Device, Opened};
+use crate::system::Device;
 use crate::transfer::{Argument, Sink, Source};
 
 /// An open terminal.
@@ -147,10 +147,8 @@ impl Terminal {
         request: u32,
         argument: &mut dyn Argument,
     ) -> Poll<Result<u64>> {
-        match self.check_foreground(call.caller, linux::SIGTTOU) {
-            Ok(true) => {}
-            Ok(false) => return Poll::Pending,
-            Err(error) => return Poll::Ready(Err(error)),
+        if let Err(error) = ready!(self.to_foreground(call, linux::SIGTTOU)) {
+            return Poll::Ready(Err(error));
         }
         let has_speeds = matches!(request, ioctl::TCSETS2 | ioctl::TCSETSW2 | ioctl::TCSETSF2);
         let mut bytes = [0; TERMIOS2];
@@ -191,24 +189,18 @@ impl Terminal {
         request: u32,
         argument: &mut dyn Argument,
     ) -> Poll<Result<u64>> {
-        if request == ioctl::TIOCSPGRP {
-            let mut group = [0; 4];
-            let done = argument
-                .get(&mut group)
-                .and_then(|()| self.set_foreground(call.caller, i32::from_ne_bytes(group)));
-            return match done {
-                Ok(true) => Poll::Ready(Ok(0)),
-                Ok(false) => Poll::Pending,
-                Err(error) => Poll::Ready(Err(error)),
-            };
-        }
-        match self.check_foreground(call.caller, linux::SIGTTOU) {
-            Ok(true) => {}
-            Ok(false) => return Poll::Pending,
-            Err(error) => return Poll::Ready(Err(error)),
+        if let Err(error) = ready!(self.to_foreground(call, linux::SIGTTOU)) {
+            return Poll::Ready(Err(error));
         }
         let what = argument.value() as u32;
         match request {
+            ioctl::TIOCSPGRP => {
+                let mut group = [0; 4];
+                let done = argument.get(&mut group);
+                let group = i32::from_ne_bytes(group);
+                let done = done.and_then(|()| self.set_foreground(call.caller, group));
+                return Poll::Ready(done.map(|()| 0));
+            }
             ioctl::TCFLSH => {
                 if !matches!(what, linux::TCIFLUSH | linux::TCOFLUSH | linux::TCIOFLUSH) {
                     return Poll::Ready(Err(Errno::EINVAL));
@@ -261,13 +253,9 @@ pub struct ConsoleDevice(
 );
 
 impl Device for ConsoleDevice {
-    fn open(&self, call: &Call<'_>, flags: u32) -> Result<Opened> {
-        let caller = call.caller;
-        // A session that has no terminal gets it.
-        if flags & linux::O_NOCTTY == 0 && caller.process() == caller.session() {
-            let _ = self.0.take_session(caller);
-        }
-        Ok(Opened::Here(Arc::new(TerminalFile(self.0.clone()))))
+    fn open(&self, call: &Call<'_>, flags: u32) -> Result<Arc<dyn File>> {
+        self.0.take_if_free(call, flags);
+        Ok(Arc::new(TerminalFile(self.0.clone())))
     }
 }
 
@@ -293,8 +281,8 @@ impl OwnTerminalDevice {
 }
 
 impl Device for OwnTerminalDevice {
-    fn open(&self, call: &Call<'_>, _flags: u32) -> Result<Opened> {
+    fn open(&self, call: &Call<'_>, _flags: u32) -> Result<Arc<dyn File>> {
         let own = self.of_session(call.caller.session()).ok_or(Errno::ENXIO)?;
-        Ok(Opened::Here(Arc::new(TerminalFile(own))))
+        Ok(Arc::new(TerminalFile(own)))
     }
 }

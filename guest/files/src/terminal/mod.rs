@@ -8,10 +8,11 @@ mod control;
 mod file;
 mod input;
 mod output;
+mod pty;
 mod settings;
 
 use alloc::sync::Arc;
-use core::task::{Poll, Waker};
+use core::task::{Poll, Waker, ready};
 
 use linux_raw_sys::general as linux;
 
@@ -23,6 +24,7 @@ use crate::transfer::{Sink, Source};
 pub use file::{ConsoleDevice, OwnTerminalDevice};
 use input::{Effect, Incoming};
 use output::Outgoing;
+pub use pty::add_pseudo_terminals;
 use settings::Settings;
 
 /// Where a terminal's output goes.
@@ -105,6 +107,17 @@ impl Terminal {
             }
             _ => done,
         }
+    }
+
+    /// Whether a byte could be typed now.
+    fn has_room(&self) -> bool {
+        let state = self.state.lock();
+        state.incoming.has_room(&state.settings)
+    }
+
+    /// Has a waker woken when more can be typed.
+    fn register_typist(&self, waker: &Waker) {
+        self.typists.register(waker);
     }
 
     fn take_typed(&self, bytes: &[u8]) -> usize {
@@ -207,6 +220,9 @@ impl Terminal {
         if to.room() == 0 {
             return Poll::Ready(Ok(0));
         }
+        if let Err(error) = ready!(self.to_foreground(call, linux::SIGTTIN)) {
+            return Poll::Ready(Err(error));
+        }
         let mut done = self.try_read(call, to);
         if done.is_none() {
             if call.nonblock {
@@ -226,11 +242,6 @@ impl Terminal {
 
     /// Reads, or sees to it that the waker is woken in time.
     fn try_read(&self, call: &Call<'_>, to: &mut dyn Sink) -> Option<Result<usize>> {
-        match self.check_foreground(call.caller, linux::SIGTTIN) {
-            Ok(true) => {}
-            Ok(false) => return None,
-            Err(error) => return Some(Err(error)),
-        }
         let mut state = self.state.lock();
         let state = &mut *state;
         if state.is_hung_up {
@@ -278,15 +289,19 @@ impl Terminal {
 
     /// Writes as much as can go on its way now.
     fn write(&self, call: &Call<'_>, from: &mut dyn Source) -> Poll<Result<usize>> {
+        let stops = self.state.lock().settings.has_local(linux::TOSTOP);
+        if stops && let Err(error) = ready!(self.to_foreground(call, linux::SIGTTOU)) {
+            return Poll::Ready(Err(error));
+        }
         let mut done = 0;
         while from.left() > 0 {
-            match self.try_write(call, from) {
+            match self.try_write(from) {
                 Some(Ok(count)) => done += count,
                 Some(Err(error)) if done == 0 => return Poll::Ready(Err(error)),
                 None if done == 0 && call.nonblock => return Poll::Ready(Err(Errno::EAGAIN)),
                 None if done == 0 => {
                     self.writers.register(call.waker);
-                    match self.try_write(call, from) {
+                    match self.try_write(from) {
                         Some(Ok(count)) => done += count,
                         Some(Err(error)) => return Poll::Ready(Err(error)),
                         None => return Poll::Pending,
@@ -298,15 +313,7 @@ impl Terminal {
         Poll::Ready(Ok(done))
     }
 
-    fn try_write(&self, call: &Call<'_>, from: &mut dyn Source) -> Option<Result<usize>> {
-        let stops = self.state.lock().settings.has_local(linux::TOSTOP);
-        if stops {
-            match self.check_foreground(call.caller, linux::SIGTTOU) {
-                Ok(true) => {}
-                Ok(false) => return None,
-                Err(error) => return Some(Err(error)),
-            }
-        }
+    fn try_write(&self, from: &mut dyn Source) -> Option<Result<usize>> {
         let mut state = self.state.lock();
         if state.is_hung_up {
             return Some(Err(Errno::EIO));
