@@ -238,12 +238,11 @@ impl Descriptors {
         }
     }
 
-    /// All descriptors and their files.
-    pub fn all(&self) -> Vec<(u32, Arc<OpenFile>)> {
+    /// The lowest descriptor that is in use, from `from` on.
+    pub fn next_used(&self, from: u32) -> Option<u32> {
         let table = self.0.lock();
-        let numbered = (0u32..).zip(&table.slots);
-        numbered
-            .filter_map(|(number, slot)| Some((number, slot.as_ref()?.file.clone())))
-            .collect()
+        let from = from as usize;
+        let skipped = table.slots.get(from..)?.iter().position(Option::is_some)?;
+        u32::try_from(from + skipped).ok()
     }
 }

@@ -3,6 +3,8 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use linux_raw_sys::general::PATH_MAX;
+
 use crate::errno::{Errno, Result};
 use crate::inode::{FileSystem, Inode, Kind};
 use crate::lock::Mutex;
@@ -102,11 +104,15 @@ impl Place {
     }
 
     /// Its path as seen from below `root`, and whether it is below it at all.
-    pub fn path(&self, root: &Self) -> (Vec<u8>, bool) {
+    ///
+    /// # Errors
+    /// `ENAMETOOLONG` for one that no call takes, however deep programs made it.
+    pub fn path(&self, root: &Self) -> Result<(Vec<u8>, bool)> {
         if let Some(label) = self.inode.label() {
-            return (label, true);
+            return Ok((label, true));
         }
         let mut names = Vec::new();
+        let mut length = 0;
         let mut place = self.clone();
         let reached = loop {
             if place.is(root) {
@@ -121,6 +127,10 @@ impl Place {
             }
             match place.inode.place() {
                 Some((parent, name)) => {
+                    length += 1 + name.len();
+                    if length >= PATH_MAX as usize {
+                        return Err(Errno::ENAMETOOLONG);
+                    }
                     names.push(name);
                     place = place.with(parent);
                 }
@@ -135,7 +145,7 @@ impl Place {
         if path.is_empty() {
             path.push(b'/');
         }
-        (path, reached)
+        Ok((path, reached))
     }
 }
 

@@ -100,7 +100,7 @@ impl Calls<'_> {
         if current.is_removed() {
             return Err(Errno::ENOENT);
         }
-        let (mut path, reached) = current.path(&self.view.root());
+        let (mut path, reached) = current.path(&self.view.root())?;
         if !reached {
             path.splice(0..0, *b"(unreachable)");
         }

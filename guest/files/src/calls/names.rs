@@ -348,7 +348,7 @@ impl Calls<'_> {
             });
         }
         let text = match place.inode.follow(&self.call()) {
-            Some(target) => self.path_of(&target?).into(),
+            Some(target) => self.path_of(&target?)?.into(),
             None => place.inode.target(&self.call())?,
         };
         let count = text.len().min(to.room());
@@ -359,12 +359,12 @@ impl Calls<'_> {
     }
 
     /// The path of a place as the caller sees it, with what Linux adds if it has none any more.
-    pub(crate) fn path_of(&self, place: &Place) -> alloc::vec::Vec<u8> {
-        let (mut path, _) = place.path(&self.view.root());
+    fn path_of(&self, place: &Place) -> Result<alloc::vec::Vec<u8>> {
+        let (mut path, _) = place.path(&self.view.root())?;
         if place.inode.label().is_none() && place.is_removed() {
             path.extend_from_slice(b" (deleted)");
         }
-        path
+        Ok(path)
     }
 }
 

@@ -4,6 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
+use crate::errno::{Errno, Result};
 use crate::host::PAGE;
 
 /// What a process is and has used.
@@ -226,8 +227,8 @@ impl Status {
 /// The column at which a name begins in `maps`.
 const NAME_COLUMN: usize = 73;
 
-/// `/proc/PID/maps`.
-pub(super) fn maps(areas: &[Area]) -> Vec<u8> {
+/// `/proc/PID/maps`: as long as a program likes, so memory may be short for it.
+pub(super) fn maps(areas: &[Area]) -> Result<Vec<u8>> {
     let mut text = Vec::new();
     for area in areas {
         let right = |at: usize, letter: char| if area.rights[at] { letter } else { '-' };
@@ -249,6 +250,9 @@ pub(super) fn maps(areas: &[Area]) -> Vec<u8> {
                 line.push(' ');
             }
         }
+        // A line feed in the name takes four bytes.
+        let most = line.len() + area.name.len() * 4 + 1;
+        text.try_reserve(most).map_err(|_| Errno::ENOMEM)?;
         text.extend_from_slice(line.as_bytes());
         for &byte in &area.name {
             match byte {
@@ -258,5 +262,5 @@ pub(super) fn maps(areas: &[Area]) -> Vec<u8> {
         }
         text.push(b'\n');
     }
-    text
+    Ok(text)
 }

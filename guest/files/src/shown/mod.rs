@@ -22,8 +22,8 @@ use crate::inode::{
 use crate::mount::Place;
 use crate::transfer::Sink;
 pub use describe::{Area, Status};
-pub(crate) use processes::number;
 pub use processes::{ProcessFs, ProcessInfo, Processes};
+pub(crate) use processes::{each_number, number};
 pub use table::{Text, table_fs};
 
 /// What is shown under a name.
@@ -66,12 +66,21 @@ impl<F: Fn() -> Result<Vec<u8>> + Send + Sync> Maker for F {
 pub(crate) trait Listing: Send + Sync {
     /// What has a name.
     fn find(&self, name: &[u8]) -> Option<Shown>;
-    /// All names, in an order that stays, and what they are.
-    fn names(&self) -> Vec<(Vec<u8>, Kind)>;
+    /// Calls `each` with the names from position `from` on, what they are and where they are, until
+    /// it returns `false`. A name that stays keeps its position, whatever comes and goes beside it.
+    fn each(&self, from: u64, each: &mut dyn FnMut(Named<'_>) -> bool);
     /// Whose it is: user and group.
     fn owner(&self) -> (u32, u32) {
         (0, 0)
     }
+}
+
+/// A name in a directory.
+pub(crate) struct Named<'a> {
+    pub(crate) name: &'a [u8],
+    pub(crate) kind: Kind,
+    /// Not below [`FIRST_ENTRY`].
+    pub(crate) position: u64,
 }
 
 impl Shown {
@@ -231,21 +240,14 @@ impl Inode for Node {
     }
 
     fn entries(&self, from: u64, each: &mut dyn FnMut(Entry<'_>) -> bool) -> Result<()> {
-        let names = self.listing()?.names();
-        for (position, (name, kind)) in (FIRST_ENTRY..).zip(&names) {
-            if position < from {
-                continue;
-            }
-            let entry = Entry {
-                name,
-                number: number_of(self.number, name),
-                kind: *kind,
-                next: position + 1,
-            };
-            if !each(entry) {
-                break;
-            }
-        }
+        self.listing()?.each(from.max(FIRST_ENTRY), &mut |named| {
+            each(Entry {
+                name: named.name,
+                number: number_of(self.number, named.name),
+                kind: named.kind,
+                next: named.position + 1,
+            })
+        });
         Ok(())
     }
 

@@ -8,11 +8,11 @@ use linux_raw_sys::general as linux;
 
 use super::describe::{self, Area, Status};
 use super::table::Branch;
-use super::{Listing, Shown, ShownFs, Text};
+use super::{Listing, Named, Shown, ShownFs, Text};
 use crate::descriptors::Descriptors;
 use crate::errno::Errno;
 use crate::host::Call;
-use crate::inode::{DeviceNumber, FileSystem, Kind};
+use crate::inode::{DeviceNumber, FIRST_ENTRY, FileSystem, Kind};
 use crate::mount::{Mount, Place};
 use crate::system::System;
 
@@ -117,13 +117,61 @@ impl Listing for Root {
         self.texts.find(name)
     }
 
-    fn names(&self) -> Vec<(Vec<u8>, Kind)> {
-        let mut names = self.texts.names();
-        names.push((b"self".into(), Kind::Symlink));
-        names.push((b"mounts".into(), Kind::Symlink));
-        let numbers = self.processes.all().into_iter();
-        names.extend(numbers.map(|number| (number.to_string().into(), Kind::Directory)));
-        names
+    fn each(&self, from: u64, each: &mut dyn FnMut(Named<'_>) -> bool) {
+        let mut go_on = true;
+        let links = [&b"self"[..], b"mounts"];
+        for (position, name) in (FIRST_ENTRY..).zip(links) {
+            go_on = go_on && (position < from || each(link(name, position)));
+        }
+        // Below the processes there is room for all texts.
+        let texts = FIRST_ENTRY + links.len() as u64;
+        let first = texts - FIRST_ENTRY;
+        if go_on && from < PROCESSES {
+            self.texts.each(from.saturating_sub(first), &mut |named| {
+                go_on = each(Named {
+                    position: named.position + first,
+                    ..named
+                });
+                go_on
+            });
+        }
+        if go_on {
+            let numbers = self.processes.all().into_iter().map(u64::from);
+            each_number(numbers, PROCESSES, Kind::Directory, from, each);
+        }
+    }
+}
+
+/// Where the processes begin among the names of `/proc`.
+const PROCESSES: u64 = 1 << 16;
+
+fn link(name: &[u8], position: u64) -> Named<'_> {
+    Named {
+        name,
+        kind: Kind::Symlink,
+        position,
+    }
+}
+
+/// Gives the numbers that are there as names, each at its own place from `base` on.
+pub(crate) fn each_number(
+    numbers: impl Iterator<Item = u64>,
+    base: u64,
+    kind: Kind,
+    from: u64,
+    each: &mut dyn FnMut(Named<'_>) -> bool,
+) {
+    for number in numbers {
+        let position = base + number;
+        let name = number.to_string();
+        let named = Named {
+            name: name.as_bytes(),
+            kind,
+            position,
+        };
+        if position >= from && !each(named) {
+            break;
+        }
     }
 }
 
@@ -168,7 +216,10 @@ impl Listing for OneProcess {
             b"stat" => self.text(|process| process.status().stat()),
             b"statm" => self.text(|process| process.status().statm()),
             b"status" => self.text(|process| process.status().status()),
-            b"maps" => self.text(|process| describe::maps(&process.areas())),
+            b"maps" => {
+                let process = self.process.clone();
+                Shown::Text(Arc::new(move || describe::maps(&process.areas())))
+            }
             b"mounts" => {
                 let system = self.system.clone();
                 let process = self.process.clone();
@@ -189,8 +240,17 @@ impl Listing for OneProcess {
         })
     }
 
-    fn names(&self) -> Vec<(Vec<u8>, Kind)> {
-        NAMES.map(|(name, kind)| (name.into(), kind)).into()
+    fn each(&self, from: u64, each: &mut dyn FnMut(Named<'_>) -> bool) {
+        for (position, (name, kind)) in (FIRST_ENTRY..).zip(NAMES) {
+            let named = Named {
+                name: name.as_bytes(),
+                kind,
+                position,
+            };
+            if position >= from && !each(named) {
+                break;
+            }
+        }
     }
 
     fn owner(&self) -> (u32, u32) {
@@ -209,12 +269,17 @@ impl Listing for Files {
         Some(Shown::Place(file.place.clone()))
     }
 
-    fn names(&self) -> Vec<(Vec<u8>, Kind)> {
-        let all = self.0.descriptors().map(|files| files.all());
-        let numbers = all.into_iter().flatten();
-        numbers
-            .map(|(number, _)| (number.to_string().into(), Kind::Symlink))
-            .collect()
+    fn each(&self, from: u64, each: &mut dyn FnMut(Named<'_>) -> bool) {
+        let Some(files) = self.0.descriptors() else {
+            return;
+        };
+        let mut next = u32::try_from(from.saturating_sub(FIRST_ENTRY)).ok();
+        let numbers = core::iter::from_fn(|| {
+            let number = files.next_used(next?)?;
+            next = number.checked_add(1);
+            Some(number.into())
+        });
+        each_number(numbers, FIRST_ENTRY, Kind::Symlink, from, each);
     }
 
     fn owner(&self) -> (u32, u32) {
@@ -248,6 +313,6 @@ fn mounts(system: &System, root: &Place) -> Vec<u8> {
 
 /// Where a mount lies as seen from below a root; `None` if that is elsewhere.
 fn mount_path(mount: &Arc<Mount>, root: &Place) -> Option<Vec<u8>> {
-    let (path, reached) = Place::root_of(mount).path(root);
+    let (path, reached) = Place::root_of(mount).path(root).ok()?;
     reached.then_some(path)
 }

@@ -4,9 +4,9 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::{Listing, SYSFS, Shown, ShownFs};
+use super::{Listing, Named, SYSFS, Shown, ShownFs};
 use crate::host::Time;
-use crate::inode::{DeviceNumber, FileSystem, Kind};
+use crate::inode::{DeviceNumber, FIRST_ENTRY, FileSystem, Kind};
 
 /// Makes the text of a file.
 pub type Text = Arc<dyn Fn() -> Vec<u8> + Send + Sync>;
@@ -51,13 +51,21 @@ impl Listing for Branch {
         })
     }
 
-    fn names(&self) -> Vec<(Vec<u8>, Kind)> {
-        let kind = |leaf: &Leaf| match leaf {
-            Leaf::Branch(_) => Kind::Directory,
-            Leaf::Text(_) => Kind::File,
-        };
-        let all = self.0.iter();
-        all.map(|(name, leaf)| (name.clone(), kind(leaf))).collect()
+    fn each(&self, from: u64, each: &mut dyn FnMut(Named<'_>) -> bool) {
+        for (position, (name, leaf)) in (FIRST_ENTRY..).zip(&self.0) {
+            let kind = match leaf {
+                Leaf::Branch(_) => Kind::Directory,
+                Leaf::Text(_) => Kind::File,
+            };
+            let named = Named {
+                name,
+                kind,
+                position,
+            };
+            if position >= from && !each(named) {
+                break;
+            }
+        }
     }
 }
 

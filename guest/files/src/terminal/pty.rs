@@ -5,7 +5,6 @@
 //! there is typed. The terminal itself is `/dev/pts/N`, as long as the other side is open.
 
 use alloc::collections::{BTreeMap, VecDeque};
-use alloc::string::ToString;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::task::{Poll, Waker, ready};
@@ -18,11 +17,11 @@ use crate::devices::add_device;
 use crate::errno::{Errno, Result};
 use crate::file::File;
 use crate::host::{Call, Host};
-use crate::inode::{DeviceNumber, Kind, Where};
+use crate::inode::{DeviceNumber, FIRST_ENTRY, Kind, Where};
 use crate::kernel::make_directory;
 use crate::lock::Mutex;
 use crate::ready::{Ready, Watchers};
-use crate::shown::{Listing, Shown, ShownDevice, ShownFs};
+use crate::shown::{Listing, Named, Shown, ShownDevice, ShownFs, each_number};
 use crate::system::{Device, System};
 use crate::transfer::{Argument, Sink, Source};
 
@@ -372,10 +371,14 @@ impl Listing for Names {
         Some(Shown::Device(pair))
     }
 
-    fn names(&self) -> Vec<(Vec<u8>, Kind)> {
-        let all = self.0.all.lock();
-        all.keys()
-            .map(|number| (number.to_string().into(), Kind::CharDevice))
-            .collect()
+    fn each(&self, from: u64, each: &mut dyn FnMut(Named<'_>) -> bool) {
+        let numbers: Vec<u64> = self.0.all.lock().keys().map(|&n| n.into()).collect();
+        each_number(
+            numbers.into_iter(),
+            FIRST_ENTRY,
+            Kind::CharDevice,
+            from,
+            each,
+        );
     }
 }

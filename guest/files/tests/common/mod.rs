@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use guest_files::{
     Caller, Calls, Descriptors, DeviceNumber, Drain, Errno, Fill, HeapPage, Host, Identity, Limits,
@@ -82,6 +83,15 @@ impl Woken {
 impl Wake for Woken {
     fn wake(self: Arc<Self>) {
         self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Lets a thread go on.
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 
@@ -182,6 +192,35 @@ impl Process {
             woken,
             pid,
             ..*self
+        }
+    }
+
+    /// A process of its own thread, with these descriptors: what waits parks the thread.
+    pub(crate) fn in_thread(
+        system: &Arc<System>,
+        host: &Arc<TestHost>,
+        descriptors: &Arc<Descriptors>,
+    ) -> Self {
+        let mut process = Self::first(system.clone(), host.clone());
+        process.descriptors = descriptors.clone();
+        process.waker = Arc::new(Unpark(std::thread::current())).into();
+        process
+    }
+
+    /// Makes a call until it is done, and parks the thread while it waits.
+    pub(crate) fn wait<T>(&self, mut call: impl FnMut(&Calls<'_>) -> Poll<Result<T>>) -> Result<T> {
+        loop {
+            match call(&self.calls()) {
+                Poll::Ready(done) => return done,
+                Poll::Pending => {
+                    let since = Instant::now();
+                    std::thread::park_timeout(Duration::from_secs(20));
+                    assert!(
+                        since.elapsed() < Duration::from_secs(20),
+                        "nobody woke the thread"
+                    );
+                }
+            }
         }
     }
 
