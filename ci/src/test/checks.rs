@@ -23,8 +23,13 @@ const FREESTANDING: &[&str] = &[
     "xenstore-wire",
 ];
 
+/// Whether a crate is among them.
+pub(super) fn is_freestanding(package: &str) -> bool {
+    FREESTANDING.contains(&package)
+}
+
 /// What of them is there only when asked for.
-const OPTIONAL: &[&str] = &["--features", "xen-pv-rt/pagetable"];
+pub(super) const OPTIONAL: &[&str] = &["--features", "xen-pv-rt/pagetable"];
 
 /// `cargo fmt --check`.
 pub(super) fn fmt(suite: &mut Suite) -> Result<()> {

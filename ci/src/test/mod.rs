@@ -2,6 +2,8 @@
 
 mod build;
 mod checks;
+#[cfg(test)]
+mod deny;
 mod examples;
 mod foreign;
 mod lean;
@@ -13,6 +15,8 @@ mod mutants;
 mod notes;
 mod odd;
 mod package;
+#[cfg(test)]
+mod papers;
 mod regression;
 #[cfg(test)]
 mod rooms;

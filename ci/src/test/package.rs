@@ -1,15 +1,19 @@
 //! The crates that other kernels take: each is packed as for a registry and builds from its package
-//! alone, with the others of the repository as they are here.
+//! alone, with the others of the repository as they are here; and all of them by the oldest Rust that
+//! they say they take, where rustup has it.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
-use super::{Suite, quietly};
+use super::{Suite, checks, quietly};
+use crate::compile;
 use crate::exit::{Failure, Result};
 use crate::process;
+use crate::provision::rust;
 
 /// The packages, and where they are.
-const CRATES: &[(&str, &str)] = &[
+pub(super) const CRATES: &[(&str, &str)] = &[
     ("byte-ring", "hypercall/byte-ring"),
     ("hypercall", "hypercall"),
     ("marks", "linker/marks"),
@@ -42,7 +46,59 @@ pub(super) fn run(suite: &mut Suite) -> Result<()> {
         };
         suite.report(&title, since, result);
     }
+    oldest(suite)
+}
+
+/// Compiles all of them with the oldest Rust, for the host and without a system.
+fn oldest(suite: &mut Suite) -> Result<()> {
+    let version = oldest_rust(&suite.workspace.root)? + ".0";
+    let mut rustup = Command::new("rustup");
+    rustup.args(["target", "list", "--installed", "--toolchain", &version]);
+    let targets = process::output(&mut rustup, Failure::file("run", "rustup"));
+    let has = |target: &str| {
+        let targets = targets.as_ref().map_or(&[][..], |output| &output.stdout);
+        String::from_utf8_lossy(targets)
+            .lines()
+            .any(|line| line == target)
+    };
+    let install = format!(
+        "rustup toolchain install {version} --profile minimal --target {}",
+        rust::TARGET
+    );
+    for (title, target, features) in [
+        ("for the host", "x86_64-unknown-linux-gnu", &[][..]),
+        ("without a system", rust::TARGET, checks::OPTIONAL),
+    ] {
+        let title = format!("package: all build by Rust {version}, {title}");
+        if !has(target) {
+            println!("skip  {title}: {install}");
+            continue;
+        }
+        let mut command = Command::new("rustup");
+        compile::leave_out(&mut command, std::env::vars_os());
+        let crates = CRATES.iter().map(|(name, _)| *name);
+        let crates = crates.filter(|name| target != rust::TARGET || checks::is_freestanding(name));
+        command
+            .current_dir(&suite.workspace.root)
+            .args(["run", &version, "cargo", "check", "--quiet", "--locked"])
+            .args(["--target", target, "--target-dir"])
+            .arg(suite.workspace.target.join("oldest"))
+            .args(features)
+            .args(crates.flat_map(|name| ["--package", name]));
+        checks::single(suite, &title, command)?;
+    }
     Ok(())
+}
+
+/// The version in the root's manifest.
+fn oldest_rust(root: &Path) -> Result<String> {
+    let manifest = root.join("Cargo.toml");
+    let text = std::fs::read_to_string(&manifest).map_err(Failure::file("read", &manifest))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("rust-version = \""));
+    let version = line.map_or("", |rest| rest.trim_end_matches('"'));
+    Ok(version.into())
 }
 
 /// Has a crate of the registry, which may have one of this name, be that of the repository.
@@ -89,6 +145,11 @@ mod tests {
                 "{name}"
             );
             assert!((1..=5).contains(&package.keywords.len()), "{name}");
+            let oldest = oldest_rust(root).unwrap();
+            let said = package.rust_version.as_ref().unwrap();
+            assert_eq!(format!("{}.{}", said.major, said.minor), oldest, "{name}");
+            let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+            assert!(readme.contains(&format!("Rust {oldest}")), "README.md");
             assert!(!package.categories.is_empty(), "{name}");
             let readme = root.join(dir).join(package.readme.as_ref().unwrap());
             let text = std::fs::read_to_string(&readme).unwrap();

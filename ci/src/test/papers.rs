@@ -1,0 +1,180 @@
+//! What people read is true as far as it can be tested: files that are named are there, commands are ones
+//! that this program takes.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::cli::Cli;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// All Markdown of the repository.
+fn papers() -> Vec<PathBuf> {
+    let mut papers = Vec::new();
+    collect(root(), &mut papers);
+    papers.sort();
+    papers
+}
+
+fn collect(dir: &Path, papers: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_dir() && !matches!(name, "target" | ".git") && !path.is_symlink() {
+            collect(&path, papers);
+        } else if name.ends_with(".md") {
+            papers.push(path);
+        }
+    }
+}
+
+/// What stands between backticks in a text, outside of fenced blocks; blanks for line ends.
+fn quoted(text: &str) -> Vec<String> {
+    let prose: Vec<_> = text.split("\n```").step_by(2).collect();
+    let pieces = prose
+        .iter()
+        .flat_map(|prose| prose.split('`').skip(1).step_by(2));
+    let words = pieces.map(|piece| piece.split_whitespace().collect::<Vec<_>>().join(" "));
+    words.collect()
+}
+
+/// The places that links without a scheme lead to.
+fn links(text: &str) -> Vec<&str> {
+    let links = text
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next());
+    links
+        .filter(|link| !link.contains("://") && !link.starts_with('#'))
+        .collect()
+}
+
+/// Whether a word is a path from the repository's root.
+fn is_path(word: &str) -> bool {
+    const ROOMS: [&str; 7] = [
+        "ci/",
+        "guest/",
+        "hypercall/",
+        "linker/",
+        "xen-cfg/",
+        ".cargo/",
+        ".github/",
+    ];
+    let plain = word
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+    plain && ROOMS.iter().any(|room| word.starts_with(room))
+}
+
+/// The calls of `cargo xtask`: lines of blocks, and what is in backticks.
+fn calls(text: &str) -> Vec<String> {
+    let blocks = text.split("\n```").skip(1).step_by(2);
+    let lines = blocks
+        .flat_map(str::lines)
+        .map(|line| line.trim_start_matches("$ "));
+    let lines = lines.map(|line| {
+        line.split(" #")
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    });
+    let lines = lines.map(|line| match line.rsplit_once(" && ") {
+        Some((_, last)) => last.to_owned(),
+        None => line,
+    });
+    let all = lines.chain(quoted(text));
+    all.filter(|line| line.starts_with("cargo xtask ") && !line.contains(['[', '$']))
+        .collect()
+}
+
+/// Whether a call is understood. What stands in capitals is for a reader to fill in: any word does.
+fn is_taken(call: &str) -> Result<(), String> {
+    let call = call.replace("COMMAND", "boot");
+    let mut words = vec!["cargo xtask".to_owned()];
+    for (index, piece) in call["cargo xtask".len()..].split('\'').enumerate() {
+        match index % 2 {
+            0 => words.extend(piece.split_whitespace().map(str::to_owned)),
+            _ => words.push(piece.to_owned()),
+        }
+    }
+    match Cli::try_parse_from(&words) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::DisplayHelp => Ok(()),
+        // Named by itself: a flag that is followed by its value where it is used.
+        Err(error)
+            if error.kind() == ErrorKind::InvalidValue
+                && error.to_string().contains("a value is required") =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(format!("{call}: {error}")),
+    }
+}
+
+#[test]
+fn files_that_are_named_are_there() {
+    let mut count = 0;
+    for paper in papers() {
+        let text = std::fs::read_to_string(&paper).unwrap();
+        let here = paper.parent().unwrap();
+        let linked = links(&text).into_iter().map(|link| here.join(link));
+        let named = quoted(&text).into_iter().filter(|word| is_path(word));
+        for path in linked.chain(named.map(|word| root().join(word))) {
+            assert!(path.exists(), "{}: {}", paper.display(), path.display());
+            count += 1;
+        }
+    }
+    assert!(count > 30, "{count} names");
+}
+
+#[test]
+fn commands_are_ones_that_this_program_takes() {
+    let mut count = 0;
+    for paper in papers() {
+        let text = std::fs::read_to_string(&paper).unwrap();
+        for call in calls(&text) {
+            is_taken(&call).unwrap_or_else(|error| panic!("{}: {error}", paper.display()));
+            count += 1;
+        }
+    }
+    assert!(count > 30, "{count} commands");
+}
+
+#[test]
+fn names_and_commands_are_found() {
+    let text = "See [x](a/b.md), [y](https://c) and `guest/x.rs`, `cargo\n  xtask test fmt`.\n\n```\n\
+                $ cargo xtask boot   # so\ncd x && cargo xtask rules\nls `a`\n```\n\n`ci/y`\n";
+    assert_eq!(links(text), ["a/b.md"]);
+    assert_eq!(quoted(text), ["guest/x.rs", "cargo xtask test fmt", "ci/y"]);
+    assert!(is_path("guest/x.rs") && !is_path("x.rs") && !is_path("ci/a b"));
+    assert_eq!(
+        calls(text),
+        [
+            "cargo xtask boot",
+            "cargo xtask rules",
+            "cargo xtask test fmt"
+        ]
+    );
+    assert!(is_taken("cargo xtask boot --cmdline 'a b' --kernel FILE").is_ok());
+    assert!(is_taken("cargo xtask boot --nosuch").is_err());
+    assert!(is_taken("cargo xtask test nosuch").is_err());
+}
+
+#[test]
+fn every_crate_for_others_has_its_changes() {
+    for (name, dir) in super::package::CRATES {
+        let path = root().join(dir).join("CHANGELOG.md");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let first = text.lines().find(|line| line.starts_with("## "));
+        let version = concat!("## ", env!("CARGO_PKG_VERSION"));
+        assert!(
+            first.is_some_and(|line| line.starts_with(version)),
+            "{name}"
+        );
+    }
+}
