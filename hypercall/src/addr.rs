@@ -7,6 +7,16 @@
 //!
 //! The width is the architecture's: 52 bits of address, 40 bits of frame number (SDM vol. 3,
 //! "Paging"; `PADDR_BITS` in Xen's `asm/page.h`).
+//!
+//! ```
+//! use hypercall::{MachAddr, Mfn, Pfn};
+//!
+//! let table = Mfn::truncate(0x1234);
+//! assert_eq!(table.addr().as_u64(), 0x123_4000);
+//! let slot = MachAddr::of_entry(table, 7);
+//! assert_eq!((slot.as_u64(), slot.frame(), slot.entry_index()), (0x123_4038, table, 7));
+//! assert_eq!(Pfn::truncate(3).addr().as_u64(), 0x3000);
+//! ```
 
 use core::fmt;
 

@@ -3,6 +3,27 @@
 //! A 64-bit PV guest calls Xen with `syscall`: number in RAX, arguments in RDI RSI RDX R10 R8,
 //! result in RAX (`xen/include/public/arch-x86/xen-x86_64.h`). Invariant: the instruction stands
 //! in [`Xen::call`] and nowhere else, so that a change of the way in is a change of one function.
+//!
+//! ```
+//! use hypercall::{Hypervisor, Op, sched};
+//!
+//! /// Refuses everything: `ENOSYS`.
+//! struct Nobody;
+//!
+//! impl Hypervisor for Nobody {
+//!     unsafe fn call(&self, _: Op, _: [u64; 5]) -> i64 {
+//!         -38
+//!     }
+//!     fn mask_upcalls(&self) -> bool {
+//!         true
+//!     }
+//!     fn restore_upcalls(&self, _: bool) {}
+//! }
+//!
+//! let refused = sched::r#yield(&Nobody).unwrap_err();
+//! assert_eq!(refused.op, Op::SchedOp);
+//! assert_eq!(refused.errno.number(), 38);
+//! ```
 
 use core::{
     arch::asm,

@@ -1,5 +1,17 @@
 //! `console_io`: Xen's own console. Dom0 and the shim's guest may use it; to a domU of a release
 //! Xen, writing is refused or goes nowhere (`xen/drivers/char/console.c`).
+//!
+//! `says(0)` stands for a Xen that answers 0.
+//!
+//! ```
+#![doc = include_str!("says.in")]
+//! use hypercall::console;
+//!
+//! let xen = says(0);
+//! console::write(&xen, b"hello\n")?;
+//! assert_eq!((xen.asked().0, xen.asked().1[1]), (Op::ConsoleIo, 6));
+//! # Ok::<(), hypercall::XenError>(())
+//! ```
 
 use crate::{Hypervisor, Op, XenError, abi::xen};
 

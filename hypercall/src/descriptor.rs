@@ -2,6 +2,19 @@
 //!
 //! Xen keeps the upper part of every GDT (from entry 7168 on), with flat segments whose selectors
 //! are `FLAT_*` in [`abi::arch`](crate::abi::arch); a kernel that needs no others needs no GDT.
+//!
+//! `says(0)` stands for a Xen that answers 0.
+//!
+//! ```
+#![doc = include_str!("says.in")]
+//! use hypercall::descriptor;
+//!
+//! let xen = says(0);
+//! // The next FPU instruction traps.
+//! descriptor::fpu_taskswitch(&xen, true)?;
+//! assert_eq!((xen.asked().0, xen.asked().1[0]), (Op::FpuTaskswitch, 1));
+//! # Ok::<(), hypercall::XenError>(())
+//! ```
 
 use crate::{Hypervisor, MachAddr, Mfn, Op, VirtAddr, XenError, abi::arch};
 

@@ -3,6 +3,15 @@
 //! Xen has its own list of errno values (`xen/include/public/errno.h`), which happen to be
 //! Linux's. A value Xen is not known to use is kept as it is, so that nothing is lost on the way
 //! to whoever reads the message.
+//!
+//! ```
+//! use hypercall::{Errno, Op, XenError};
+//!
+//! assert_eq!(XenError::check(Op::ConsoleIo, Some("read"), 5), Ok(5));
+//! let refused = XenError::check(Op::ConsoleIo, Some("write"), -1).unwrap_err();
+//! assert_eq!(refused.errno, Errno::EPERM);
+//! assert!(refused.to_string().starts_with("console_io"));
+//! ```
 
 use core::fmt;
 

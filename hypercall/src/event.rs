@@ -1,6 +1,19 @@
 //! `event_channel_op`: making, using and closing event-channel ports (`event_channel.h`).
 //!
 //! A [`Port`] is a number, not a handle: closing it does not stop others from naming it.
+//!
+//! `says(0)` stands for a Xen that answers 0.
+//!
+//! ```
+#![doc = include_str!("says.in")]
+//! use hypercall::event::{self, Port};
+//! use hypercall::Errno;
+//!
+//! event::send(&says(0), Port(3))?;
+//! let unbound = event::send(&says(-22), Port(3)).unwrap_err();
+//! assert_eq!((unbound.sub, unbound.errno), (Some("send"), Errno::EINVAL));
+//! # Ok::<(), hypercall::XenError>(())
+//! ```
 
 use core::fmt;
 

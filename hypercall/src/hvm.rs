@@ -2,6 +2,15 @@
 //!
 //! The same numbers and the same registers as from a PV guest, by VMCALL on Intel's processors and
 //! VMMCALL on AMD's: the one instruction that the other maker's processors do not have.
+//!
+//! ```
+//! use hypercall::hvm::xen_leaves;
+//!
+//! match xen_leaves() {
+//!     Some(leaf) => println!("Xen answers from CPUID leaf {leaf:#x} on"),
+//!     None => println!("this is not a domain of Xen's"),
+//! }
+//! ```
 
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, CpuidResult};

@@ -4,6 +4,20 @@
 //! A [`Hypervisor`](crate::Hypervisor) that has such a back end is not called by number for what that
 //! answers: the functions of this crate, and the batch, hand it their typed arguments. So what is
 //! above asks the same way everywhere, and no back end takes numbers apart.
+//!
+//! ```
+//! use hypercall::Errno;
+//! use hypercall::instead::Refused;
+//!
+//! /// Writes what fits into a table of 512 entries.
+//! fn update(requests: usize) -> Result<(), Refused> {
+//!     match requests {
+//!         0..=512 => Ok(()),
+//!         _ => Err(Refused { errno: Errno::EINVAL, done: 512 }),
+//!     }
+//! }
+//! assert_eq!(update(600).unwrap_err().done, 512);
+//! ```
 
 use crate::{
     Errno, Op, VirtAddr, XenError,

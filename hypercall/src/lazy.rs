@@ -15,6 +15,22 @@
 //!
 //! Invariant: outside of interrupts, while [`LazyMmu::is_lazy`] is false nothing is queued — once
 //! the caller has done what it was told.
+//!
+//! ```
+//! use hypercall::LazyMmu;
+//! use hypercall::lazy::Action;
+//!
+//! let mut lazy = LazyMmu::new();
+//! lazy.enable()?;
+//! lazy.enable()?;
+//! assert_eq!(lazy.disable()?, Action::None);
+//! lazy.enter_irq()?;
+//! assert!(!lazy.is_lazy());
+//! lazy.leave_irq()?;
+//! assert_eq!(lazy.disable()?, Action::Flush);
+//! assert!(lazy.disable().is_err());
+//! # Ok::<(), hypercall::LazyError>(())
+//! ```
 
 use core::fmt;
 

@@ -1,4 +1,15 @@
 //! `memory_op`: reservations, maps, the M2P (`memory.h`).
+//!
+//! `says(0)` stands for a Xen that answers 0.
+//!
+//! ```
+#![doc = include_str!("says.in")]
+//! use hypercall::memory;
+//!
+//! // Pages that the domain has.
+//! assert_eq!(memory::current_reservation(&says(32768))?, 32768);
+//! # Ok::<(), hypercall::XenError>(())
+//! ```
 
 use crate::{
     Hypervisor, Mfn, Op, Pfn, XenError,

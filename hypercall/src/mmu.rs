@@ -3,6 +3,20 @@
 //! Xen checks each request and refuses what would let a guest write a page table, a descriptor
 //! table or memory that is not its own. Both list calls carry out their requests in order and
 //! **stop at the first that is refused**; how many were done comes back in [`Stopped::done`].
+//!
+//! `says(0)` stands for a Xen that answers 0.
+//!
+//! ```
+#![doc = include_str!("says.in")]
+//! use hypercall::mmu::{self, Scope, VcpuMask};
+//! use hypercall::{ExtOp, Mfn, VirtAddr};
+//!
+//! let others = VcpuMask::EMPTY.with(1).with(3);
+//! assert!(others.contains(3) && !others.contains(0));
+//! mmu::flush(&says(0), Scope::Vcpus(others), Some(VirtAddr::new(0x1000)))?;
+//! assert_eq!(ExtOp::Unpin(Mfn::truncate(5)).name(), "UNPIN_TABLE");
+//! # Ok::<(), hypercall::XenError>(())
+//! ```
 
 use core::fmt;
 

@@ -4,6 +4,20 @@
 //! each entry has its own result. `EFAULT` means that the list could not be read or written;
 //! entries before that point were carried out. Of an entry only `result` may be read afterwards
 //! (a debug Xen overwrites the rest), and a multicall within a multicall is refused.
+//!
+//! `says(0)` stands for a Xen that answers 0.
+//!
+//! ```
+#![doc = include_str!("says.in")]
+//! use hypercall::multicall::{self, entry};
+//!
+//! let mut calls = [entry(Op::SchedOp, [0; 5]), entry(Op::XenVersion, [0; 5])];
+//! // SAFETY: neither passes memory.
+//! unsafe { multicall::multicall(&says(0), &mut calls) }?;
+//! // Whoever answered did not look at the entries.
+//! assert!(calls.iter().all(|call| multicall::result(call).is_none()));
+//! # Ok::<(), hypercall::XenError>(())
+//! ```
 
 use crate::{Errno, Hypervisor, Op, XenError, abi::multicall::multicall_entry};
 

@@ -1,4 +1,17 @@
 //! `physdev_op`: I/O privilege (`physdev.h`).
+//!
+//! `says(0)` stands for a Xen that answers 0.
+//!
+//! ```
+#![doc = include_str!("says.in")]
+//! use hypercall::physdev;
+//!
+//! let xen = says(0);
+//! // Ports are the kernel's, which runs in ring 3.
+//! physdev::set_iopl(&xen, 3)?;
+//! assert_eq!(xen.asked().0, Op::PhysdevOp);
+//! # Ok::<(), hypercall::XenError>(())
+//! ```
 
 use crate::{Hypervisor, Op, XenError, abi::physdev};
 

@@ -1,4 +1,16 @@
 //! `sched_op`: giving the CPU away, for a moment or for good (`sched.h`).
+//!
+//! `says(0)` stands for a Xen that answers 0.
+//!
+//! ```
+#![doc = include_str!("says.in")]
+//! use hypercall::sched::{self, Shutdown};
+//!
+//! let xen = says(0);
+//! sched::shutdown(&xen, Shutdown::Poweroff)?;
+//! assert_eq!(xen.asked().0, Op::SchedOp);
+//! # Ok::<(), hypercall::XenError>(())
+//! ```
 
 use crate::{
     Errno, Hypervisor, Mfn, Op, XenError,

@@ -1,4 +1,17 @@
 //! `set_timer_op` and the periodic timer: when the next `VIRQ_TIMER` comes.
+//!
+//! `says(0)` stands for a Xen that answers 0.
+//!
+//! ```
+#![doc = include_str!("says.in")]
+//! use hypercall::time;
+//!
+//! let xen = says(0);
+//! // At two seconds of Xen's system time.
+//! time::set_timer(&xen, 2_000_000_000)?;
+//! assert_eq!(xen.asked(), (Op::SetTimerOp, [2_000_000_000, 0, 0, 0, 0]));
+//! # Ok::<(), hypercall::XenError>(())
+//! ```
 
 use crate::{
     Hypervisor, Op, XenError,

@@ -1,4 +1,13 @@
 //! Entry points: `set_trap_table` for exceptions, `set_callbacks` and `callback_op` for the rest.
+//!
+//! ```
+//! use hypercall::VirtAddr;
+//! use hypercall::trap::{END, gate};
+//!
+//! // A breakpoint, which user mode may raise, entered with upcalls masked.
+//! let table = [gate(3, VirtAddr::new(0xffff_ffff_8010_0000), 3, true), END];
+//! assert_eq!((table[0].vector, table[0].flags), (3, 3 | 1 << 2));
+//! ```
 
 use crate::{
     Hypervisor, Op, VirtAddr, XenError,

@@ -1,4 +1,15 @@
 //! `vcpu_op`: bringing vCPUs up and down, and where Xen keeps their state (`vcpu.h`).
+//!
+//! `says(0)` stands for a Xen that answers 0.
+//!
+//! ```
+#![doc = include_str!("says.in")]
+//! use hypercall::{Errno, vcpu};
+//!
+//! assert!(vcpu::is_up(&says(1), 1)?);
+//! assert_eq!(vcpu::is_up(&says(-2), 7).unwrap_err().errno, Errno::ENOENT);
+//! # Ok::<(), hypercall::XenError>(())
+//! ```
 
 use crate::{
     Hypervisor, MachAddr, Op, XenError,

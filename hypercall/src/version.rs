@@ -1,4 +1,14 @@
 //! `xen_version`: what Xen is and can do (`version.h`).
+//!
+//! `says(0)` stands for a Xen that answers 0.
+//!
+//! ```
+#![doc = include_str!("says.in")]
+//! use hypercall::version;
+//!
+//! assert_eq!(version::version(&says(4 << 16 | 17))?.to_string(), "4.17");
+//! # Ok::<(), hypercall::XenError>(())
+//! ```
 
 use core::fmt;
 

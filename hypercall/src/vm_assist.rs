@@ -1,4 +1,15 @@
 //! `vm_assist`: behaviour of Xen that a guest may switch (`xen.h`, `VMASST_*`).
+//!
+//! `says(0)` stands for a Xen that answers 0.
+//!
+//! ```
+#![doc = include_str!("says.in")]
+//! use hypercall::vm_assist::{self, Assist};
+//!
+//! // Stores to page tables are to fault.
+//! vm_assist::set(&says(0), Assist::WritablePagetables, false)?;
+//! # Ok::<(), hypercall::XenError>(())
+//! ```
 
 use crate::{Hypervisor, Op, XenError, abi::xen};
 

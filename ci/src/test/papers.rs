@@ -165,6 +165,85 @@ fn names_and_commands_are_found() {
     assert!(is_taken("cargo xtask test nosuch").is_err());
 }
 
+/// Public modules without an example, and why.
+const WITHOUT: &[(&str, &[&str])] = &[
+    (
+        "Xen's names and numbers, which speak for themselves",
+        &["hypercall/src/abi", "hypercall/xenstore/src/abi"],
+    ),
+    ("words only", &["hypercall/src/glossary"]),
+    (
+        "needs tables that were taken over: the tests of the crate have the bench for that",
+        &[
+            "hypercall/pagetable/src/audit",
+            "hypercall/pagetable/src/domain",
+            "hypercall/pagetable/src/frames",
+            "hypercall/pagetable/src/locks",
+            "hypercall/pagetable/src/machine",
+            "hypercall/pagetable/src/native",
+            "hypercall/pagetable/src/takeover",
+            "hypercall/pagetable/src/user",
+        ],
+    ),
+    (
+        "what rules are written with: each rule is an example",
+        &[
+            "hypercall/rules/src/differential",
+            "hypercall/rules/src/machine",
+            "hypercall/rules/src/on_model",
+            "hypercall/rules/src/test_bench",
+        ],
+    ),
+    (
+        "in the example of the crate",
+        &[
+            "hypercall/model/src/entry",
+            "hypercall/xenstore/src/client",
+            "hypercall/xenstore/src/store",
+        ],
+    ),
+];
+
+/// The text of a module: its file, or all files of its directory.
+fn module(at: &Path) -> String {
+    let mut text = std::fs::read_to_string(at.with_extension("rs")).unwrap_or_default();
+    for entry in std::fs::read_dir(at).into_iter().flatten() {
+        text += &module(&entry.unwrap().path().with_extension(""));
+    }
+    text
+}
+
+#[test]
+fn every_public_module_has_an_example_or_a_reason() {
+    let mut left_out: Vec<_> = WITHOUT.iter().flat_map(|(_, modules)| *modules).collect();
+    for (_, dir) in super::package::CRATES {
+        let lib = std::fs::read_to_string(root().join(dir).join("src/lib.rs")).unwrap();
+        let mut before = "";
+        for line in lib.lines() {
+            let name = line
+                .strip_prefix("pub mod ")
+                .and_then(|rest| rest.strip_suffix(';'));
+            // What is there only without a system is in no test of the host's.
+            if let Some(name) = name.filter(|_| !before.contains("target_os = \"none\"")) {
+                let place = format!("{dir}/src/{name}");
+                let text = module(&root().join(&place));
+                let has = text
+                    .lines()
+                    .any(|line| matches!(line.trim_start(), "//! ```" | "/// ```"));
+                let known = left_out.iter().position(|known| **known == place);
+                assert!(
+                    has != known.is_some(),
+                    "{place}: example {has}, reason {}",
+                    known.is_some()
+                );
+                known.map(|known| left_out.remove(known));
+            }
+            before = line;
+        }
+    }
+    assert!(left_out.is_empty(), "{left_out:?}");
+}
+
 #[test]
 fn every_crate_for_others_has_its_changes() {
     for (name, dir) in super::package::CRATES {

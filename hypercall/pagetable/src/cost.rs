@@ -3,6 +3,13 @@
 //! Instructions of guest and Xen together, counted on Xen 4.17 with one TSC tick an instruction.
 //! Only their ratios matter: the choice is between sending `n` updates and having Xen validate a
 //! new table and drop the old one.
+//!
+//! ```
+//! use pagetable::cost::PROTECT;
+//!
+//! assert!(!PROTECT.prefers_table(8, 0), "eight entries are updated");
+//! assert!(PROTECT.prefers_table(512, 0), "a whole table is replaced");
+//! ```
 
 /// What one operation costs an entry, by way.
 #[derive(Clone, Copy, Debug)]

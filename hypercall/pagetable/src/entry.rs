@@ -12,6 +12,16 @@
 //! Xen rewrites what it is given (`adjust_guest_l1e` and its kin, `xen/arch/x86/pv/mm.h`): kernel
 //! pages gain U and bit 52 or G, tables gain U, the hardware sets A and D. Entries are therefore
 //! compared modulo [`XEN_BITS`].
+//!
+//! ```
+//! use hypercall::Mfn;
+//! use pagetable::{Flags, Pte};
+//!
+//! let entry = Pte::from_mfn(Mfn::truncate(0x1234), Flags::DATA);
+//! assert!(entry.is_present());
+//! assert_eq!(entry.mfn(), Some(Mfn::truncate(0x1234)));
+//! assert!(entry.flags().contains(Flags::WRITABLE | Flags::NO_EXECUTE));
+//! ```
 
 use core::fmt;
 use core::marker::PhantomData;

@@ -1,4 +1,11 @@
 //! Why a request to the memory system fails: what was asked, where, and what stands in the way.
+//!
+//! ```
+//! use pagetable::MmError;
+//!
+//! let error = MmError::WriteAndExecute { va: 0xffff_c900_0000_0000 };
+//! assert!(error.to_string().contains("0xffffc90000000000"));
+//! ```
 
 use core::fmt;
 

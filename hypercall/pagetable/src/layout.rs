@@ -2,6 +2,28 @@
 //!
 //! The regions are the kernel's choice; what is demanded of them is what makes one entry of the root
 //! decide for a whole region: each but image and fixmap has root entries (512 GiB each) of its own.
+//!
+//! ```
+//! use core::ops::Range;
+//! use pagetable::Domain;
+//! use pagetable::layout::Layout;
+//! use pagetable::pv::Guest;
+//!
+//! struct Places;
+//!
+//! impl Layout for Places {
+//!     const XEN: Range<u64> = 0xffff_8000_0000_0000..0xffff_8800_0000_0000;
+//!     const DIRECT: Range<u64> = 0xffff_8880_0000_0000..0xffff_9880_0000_0000;
+//!     const P2M: Range<u64> = 0xffff_c000_0000_0000..0xffff_c080_0000_0000;
+//!     const IMAGE: Range<u64> = 0xffff_ffff_8000_0000..0xffff_ffff_c000_0000;
+//!     const FIXMAP: Range<u64> = 0xffff_ffff_c000_0000..0xffff_ffff_c020_0000;
+//!     const RUNTIME: &'static [Range<u64>] = &[0xffff_c900_0000_0000..0xffff_c980_0000_0000];
+//! }
+//!
+//! /// The domain of a kernel with these places, before it knows of its memory.
+//! static DOMAIN: Domain<Guest<Places>> = Domain::new(Guest::unknown());
+//! assert_eq!(DOMAIN.frames().counts().total, 0);
+//! ```
 
 use core::ops::Range;
 

@@ -1,5 +1,17 @@
 //! Frame numbers of a PV guest: the p2m list that Xen provides, and the M2P table that it shows; and
 //! with them the machine of a kernel that runs under PV only.
+//!
+//! ```
+//! use hypercall::{Mfn, Pfn};
+//! use pagetable::pv::FrameLists;
+//!
+//! let list = [0x700_u64, !0, 0x123];
+//! // SAFETY: an entry for each of three pages, and it stays.
+//! let lists = unsafe { FrameLists::new(list.as_ptr().expose_provenance() as u64, 3) };
+//! assert_eq!(lists.mfn(Pfn::truncate(2)), Some(Mfn::truncate(0x123)));
+//! assert_eq!(lists.mfn(Pfn::truncate(1)), None, "no memory there");
+//! assert_eq!(lists.mfn(Pfn::truncate(3)), None, "beyond the domain");
+//! ```
 
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};

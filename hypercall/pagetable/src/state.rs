@@ -22,6 +22,13 @@
 //! Entries of user mode's half are counted too, as a page may be mapped in several spaces: a frame in
 //! use becomes user mode's with the first entry that maps it (`link` at level 0), and is in use again
 //! with the last that goes.
+//!
+//! ```
+//! use pagetable::state::{Kind, State};
+//!
+//! assert!(State::of(Kind::Owned).may_be_writable());
+//! assert!(!State::table(1, 1, false).may_be_writable());
+//! ```
 
 use core::fmt;
 

@@ -3,6 +3,12 @@
 //! It shows each entry as it stands in the table, what the kernel would have written and what Xen
 //! or the hardware added, and the rights that result. It reads only what the window reaches, so it
 //! can be printed in the middle of a crash.
+//!
+//! ```
+//! use pagetable::walk::Size;
+//!
+//! assert_eq!(Size(2 << 20).to_string(), "    2M");
+//! ```
 
 use core::fmt;
 

@@ -5,6 +5,15 @@
 //! where there is no error code and push the other registers below, so that every handler sees
 //! the same [`Frame`], also where the processor pushed its part itself. The saved upcall mask rides in
 //! bits 32 to 39 of the CS slot.
+//!
+//! ```
+//! use xen_pv_rt::frame::{Frame, PageFaultCode};
+//!
+//! let mut frame = Frame::default();
+//! (frame.vector, frame.error, frame.rip) = (14, 2, 0x1000);
+//! assert_eq!(frame.exception().mnemonic, "#PF");
+//! assert_eq!(PageFaultCode(frame.error).to_string(), "write to a page that is not present");
+//! ```
 
 use core::fmt;
 

@@ -1,4 +1,11 @@
 //! Where the linked image lies: the typed view of what this crate's linker script lays out.
+//!
+//! ```
+//! use xen_pv_rt::image::VIRT_BASE;
+//!
+//! // The image begins at 1 MiB.
+//! assert_eq!((0xffff_ffff_8010_0000 - VIRT_BASE) / 4096, 256);
+//! ```
 
 use core::ops::Range;
 

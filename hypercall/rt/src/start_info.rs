@@ -7,6 +7,21 @@
 //! pfn if and only if SIF_MOD_START_PFN is set. The command line may fill all its 1024 bytes
 //! without a terminator; whether it is whole is for whoever
 //! understands it to say.
+//!
+//! ```
+//! use xen_pv_rt::hypercall::abi::start_info::start_info;
+//! use xen_pv_rt::start_info::{BootInfo, Expect};
+//!
+//! // SAFETY: integers, arrays of them and a union of them.
+//! let nothing: start_info = unsafe { core::mem::zeroed() };
+//! let expect = Expect {
+//!     virt_base: 0xffff_ffff_8000_0000,
+//!     init_p2m: 0xffff_c000_0000_0000,
+//!     start_info: 0xffff_ffff_8020_0000,
+//! };
+//! let error = BootInfo::parse(&nothing, expect).unwrap_err();
+//! assert_eq!(error.field, "magic");
+//! ```
 
 use core::fmt;
 use core::ops::Range;

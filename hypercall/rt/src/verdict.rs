@@ -3,6 +3,14 @@
 //! `verdict: pass`, `verdict: fail reason="..."` or `verdict: crash reason="..."` at the start of a line,
 //! once: by it `cargo xtask boot --kernel` knows how a run ended, and a pass counts only if the domain
 //! powers off as well.
+//!
+//! ```
+//! use xen_pv_rt::verdict::Outcome;
+//!
+//! let mut said = String::new();
+//! Err::<(), _>("no memory").say_why_failed(|reason| said = reason.to_string());
+//! assert_eq!(said, "no memory");
+//! ```
 
 #[cfg(target_os = "none")]
 use core::fmt::Display;

@@ -1,4 +1,12 @@
 //! The book as Markdown, with the verdicts of a run; and the lines of a run, read back.
+//!
+//! ```
+//! use rules::{Verdict, book};
+//!
+//! let results = book::parse("rule R9 pass\nrule R10 fail slot 256 could be written\n");
+//! assert_eq!(results[&9].0, Verdict::Pass);
+//! assert_eq!(results[&10].1, "slot 256 could be written");
+//! ```
 
 use std::{
     collections::BTreeMap,

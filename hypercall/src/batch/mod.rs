@@ -23,6 +23,25 @@
 //!
 //! Queueing an entry of a run and forgetting it after the flush takes 46 instructions here, some 80
 //! for a single one with everything that belongs to it; a flush takes some 70 beside the hypercall.
+//!
+//! `says(0)` stands for a Xen that answers 0.
+//!
+//! ```
+#![doc = include_str!("../says.in")]
+//! use hypercall::{Batch, FlushReason, Level, MachAddr, Mfn, Update};
+//!
+//! let (xen, mut batch) = (says(0), Batch::<512>::new());
+//! let table = Mfn::truncate(0x1234);
+//! for index in 0..3 {
+//!     let slot = MachAddr::of_entry(table, index);
+//!     // SAFETY: there are no tables.
+//!     unsafe { batch.queue(&xen, &mut (), Update::new(Level::L1, slot, 0x5061)) }?;
+//! }
+//! assert_eq!(batch.queued(MachAddr::of_entry(table, 1)), Some(0x5061));
+//! batch.flush(&xen, FlushReason::Explicit, &mut ())?;
+//! assert_eq!((xen.asked().0, xen.asked().1[1]), (Op::MmuUpdate, 3));
+//! # Ok::<(), hypercall::FlushError>(())
+//! ```
 
 mod entry;
 mod explain;

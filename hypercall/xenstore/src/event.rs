@@ -4,6 +4,15 @@
 //! makes them. So a [`Queue`] lives in memory that its owner gives it, an event that waits already is
 //! not kept twice, and what does not fit is counted and said, in its turn: who reads that looks at
 //! everything that it watches.
+//!
+//! ```
+//! use xenstore_wire::event::Event;
+//!
+//! let event = Event::parse(b"control/shutdown\0mine\0")?;
+//! assert_eq!((event.path, event.token), (&b"control/shutdown"[..], &b"mine"[..]));
+//! assert!(Event::parse(b"control/shutdown").is_err());
+//! # Ok::<(), xenstore_wire::reply::Malformed>(())
+//! ```
 
 use core::fmt;
 

@@ -1,4 +1,12 @@
 //! The header of a message: sixteen bytes, four numbers.
+//!
+//! ```
+//! use xenstore_wire::header::{Header, Kind};
+//!
+//! let header = Header { kind: 2, id: 1, transaction: 0, length: 5 };
+//! assert_eq!(Header::from_bytes(header.to_bytes()), header);
+//! assert_eq!(Kind::from_number(header.kind), Some(Kind::Read));
+//! ```
 
 use core::fmt;
 

@@ -1,4 +1,12 @@
 //! Names of nodes, checked before they are sent: xenstored refuses a bad one with no more than EINVAL.
+//!
+//! ```
+//! use xenstore_wire::Path;
+//!
+//! const NAME: Path<'static> = Path::constant("name");
+//! assert_eq!(NAME.as_bytes(), b"name");
+//! assert!(Path::new(b"two//slashes").is_err());
+//! ```
 
 use core::fmt;
 

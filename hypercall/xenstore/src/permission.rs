@@ -1,4 +1,12 @@
 //! Who may do what with a node.
+//!
+//! ```
+//! use xenstore_wire::permission::{Access, Permission};
+//!
+//! let everyone_reads = Permission::parse(b"r0");
+//! assert_eq!(everyone_reads, Some(Permission { access: Access::Read, domain: 0 }));
+//! assert_eq!(Permission::parse(b"x0"), None);
+//! ```
 
 use core::fmt;
 

@@ -1,4 +1,11 @@
 //! Why xenstored refuses: the name of an errno value, as text.
+//!
+//! ```
+//! use xenstore_wire::refusal::{Errno, Refusal};
+//!
+//! assert_eq!(Refusal::from_name(b"ENOENT"), Refusal::Known(Errno::ENOENT));
+//! assert!(matches!(Refusal::from_name(b"ENEW"), Refusal::Other { length: 4, .. }));
+//! ```
 
 use core::fmt;
 

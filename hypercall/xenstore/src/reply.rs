@@ -1,4 +1,13 @@
 //! Replies, understood by what was asked.
+//!
+//! ```
+//! use xenstore_wire::header::Kind;
+//! use xenstore_wire::reply::Reply;
+//!
+//! assert_eq!(Reply::parse(Kind::Read, b"guest")?, Reply::Value(b"guest"));
+//! assert!(Reply::parse(Kind::Write, b"not OK").is_err());
+//! # Ok::<(), xenstore_wire::reply::Malformed>(())
+//! ```
 
 use core::fmt;
 use core::num::NonZeroU32;

@@ -1,4 +1,14 @@
 //! Requests, checked and written as messages.
+//!
+//! ```
+//! use xenstore_wire::{Path, Request};
+//!
+//! let mut payload = [0; 4096];
+//! let write = Request::Write(Path::constant("data/x"), b"1");
+//! let length = write.encode(&mut payload)?;
+//! assert_eq!(&payload[..length], b"data/x\x001");
+//! # Ok::<(), xenstore_wire::request::RequestError>(())
+//! ```
 
 use core::fmt::{self, Write};
 

@@ -3,6 +3,16 @@
 //! Both rings are [`byte_ring`]'s, and their indices need not begin at 0. The other side can write
 //! anything at any time: an impossible index is an error that says which it was, and bytes are copied
 //! once, and looked at only where they were copied to.
+//!
+//! ```
+//! use xenstore_wire::Page;
+//!
+//! let page = Page::new();
+//! assert_eq!(page.put(b"request"), Ok(7));
+//! let mut taken = [0; 16];
+//! assert_eq!(page.server_take(&mut taken), Ok(7));
+//! assert_eq!(page.take(&mut taken), Ok(0));
+//! ```
 
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};

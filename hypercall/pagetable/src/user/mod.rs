@@ -4,7 +4,7 @@
 //! and is free when the last is gone. Who maps gives memory, who unmaps gets none back: nobody holds
 //! a frame that user mode can reach.
 //!
-//! L1 tables are shared as well ([`fork`](share)): a table that more than one L2 entry refers to stays
+//! L1 tables are shared as well (fork, in `user/share.rs`): a table that more than one L2 entry refers to stays
 //! as it is, and none of these entries has RW, which makes all that it maps read-only at once. An
 //! operation that would change one entry takes a copy of the table first.
 //!

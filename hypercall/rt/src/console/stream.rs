@@ -6,6 +6,28 @@
 //! that it gets is a line that says how much is missing; what follows the mark begins with a line.
 //!
 //! Lines end in CR LF, as a terminal in raw mode needs it: that of `xl console` is one.
+//!
+//! ```
+//! use xen_pv_rt::console::stream::{Patience, Stream, Wire};
+//!
+//! /// Takes everything.
+//! struct Paper(Vec<u8>);
+//!
+//! impl Wire for Paper {
+//!     fn put(&mut self, bytes: &[u8]) -> usize {
+//!         self.0.extend(bytes);
+//!         bytes.len()
+//!     }
+//!     fn pause(&mut self) {}
+//!     fn now(&self) -> Option<u64> {
+//!         None
+//!     }
+//! }
+//!
+//! let mut paper = Paper(Vec::new());
+//! Stream::new().write(&mut paper, b"a line\n", Patience::USUAL);
+//! assert_eq!(paper.0, b"a line\r\n");
+//! ```
 
 use core::fmt::Write;
 
