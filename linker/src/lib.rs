@@ -2,7 +2,7 @@
 //!
 //! `image.ld` beside this crate is the one place that decides where things lie; this crate gives
 //! the kernel a typed view of it, so that no other module names a linker symbol. On the host, where
-//! the kernel's modules are only tested and never linked into an image, [`Image::current`] does not
+//! the kernel's modules are only tested and never linked into an image, `Image::current` does not
 //! exist.
 #![cfg_attr(target_os = "none", no_std)]
 

@@ -52,6 +52,7 @@ pub mod frame;
 pub mod image;
 #[cfg(all(target_os = "none", feature = "pagetable"))]
 pub mod memory;
+mod once;
 #[cfg(target_os = "none")]
 pub mod power;
 #[cfg(target_os = "none")]
