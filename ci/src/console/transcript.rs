@@ -111,6 +111,8 @@ pub(crate) struct Transcript {
     crash_log: Option<File>,
     /// Whether Xen has said something that was not on the screen.
     host_unseen: bool,
+    /// How many lines of Xen's came before the first bytes of a console that is the guest's alone.
+    before_guest: Option<usize>,
 }
 
 impl Transcript {
@@ -137,6 +139,7 @@ impl Transcript {
             explained: Default::default(),
             crash_log: None,
             host_unseen: false,
+            before_guest: None,
         })
     }
 
@@ -166,6 +169,7 @@ impl Transcript {
 
     /// Bytes of a console that is the guest's alone.
     pub(crate) fn guest_bytes(&mut self, bytes: &[u8]) {
+        self.before_guest.get_or_insert(self.host.len());
         for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
             self.live(piece);
             // The line ends of a terminal are not those of a file.
@@ -292,26 +296,32 @@ impl Transcript {
         }
     }
 
-    /// The last lines of what was not on the screen, and where the rest is.
+    /// The last lines of what was not on the screen, and where the rest is. How Xen and its dom0 came up
+    /// is of no interest once the guest has said something.
     pub(crate) fn unseen(&self, count: usize) -> String {
-        self.last(count, self.screen.is_none(), self.host_unseen)
+        let from = self.before_guest.unwrap_or(0);
+        let host = self.host_unseen && from < self.host.len();
+        self.last(
+            count,
+            self.screen.is_none().then_some(0),
+            host.then_some(from),
+        )
     }
 
     /// The last lines of both, for a message about a run that went wrong.
     pub(crate) fn tail(&self, count: usize) -> String {
-        self.last(count, true, true)
+        self.last(count, Some(0), Some(0))
     }
 
-    fn last(&self, count: usize, guest: bool, host: bool) -> String {
+    /// The last lines of each, but for those before a place.
+    fn last(&self, count: usize, guest: Option<usize>, host: Option<usize>) -> String {
         let mut text = String::new();
-        for (wanted, title, voice, lines) in [
+        for (from, title, voice, lines) in [
             (guest, "guest", Voice::Guest, &self.guest),
             (host, "Xen", Voice::Host, &self.host),
         ] {
-            if !wanted {
-                continue;
-            }
-            let first = lines.len().saturating_sub(count);
+            let Some(from) = from else { continue };
+            let first = lines.len().saturating_sub(count).max(from);
             text.push_str(&format!(
                 "--- {title}: last {} lines\n",
                 lines.len() - first
@@ -491,6 +501,29 @@ mod tests {
             !unseen.contains("one") && unseen.contains("three"),
             "{unseen}"
         );
+    }
+
+    #[test]
+    fn what_xen_said_before_the_guest_is_no_part_of_a_failure() {
+        let (_dir, mut transcript) = transcript();
+        transcript.host_bytes(b"(XEN) boots\n");
+        assert!(
+            transcript.unseen(9).contains("boots"),
+            "the guest is silent"
+        );
+        transcript.guest_bytes(b"one\n");
+        let unseen = transcript.unseen(9);
+        assert!(
+            !unseen.contains("boots") && !unseen.contains("Xen:"),
+            "{unseen}"
+        );
+        transcript.host_bytes(b"(XEN) d1 crashed\n");
+        let unseen = transcript.unseen(9);
+        assert!(
+            unseen.contains("d1 crashed") && !unseen.contains("boots"),
+            "{unseen}"
+        );
+        assert!(transcript.tail(9).contains("boots"));
     }
 
     #[test]
