@@ -27,15 +27,13 @@ const LEAVES: core::ops::RangeInclusive<u32> = 0x4000_0000..=0x4000_ff00;
 const LEAF_STEP: usize = 0x100;
 
 /// What the processor answers.
+#[allow(
+    unused_unsafe,
+    reason = "the first compilers that this builds with ask for it"
+)]
 fn cpuid(leaf: u32) -> CpuidResult {
     // SAFETY: every 64-bit processor has the instruction, which changes nothing.
-    #[allow(
-        unused_unsafe,
-        reason = "the first compilers that this builds with ask for it"
-    )]
-    unsafe {
-        __cpuid(leaf)
-    }
+    unsafe { __cpuid(leaf) }
 }
 
 /// The first of Xen's CPUID leaves, if this runs under Xen.
