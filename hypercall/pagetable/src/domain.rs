@@ -19,7 +19,7 @@ use crate::locks::USER_LOCKS;
 use crate::machine::Machine;
 use crate::space_list::SpaceList;
 use crate::tables::Fold;
-use crate::user::Spares;
+use crate::user::{EmptyTables, Spares};
 
 /// A domain's memory.
 pub struct Domain<M: Machine> {
@@ -29,6 +29,8 @@ pub struct Domain<M: Machine> {
     pub(super) spaces: Mutex<SpaceList>,
     /// Those among them that nobody has.
     pub(super) spares: Mutex<Spares>,
+    /// L1 tables of user halves that nobody has.
+    pub(super) empty_tables: Mutex<EmptyTables>,
     /// The root that boot found, and how many levels there are.
     boot: Once<(Pfn, Fold)>,
     /// The kernel's half of the roots has all the entries that it will ever have.
@@ -58,6 +60,7 @@ impl<M: Machine> Domain<M> {
             frames: Frames::new(),
             spaces: Mutex::new(SpaceList::new()),
             spares: Mutex::new(Spares::new()),
+            empty_tables: Mutex::new(EmptyTables::new()),
             boot: Once::new(),
             kernel_half_stands: AtomicBool::new(false),
             bases: AtomicU64::new(0),

@@ -13,9 +13,11 @@
 mod fault;
 mod share;
 mod spare;
+mod table_pool;
 
 pub use fault::{OnWrite, UserPage};
 pub(crate) use spare::Spares;
+pub(crate) use table_pool::EmptyTables;
 
 use hypercall::Pfn;
 
@@ -58,6 +60,9 @@ impl<M: Machine> Tables<M> {
         for chunk in chunks(va, pages) {
             self.own_table(chunk.va)?;
             self.check_empty(chunk)?;
+            if chunk.count <= table_pool::FEW {
+                self.ensure_table(chunk.va)?;
+            }
             let mut taken = Numbers::new();
             let filled = self.take_and_fill(chunk, &mut taken, &mut fill);
             let mapped = filled.and_then(|()| {
@@ -73,6 +78,24 @@ impl<M: Machine> Tables<M> {
             }
         }
         Ok(())
+    }
+
+    /// Has a table of the pool lead to an address where there is none, as long as there is one.
+    fn ensure_table(&mut self, va: u64) -> Result<(), MmError> {
+        if self.pte_place(va).is_ok() {
+            return Ok(());
+        }
+        let Some(table) = self.take_empty_table() else {
+            return Ok(());
+        };
+        match self.ensure_pmd_place(va) {
+            // SAFETY: nothing was mapped below the entry.
+            Ok(pmd) => unsafe { self.link_empty_table(pmd, table) },
+            Err(e) => {
+                self.keep_empty_table(table)?;
+                Err(e)
+            }
+        }
     }
 
     /// Refuses a part of a table that maps something.

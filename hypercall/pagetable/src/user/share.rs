@@ -149,14 +149,57 @@ impl<M: Machine> Tables<M> {
     }
 
     /// How many L2 entries refer to a table.
-    fn sharers(&self, table: Pfn) -> Result<u16, MmError> {
+    pub(super) fn sharers(&self, table: Pfn) -> Result<u16, MmError> {
         let (_, planned) = self.frames().states(table)?;
         Ok(planned.links)
     }
 
-    /// Puts a copy in place of a shared table.
+    /// Puts a copy in place of a shared table: one of the pool, if it has few entries.
     #[track_caller]
     fn copy_table(&mut self, start: u64, pmd: Place<L2>, table: Pfn) -> Result<(), MmError> {
+        self.count_entries(table)?;
+        let copied = match self.few_entries(table) {
+            Some(entries) if let Some(copy) = self.take_empty_table() => {
+                self.copy_entries_to(copy, table, &entries, pmd)
+            }
+            _ => self.rebuild_table(start, pmd, table),
+        };
+        if copied.is_err() && self.value(self.entry(pmd)).is_some_and(|v| v.pfn == table) {
+            self.uncount_entries(table, 512);
+        }
+        copied
+    }
+
+    /// Copies a few entries to an empty table, read-only, and puts that in place of theirs.
+    #[track_caller]
+    fn copy_entries_to(
+        &mut self,
+        copy: Pfn,
+        table: Pfn,
+        entries: &[u16],
+        pmd: Place<L2>,
+    ) -> Result<(), MmError> {
+        let filled = self.lazily(|tables| {
+            // SAFETY: a table that an entry refers to is nobody's own memory.
+            let old = unsafe { tables.machine().live(table) };
+            for &index in entries {
+                let old = Pte::from_table(old.map_or(0, |old| old.get(index.into())));
+                let entry = old.with_flags(old.flags() - Flags::WRITABLE);
+                tables.set_unlinked(copy, index, entry)?;
+            }
+            Ok(())
+        });
+        if let Err(e) = filled.and_then(|()| self.flush()) {
+            self.end_table(copy)?;
+            return Err(e);
+        }
+        // SAFETY: user mode finds the same memory, read-only as before.
+        unsafe { self.link_empty_table(pmd, copy) }
+    }
+
+    /// Copies a table, read-only, and puts the copy in its place.
+    #[track_caller]
+    fn rebuild_table(&mut self, start: u64, pmd: Place<L2>, table: Pfn) -> Result<(), MmError> {
         let frame = self.alloc_frame()?;
         let fresh = Fresh::<L1>::filled(self, frame, |tables, words| {
             // SAFETY: a table that an entry refers to is nobody's own memory.
@@ -171,17 +214,9 @@ impl<M: Machine> Tables<M> {
             }
             Ok(())
         })?;
-        if let Err(e) = self.count_entries(table) {
-            fresh.discard(self)?;
-            return Err(e);
-        }
         // SAFETY: user mode finds the same memory, read-only as before.
-        let installed = unsafe { self.install(pmd, fresh, Flags::TABLE) };
-        let installed = installed.and_then(|()| self.flush());
-        if installed.is_err() && self.value(self.entry(pmd)).is_some_and(|v| v.pfn == table) {
-            self.uncount_entries(table, 512);
-        }
-        installed
+        unsafe { self.install(pmd, fresh, Flags::TABLE) }?;
+        self.flush()
     }
 
     /// Counts each memory of user mode's that a table maps once more, or none.
@@ -209,7 +244,7 @@ impl<M: Machine> Tables<M> {
     }
 
     /// The memory of user mode's that an entry of a table maps.
-    fn user_frame(&self, table: Pfn, index: usize) -> Option<Pfn> {
+    pub(super) fn user_frame(&self, table: Pfn, index: usize) -> Option<Pfn> {
         // SAFETY: what is in the user half's L2 entries, or was until now, is a table.
         let words = unsafe { self.machine().live(table) }?;
         let mfn = Pte::from_table(words.get(index)).mfn()?;

@@ -9,6 +9,7 @@ use heapless::Vec;
 use hypercall::Pfn;
 
 use super::Tables;
+use super::table_pool::FEW;
 use crate::entry::{Entry, L2, TableLevel};
 use crate::error::MmError;
 use crate::locks::Part;
@@ -21,6 +22,16 @@ const SPARES: usize = 16;
 const TABLES: usize = 12;
 /// L1 tables that are given back in one section.
 const GROUP: usize = 64;
+
+/// Entries that are cleared in one section.
+const PAGES: usize = 128;
+
+/// An entry that is cleared so that its table can be kept, and what it maps.
+struct Cleared {
+    table: Pfn,
+    index: u16,
+    page: Pfn,
+}
 
 /// The roots of spaces that nobody has.
 pub(crate) type Spares = Vec<Roots, SPARES>;
@@ -59,7 +70,7 @@ impl<M: Machine> Tables<M> {
         self.domain().spares.lock().pop()
     }
 
-    /// Gives back the tables of the spaces that are kept.
+    /// Gives back all tables that are kept, those of spaces and single ones.
     ///
     /// # Errors
     /// Xen's refusal. What it refused to let go of is kept still.
@@ -69,10 +80,13 @@ impl<M: Machine> Tables<M> {
         Ok(())
     }
 
-    /// Gives back the tables of one space that is kept, if there is one.
+    /// Gives back a table that is kept for programs, or all of a space that is, if there are any.
     #[cold]
     #[track_caller]
     pub(crate) fn release_spare(&mut self) -> Result<bool, MmError> {
+        if self.release_empty_table()? {
+            return Ok(true);
+        }
         let Some(roots) = self.take_spare() else {
             return Ok(false);
         };
@@ -92,18 +106,18 @@ impl<M: Machine> Tables<M> {
     fn empty_half(&mut self) -> Result<(), MmError> {
         let mut next = Some(0);
         while let Some(from) = next {
-            let mut gone = Vec::new();
-            let unlinked = self.unlink_tables(from, &mut gone);
+            let (mut gone, mut pages) = (Vec::new(), Vec::new());
+            let unlinked = self.unlink_tables(from, &mut gone, &mut pages);
             // From here on nothing leads to what they map; what Xen refused to unlink is as it was.
             let sent = self.flush();
-            self.lazily(|tables| {
-                for table in gone {
-                    if tables.unreferenced(table)? {
-                        tables.uncount_entries(table, 512);
-                        tables.release_table(table)?;
-                    }
+            for Cleared { table, index, page } in pages {
+                if self.user_frame(table, index.into()) != Some(page) {
+                    self.drop_page(page);
                 }
-                Ok(())
+            }
+            self.lazily(|tables| {
+                gone.into_iter()
+                    .try_for_each(|table| tables.put_away(table))
             })?;
             next = unlinked?;
             sent?;
@@ -111,29 +125,88 @@ impl<M: Machine> Tables<M> {
         Ok(())
     }
 
+    /// Keeps a table that was unlinked, if it is one to be kept, or gives it back with what it maps; one
+    /// that Xen refused to unlink stays.
+    fn put_away(&mut self, table: Pfn) -> Result<(), MmError> {
+        let (_, state) = self.frames().states(table)?;
+        if state.links > 0 {
+            return match state.pinned {
+                true => self.pin_l1(table, false),
+                false => Ok(()),
+            };
+        }
+        if state.pinned
+            && self
+                .few_entries(table)
+                .is_some_and(|entries| entries.is_empty())
+        {
+            return self.keep_empty_table(table);
+        }
+        self.uncount_entries(table, 512);
+        self.end_table(table)
+    }
+
+    /// The entries of a table that are present, if those are few.
+    pub(super) fn few_entries(&self, table: Pfn) -> Option<Vec<u16, FEW>> {
+        // SAFETY: what an entry of the user half refers to, or did until now, is a table.
+        let words = unsafe { self.machine().live(table) }?;
+        let mut entries = Vec::new();
+        let mut next = 0;
+        while let Some(index) = words.next_present(next) {
+            entries.push(index as u16).ok()?;
+            next = index + 1;
+        }
+        Some(entries)
+    }
+
     /// Clears L2 entries from an address on, as many as a group has, and notes the tables that nothing
-    /// refers to then; returns where to go on.
+    /// refers to then, with the pages that were cleared in those that are to be kept; returns where to
+    /// go on.
     fn unlink_tables(
         &mut self,
         from: u64,
         gone: &mut Vec<Pfn, GROUP>,
+        pages: &mut Vec<Cleared, PAGES>,
     ) -> Result<Option<u64>, MmError> {
         let mut next = from;
         while let Some((va, pmd)) = self.next_table(next, 1 << 47)? {
-            if gone.is_full() {
+            if gone.is_full() || pages.capacity() - pages.len() < FEW {
                 return Ok(Some(va));
             }
             let table = self.value(self.entry(pmd));
             let table = table.ok_or(MmError::NotMapped { va })?.pfn;
-            // SAFETY: nobody runs in the space, and its memory is user mode's.
-            unsafe { self.set_pmd(pmd, Entry::NONE) }?;
-            if self.unreferenced(table)? {
+            if self.sharers(table)? == 1 {
                 // There is room, as was seen above.
                 let _ = gone.push(table);
+                if self.keeps_more_tables()
+                    && let Some(entries) = self.few_entries(table)
+                {
+                    self.clear_entries(table, &entries, pages)?;
+                    self.pin_l1(table, true)?;
+                }
             }
+            // SAFETY: nobody runs in the space, and its memory is user mode's.
+            unsafe { self.set_pmd(pmd, Entry::NONE) }?;
             next = (va | (L2::SPAN - 1)) + 1;
         }
         Ok(None)
+    }
+
+    /// Clears entries of a table of a space where nobody runs, and notes what they mapped of user mode's.
+    fn clear_entries(
+        &mut self,
+        table: Pfn,
+        entries: &[u16],
+        pages: &mut Vec<Cleared, PAGES>,
+    ) -> Result<(), MmError> {
+        for &index in entries {
+            if let Some(page) = self.user_frame(table, index.into()) {
+                // There is room: the caller saw to it.
+                let _ = pages.push(Cleared { table, index, page });
+            }
+            self.set_unlinked(table, index, Entry::NONE)?;
+        }
+        Ok(())
     }
 
     /// How many tables there are below a table of the user half, more than so many not counted.
