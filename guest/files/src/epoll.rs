@@ -15,7 +15,7 @@ use linux_raw_sys::general as linux;
 use crate::errno::{Errno, Result};
 use crate::file::{File, OpenFile};
 use crate::lock::Mutex;
-use crate::ready::{Ready, Watchers};
+use crate::ready::{Ready, Watchers, look_twice};
 
 /// How deep sets may watch sets (`EP_MAX_NESTS` in Linux' `fs/eventpoll.c`).
 const MOST_NESTED: usize = 4;
@@ -358,14 +358,12 @@ impl crate::calls::Calls<'_> {
             left -= usize::from(takes);
             takes
         };
-        let mut told = watching.collect(&mut limited);
-        if told == 0 && !self.is_timed_out(timeout) {
-            watching.register(self.waker);
-            told = watching.collect(&mut limited);
-            if told == 0 {
-                return Poll::Pending;
-            }
-        }
-        Poll::Ready(Ok(told))
+        look_twice(
+            || watching.register(self.waker),
+            || match watching.collect(&mut limited) {
+                0 if !self.is_timed_out(timeout) => None,
+                told => Some(Ok(told)),
+            },
+        )
     }
 }

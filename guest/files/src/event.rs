@@ -10,27 +10,11 @@ use crate::file::File;
 use crate::host::{Call, Host};
 use crate::inode::Where;
 use crate::lock::Mutex;
-use crate::ready::{Ready, Watchers};
+use crate::ready::{Ready, Watchers, attempt};
 use crate::transfer::{Sink, Source};
 
 /// Bytes of the number that is read and written.
 const NUMBER: usize = size_of::<u64>();
-
-/// Tries, and if that would wait, has the waker registered and tries again.
-fn attempt<T>(
-    call: &Call<'_>,
-    register: impl FnOnce(),
-    mut attempt: impl FnMut() -> Option<Result<T>>,
-) -> Poll<Result<T>> {
-    if let Some(done) = attempt() {
-        return Poll::Ready(done);
-    }
-    if call.nonblock {
-        return Poll::Ready(Err(Errno::EAGAIN));
-    }
-    register();
-    attempt().map_or(Poll::Pending, Poll::Ready)
-}
 
 /// Puts a number, of which nothing is lost if it cannot be put.
 fn put(number: u64, to: &mut dyn Sink) -> Result<usize> {

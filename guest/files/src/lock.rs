@@ -8,7 +8,7 @@ use core::task::{Poll, Waker};
 
 pub(crate) use spin::mutex::SpinMutex as Mutex;
 
-use crate::ready::Watchers;
+use crate::ready::{Watchers, look_twice};
 
 /// Whose turn it is with what may take a while: at most one holds it, the others wait.
 #[derive(Default)]
@@ -20,15 +20,7 @@ pub(crate) struct Turn {
 impl Turn {
     /// Takes the turn, or has `waker` woken when it may be free.
     pub(crate) fn take(&self, waker: &Waker) -> Poll<Taken<'_>> {
-        if let Some(taken) = self.try_take() {
-            return Poll::Ready(taken);
-        }
-        self.waiting.register(waker);
-        // It may have been given back in between: look again, or nobody wakes us.
-        match self.try_take() {
-            Some(taken) => Poll::Ready(taken),
-            None => Poll::Pending,
-        }
+        look_twice(|| self.waiting.register(waker), || self.try_take())
     }
 
     fn try_take(&self) -> Option<Taken<'_>> {

@@ -15,7 +15,7 @@ use crate::file::File;
 use crate::host::{Call, Host, PAGE, Page};
 use crate::inode::Where;
 use crate::lock::Mutex;
-use crate::ready::{Ready, Watchers};
+use crate::ready::{Ready, Watchers, attempt, look_twice};
 use crate::transfer::{Argument, Sink, Source};
 
 /// Slots of a new pipe, 64 KiB (`PIPE_DEF_BUFFERS` in Linux' `include/linux/pipe_fs_i.h`).
@@ -92,31 +92,16 @@ impl Pipe {
         self.writers.wake();
     }
 
-    /// Tries, and if that would wait, has the waker registered and tries again.
-    fn attempt<T>(
-        call: &Call<'_>,
-        watchers: &Watchers,
-        mut attempt: impl FnMut() -> Option<Result<T>>,
-    ) -> Poll<Result<T>> {
-        if let Some(done) = attempt() {
-            return Poll::Ready(done);
-        }
-        if call.nonblock {
-            return Poll::Ready(Err(Errno::EAGAIN));
-        }
-        watchers.register(call.waker);
-        match attempt() {
-            Some(done) => Poll::Ready(done),
-            None => Poll::Pending,
-        }
-    }
-
     /// Reads what is there; waits while that is nothing and someone may write.
     pub(crate) fn read(&self, call: &Call<'_>, to: &mut dyn Sink) -> Poll<Result<usize>> {
         if to.room() == 0 {
             return Poll::Ready(Ok(0));
         }
-        let done = Self::attempt(call, &self.readers, || self.state.lock().read(to));
+        let done = attempt(
+            call,
+            || self.readers.register(call.waker),
+            || self.state.lock().read(to),
+        );
         if let Poll::Ready(Ok(1..)) = done {
             self.writers.wake();
         }
@@ -125,9 +110,11 @@ impl Pipe {
 
     /// Writes what fits; waits while that is nothing.
     pub(crate) fn write(&self, call: &Call<'_>, from: &mut dyn Source) -> Poll<Result<usize>> {
-        let done = Self::attempt(call, &self.writers, || {
-            self.state.lock().write(&*self.host, from)
-        });
+        let done = attempt(
+            call,
+            || self.writers.register(call.waker),
+            || self.state.lock().write(&*self.host, from),
+        );
         if let Poll::Ready(Ok(1..)) = done {
             self.readers.wake();
         }
@@ -388,14 +375,10 @@ impl Meeting {
 
     /// The open file, once the other side was there.
     pub(crate) fn poll(&self, call: &Call<'_>, flags: u32) -> Poll<Arc<dyn File>> {
-        let done = || Poll::Ready(self.end.clone() as Arc<dyn File>);
-        if flags & linux::O_NONBLOCK != 0 || self.end.met(self.before) {
-            return done();
-        }
-        self.end.pipe.register(true, true, call.waker);
-        match self.end.met(self.before) {
-            true => done(),
-            false => Poll::Pending,
-        }
+        let waits = flags & linux::O_NONBLOCK == 0;
+        look_twice(
+            || self.end.pipe.register(true, true, call.waker),
+            || (!waits || self.end.met(self.before)).then(|| self.end.clone() as Arc<dyn File>),
+        )
     }
 }

@@ -5,11 +5,13 @@
 //! last look.
 
 use alloc::vec::Vec;
-use core::task::Waker;
+use core::task::{Poll, Waker};
 
 use bitflags::bitflags;
 use linux_raw_sys::general as linux;
 
+use crate::errno::{Errno, Result};
+use crate::host::Call;
 use crate::lock::Mutex;
 
 bitflags! {
@@ -44,6 +46,30 @@ impl Ready {
     pub const WRITE: Self = Self::OUT.union(Self::WRNORM);
     /// What is told whether it was asked for or not.
     pub const ALWAYS: Self = Self::ERR.union(Self::HUP).union(Self::NVAL);
+}
+
+/// Looks for something, and if it is not there registers who waits and looks once more: what came
+/// between the first look and the registration woke nobody.
+pub(crate) fn look_twice<T>(
+    register: impl FnOnce(),
+    mut look: impl FnMut() -> Option<T>,
+) -> Poll<T> {
+    if let Some(found) = look() {
+        return Poll::Ready(found);
+    }
+    register();
+    look().map_or(Poll::Pending, Poll::Ready)
+}
+
+/// The same for a call on a file, which may not want to wait.
+pub(crate) fn attempt<T>(
+    call: &Call<'_>,
+    register: impl FnOnce(),
+    mut attempt: impl FnMut() -> Option<Result<T>>,
+) -> Poll<Result<T>> {
+    look_twice(register, || {
+        attempt().or_else(|| call.nonblock.then_some(Err(Errno::EAGAIN)))
+    })
 }
 
 /// Those who want to be woken when a file changes.
@@ -107,5 +133,36 @@ impl Watchers {
         // Without the lock: a waker may do anything, look at this very file too.
         drop(list);
         all.into_iter().for_each(Waker::wake);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The other side comes in the worst moment: after the look, before anyone waits.
+    #[test]
+    fn what_comes_between_looking_and_registering_is_found() {
+        let watchers = Watchers::new();
+        let mut there = false;
+        let mut looks = 0;
+        let found = look_twice(
+            || watchers.register(Waker::noop()),
+            || {
+                looks += 1;
+                let found = there.then_some(looks);
+                there = true;
+                watchers.wake();
+                found
+            },
+        );
+        assert_eq!(found, Poll::Ready(2));
+    }
+
+    #[test]
+    fn nothing_is_looked_for_twice_that_is_there() {
+        let found = look_twice(|| panic!("registers"), || Some(1));
+        assert_eq!(found, Poll::Ready(1));
+        assert!(look_twice(|| {}, || None::<()>).is_pending());
     }
 }

@@ -145,6 +145,13 @@ fn a_line_is_read_when_it_ends_and_as_far_as_asked() {
 }
 
 #[test]
+fn words_are_erased_as_a_whole() {
+    let console = console();
+    console.type_in("one foo_2\x17two - -\x17\n");
+    assert_eq!(console.process.read(console.file, 20).unwrap(), b"one \n");
+}
+
+#[test]
 fn a_full_line_keeps_its_begin_and_its_end() {
     let console = console();
     let process = &console.process;
@@ -370,6 +377,17 @@ fn what_a_terminal_does_not_know_is_no_typewriter() {
     assert_eq!(ask(0x1234), Err(Errno::ENOTTY));
     assert_eq!(ask(ioctl::TCGETS), Err(Errno::EFAULT));
     assert_eq!(ask(ioctl::TCFLSH), Ok(0));
+    assert_eq!(ask(ioctl::TIOCEXCL), Ok(0));
+    let mut other = console.process.fork(2);
+    other.who.user = 5;
+    console
+        .process
+        .calls()
+        .fchmodat(linux::AT_FDCWD, b"/dev/console", 0o666, 0)
+        .unwrap();
+    let open = |process: &Process| process.open("/dev/console", linux::O_RDWR, 0);
+    assert_eq!(open(&other), Err(Errno::EBUSY));
+    assert!(open(&console.process).is_ok());
     let flush = |what| {
         ioctl_of(
             &console.process,

@@ -343,7 +343,8 @@ fn typed(random: &mut fastrand::Rng) -> Vec<u8> {
     let mut bytes = Vec::new();
     for _ in 0..random.usize(1..12) {
         match random.u8(..26) {
-            0..=8 => bytes.push(random.u8(b'a'..b'e')),
+            0..=7 => bytes.push(random.u8(b'a'..b'e')),
+            8 => bytes.push([b'_', b'-', b'A', b'9'][random.usize(..4)]),
             9 | 10 => bytes.push(b' '),
             11 | 12 => bytes.push(b'\n'),
             13 => bytes.push(b'\r'),

@@ -6,10 +6,15 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Wake;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use common::{LIMITS, Process, TestHost};
-use guest_files::{Descriptors, DeviceNumber, Drain, Errno, Fill, MemoryFs, Opening, System};
+use guest_files::{
+    Calls, Descriptors, DeviceNumber, Drain, Errno, Fill, MemoryFs, Opening, System,
+};
 use linux_raw_sys::general as linux;
 
 const CWD: i32 = linux::AT_FDCWD;
@@ -104,11 +109,60 @@ fn bytes_go_through_a_chain_of_pipes_in_order() {
     });
 }
 
+/// A waker that is looked at without rest: the shortest way from a change to who waits for it.
+#[derive(Default)]
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Whoever finds nothing registers and looks again. Between the two the other side may come, and in
+/// so many rounds it does.
+#[test]
+fn a_wake_up_between_looking_and_waiting_is_not_lost() {
+    let shared = Shared::new();
+    let count = rounds(20_000);
+    let there = shared.process().calls().pipe2(0).unwrap();
+    let back = shared.process().calls().pipe2(0).unwrap();
+    let play = |from: i32, to: i32, begins: bool| {
+        let process = shared.process();
+        let flag = Arc::new(Flag::default());
+        let waker = flag.clone().into();
+        let calls = Calls {
+            waker: &waker,
+            ..process.calls()
+        };
+        for round in 0..count {
+            if begins || round > 0 {
+                write_all(&process, to, b"x");
+            }
+            let mut memory = [0];
+            while calls.read(from, &mut Fill::new(&mut memory)).is_pending() {
+                let since = Instant::now();
+                while !flag.0.swap(false, Ordering::SeqCst) {
+                    assert!(since.elapsed() < Duration::from_secs(20), "nobody woke us");
+                    thread::yield_now();
+                }
+            }
+        }
+        if !begins {
+            write_all(&process, to, b"x");
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| play(back[0], there[1], true));
+        scope.spawn(|| play(there[0], back[1], false));
+    });
+}
+
 #[test]
 fn what_many_append_is_whole() {
     const RECORD: usize = 5000;
     let shared = Shared::new();
-    let count = rounds(20_000) / 200;
+    let count = (rounds(20_000) / 200).min(900);
     // One by a position that all share, one by each thread's own open file.
     let flags = linux::O_CREAT | linux::O_RDWR;
     let together = shared.process().open("/together", flags, 0o600).unwrap();
@@ -175,8 +229,10 @@ fn names_that_many_change_stay_a_tree() {
                     Errno::ENOTEMPTY,
                     Errno::EINVAL,
                     Errno::EPERM,
+                    // Directories that were exchanged can come to lie where no name here reaches.
+                    Errno::ENOSPC,
                 ];
-                assert!(known.contains(&error), "{error}");
+                assert!(known.contains(&error), "{error} {one:?} {other:?}");
             }
         }
     });

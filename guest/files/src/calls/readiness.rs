@@ -1,12 +1,13 @@
 //! Waiting for several files at once: `poll`, `select`.
 
+use alloc::vec::Vec;
 use core::task::{Poll, Waker};
 
 use linux_raw_sys::general::pollfd;
 
 use super::Calls;
 use crate::errno::{Errno, Result};
-use crate::ready::Ready;
+use crate::ready::{Ready, look_twice};
 
 /// What `select` counts as readable (`fs/select.c`).
 const READABLE: Ready = Ready::READ.union(Ready::HUP).union(Ready::ERR);
@@ -27,6 +28,12 @@ pub struct Sets<'a> {
     pub write: Option<&'a mut [u64]>,
     /// Exceptional conditions.
     pub except: Option<&'a mut [u64]>,
+}
+
+impl Sets<'_> {
+    fn all(&mut self) -> [Option<&mut [u64]>; 3] {
+        [&mut self.read, &mut self.write, &mut self.except].map(|set| set.as_deref_mut())
+    }
 }
 
 impl Calls<'_> {
@@ -56,26 +63,28 @@ impl Calls<'_> {
         if files.len() > self.caller.descriptor_limit() as usize {
             return Poll::Ready(Err(Errno::EINVAL));
         }
-        self.look_twice(timeout, |waker| Ok(self.look(files, waker)))
+        let mut waker = None;
+        self.wait_for(timeout, &mut || {
+            let found = self.look(files, waker);
+            waker = Some(self.waker);
+            Ok(found)
+        })
     }
 
-    /// Looks, and if nothing is ready, once more with the waker registered.
-    fn look_twice(
+    /// Waits until something is found or the time is over. The first look registers nobody, the
+    /// second one does so before it looks at each file.
+    fn wait_for(
         &self,
         timeout: Option<u64>,
-        mut look: impl FnMut(Option<&Waker>) -> Result<usize>,
+        look: &mut dyn FnMut() -> Result<usize>,
     ) -> Poll<Result<usize>> {
-        match look(None) {
-            Ok(0) => {}
-            done => return Poll::Ready(done),
-        }
-        if self.is_timed_out(timeout) {
-            return Poll::Ready(Ok(0));
-        }
-        match look(Some(self.waker)) {
-            Ok(0) => Poll::Pending,
-            done => Poll::Ready(done),
-        }
+        look_twice(
+            || {},
+            || match look() {
+                Ok(0) if !self.is_timed_out(timeout) => None,
+                done => Some(done),
+            },
+        )
     }
 
     fn look(&self, files: &mut [pollfd], waker: Option<&Waker>) -> usize {
@@ -112,52 +121,54 @@ impl Calls<'_> {
         if all.into_iter().flatten().any(|set| set.len() < words) {
             return Poll::Ready(Err(Errno::EINVAL));
         }
-        let done = self.look_twice(timeout, |waker| {
-            self.look_at_sets(count, sets, waker, false)
+        let mut found = Vec::new();
+        if found.try_reserve_exact(words).is_err() {
+            return Poll::Ready(Err(Errno::ENOMEM));
+        }
+        found.resize(words, [0; 3]);
+        let mut waker = None;
+        let done = self.wait_for(timeout, &mut || {
+            let count = self.look_at_sets(count, sets, waker, &mut found);
+            waker = Some(self.waker);
+            count
         });
         if let Poll::Ready(Ok(_)) = done {
-            // Found once more and now noted: before, the sets still said what to look for.
-            return Poll::Ready(self.look_at_sets(count, sets, None, true));
+            for (which, set) in sets.all().into_iter().enumerate() {
+                for (word, found) in set.into_iter().flat_map(|set| set.iter_mut().zip(&found)) {
+                    *word = found[which];
+                }
+            }
         }
         done
     }
 
+    /// Notes which of the descriptors in the sets are ready, and returns how many bits that is.
     fn look_at_sets(
         &self,
         count: usize,
         sets: &mut Sets<'_>,
         waker: Option<&Waker>,
-        note: bool,
+        found: &mut [[u64; 3]],
     ) -> Result<usize> {
-        let mut found = 0;
+        let mut bits = 0;
         for number in 0..count {
-            let bit = 1 << (number % WORD);
-            let mut open = None;
-            for (set, wanted) in [
-                (&mut sets.read, READABLE),
-                (&mut sets.write, WRITABLE),
-                (&mut sets.except, EXCEPTIONAL),
-            ] {
-                let Some(word) = set.as_mut().map(|set| &mut set[number / WORD]) else {
-                    continue;
-                };
-                if *word & bit == 0 {
-                    continue;
-                }
-                let ready = match open {
-                    Some(ready) => ready,
-                    None => {
-                        let number = i32::try_from(number).map_err(|_| Errno::EBADF)?;
-                        *open.insert(self.descriptors.get(number)?.ready(waker))
-                    }
-                };
-                if ready.intersects(wanted) {
-                    found += 1;
-                } else if note {
-                    *word &= !bit;
-                }
+            let (at, bit) = (number / WORD, 1 << (number % WORD));
+            let wants = sets
+                .all()
+                .map(|set| set.is_some_and(|set| set[at] & bit != 0));
+            if wants == [false; 3] {
+                continue;
+            }
+            let number = i32::try_from(number).map_err(|_| Errno::EBADF)?;
+            let ready = self.descriptors.get(number)?.ready(waker);
+            let counts = [READABLE, WRITABLE, EXCEPTIONAL];
+            for (which, counts) in counts.into_iter().enumerate() {
+                let is_so = wants[which] && ready.intersects(counts);
+                let word = &mut found[at][which];
+                *word = if is_so { *word | bit } else { *word & !bit };
+                bits += usize::from(is_so);
             }
         }
-        Ok(found)
+        Ok(bits)
     }
 }

@@ -85,6 +85,14 @@ impl Terminal {
         self.wake();
     }
 
+    /// Whether the caller may open it: only root may while someone has it for itself (`TIOCEXCL`).
+    pub(super) fn check_open(&self, call: &Call<'_>) -> Result<()> {
+        match self.state.lock().is_exclusive && !call.who.is_root() {
+            true => Err(Errno::EBUSY),
+            false => Ok(()),
+        }
+    }
+
     /// Becomes the terminal of the caller's session if that has a leader without one, as opening
     /// does unless it says not to.
     pub(super) fn take_if_free(&self, call: &Call<'_>, flags: u32) {

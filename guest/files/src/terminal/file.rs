@@ -254,6 +254,7 @@ pub struct ConsoleDevice(
 
 impl Device for ConsoleDevice {
     fn open(&self, call: &Call<'_>, flags: u32) -> Result<Arc<dyn File>> {
+        self.0.check_open(call)?;
         self.0.take_if_free(call, flags);
         Ok(Arc::new(TerminalFile(self.0.clone())))
     }

@@ -19,7 +19,7 @@ use linux_raw_sys::general as linux;
 use crate::errno::{Errno, Result};
 use crate::host::{Call, Host};
 use crate::lock::Mutex;
-use crate::ready::{Ready, Watchers};
+use crate::ready::{Ready, Watchers, attempt};
 use crate::transfer::{Sink, Source};
 pub use file::{ConsoleDevice, OwnTerminalDevice};
 use input::{Effect, Incoming};
@@ -223,21 +223,15 @@ impl Terminal {
         if let Err(error) = ready!(self.to_foreground(call, linux::SIGTTIN)) {
             return Poll::Ready(Err(error));
         }
-        let mut done = self.try_read(call, to);
-        if done.is_none() {
-            if call.nonblock {
-                return Poll::Ready(Err(Errno::EAGAIN));
-            }
-            self.readers.register(call.waker);
-            done = self.try_read(call, to);
+        let done = attempt(
+            call,
+            || self.readers.register(call.waker),
+            || self.try_read(call, to),
+        );
+        if done.is_ready() {
+            self.typists.wake();
         }
-        match done {
-            Some(done) => {
-                self.typists.wake();
-                Poll::Ready(done)
-            }
-            None => Poll::Pending,
-        }
+        done
     }
 
     /// Reads, or sees to it that the waker is woken in time.
@@ -293,24 +287,24 @@ impl Terminal {
         if stops && let Err(error) = ready!(self.to_foreground(call, linux::SIGTTOU)) {
             return Poll::Ready(Err(error));
         }
+        attempt(
+            call,
+            || self.writers.register(call.waker),
+            || self.write_some(from),
+        )
+    }
+
+    /// Writes until there is nothing left or no room; `None` if there was no room at all.
+    fn write_some(&self, from: &mut dyn Source) -> Option<Result<usize>> {
         let mut done = 0;
         while from.left() > 0 {
             match self.try_write(from) {
                 Some(Ok(count)) => done += count,
-                Some(Err(error)) if done == 0 => return Poll::Ready(Err(error)),
-                None if done == 0 && call.nonblock => return Poll::Ready(Err(Errno::EAGAIN)),
-                None if done == 0 => {
-                    self.writers.register(call.waker);
-                    match self.try_write(from) {
-                        Some(Ok(count)) => done += count,
-                        Some(Err(error)) => return Poll::Ready(Err(error)),
-                        None => return Poll::Pending,
-                    }
-                }
-                Some(Err(_)) | None => break,
+                stopped if done == 0 => return stopped,
+                _ => break,
             }
         }
-        Poll::Ready(Ok(done))
+        Some(Ok(done))
     }
 
     fn try_write(&self, from: &mut dyn Source) -> Option<Result<usize>> {

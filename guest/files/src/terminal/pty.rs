@@ -20,7 +20,7 @@ use crate::host::{Call, Host};
 use crate::inode::{DeviceNumber, FIRST_ENTRY, Kind, Where};
 use crate::kernel::make_directory;
 use crate::lock::Mutex;
-use crate::ready::{Ready, Watchers};
+use crate::ready::{Ready, Watchers, attempt};
 use crate::shown::{Listing, Named, Shown, ShownDevice, ShownFs, each_number};
 use crate::system::{Device, System};
 use crate::transfer::{Argument, Sink, Source};
@@ -184,21 +184,15 @@ impl File for Master {
         if to.room() == 0 {
             return Poll::Ready(Ok(0));
         }
-        let mut done = self.try_read(to);
-        if done.is_none() {
-            if call.nonblock {
-                return Poll::Ready(Err(Errno::EAGAIN));
-            }
-            self.pair.screen.readers.register(call.waker);
-            done = self.try_read(to);
+        let done = attempt(
+            call,
+            || self.pair.screen.readers.register(call.waker),
+            || self.try_read(to),
+        );
+        if done.is_ready() {
+            self.pair.terminal.screen_has_room();
         }
-        match done {
-            Some(done) => {
-                self.pair.terminal.screen_has_room();
-                Poll::Ready(done)
-            }
-            None => Poll::Pending,
-        }
+        done
     }
 
     fn write(
@@ -345,6 +339,7 @@ impl ShownDevice for Pair {
     }
 
     fn open(self: Arc<Self>, call: &Call<'_>, flags: u32) -> Result<Arc<dyn File>> {
+        self.terminal.check_open(call)?;
         let mut state = self.state.lock();
         if state.is_locked {
             return Err(Errno::EIO);
