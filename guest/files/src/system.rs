@@ -9,7 +9,7 @@ use linux_raw_sys::general as linux;
 
 use crate::errno::{Errno, Result};
 use crate::file::{File, OpenFile};
-use crate::host::{Call, Host, PAGE, Time};
+use crate::host::{Call, Host, Identity, PAGE, Time};
 use crate::inode::{Attributes, Change, DeviceNumber, FileSystem, Inode, Kind, Usage};
 use crate::lock::Mutex;
 use crate::locks::FileLocks;
@@ -81,16 +81,22 @@ impl System {
     }
 
     /// An inode that lies in no directory, such as a socket's.
-    pub(crate) fn anonymous(&self, kind: Kind, label: &'static str) -> Place {
-        self.anonymous_of(kind, label, Weak::new())
+    pub(crate) fn anonymous(&self, kind: Kind, label: &'static str, who: &Identity) -> Place {
+        self.anonymous_of(kind, label, Weak::new(), who)
     }
 
     /// The inode of a pipe, by which it can be opened once more.
-    pub(crate) fn anonymous_pipe(&self, pipe: &Arc<Pipe>) -> Place {
-        self.anonymous_of(Kind::Fifo, "pipe", Arc::downgrade(pipe))
+    pub(crate) fn anonymous_pipe(&self, pipe: &Arc<Pipe>, who: &Identity) -> Place {
+        self.anonymous_of(Kind::Fifo, "pipe", Arc::downgrade(pipe), who)
     }
 
-    fn anonymous_of(&self, kind: Kind, label: &'static str, pipe: Weak<Pipe>) -> Place {
+    fn anonymous_of(
+        &self,
+        kind: Kind,
+        label: &'static str,
+        pipe: Weak<Pipe>,
+        who: &Identity,
+    ) -> Place {
         let number = self.next_anonymous.fetch_add(1, Ordering::Relaxed);
         Place {
             mount: self.nowhere.clone(),
@@ -99,6 +105,14 @@ impl System {
                 label,
                 number,
                 pipe,
+                rights: Mutex::new(Rights {
+                    mode: match kind {
+                        Kind::Socket => 0o777,
+                        _ => 0o600,
+                    },
+                    user: who.user,
+                    group: who.group,
+                }),
                 born: self.host.now(),
             }),
         }
@@ -111,8 +125,9 @@ impl System {
         kind: Kind,
         label: &'static str,
         flags: u32,
+        who: &Identity,
     ) -> Arc<OpenFile> {
-        OpenFile::new(file, self.anonymous(kind, label), flags)
+        OpenFile::new(file, self.anonymous(kind, label, who), flags)
     }
 }
 
@@ -178,23 +193,29 @@ struct Anonymous {
     label: &'static str,
     number: u64,
     pipe: Weak<Pipe>,
+    rights: Mutex<Rights>,
     born: Time,
+}
+
+/// What can be changed of it.
+#[derive(Clone, Copy, Default)]
+struct Rights {
+    mode: u32,
+    user: u32,
+    group: u32,
 }
 
 impl Inode for Anonymous {
     fn attributes(&self) -> Attributes {
+        let rights = *self.rights.lock();
         Attributes {
             number: self.number,
             device: NOWHERE.encoded(),
             kind: self.kind,
-            mode: if self.kind == Kind::Socket {
-                0o777
-            } else {
-                0o600
-            },
+            mode: rights.mode,
             links: 1,
-            user: 0,
-            group: 0,
+            user: rights.user,
+            group: rights.group,
             names_device: DeviceNumber::default(),
             size: 0,
             blocks: 0,
@@ -205,7 +226,11 @@ impl Inode for Anonymous {
         }
     }
 
-    fn change(&self, _change: &Change) -> Result<()> {
+    fn change(&self, change: &Change) -> Result<()> {
+        let mut rights = self.rights.lock();
+        rights.mode = change.mode.unwrap_or(rights.mode);
+        rights.user = change.user.unwrap_or(rights.user);
+        rights.group = change.group.unwrap_or(rights.group);
         Ok(())
     }
 
@@ -244,6 +269,7 @@ impl FileSystem for Nowhere {
             label: "none",
             number: 0,
             pipe: Weak::new(),
+            rights: Mutex::default(),
             born: Time::default(),
         })
     }

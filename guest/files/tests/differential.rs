@@ -11,8 +11,10 @@ use std::fmt::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use common::{LIMITS, Process, boot, now, number};
-use guest_files::{Drain, Fill, Identity, Opening, SetTime, Time};
-use linux_raw_sys::general as linux;
+use guest_files::{Argument, Drain, Fill, Identity, Opening, SetTime, Time};
+use linux_raw_sys::general::{self as linux, pollfd};
+use linux_raw_sys::ioctl;
+use rustix::event;
 use rustix::fs as host;
 
 /// A call, with paths and open files by their numbers in the run.
@@ -49,6 +51,10 @@ enum Op {
     Chdir(Option<String>),
     Cwd,
     User(u32),
+    Pipe,
+    PipeSize(usize, usize),
+    Waiting(usize),
+    Ready(usize),
 }
 
 type Answer = core::result::Result<String, i32>;
@@ -72,6 +78,23 @@ fn digest(bytes: &[u8]) -> String {
         sum = sum.wrapping_mul(31).wrapping_add(byte.into());
     }
     format!("{} bytes {sum:x}", bytes.len())
+}
+
+/// An argument that points to a number.
+struct Int(i32);
+
+impl Argument for Int {
+    fn value(&self) -> u64 {
+        0
+    }
+    fn get(&mut self, into: &mut [u8]) -> guest_files::Result<()> {
+        into.copy_from_slice(&self.0.to_ne_bytes());
+        Ok(())
+    }
+    fn put(&mut self, bytes: &[u8]) -> guest_files::Result<()> {
+        self.0 = i32::from_ne_bytes(bytes.try_into().unwrap());
+        Ok(())
+    }
 }
 
 /// This crate's side.
@@ -213,6 +236,30 @@ impl Ours {
                     Err(guest_files::Errno::ENOENT) => Ok("gone".into()),
                     Err(error) => Err(error.number()),
                 }
+            }
+            Op::Pipe => {
+                let pair = number(calls.pipe2(linux::O_NONBLOCK))?;
+                self.open.extend(pair.map(Some));
+                Ok("pipe".into())
+            }
+            Op::PipeSize(at, size) => {
+                let mut size = guest_files::Number(*size as u64);
+                let done = calls.fcntl(slot!(*at), linux::F_SETPIPE_SZ, &mut size);
+                number(done).map(|size| size.to_string())
+            }
+            Op::Waiting(at) => {
+                let mut count = Int(0);
+                number(now(calls.ioctl(slot!(*at), ioctl::FIONREAD, &mut count)))?;
+                Ok(count.0.to_string())
+            }
+            Op::Ready(at) => {
+                let mut files = [pollfd {
+                    fd: slot!(*at),
+                    events: 0xff,
+                    revents: 0,
+                }];
+                number(now(calls.poll(&mut files, Some(0))))?;
+                Ok(format!("{:x}", files[0].revents))
             }
             Op::User(0) => {
                 self.process.who = self.first.clone();
@@ -397,6 +444,25 @@ impl Theirs {
                     false => path.strip_prefix(&self.top).unwrap().into(),
                 })
             }
+            Op::Pipe => {
+                let flags = rustix::pipe::PipeFlags::NONBLOCK;
+                let (from, to) = rustix::pipe::pipe_with(flags).map_err(number)?;
+                self.open.extend([from, to].map(Some));
+                Ok("pipe".into())
+            }
+            Op::PipeSize(at, size) => rustix::pipe::fcntl_setpipe_size(slot!(at), *size)
+                .map(|size| size.to_string())
+                .map_err(number),
+            Op::Waiting(at) => rustix::io::ioctl_fionread(slot!(at))
+                .map(|count| (count as i32).to_string())
+                .map_err(number),
+            Op::Ready(at) => {
+                let file = slot!(at);
+                let all = event::PollFlags::from_bits_retain(0xff);
+                let mut files = [event::PollFd::from_borrowed_fd(file, all)];
+                event::poll(&mut files, Some(&event::Timespec::default())).map_err(number)?;
+                Ok(format!("{:x}", files[0].revents().bits()))
+            }
             Op::User(user) => {
                 self.become_user(*user);
                 Ok(String::new())
@@ -508,7 +574,7 @@ fn op(random: &mut fastrand::Rng, open: usize, user: &mut u32) -> Op {
     };
     let at = random.usize(open.saturating_sub(6)..=open);
     let seed = random.u8(..);
-    match random.u8(..54) {
+    match random.u8(..62) {
         0..=6 => Op::Open(path(random), flags(random), mode),
         7 => Op::Close(at),
         8 => Op::Dup(at),
@@ -572,6 +638,12 @@ fn op(random: &mut fastrand::Rng, open: usize, user: &mut u32) -> Op {
             Op::Chdir((!path.contains("..")).then_some(path))
         }
         50 => Op::Cwd,
+        51 | 52 => Op::Pipe,
+        53 => Op::PipeSize(at, [1, 4096, 8192, 65_536, 200_000][random.usize(..5)]),
+        54 | 55 => Op::Waiting(at),
+        56 | 57 => Op::Ready(at),
+        58 => Op::Write(at, random.usize(..70_000), seed),
+        59 => Op::Read(at, random.usize(..70_000)),
         _ if *user != 0 && random.u8(..4) > 0 => Op::Stat(path(random)),
         _ => {
             let can_change = rustix::process::geteuid().is_root();

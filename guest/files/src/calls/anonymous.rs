@@ -26,7 +26,9 @@ impl Calls<'_> {
         flags: u32,
         close_on_exec: bool,
     ) -> Result<i32> {
-        let file = self.system.open_anonymous(file, Kind::File, label, flags);
+        let file = self
+            .system
+            .open_anonymous(file, Kind::File, label, flags, self.who);
         let limit = self.caller.descriptor_limit();
         self.descriptors.add(file, 0, limit, close_on_exec)
     }
@@ -119,7 +121,7 @@ impl Calls<'_> {
         let pair = SocketEnd::pair(self.system.host());
         let status = linux::O_RDWR | flags & linux::O_NONBLOCK;
         let open = |end: SocketEnd| {
-            let place = self.system.anonymous(Kind::Socket, "socket");
+            let place = self.system.anonymous(Kind::Socket, "socket", self.who);
             OpenFile::new(Arc::new(end), place, status)
         };
         self.descriptors.add_both(

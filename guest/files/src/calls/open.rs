@@ -276,7 +276,7 @@ impl Calls<'_> {
             return Err(Errno::EINVAL);
         }
         let pipe = Pipe::new(self.system.host().clone());
-        let place = self.system.anonymous_pipe(&pipe);
+        let place = self.system.anonymous_pipe(&pipe, self.who);
         let open = |reads, mode| {
             let file = Arc::new(pipe.open(reads, !reads));
             OpenFile::new(file, place.clone(), flags | mode)
