@@ -7,6 +7,7 @@
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::{Arc, Weak};
 use alloc::task::Wake;
+use alloc::vec::Vec;
 use core::any::Any;
 use core::task::{Poll, Waker};
 
@@ -31,6 +32,8 @@ pub(crate) struct Epoll {
     state: Mutex<State>,
     watchers: Watchers,
     me: Weak<Epoll>,
+    /// The sets that watch this one.
+    outer: Mutex<Vec<Weak<Epoll>>>,
 }
 
 #[derive(Default)]
@@ -107,6 +110,7 @@ impl Epoll {
             state: Mutex::default(),
             watchers: Watchers::new(),
             me: me.clone(),
+            outer: Mutex::default(),
         })
     }
 
@@ -127,21 +131,48 @@ impl Epoll {
         }
     }
 
-    /// How deep sets are in this one; `None` if `outer` is among them.
-    fn depth(&self, outer: &Self, left: usize) -> Option<usize> {
-        if core::ptr::eq(self, outer) || left == 0 {
+    /// How many sets lie in one another in this one, it included; `None` if `outer` is among them.
+    fn depth(&self, outer: &Self) -> Option<usize> {
+        if core::ptr::eq(self, outer) {
             return None;
         }
-        let interests: alloc::vec::Vec<_> = self.state.lock().interests.values().cloned().collect();
+        let interests: Vec<_> = self.state.lock().interests.values().cloned().collect();
         let mut deepest = 1;
         for interest in interests {
             if let Some(file) = interest.file.upgrade()
                 && let Some(inner) = Self::of(&file)
             {
-                deepest = deepest.max(1 + inner.depth(outer, left - 1)?);
+                deepest = deepest.max(1 + inner.depth(outer)?);
             }
         }
         Some(deepest)
+    }
+
+    /// How many sets lie around this one, it included.
+    fn height(&self) -> usize {
+        let outer: Vec<_> = self.outer.lock().iter().filter_map(Weak::upgrade).collect();
+        1 + outer.iter().map(|outer| outer.height()).max().unwrap_or(0)
+    }
+
+    /// Whether this set may watch another; notes it there. The caller sees to it that nobody else
+    /// does so at the same time, so sets are never deeper than this finds.
+    fn nest(&self, inner: &Self) -> Result<()> {
+        let depth = inner.depth(self).ok_or(Errno::ELOOP)?;
+        if self.height() + depth > MOST_NESTED + 1 {
+            return Err(Errno::ELOOP);
+        }
+        let mut outer = inner.outer.lock();
+        outer.retain(|outer| outer.strong_count() > 0);
+        outer.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        outer.push(self.me.clone());
+        Ok(())
+    }
+
+    /// The set does not watch the other one any more.
+    fn unnest(&self, inner: &Self) {
+        let mut outer = inner.outer.lock();
+        let here = outer.iter().position(|outer| Weak::ptr_eq(outer, &self.me));
+        here.map(|here| outer.swap_remove(here));
     }
 
     /// Watches a file.
@@ -151,13 +182,21 @@ impl Epoll {
         file: &Arc<OpenFile>,
         events: u32,
         data: u64,
+        nesting: &Mutex<()>,
     ) -> Result<()> {
-        if let Some(inner) = Self::of(file) {
-            if events & linux::EPOLLEXCLUSIVE != 0 {
-                return Err(Errno::EINVAL);
-            }
-            inner.depth(self, MOST_NESTED).ok_or(Errno::ELOOP)?;
+        let Some(inner) = Self::of(file) else {
+            return self.insert(descriptor, file, events, data);
+        };
+        if events & linux::EPOLLEXCLUSIVE != 0 {
+            return Err(Errno::EINVAL);
         }
+        let _nesting = nesting.lock();
+        self.nest(inner)?;
+        self.insert(descriptor, file, events, data)
+            .inspect_err(|_| self.unnest(inner))
+    }
+
+    fn insert(&self, descriptor: i32, file: &Arc<OpenFile>, events: u32, data: u64) -> Result<()> {
         let interest = Arc::new(Interest {
             epoll: self.me.clone(),
             file: Arc::downgrade(file),
@@ -233,6 +272,9 @@ impl Epoll {
         drop(state);
         // Without the lock: a waker of this file may be dropped with it.
         drop(removed);
+        if let Some(inner) = Self::of(file) {
+            self.unnest(inner);
+        }
         Ok(())
     }
 
@@ -280,7 +322,7 @@ impl File for Epoll {
         if let Some(waker) = waker {
             self.watchers.register(waker);
         }
-        let noted: alloc::vec::Vec<_> = self.state.lock().noted.iter().cloned().collect();
+        let noted: Vec<_> = self.state.lock().noted.iter().cloned().collect();
         let any = noted.into_iter().any(|interest| {
             let ready = interest.look();
             let found = interest.wish.lock().of(ready);
@@ -326,7 +368,9 @@ impl crate::calls::Calls<'_> {
             return Err(Errno::EINVAL);
         };
         match operation {
-            linux::EPOLL_CTL_ADD => watching.add(descriptor, &file, events, data),
+            linux::EPOLL_CTL_ADD => {
+                watching.add(descriptor, &file, events, data, &self.system.nesting)
+            }
             linux::EPOLL_CTL_MOD => watching.change(descriptor, &file, events, data),
             linux::EPOLL_CTL_DEL => watching.remove(descriptor, &file),
             _ => Err(Errno::EINVAL),

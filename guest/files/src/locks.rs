@@ -44,14 +44,13 @@ impl FileLock {
         exclusive: bool,
         waker: Option<&Waker>,
     ) -> Poll<Result<()>> {
-        let mut mine = self.0.lock();
-        if mine
-            .as_ref()
-            .is_some_and(|held| held.exclusive == exclusive)
-        {
+        let mine = self.0.lock();
+        let is_held = |held: &Held| held.exclusive == exclusive;
+        if mine.as_ref().is_some_and(is_held) {
             return Poll::Ready(Ok(()));
         }
-        *mine = None;
+        drop(mine);
+        self.release();
         if let Some(waker) = waker {
             all.waiting.register(waker);
         }
@@ -67,17 +66,21 @@ impl FileLock {
         entry.exclusive = exclusive;
         entry.shared += u32::from(!exclusive);
         drop(holders);
-        *mine = Some(Held {
+        let held = Held {
             all: all.clone(),
             inode,
             exclusive,
-        });
+        };
+        // Another thread may have taken one by the same open file meanwhile: the last one stays.
+        let _before = self.0.lock().replace(held);
         Poll::Ready(Ok(()))
     }
 
     /// Gives the lock back.
     pub(crate) fn release(&self) {
-        *self.0.lock() = None;
+        let held = self.0.lock().take();
+        // Without the lock: it wakes those who wait.
+        drop(held);
     }
 }
 

@@ -33,6 +33,8 @@ pub struct System {
     devices: Mutex<BTreeMap<(bool, DeviceNumber), Arc<dyn Device>>>,
     fifos: Mutex<BTreeMap<(u64, u64), Weak<Pipe>>>,
     pub(crate) locks: Arc<FileLocks>,
+    /// Held while a set of watched files comes to watch another one.
+    pub(crate) nesting: Mutex<()>,
     nowhere: Arc<Mount>,
     next_anonymous: AtomicU64,
 }
@@ -46,6 +48,7 @@ impl System {
             devices: Mutex::default(),
             fifos: Mutex::default(),
             locks: Arc::default(),
+            nesting: Mutex::new(()),
             nowhere: Mount::alone(Arc::new(Nowhere), "none"),
             next_anonymous: AtomicU64::new(1),
         })

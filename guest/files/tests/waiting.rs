@@ -279,6 +279,43 @@ fn epoll_tells_again_of_what_stays_ready_unless_asked_for_changes() {
     assert_eq!(again, Err(Errno::ENOENT));
 }
 
+/// Sets in sets are looked at by recursion: whichever side they are built from, they end.
+#[test]
+fn sets_do_not_lie_too_deep_in_one_another() {
+    let process = boot(LIMITS);
+    let calls = process.calls();
+    let watch =
+        |outer, inner| calls.epoll_ctl(outer, linux::EPOLL_CTL_ADD, inner, linux::EPOLLIN, 0);
+    for downwards in [true, false] {
+        let sets: Vec<i32> = (0..8).map(|_| calls.epoll_create1(0).unwrap()).collect();
+        let mut deep = 0;
+        for pair in sets.windows(2) {
+            let (outer, inner) = if downwards {
+                (pair[0], pair[1])
+            } else {
+                (pair[1], pair[0])
+            };
+            match watch(outer, inner) {
+                Ok(()) => deep += 1,
+                Err(error) => {
+                    assert_eq!((error, deep), (Errno::ELOOP, 4), "{downwards}");
+                    break;
+                }
+            }
+        }
+        assert_eq!(deep, 4);
+        let [first, last] = if downwards { [0, 4] } else { [4, 0] };
+        assert_eq!(watch(sets[last], sets[first]), Err(Errno::ELOOP));
+        // What watches it no more does not count.
+        let between = if downwards { (0, 1) } else { (4, 3) };
+        let (outer, inner) = (sets[between.0], sets[between.1]);
+        calls
+            .epoll_ctl(outer, linux::EPOLL_CTL_DEL, inner, 0, 0)
+            .unwrap();
+        assert_eq!(watch(sets[5], inner), Ok(()));
+    }
+}
+
 #[test]
 fn a_file_that_is_closed_is_watched_no_more() {
     let process = boot(LIMITS);

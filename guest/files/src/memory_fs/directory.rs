@@ -144,8 +144,10 @@ impl Node {
     }
 
     pub(super) fn remove_name(&self, name: &[u8]) -> Result<()> {
+        // Declared first and so dropped last: all its data may go with it, and others need not wait.
+        let node;
         let _names = self.shared.names.lock();
-        let node = self.directory()?.lock().get(name).ok_or(Errno::ENOENT)?;
+        node = self.directory()?.lock().get(name).ok_or(Errno::ENOENT)?;
         if node.is_directory() {
             return Err(Errno::EISDIR);
         }

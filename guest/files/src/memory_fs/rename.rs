@@ -8,9 +8,12 @@ use crate::inode::Rename;
 
 impl Node {
     pub(super) fn move_name(&self, name: &[u8], to: &Self, new: &[u8], how: Rename) -> Result<()> {
+        // Declared first and so dropped last: all its data may go with it, and others need not wait.
+        let _gone;
         let _names = self.same_shared(to)?.names.lock();
         let moved = self.directory()?.lock().get(name).ok_or(Errno::ENOENT)?;
         let there = to.directory()?.lock().get(new);
+        _gone = there.clone();
         if to.directory()?.lock().is_removed() {
             return Err(Errno::ENOENT);
         }

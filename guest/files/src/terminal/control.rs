@@ -56,16 +56,16 @@ impl Terminal {
     /// # Errors
     /// `EPERM` if the caller leads no session, or the terminal has another.
     pub fn take_session(&self, caller: &dyn Caller) -> Result<()> {
+        let (session, process, group) = (caller.session(), caller.process(), caller.group());
         let mut state = self.state.lock();
-        let session = caller.session();
         if state.session == session {
             return Ok(());
         }
-        if caller.process() != session || state.session != 0 {
+        if process != session || state.session != 0 {
             return Err(Errno::EPERM);
         }
         state.session = session;
-        state.foreground = caller.group();
+        state.foreground = group;
         Ok(())
     }
 

@@ -125,33 +125,13 @@ impl Terminal {
         let mut done = 0;
         let mut readable = false;
         while done < bytes.len() {
-            let mut state = self.state.lock();
-            let state = &mut *state;
-            let mut signal = None;
-            while let Some(&byte) = bytes.get(done)
-                && signal.is_none()
-                && state.incoming.has_room(&state.settings)
-            {
-                state.typed_at = now;
-                let settings = state.settings;
-                let took = &mut state.outgoing;
-                match state.incoming.take(&settings, took, byte) {
-                    Effect::None => {}
-                    Effect::Changed => readable = true,
-                    Effect::Stop => {
-                        state.outgoing.flush(&*self.output);
-                        state.outgoing.is_stopped = true;
-                    }
-                    Effect::Signal(sent) => signal = Some((state.foreground, sent)),
-                }
-                done += 1;
-            }
-            state.outgoing.flush(&*self.output);
-            let Some((group, signal)) = signal else {
-                break;
-            };
-            if group != 0 {
-                self.signal(group, signal);
+            let (taken, signal) = self.take_until_signal(&bytes[done..], now, &mut readable);
+            done += taken;
+            match signal {
+                // Without the lock: the kernel may look at this terminal.
+                Some((group, signal)) if group != 0 => self.signal(group, signal),
+                Some(_) => {}
+                None => break,
             }
         }
         self.output.written();
@@ -162,7 +142,39 @@ impl Terminal {
         done
     }
 
-    /// Sends a signal without the lock: it must be called where that is free, or will be at once.
+    /// Takes bytes up to one that sends a signal, and returns how many and whom it is for.
+    fn take_until_signal(
+        &self,
+        bytes: &[u8],
+        now: u64,
+        readable: &mut bool,
+    ) -> (usize, Option<(u32, u32)>) {
+        let mut done = 0;
+        let mut signal = None;
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        while let Some(&byte) = bytes.get(done)
+            && signal.is_none()
+            && state.incoming.has_room(&state.settings)
+        {
+            state.typed_at = now;
+            let settings = state.settings;
+            match state.incoming.take(&settings, &mut state.outgoing, byte) {
+                Effect::None => {}
+                Effect::Changed => *readable = true,
+                Effect::Stop => {
+                    state.outgoing.flush(&*self.output);
+                    state.outgoing.is_stopped = true;
+                }
+                Effect::Signal(sent) => signal = Some((state.foreground, sent)),
+            }
+            done += 1;
+        }
+        state.outgoing.flush(&*self.output);
+        (done, signal)
+    }
+
+    /// Sends a signal; never with the lock held.
     fn signal(&self, group: u32, signal: u32) {
         self.host.signal_group(group, signal);
     }
