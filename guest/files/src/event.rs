@@ -148,7 +148,8 @@ impl TimerState {
             Some(next) if next <= now => match (now - next).checked_div(self.interval) {
                 Some(more) => {
                     let times = more + 1;
-                    (times, Some(next + times * self.interval))
+                    let passed = times.saturating_mul(self.interval);
+                    (times, Some(next.saturating_add(passed)))
                 }
                 None => (1, None),
             },
@@ -173,7 +174,8 @@ impl Timer {
             true => {
                 let now = self.host.now();
                 let seconds = u64::try_from(now.seconds).unwrap_or(0);
-                seconds.saturating_mul(1_000_000_000) + u64::from(now.nanos)
+                let whole = seconds.saturating_mul(1_000_000_000);
+                whole.saturating_add(u64::from(now.nanos))
             }
             false => since_boot,
         }

@@ -9,6 +9,9 @@ use crate::transfer::{Sink, Source};
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
 
+/// A page that was never written.
+pub(crate) static ZEROS: [u8; PAGE] = [0; PAGE];
+
 /// A page of a file's data. Programs may have it mapped too, so its bytes change under whoever
 /// looks at them.
 pub trait Page: Send + Sync {

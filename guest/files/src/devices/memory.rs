@@ -5,7 +5,7 @@ use core::task::Poll;
 
 use crate::errno::{Errno, Result};
 use crate::file::File;
-use crate::host::{Call, Host};
+use crate::host::{Call, Host, PAGE, ZEROS};
 use crate::inode::Where;
 use crate::system::Device;
 use crate::transfer::{Sink, Source};
@@ -42,7 +42,7 @@ impl Device for MemoryDevice {
     }
 }
 
-/// Bytes that are made or dropped at a time.
+/// Random bytes that are made at a time.
 const STEP: usize = 512;
 
 impl File for MemoryDevice {
@@ -53,12 +53,18 @@ impl File for MemoryDevice {
     fn read(&self, _call: &Call<'_>, _at: u64, to: &mut dyn Sink) -> Poll<Result<usize>> {
         let mut done = 0;
         while to.room() > 0 && self.what != Memory::Null {
-            let mut bytes = [0; STEP];
-            let count = to.room().min(STEP);
-            if self.what == Memory::Random {
-                self.host.random(&mut bytes[..count]);
-            }
-            let copied = to.put(&bytes[..count]);
+            let (count, copied) = match self.what {
+                Memory::Random => {
+                    let mut bytes = [0; STEP];
+                    let count = to.room().min(STEP);
+                    self.host.random(&mut bytes[..count]);
+                    (count, to.put(&bytes[..count]))
+                }
+                _ => {
+                    let count = to.room().min(PAGE);
+                    (count, to.put(&ZEROS[..count]))
+                }
+            };
             done += copied;
             if copied < count {
                 if done == 0 {

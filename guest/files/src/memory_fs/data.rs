@@ -10,7 +10,7 @@ use core::task::{Poll, Waker};
 
 use super::Shared;
 use crate::errno::{Errno, Result};
-use crate::host::{PAGE, Page};
+use crate::host::{PAGE, Page, ZEROS};
 use crate::inode::{Allocate, Where};
 use crate::lock::{Mutex, Turn};
 use crate::transfer::{Sink, Source};
@@ -45,7 +45,6 @@ impl Data {
     }
 
     pub(super) fn read(&self, at: u64, to: &mut dyn Sink) -> Result<usize> {
-        const ZEROS: [u8; PAGE] = [0; PAGE];
         let mut done = 0;
         while to.room() > 0 {
             let Some(position) = at.checked_add(done as u64) else {

@@ -173,8 +173,10 @@ impl<'a> Tree<'a> {
         };
         let mut sum = 0_u32;
         input.each(header.size.into(), &mut |piece| {
-            for &byte in piece {
-                sum = sum.wrapping_add(byte.into());
+            if header.sum.is_some() {
+                for &byte in piece {
+                    sum = sum.wrapping_add(byte.into());
+                }
             }
             let written = at_once(file.write(&call, None, &mut Drain::new(piece)))?;
             match written == piece.len() {
@@ -194,9 +196,13 @@ impl<'a> Tree<'a> {
         path: &[u8],
         input: &mut Input<B>,
     ) -> Result<(), Problem> {
-        let mut target = [0; linux::PATH_MAX as usize];
-        let target = &mut target[..header.size as usize];
-        input.fill(target)?;
+        let mut target = Vec::new();
+        let size = header.size as usize;
+        target
+            .try_reserve_exact(size)
+            .map_err(|_| Problem::Memory)?;
+        target.resize(size, 0);
+        input.fill(&mut target)?;
         // Some archives count the zero at its end.
         let end = target.iter().position(|&byte| byte == 0);
         let target = &target[..end.unwrap_or(target.len())];

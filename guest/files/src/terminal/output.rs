@@ -126,7 +126,7 @@ impl Outgoing {
             }
             b'\t' => {
                 let spaces = 8 - (self.column & 7);
-                self.column += spaces;
+                self.column = self.column.wrapping_add(spaces);
                 if settings.output & linux::TABDLY == linux::XTABS {
                     self.put_raw(&b"        "[..spaces as usize]);
                     return;
