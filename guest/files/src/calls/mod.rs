@@ -75,7 +75,13 @@ impl Calls<'_> {
     }
 
     /// What a path leads to. `flags` are those of the `*at` calls: `AT_EMPTY_PATH`.
-    fn resolve(&self, directory: i32, path: &[u8], follow: bool, flags: u32) -> Result<Place> {
+    pub(crate) fn resolve(
+        &self,
+        directory: i32,
+        path: &[u8],
+        follow: bool,
+        flags: u32,
+    ) -> Result<Place> {
         if path.is_empty() && flags & linux::AT_EMPTY_PATH != 0 {
             return match directory {
                 linux::AT_FDCWD => Ok(self.view.current()),

@@ -10,11 +10,11 @@ use linux_raw_sys::general as linux;
 use super::input::{Bytes, Input};
 use super::newc::Header;
 use super::{Contents, Problem, Refusal};
-use crate::calls::{Calls, Opening, SetTime};
+use crate::calls::{Calls, Opening};
 use crate::errno::{Errno, Result as Done};
 use crate::file::OpenFile;
 use crate::host::{Call, Time};
-use crate::inode::{Inode, Kind};
+use crate::inode::{Change, Inode, Kind};
 use crate::kernel::Own;
 use crate::system::System;
 use crate::transfer::Drain;
@@ -77,7 +77,7 @@ impl<'a> Tree<'a> {
     pub(super) fn finish(self) -> Contents {
         for (inode, modified) in &self.directories {
             // A file system that keeps no times is none that refuses the root.
-            let _ = inode.change(&crate::inode::Change {
+            let _ = inode.change(&Change {
                 modified: Some(time(*modified)),
                 ..Default::default()
             });
@@ -251,17 +251,17 @@ impl<'a> Tree<'a> {
         )
     }
 
+    /// Sets whose it is, its rights and when it changed: as root may, and so without asking.
     fn set_attributes(&self, header: &Header, path: &[u8]) -> Result<(), Problem> {
-        let calls = self.calls();
         let set = || {
-            let no_follow = linux::AT_SYMLINK_NOFOLLOW;
-            calls.fchownat(linux::AT_FDCWD, path, header.user, header.group, no_follow)?;
-            if header.kind != Kind::Symlink {
-                calls.fchmodat(linux::AT_FDCWD, path, header.mode, no_follow)?;
-            }
-            let modified = SetTime::To(time(header.modified));
-            let accessed = SetTime::Keep;
-            calls.utimensat(linux::AT_FDCWD, Some(path), accessed, modified, no_follow)
+            let place = self.calls().resolve(linux::AT_FDCWD, path, false, 0)?;
+            place.inode.change(&Change {
+                mode: (header.kind != Kind::Symlink).then_some(header.mode),
+                user: Some(header.user),
+                group: Some(header.group),
+                modified: Some(time(header.modified)),
+                accessed: None,
+            })
         };
         set().map_err(Problem::Refused)
     }
