@@ -44,7 +44,8 @@ pub trait Host: Send + Sync {
     fn since_boot(&self) -> u64;
     /// Fills `bytes` at random.
     fn random(&self, bytes: &mut [u8]);
-    /// Wakes `waker` once [`Host::since_boot`] has come to `time`. Later calls do not undo it.
+    /// Wakes `waker` once [`Host::since_boot`] has come to `time`. Later calls do not undo it, and
+    /// may say the same again.
     fn wake_at(&self, time: u64, waker: &Waker);
     /// Sends a signal to all processes of a group.
     fn signal_group(&self, group: u32, signal: u32);

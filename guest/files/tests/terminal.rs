@@ -452,6 +452,9 @@ fn a_pseudo_terminal_joins_two_programs() {
     process.calls().close(master).unwrap();
     assert!(child.woken.take());
     assert_eq!(child.read(slave, 10).unwrap(), b"");
+    let mut background = child.fork(4);
+    background.group = 4;
+    assert_eq!(background.read(slave, 10).unwrap(), b"");
     assert_eq!(child.write(slave, b"x"), Err(Errno::EIO));
     assert!(console.signals().contains(&(3, linux::SIGHUP)));
     assert_eq!(process.names("/dev/pts").unwrap(), [""; 0]);

@@ -40,7 +40,8 @@ pub struct Calls<'a> {
     pub who: &'a Identity,
     /// The thread.
     pub caller: &'a dyn Caller,
-    /// Woken when waiting may be over.
+    /// Woken when waiting may be over. It may be kept after the call was given up, until what was
+    /// waited for happens: let it hold no more than waking takes.
     pub waker: &'a Waker,
     /// When the call was first made, if that matters to it. `Cell::new(None)` for each call of a
     /// program; kept while it is made again.

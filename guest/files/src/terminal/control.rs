@@ -47,7 +47,14 @@ impl Terminal {
     }
 
     fn is_in_background(&self, caller: &dyn Caller) -> bool {
-        let foreground = self.state.lock().foreground;
+        let state = self.state.lock();
+        // What is hung up says so to everyone.
+        let foreground = if state.is_hung_up {
+            0
+        } else {
+            state.foreground
+        };
+        drop(state);
         self.is_of(caller) && foreground != 0 && foreground != caller.group()
     }
 
