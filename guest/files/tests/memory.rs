@@ -259,7 +259,7 @@ fn times_are_those_of_what_changed() {
 /// As deep as a program likes: what goes must not go by recursion.
 #[test]
 fn deep_trees_go_without_a_deep_stack() {
-    const DEPTH: u64 = 200_000;
+    const DEPTH: u64 = 100_000;
     let descend = |process: &Process| {
         for _ in 0..DEPTH {
             process.calls().mkdirat(CWD, b"d", 0o755).unwrap();

@@ -430,7 +430,7 @@ fn random_keys_and_calls_do_what_they_do_on_linux() {
         std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
     };
     let first = number("FILES_SEED", 1);
-    for seed in first..first + number("FILES_TERMINALS", 100) {
+    for seed in first..first + number("FILES_TERMINALS", 60) {
         // What only a busy host did is not done again when it gets more time.
         let patience = [300, 3_000, 30_000].map(Duration::from_micros);
         let tries = patience.into_iter();
