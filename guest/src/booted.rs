@@ -12,8 +12,9 @@ use crate::init_memory::{self, Given};
 use crate::mm::levels::Levels;
 use crate::monitor::Monitor;
 use crate::selection::Selection;
-use crate::start_info::ConsoleInfo;
+use crate::user::{self, Ended};
 use crate::{cpu, mm, power, println, verdict};
+use xen_pv_rt::start_info::{ConsoleInfo, Module};
 
 /// What is left to do, and what the boot came to.
 pub(crate) struct Booted<'a> {
@@ -27,6 +28,10 @@ pub(crate) struct Booted<'a> {
     pub(crate) selftest: Selection<'a>,
     /// Whether to stay and read commands, until somebody asks for the end.
     pub(crate) stays: bool,
+    /// The program to run, and its arguments.
+    pub(crate) init: Option<(&'a str, &'a [u8])>,
+    /// What was loaded with the kernel.
+    pub(crate) module: Option<Module>,
     /// What the verdict is to say of what was done on the way; begins with a blank, if anything.
     pub(crate) facts: Facts,
 }
@@ -44,6 +49,7 @@ pub(crate) fn run(booted: &Booted<'_>) -> ! {
         Err(e) => panic!("giving back parts of the image: {e}"),
     }
     let tested = checks::self_test(booted.selftest, booted.privileged);
+    let program = run_program(booted);
     let mut monitor = Monitor::new(booted.privileged, tested);
     let end = match control::attend() {
         Some(end) => end,
@@ -53,12 +59,27 @@ pub(crate) fn run(booted: &Booted<'_>) -> ! {
         }
         None => End::Poweroff,
     };
-    match monitor.tested {
-        Some(summary) if !summary.is_good() => verdict::fail(summary.reason()),
-        Some(summary) => verdict::pass(format_args!("{} {summary}", facts(booted))),
-        None => verdict::pass(facts(booted)),
+    let ended = fmt::from_fn(|f| match program {
+        Some(Ok(ended)) => write!(f, " program={ended}"),
+        _ => Ok(()),
+    });
+    match (monitor.tested, program) {
+        (Some(summary), _) if !summary.is_good() => verdict::fail(summary.reason()),
+        (_, Some(Err(()))) => verdict::fail("the program was not run"),
+        (_, Some(Ok(status))) if !status.is_good() => {
+            verdict::fail(format_args!("the program ended with {status}"));
+        }
+        (Some(summary), _) => verdict::pass(format_args!("{}{ended} {summary}", facts(booted))),
+        (None, _) => verdict::pass(format_args!("{}{ended}", facts(booted))),
     }
     self::end(end)
+}
+
+/// Runs the program that was asked for, if one was.
+fn run_program(booted: &Booted<'_>) -> Option<Result<Ended, ()>> {
+    let (path, arguments) = booted.init?;
+    let ended = user::run(booted.module, booted.console, path, arguments);
+    Some(ended.map_err(|e| println!("init={path}: {e}")))
 }
 
 /// What the kernel is, in words for the verdict.

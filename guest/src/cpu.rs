@@ -21,6 +21,10 @@ pub(crate) struct Area {
     /// Its `vcpu_info` where that says whether upcalls are masked, at 8; null before it is mapped, and
     /// where interrupts are masked by the processor.
     masks: AtomicPtr<vcpu_info>,
+    /// Where entries from user mode push their frame, at 16: its upper end.
+    user_top: AtomicU64,
+    /// For the first instructions of a system call where no Xen stands before them, at 24.
+    scratch: AtomicU64,
     /// Its `vcpu_info`, or what stands in for it; null before it is mapped.
     vcpu: AtomicPtr<vcpu_info>,
     /// What the page tables keep for it; null until they do, and for the boot vCPU.
@@ -31,6 +35,11 @@ pub(crate) struct Area {
     /// Upcalls so far.
     pub(crate) upcalls: AtomicU64,
 }
+
+/// Where in the area the frame of user mode is found.
+pub(crate) const USER_TOP: usize = 16;
+/// Where in the area a word is free for the first instructions of a system call.
+pub(crate) const SCRATCH: usize = 24;
 
 /// The boot vCPU's.
 static BOOT: Area = Area::new(0);
@@ -44,6 +53,8 @@ impl Area {
         Area {
             this: AtomicPtr::new(core::ptr::null_mut()),
             masks: AtomicPtr::new(core::ptr::null_mut()),
+            user_top: AtomicU64::new(0),
+            scratch: AtomicU64::new(0),
             vcpu: AtomicPtr::new(core::ptr::null_mut()),
             tables: AtomicPtr::new(core::ptr::null_mut()),
             threads: AtomicPtr::new(core::ptr::null_mut()),
@@ -74,6 +85,18 @@ impl Area {
     /// Its `vcpu_info`, or what stands in for it.
     pub(crate) fn vcpu(&self) -> Option<NonNull<vcpu_info>> {
         NonNull::new(self.vcpu.load(Ordering::Acquire))
+    }
+
+    /// Where entries from user mode push their frame: its upper end.
+    #[inline]
+    pub(crate) fn user_top(&self) -> u64 {
+        self.user_top.load(Ordering::Relaxed)
+    }
+
+    /// Notes where entries from user mode push their frame.
+    #[inline]
+    pub(crate) fn set_user_top(&self, top: u64) {
+        self.user_top.store(top, Ordering::Relaxed);
     }
 
     /// Says what the page tables keep for it. Whose it is this room does not know.
@@ -146,6 +169,8 @@ pub(crate) fn masks() -> *mut vcpu_info {
 const _: () = {
     assert!(core::mem::offset_of!(Area, this) == 0);
     assert!(core::mem::offset_of!(Area, masks) == 8);
+    assert!(core::mem::offset_of!(Area, user_top) == USER_TOP);
+    assert!(core::mem::offset_of!(Area, scratch) == SCRATCH);
 };
 
 /// Another vCPU runs from now on.

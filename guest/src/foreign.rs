@@ -54,7 +54,6 @@ const OWNERS: &[(&str, &[&str])] = &[
             "panic",
             "rootflags",
             "rootfstype",
-            "init",
             "net.ifnames",
             "biosdevname",
             "crashkernel",

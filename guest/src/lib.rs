@@ -22,6 +22,7 @@
 )]
 
 pub mod address_map;
+pub mod areas;
 #[cfg(target_os = "none")]
 mod before;
 pub mod boot;
@@ -77,6 +78,10 @@ mod tested;
 #[cfg(target_os = "none")]
 mod time;
 pub mod trap;
+#[cfg(target_os = "none")]
+mod user;
+#[cfg(target_os = "none")]
+mod usermode;
 pub mod verdict;
 #[cfg(target_os = "none")]
 mod xen;

@@ -66,6 +66,11 @@ pub const WORDS: &[Word] = &[
         help: "stay and read commands, also after tests",
     },
     Word {
+        name: "init",
+        form: "init=PATH",
+        help: "run that program of the ramdisk, with what follows -- as its arguments, and end with it",
+    },
+    Word {
         name: "directmap",
         form: "directmap=lazy|full",
         help: "map memory when it is first handed out (default), or all of it at boot",
@@ -192,6 +197,10 @@ pub struct Options<'a> {
     pub once: bool,
     /// Whether to stay, also after tests.
     pub monitor: bool,
+    /// The program to run.
+    pub init: Option<&'a str>,
+    /// What follows `--`: the program's arguments.
+    pub arguments: &'a [u8],
     /// When the direct map is populated.
     pub directmap: DirectMap,
 }
@@ -204,7 +213,8 @@ impl Options<'_> {
         let tests = [self.selftest, self.bench, self.rules];
         let tested = tests.iter().any(|tests| *tests != Selection::None)
             || self.fuzz.is_some()
-            || self.differential.is_some();
+            || self.differential.is_some()
+            || self.init.is_some();
         self.monitor || !(self.once || tested)
     }
 }
@@ -257,7 +267,7 @@ pub fn passed_over(line: &[u8]) -> impl Iterator<Item = Passed<'_>> {
         let whose = foreign::owner(word)?;
         Some(Passed { word, whose })
     });
-    let whose = "programs, of which there are none";
+    let whose = "programs";
     known.chain(rest.map(|word| Passed { word, whose }))
 }
 
@@ -311,7 +321,9 @@ fn parse_for(line: &[u8], has_checks: bool) -> Result<Options<'_>, CmdlineError<
             reason: Reason::TooLong,
         });
     }
-    for (i, word) in words(split(line).0).enumerate() {
+    let (own, rest) = split(line);
+    options.arguments = rest.unwrap_or_default();
+    for (i, word) in words(own).enumerate() {
         let error = |reason| CmdlineError {
             word,
             index: i + 1,
@@ -376,6 +388,7 @@ fn parse_for(line: &[u8], has_checks: bool) -> Result<Options<'_>, CmdlineError<
             "once" => options.once = true,
             // Read by the entry, which is where it takes effect.
             "no5lvl" => {}
+            "init" => options.init = Some(needed()?),
             "directmap" => {
                 options.directmap = match needed()? {
                     "lazy" => DirectMap::Lazy,

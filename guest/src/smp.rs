@@ -45,7 +45,7 @@ use crate::stack::{self, NoStack, Stack};
 use crate::task::{self, NotBegun};
 use crate::xen::HV;
 use crate::xenstore::{self, Failed};
-use crate::{event, time, trap};
+use crate::{event, time, trap, usermode};
 
 /// How long a vCPU may take from its start to its idle loop, in nanoseconds.
 const PATIENCE: u64 = 10_000_000_000;
@@ -338,6 +338,9 @@ extern "C" fn run(cpu: &'static Cpu) -> ! {
     }
     if let Err(e) = hypercall::time::stop_periodic(&HV, number) {
         panic!("the timer of vCPU {number}: {e}");
+    }
+    if let Err(e) = usermode::install() {
+        panic!("vCPU {number} and system calls: {e}");
     }
     if !task::are_here() {
         if let Err(e) = cpu.threads.begin("vcpu") {

@@ -10,7 +10,7 @@
 pub const MAGIC: [u8; 4] = *b"SYMS";
 
 /// Bytes that the image reserves. `cargo xtask build` says so if the names need more.
-pub const CAPACITY: usize = 96 * 1024;
+pub const CAPACITY: usize = 192 * 1024;
 
 /// A view of a symbol table.
 #[derive(Clone, Copy)]

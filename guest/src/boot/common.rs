@@ -16,9 +16,9 @@ use crate::mm::levels::Levels;
 use crate::mm::takeover::Summary;
 use crate::options::{self, DirectMap, Options, Provoke};
 use crate::refused::Refused;
-use crate::start_info::ConsoleInfo;
 use crate::subarch::{self, Subarch};
 use crate::{capability, console, mm, power, println, time, verdict};
+use xen_pv_rt::start_info::{ConsoleInfo, Module};
 
 /// What a way in found out about where the kernel is.
 pub(super) struct Entered<'a> {
@@ -32,6 +32,8 @@ pub(super) struct Entered<'a> {
     pub(super) privileged: bool,
     /// Its console.
     pub(super) console: ConsoleInfo,
+    /// What was loaded with the kernel.
+    pub(super) module: Option<Module>,
     /// What there was to see before the kernel took over; only PV has it.
     pub(super) before: Option<Before>,
 }
@@ -182,6 +184,8 @@ fn run(entered: &Entered<'_>, options: &Options<'_>) -> ! {
         console: entered.console,
         selftest: options.selftest,
         stays: options.stays(),
+        init: options.init.map(|path| (path, options.arguments)),
+        module: entered.module,
         facts,
     })
 }

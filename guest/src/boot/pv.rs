@@ -66,6 +66,7 @@ pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
         cmdline: &info.cmdline,
         privileged: info.flags.contains(Flags::PRIVILEGED),
         console: info.console,
+        module: info.module,
         before: before.ok(),
     };
     let options = prepare(Subarch::XenPv, &entered);

@@ -100,6 +100,7 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
         cmdline: &info.cmdline,
         privileged: false,
         console,
+        module: info.module,
         before: None,
     };
     let options = prepare(subarch, &entered);

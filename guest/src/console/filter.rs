@@ -27,6 +27,7 @@ const KNOWN: &[&str] = &[
     "smp",
     "suspend",
     "task",
+    "user",
     "xenstore",
 ];
 

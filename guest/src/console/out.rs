@@ -129,6 +129,22 @@ pub(crate) fn print_last(args: fmt::Arguments<'_>) {
     console.print(args, Patience::LAST);
 }
 
+/// Writes bytes as they are, whatever they mean.
+pub(crate) fn write(bytes: &[u8]) {
+    let Console { out, stream } = &mut *CONSOLE.lock();
+    match out {
+        Out::Closed => {}
+        Out::Hypervisor => {
+            // As for `print_panicking`.
+            let _ = hypercall::console::write(&HV, bytes);
+        }
+        Out::Ring { .. } | Out::Device(_) => stream.write(out, bytes, Patience::USUAL),
+    }
+    if let Out::Ring { port, .. } = *out {
+        notify(port);
+    }
+}
+
 /// Reads what was typed; returns the number of bytes, 0 when nothing waits.
 pub(crate) fn read(buffer: &mut [u8]) -> usize {
     let console = CONSOLE.lock();

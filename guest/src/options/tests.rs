@@ -41,10 +41,22 @@ fn every_word_of_the_table_is_understood() {
             "directmap" => "directmap=full",
             "fuzz" => "fuzz=0x2a:1000",
             "differential" => "differential=7",
+            "init" => "init=/bin/sh",
             other => other,
         };
         parse(example.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
     }
+}
+
+#[test]
+fn a_program_gets_what_follows() {
+    let options = parse(b"log=warn init=/bin/sh -- -c  echo%20hi ").unwrap();
+    assert_eq!(options.init, Some("/bin/sh"));
+    assert_eq!(options.arguments, b"-c  echo%20hi");
+    assert!(!options.stays());
+    assert_eq!(parse(b"once").unwrap().arguments, b"");
+    let error = parse(b"init=").unwrap_err();
+    assert_eq!(error.reason, Reason::NeedsValue);
 }
 
 #[test]

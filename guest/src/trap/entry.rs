@@ -9,7 +9,7 @@ use crate::frame::Frame;
 
 const BREAKPOINT: usize = 3;
 
-xen_pv_rt::trap_stubs!(trap_stubs, handle);
+xen_pv_rt::trap_stubs!(trap_stubs, handle, user usermode_left);
 
 unsafe extern "C" {
     static trap_stubs: [[u8; STUB]; VECTORS];

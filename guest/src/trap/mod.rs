@@ -43,6 +43,13 @@ pub(crate) fn observe(observer: Option<Observer>) {
     *OBSERVER.lock() = observer;
 }
 
+/// Takes an interrupt that was taken out of user mode; false if it is of no known source.
+#[cfg(target_os = "none")]
+#[marks::asks_first]
+pub(crate) fn interrupt_of_user_mode(vector: u64) -> bool {
+    !crate::subarch::is_pv() && crate::pc::interrupts::take(vector)
+}
+
 #[cfg(target_os = "none")]
 fn dispatch(frame: &mut crate::frame::Frame) {
     // Not `lock`: a trap while it is changed is a mistake to be reported, not to hang in.

@@ -35,6 +35,8 @@ global_asm!(
     ".endr",
     "",
     "native_trap_common:",
+    "    test byte ptr [rsp + 24], 3",
+    "    jnz native_usermode_left",
     xen_pv_rt::call_with_frame!(),
     // Vector and error code.
     "    add rsp, 16",

@@ -135,6 +135,17 @@ impl<M: Machine> Tables<M> {
         )
     }
 
+    /// Grows the direct map until it reaches the frames below `end`.
+    ///
+    /// # Errors
+    /// As [`Tables::alloc_frame`].
+    pub fn reach(&mut self, end: u64) -> Result<(), MmError> {
+        while self.frames().counts().mapped < end {
+            self.grow()?;
+        }
+        Ok(())
+    }
+
     /// Adds every chunk that is left.
     ///
     /// # Errors

@@ -73,6 +73,12 @@ impl Frame {
         self.cs() & 3 == 3
     }
 
+    /// Has the frame lead to these segments.
+    pub fn set_segments(&mut self, cs: u64, ss: u64) {
+        self.cs_slot = cs;
+        self.ss = ss;
+    }
+
     /// Records whether interrupts were masked where Xen does, for a frame that the processor pushed.
     pub fn note_interrupt_flag(&mut self) {
         const INTERRUPTS_ENABLED: u64 = 1 << 9;

@@ -32,6 +32,7 @@ mod native_interrupts;
 mod oom;
 mod pages;
 mod pile;
+mod programs;
 mod runner;
 mod single;
 mod smp;
@@ -39,6 +40,7 @@ mod smp_pace;
 mod smp_spaces;
 mod spaces;
 mod task;
+mod usermode;
 mod xen_checks;
 
 extern crate alloc;

@@ -48,9 +48,23 @@ pub type Handler = extern "C" fn(&mut Frame);
 /// xen_pv_rt::trap_stubs!(my_stubs, handle);
 /// # }
 /// ```
+///
+/// A kernel that runs user mode names where its exceptions go on instead, by a symbol:
+/// `trap_stubs!(my_stubs, handle, user my_user_exception)`. Vector and error code are pushed there, above
+/// which lies what Xen pushed from RIP on, and all registers are user mode's.
 #[macro_export]
 macro_rules! trap_stubs {
     ($stubs:ident, $handler:path) => {
+        $crate::trap_stubs!($stubs, $handler, before []);
+    };
+    ($stubs:ident, $handler:path, user $exit:ident) => {
+        // Xen gives the kernel's own CS the level 0.
+        $crate::trap_stubs!($stubs, $handler, before [
+            "    test byte ptr [rsp + 24], 3",
+            ::core::concat!("    jnz ", ::core::stringify!($exit)),
+        ]);
+    };
+    ($stubs:ident, $handler:path, before [$($before:expr,)*]) => {
         const _: $crate::trap::Handler = $handler;
         ::core::arch::global_asm!(
             ".pushsection .text.entries, \"ax\", @progbits",
@@ -70,6 +84,7 @@ macro_rules! trap_stubs {
             ".endr",
             "",
             ::core::concat!(::core::stringify!($stubs), "_common:"),
+            $($before,)*
             $crate::call_with_frame!(),
             // Vector and error code go; what is left from rip up is the tail of struct iret_context.
             "    add rsp, 16",

@@ -8,13 +8,16 @@ use core::mem::{offset_of, size_of};
 
 use crate::frame::Frame;
 
-/// The registers in the order in which they are pushed: as `asm` that pushes and pops them, or as their
+/// The registers in the order in which they are pushed: as `asm` that pushes or pops them, or as their
 /// `offsets` in [`Frame`].
 #[doc(hidden)]
 #[macro_export]
 macro_rules! saved_registers {
-    (asm [$($register:ident)*]) => {
-        $crate::call_with_frame!([$($register)*] [] [])
+    (push [$($register:ident)*]) => {
+        ::core::concat!($("push ", ::core::stringify!($register), "\n",)*)
+    };
+    (pop [$($register:ident)*]) => {
+        $crate::pop_frame!([$($register)*] [])
     };
     (offsets [$($register:ident)*]) => {
         [$(::core::mem::offset_of!($crate::frame::Frame, $register)),*]
@@ -24,24 +27,42 @@ macro_rules! saved_registers {
     };
 }
 
-/// The asm text that completes a [`Frame`] below a vector and an error code, calls `{handler}` with
-/// it, and takes back the registers as the handler left them.
+/// The asm text that completes a [`Frame`] below a vector and an error code.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! push_frame {
+    () => {
+        $crate::saved_registers!(push)
+    };
+}
+
+/// The asm text that takes back what [`push_frame!`] pushed.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! pop_frame {
+    () => {
+        $crate::saved_registers!(pop)
+    };
+    ([$register:ident $($rest:ident)*] [$($popped:ident)*]) => {
+        $crate::pop_frame! { [$($rest)*] [$register $($popped)*] }
+    };
+    ([] [$($popped:ident)*]) => {
+        ::core::concat!($("pop ", ::core::stringify!($popped), "\n",)*)
+    };
+}
+
+/// The asm text that completes a [`Frame`], calls `{handler}` with it, and takes back the registers as the
+/// handler left them.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! call_with_frame {
     () => {
-        $crate::saved_registers!(asm)
-    };
-    ([$register:ident $($rest:ident)*] [$($pushed:ident)*] [$($popped:ident)*]) => {
-        $crate::call_with_frame! { [$($rest)*] [$($pushed)* $register] [$register $($popped)*] }
-    };
-    ([] [$($pushed:ident)*] [$($popped:ident)*]) => {
         ::core::concat!(
-            $("push ", ::core::stringify!($pushed), "\n",)*
+            $crate::push_frame!(),
             "cld\n",
             "mov rdi, rsp\n",
             "call {handler}\n",
-            $("pop ", ::core::stringify!($popped), "\n",)*
+            $crate::pop_frame!(),
         )
     };
 }

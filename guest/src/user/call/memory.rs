@@ -1,0 +1,139 @@
+//! Calls about memory.
+
+use linux_raw_sys::general as linux;
+
+use super::{Arguments, Family, descriptor};
+use crate::areas::Rights;
+use crate::user::errno::{Errno, Result};
+use crate::user::files::Mapped;
+use crate::user::memory::{Backing, Fixed};
+use crate::user::pages::PAGE;
+use crate::user::thread::Current;
+
+extern crate alloc;
+
+use alloc::sync::Arc;
+
+pub(super) const CALLS: Family = &[
+    (linux::__NR_mmap, mmap),
+    (linux::__NR_munmap, munmap),
+    (linux::__NR_mprotect, mprotect),
+    (linux::__NR_mremap, mremap),
+    (linux::__NR_madvise, madvise),
+    (linux::__NR_brk, brk),
+    (linux::__NR_msync, covered),
+    (linux::__NR_mlock, covered),
+    (linux::__NR_munlock, covered),
+    (linux::__NR_mincore, mincore),
+];
+
+/// The rights that `PROT_*` asks for. Code is never writable.
+///
+/// # Errors
+/// `EINVAL` for what there is not, `EACCES` for writable code.
+fn rights(word: u64) -> Result<Rights> {
+    let rights = Rights::from_bits(word as u32).ok_or(Errno::EINVAL)?;
+    if rights.contains(Rights::WRITE | Rights::EXECUTE) {
+        return Err(Errno::EACCES);
+    }
+    Ok(rights)
+}
+
+fn mmap(current: &mut Current<'_>, [at, bytes, prot, flags, fd, offset]: Arguments) -> Result<u64> {
+    let (rights, flags) = (rights(prot)?, flags as u32);
+    if bytes == 0 || !offset.is_multiple_of(PAGE) {
+        return Err(Errno::EINVAL);
+    }
+    let how = match (
+        flags & linux::MAP_FIXED_NOREPLACE != 0,
+        flags & linux::MAP_FIXED != 0,
+    ) {
+        (true, _) => Fixed::Free,
+        (_, true) => Fixed::Replace,
+        _ => Fixed::No,
+    };
+    let shared = match flags & linux::MAP_TYPE {
+        linux::MAP_PRIVATE => false,
+        linux::MAP_SHARED | linux::MAP_SHARED_VALIDATE => true,
+        _ => return Err(Errno::EINVAL),
+    };
+    let backing = if flags & linux::MAP_ANONYMOUS != 0 {
+        Backing::Zeros
+    } else {
+        let file = current.now(|calls| calls.descriptors.get(descriptor(fd)))?;
+        if !file.can_read() {
+            return Err(Errno::EACCES);
+        }
+        if shared && rights.contains(Rights::WRITE) {
+            // What a program writes stays its own.
+            return Err(Errno::ENODEV);
+        }
+        if file.place.inode.kind() != guest_files::Kind::File {
+            return Err(Errno::ENODEV);
+        }
+        Backing::File(Arc::new(Mapped(file)), offset)
+    };
+    current.memory.map(at, bytes, rights, backing, how)
+}
+
+fn munmap(current: &mut Current<'_>, [at, bytes, ..]: Arguments) -> Result<u64> {
+    current.memory.unmap(at, bytes).map(|()| 0)
+}
+
+fn mprotect(current: &mut Current<'_>, [at, bytes, prot, ..]: Arguments) -> Result<u64> {
+    if !at.is_multiple_of(PAGE) {
+        return Err(Errno::EINVAL);
+    }
+    current.memory.protect(at, bytes, rights(prot)?).map(|()| 0)
+}
+
+fn mremap(current: &mut Current<'_>, [at, old, new, flags, to, _]: Arguments) -> Result<u64> {
+    current.memory.remap(at, old, new, flags as u32, to)
+}
+
+fn madvise(current: &mut Current<'_>, [at, bytes, advice, ..]: Arguments) -> Result<u64> {
+    if !at.is_multiple_of(PAGE) {
+        return Err(Errno::EINVAL);
+    }
+    match advice as u32 {
+        linux::MADV_DONTNEED => current.memory.discard(at, bytes)?,
+        linux::MADV_NORMAL
+        | linux::MADV_RANDOM
+        | linux::MADV_SEQUENTIAL
+        | linux::MADV_WILLNEED
+        | linux::MADV_FREE
+        | linux::MADV_HUGEPAGE
+        | linux::MADV_NOHUGEPAGE
+        | linux::MADV_DONTDUMP
+        | linux::MADV_DODUMP => {}
+        _ => return Err(Errno::EINVAL),
+    }
+    Ok(0)
+}
+
+fn brk(current: &mut Current<'_>, [end, ..]: Arguments) -> Result<u64> {
+    Ok(current.memory.brk(end))
+}
+
+/// Nothing is written back, and nothing is taken from memory: these do nothing.
+fn covered(current: &mut Current<'_>, [at, bytes, ..]: Arguments) -> Result<u64> {
+    let start = at & !(PAGE - 1);
+    let bytes = bytes.checked_add(at - start).ok_or(Errno::EINVAL)?;
+    if bytes == 0 || current.memory.covers(start, bytes) {
+        Ok(0)
+    } else {
+        Err(Errno::ENOMEM)
+    }
+}
+
+/// A page that may be touched counts as there.
+fn mincore(current: &mut Current<'_>, [at, bytes, to, ..]: Arguments) -> Result<u64> {
+    if !at.is_multiple_of(PAGE) {
+        return Err(Errno::EINVAL);
+    }
+    covered(current, [at, bytes, 0, 0, 0, 0])?;
+    for place in to..to.saturating_add(bytes.div_ceil(PAGE)) {
+        current.user().write(place, &1_u8)?;
+    }
+    Ok(0)
+}

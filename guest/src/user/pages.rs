@@ -1,0 +1,319 @@
+//! The pages of a program: what its space maps, and nothing of why.
+//!
+//! Memory belongs to the page tables while it is mapped ([`pagetable::user`]); this asks for it by ranges.
+//! A page that its program may not touch at all is not mapped: Xen lets user mode reach whatever is
+//! present in its tables. Its frame is kept beside until it may be touched again.
+
+extern crate alloc;
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use crate::areas::Rights;
+use crate::mm::error::FrameError;
+use crate::mm::frames::Frame;
+use crate::mm::layout;
+use crate::mm::spaces::AddressSpace;
+use crate::mm::user::OnWrite;
+use crate::mm::{self, Flags, MmError, Running, Tables};
+
+pub(crate) const PAGE: u64 = 4096;
+/// Pages that one table maps.
+const TABLE: u64 = 512;
+/// Frames that programs leave to the kernel: its heap, tables, and the direct map grow by them.
+const RESERVE: u64 = 96;
+
+/// The user half of a space.
+pub(crate) struct Pages {
+    space: Option<AddressSpace>,
+    /// Pages that nobody may touch, by address.
+    hidden: Vec<(u64, Frame)>,
+}
+
+/// The flags of a page with rights; `None` if it may not be touched.
+fn flags(rights: Rights) -> Option<Flags> {
+    if rights.is_empty() {
+        return None;
+    }
+    let mut flags = Flags::CONST;
+    if rights.contains(Rights::EXECUTE) {
+        flags.remove(Flags::NO_EXECUTE);
+    }
+    if rights.contains(Rights::WRITE) {
+        flags.insert(Flags::WRITABLE | Flags::DIRTY);
+    }
+    Some(flags)
+}
+
+/// Refuses what would leave the kernel itself too little.
+fn check_reserve(tables: &Tables<Running>, frames: u64) -> Result<(), MmError> {
+    if tables.frames().obtainable() < RESERVE + frames {
+        return Err(MmError::Frame(FrameError::OutOfMemory));
+    }
+    Ok(())
+}
+
+/// A frame of zeros.
+///
+/// # Errors
+/// There is none but those that the kernel keeps.
+pub(crate) fn zeroed() -> Result<Frame, MmError> {
+    let mut frame = mm::with(|tables| {
+        check_reserve(tables, 1)?;
+        tables.alloc_frame()
+    })?;
+    memory(&mut frame).fill(0);
+    Ok(frame)
+}
+
+/// What a frame holds, for whoever has it.
+pub(crate) fn memory(frame: &mut Frame) -> &mut [u8] {
+    let address = layout::DIRECT.start + frame.pfn().as_u64() * PAGE;
+    let memory = core::ptr::with_exposed_provenance_mut(address as usize);
+    // SAFETY: the direct map reaches every frame that was handed out, and the caller has this one.
+    unsafe { core::slice::from_raw_parts_mut(memory, PAGE as usize) }
+}
+
+/// Gives a frame back.
+pub(crate) fn free(frame: Frame) {
+    let pfn = frame.pfn();
+    if let Err(e) = mm::with(|tables| tables.free_frame(frame)) {
+        log::error!(target: "user", "pfn {pfn} is lost: {e}");
+    }
+}
+
+/// Gives back the tables that are kept for programs to come.
+pub(crate) fn release_spares() {
+    if let Err(e) = mm::with(|tables| tables.release_spares()) {
+        log::error!(target: "user", "tables of programs that ended are kept: {e}");
+    }
+}
+
+/// What is to be in fresh pages.
+pub(crate) enum Fill<'a> {
+    Zeros,
+    /// What a frame holds, in one page.
+    Copy(&'a Frame),
+}
+
+impl Pages {
+    /// A space with nothing in it.
+    ///
+    /// # Errors
+    /// No memory, or Xen's refusal.
+    pub(crate) fn new() -> Result<Pages, MmError> {
+        let space = mm::with(|tables| {
+            check_reserve(tables, 8)?;
+            tables.create_space()
+        })?;
+        Ok(Pages {
+            space: Some(space),
+            hidden: Vec::new(),
+        })
+    }
+
+    /// The same pages for another program: what one of them writes the other does not see.
+    ///
+    /// # Errors
+    /// No memory, or Xen's refusal.
+    pub(crate) fn fork(&self) -> Result<Pages, MmError> {
+        let parent = self.space.as_ref().ok_or(MmError::NotTakenOver)?;
+        let mut hidden = Vec::new();
+        hidden
+            .try_reserve_exact(self.hidden.len())
+            .map_err(|_| MmError::Frame(FrameError::OutOfMemory))?;
+        let space = mm::with(|tables| {
+            check_reserve(tables, 8)?;
+            tables.fork_space(parent)
+        })?;
+        let mut child = Pages {
+            space: Some(space),
+            hidden,
+        };
+        for (va, frame) in &self.hidden {
+            let address = layout::DIRECT.start + frame.pfn().as_u64() * PAGE;
+            let from = core::ptr::with_exposed_provenance(address as usize);
+            let mut copy = zeroed()?;
+            // SAFETY: the direct map reaches the frame, which is this program's and mapped nowhere.
+            let from = unsafe { core::slice::from_raw_parts(from, PAGE as usize) };
+            memory(&mut copy).copy_from_slice(from);
+            child.hidden.push((*va, copy));
+        }
+        Ok(child)
+    }
+
+    fn within<R>(
+        &self,
+        f: impl FnOnce(&mut Tables<Running>) -> Result<R, MmError>,
+    ) -> Result<R, MmError> {
+        match &self.space {
+            Some(space) => mm::in_space(space, f),
+            None => Err(MmError::NotTakenOver),
+        }
+    }
+
+    /// Has this vCPU run in this space.
+    ///
+    /// # Errors
+    /// Xen's refusal.
+    pub(crate) fn enter(&self) -> Result<(), MmError> {
+        match &self.space {
+            // SAFETY: the kernel uses nothing of a user half but by accesses that may fault.
+            Some(space) => unsafe { mm::switch_space(space) },
+            None => Err(MmError::NotTakenOver),
+        }
+    }
+
+    /// Has this vCPU run in no program's space.
+    ///
+    /// # Errors
+    /// Xen's refusal.
+    pub(crate) fn leave() -> Result<(), MmError> {
+        let boot = mm::with(|tables| tables.boot_space());
+        // SAFETY: as for `enter`.
+        unsafe { mm::switch_space(&boot) }
+    }
+
+    /// Whether a page is mapped, and if so whether it can be written to.
+    ///
+    /// # Errors
+    /// Xen's refusal of what was queued before.
+    pub(crate) fn look(&self, va: u64) -> Result<Option<bool>, MmError> {
+        self.within(|tables| Ok(tables.user_page(va).map(|page| page.is_writable)))
+    }
+
+    /// Makes a page writable that is mapped read-only: the program's own from then on.
+    ///
+    /// # Errors
+    /// No memory for a copy, or Xen's refusal.
+    pub(crate) fn make_writable(&self, va: u64) -> Result<(), MmError> {
+        self.within(|tables| {
+            check_reserve(tables, 2)?;
+            tables.make_writable(va, OnWrite::Copy)
+        })
+    }
+
+    /// Maps fresh pages where nothing is mapped.
+    ///
+    /// # Errors
+    /// No memory, or Xen's refusal.
+    pub(crate) fn map(
+        &mut self,
+        va: u64,
+        pages: u64,
+        rights: Rights,
+        with: &Fill<'_>,
+    ) -> Result<(), MmError> {
+        let Some(flags) = flags(rights) else {
+            return Ok(());
+        };
+        self.within(|tables| {
+            check_reserve(tables, pages + 4)?;
+            tables.map_user(va, pages, flags, |_, words| match with {
+                Fill::Zeros => words.fill(0),
+                Fill::Copy(frame) => {
+                    let address = layout::DIRECT.start + frame.pfn().as_u64() * PAGE;
+                    let from =
+                        core::ptr::with_exposed_provenance::<mm::machine::Words>(address as usize);
+                    // SAFETY: the direct map reaches the frame, which the caller has borrowed.
+                    *words = unsafe { *from };
+                }
+            })
+        })
+    }
+
+    /// Maps again a page that nobody could touch, if there is one at an address.
+    ///
+    /// # Errors
+    /// No memory, or Xen's refusal.
+    pub(crate) fn show(&mut self, va: u64, rights: Rights) -> Result<bool, MmError> {
+        let Ok(place) = self.hidden.binary_search_by_key(&va, |(at, _)| *at) else {
+            return Ok(false);
+        };
+        let (_, frame) = self.hidden.remove(place);
+        let shown = self.map(va, 1, rights, &Fill::Copy(&frame));
+        free(frame);
+        shown.map(|()| true)
+    }
+
+    /// The places among the hidden pages of those in a range.
+    fn hidden_in(&self, range: &Range<u64>) -> Range<usize> {
+        let place = |va: u64| self.hidden.partition_point(|(at, _)| *at < va);
+        place(range.start)..place(range.end)
+    }
+
+    /// Unmaps a range; its memory is free.
+    ///
+    /// # Errors
+    /// No memory for the copy of a table that is shared, or Xen's refusal.
+    pub(crate) fn unmap(&mut self, range: Range<u64>) -> Result<(), MmError> {
+        let hidden = self.hidden_in(&range);
+        self.hidden.drain(hidden).for_each(|(_, frame)| free(frame));
+        let pages = (range.end - range.start) / PAGE;
+        self.within(|tables| tables.unmap_user(range.start, pages))
+    }
+
+    /// Gives the pages of a range these rights.
+    ///
+    /// # Errors
+    /// No memory, or Xen's refusal.
+    pub(crate) fn protect(&mut self, range: Range<u64>, rights: Rights) -> Result<(), MmError> {
+        let Some(flags) = flags(rights) else {
+            return self.hide(range);
+        };
+        let pages = (range.end - range.start) / PAGE;
+        self.within(|tables| tables.protect_user(range.start, pages, flags))?;
+        let hidden = self.hidden_in(&range);
+        for _ in hidden.clone() {
+            let (va, _) = self.hidden[hidden.start];
+            self.show(va, rights)?;
+        }
+        Ok(())
+    }
+
+    /// Hides all pages of a range.
+    fn hide(&mut self, range: Range<u64>) -> Result<(), MmError> {
+        for va in range.step_by(PAGE as usize) {
+            if self.look(va)?.is_none() {
+                continue;
+            }
+            if self.hidden.try_reserve(TABLE as usize).is_err() {
+                return Err(MmError::Frame(FrameError::OutOfMemory));
+            }
+            if let Some(frame) = self.within(|tables| tables.take_user(va))? {
+                let place = self.hidden.partition_point(|(at, _)| *at < va);
+                self.hidden.insert(place, (va, frame));
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the pages of a range to where nothing is mapped; the two do not overlap.
+    ///
+    /// # Errors
+    /// No memory, or Xen's refusal.
+    pub(crate) fn relocate(&mut self, range: Range<u64>, to: u64) -> Result<(), MmError> {
+        let pages = (range.end - range.start) / PAGE;
+        self.within(|tables| tables.move_user(range.start, to, pages))?;
+        let hidden = self.hidden_in(&range);
+        for (va, _) in &mut self.hidden[hidden] {
+            *va = to + (*va - range.start);
+        }
+        self.hidden.sort_unstable_by_key(|(va, _)| *va);
+        Ok(())
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        self.hidden.drain(..).for_each(|(_, frame)| free(frame));
+        let Some(space) = self.space.take() else {
+            return;
+        };
+        let ended = mm::with(|tables| tables.spare_space(space));
+        if let Err(refused) = ended {
+            let e = refused.error;
+            log::error!(target: "user", "a program's pages are not all given back: {e}");
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! A thread of a program, and the kernel thread that runs it: into user mode, and whatever takes it out.
+
+extern crate alloc;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::task::{Poll, Waker};
+
+use hypercall::Hypervisor;
+use linux_raw_sys::general as linux;
+
+use super::access::User;
+use super::call;
+use super::errno::{Errno, RESTART, Result, Room};
+use super::memory::{Access, Memory, Refused};
+use super::process::{self, Process};
+use super::signal::{self, Fault, Stack};
+use super::{deliver, futex};
+use crate::lock::Lock;
+use crate::task::{self, Hooks, JoinHandle};
+use crate::trap;
+use crate::usermode::{Bases, Context, Exit, Extended};
+use crate::xen::HV;
+
+/// A thread of a program.
+pub(crate) struct Thread {
+    /// Its number; that of a process' first thread is the process'.
+    pub(crate) number: u32,
+    /// What it shares with the other threads of its process.
+    pub(crate) process: Arc<Process>,
+    /// Signals that wait until it wants them.
+    pub(crate) mask: AtomicU64,
+    /// Signals sent to it alone.
+    pub(crate) pending: AtomicU64,
+    /// What it did wrong, until it is told.
+    pub(crate) fault: Lock<Option<Fault>>,
+    /// The mask that comes back once a signal was waited for with another.
+    pub(crate) saved_mask: Lock<Option<u64>>,
+    /// The system call that a signal interrupted, by its number and one.
+    pub(crate) interrupted: AtomicU64,
+    /// Its stack for signals.
+    pub(crate) stack: Lock<Stack>,
+    /// Where a 0 is written when it ends, for whoever waits for that.
+    pub(crate) clear_at_end: AtomicU64,
+    /// Where its number is written when it begins.
+    pub(crate) set_at_start: AtomicU64,
+    /// Its list of robust futexes.
+    pub(crate) robust: AtomicU64,
+    /// Whether it is to end without a look at its program.
+    doomed: AtomicBool,
+    bases: Lock<Bases>,
+    extended: Lock<Extended>,
+    /// Wakes it where it waits.
+    waker: Lock<Option<Waker>>,
+}
+
+/// The thread that runs on this vCPU, with its registers.
+pub(crate) struct Current<'a> {
+    pub(crate) thread: &'a Arc<Thread>,
+    pub(crate) context: &'a mut Context,
+    /// The memory of its process.
+    pub(crate) memory: Arc<Memory>,
+}
+
+impl Current<'_> {
+    /// The memory of its process, to copy from and to.
+    pub(crate) fn user(&self) -> User<'_> {
+        User(&self.memory)
+    }
+}
+
+impl Hooks for Thread {
+    fn switched_out(&self) {
+        self.extended.lock().save();
+        Memory::leave();
+    }
+
+    fn switching_in(&self) {
+        // Without memory it has left its program already.
+        let entered = self.process.memory().map(|memory| memory.enter());
+        if let Some(Err(e)) = entered {
+            log::error!(target: "user", "thread {}: its memory cannot be entered: {e:?}", self.number);
+            self.doom();
+        }
+        if let Err(e) = self.bases.lock().load() {
+            log::error!(target: "user", "thread {}: its segments: {e}", self.number);
+            self.doom();
+        }
+        self.extended.lock().restore();
+    }
+}
+
+impl Thread {
+    /// A thread that does not run yet; `None` without memory for its registers.
+    pub(crate) fn new(number: u32, process: Arc<Process>) -> Option<Arc<Thread>> {
+        Some(Arc::new(Thread {
+            number,
+            process,
+            mask: AtomicU64::new(0),
+            pending: AtomicU64::new(0),
+            fault: Lock::new(None),
+            saved_mask: Lock::new(None),
+            interrupted: AtomicU64::new(0),
+            stack: Lock::new(Stack::default()),
+            clear_at_end: AtomicU64::new(0),
+            set_at_start: AtomicU64::new(0),
+            robust: AtomicU64::new(0),
+            doomed: AtomicBool::new(false),
+            bases: Lock::new(Bases::default()),
+            extended: Lock::new(Extended::new()?),
+            waker: Lock::new(None),
+        }))
+    }
+
+    /// A thread that goes on as this one, which runs on this vCPU.
+    pub(crate) fn duplicate(&self, number: u32, process: Arc<Process>) -> Option<Arc<Thread>> {
+        let mut extended = self.extended.lock();
+        extended.save();
+        Some(Arc::new(Thread {
+            number,
+            process,
+            mask: AtomicU64::new(self.mask.load(Ordering::Relaxed)),
+            pending: AtomicU64::new(0),
+            fault: Lock::new(None),
+            saved_mask: Lock::new(None),
+            interrupted: AtomicU64::new(0),
+            stack: Lock::new(*self.stack.lock()),
+            clear_at_end: AtomicU64::new(0),
+            set_at_start: AtomicU64::new(0),
+            robust: AtomicU64::new(0),
+            doomed: AtomicBool::new(false),
+            bases: Lock::new(*self.bases.lock()),
+            extended: Lock::new(extended.duplicate()?),
+            waker: Lock::new(None),
+        }))
+    }
+
+    /// Has a kernel thread run it. If there is none to be had, it is as if it never was.
+    ///
+    /// # Errors
+    /// `EAGAIN`.
+    pub(crate) fn start(self: &Arc<Thread>, context: Context) -> Result<()> {
+        let thread = self.clone();
+        let main = move || main(&thread, context);
+        let mut running = RUNNING.lock();
+        running.retain(|handle| !handle.is_over());
+        running.room(1)?;
+        let spawned = task::Spawn::new("program").hooks(self.clone()).start(main);
+        match spawned {
+            Ok(handle) => running.push(handle),
+            Err(e) => {
+                log::warn!(target: "user", "thread {}: {e}", self.number);
+                return Err(Errno::EAGAIN);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where FS and GS lead.
+    pub(crate) fn bases(&self) -> Bases {
+        *self.bases.lock()
+    }
+
+    /// Has FS and GS lead elsewhere: before it runs, or while it runs on this vCPU.
+    pub(crate) fn set_bases(&self, bases: Bases) {
+        *self.bases.lock() = bases;
+    }
+
+    /// Has the registers beside the general ones as a new program finds them, on this vCPU, where the
+    /// thread runs.
+    pub(crate) fn load_fresh(&self) {
+        let mut extended = self.extended.lock();
+        extended.reset();
+        extended.restore();
+        if let Err(e) = self.bases.lock().load() {
+            log::error!(target: "user", "thread {}: its segments: {e}", self.number);
+            self.doom();
+        }
+    }
+
+    /// The registers beside the general ones.
+    pub(crate) fn extended<R>(&self, f: impl FnOnce(&mut Extended) -> R) -> R {
+        f(&mut self.extended.lock())
+    }
+
+    /// Has it end as soon as it can.
+    pub(crate) fn doom(&self) {
+        self.doomed.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether it is to end.
+    pub(crate) fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::Acquire)
+    }
+
+    /// Has it look up from whatever it waits for.
+    pub(crate) fn wake(&self) {
+        let waker = self.waker.lock().clone();
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether a signal waits for it that it wants, or its end.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.is_doomed() || self.wanted() != 0
+    }
+
+    /// The signals that wait for it and that it wants.
+    pub(crate) fn wanted(&self) -> u64 {
+        let all = self.pending.load(Ordering::Acquire) | self.process.signals.pending();
+        all & !self.mask.load(Ordering::Relaxed)
+    }
+}
+
+/// The kernel threads that run programs, but for some that have ended.
+static RUNNING: Lock<Vec<JoinHandle<()>>> = Lock::new(Vec::new());
+
+/// Waits until no kernel thread runs a program any more.
+pub(crate) fn join_all() {
+    let all = core::mem::take(&mut *RUNNING.lock());
+    for handle in all {
+        handle.join();
+    }
+}
+
+/// Waits until `poll` has something, or a signal comes: then it is `RESTART`.
+///
+/// # Errors
+/// That, or what `poll` has.
+pub(crate) fn wait<T>(
+    thread: &Thread,
+    mut poll: impl FnMut(&Waker) -> Poll<Result<T>>,
+) -> Result<T> {
+    task::wait_until(|waker| match poll(waker) {
+        Poll::Ready(result) => Some(result),
+        Poll::Pending if thread.is_interrupted() => Some(Err(RESTART)),
+        Poll::Pending => None,
+    })
+}
+
+/// As [`wait`], up to a time on the kernel's clock: then it is `None`.
+///
+/// # Errors
+/// As [`wait`].
+pub(crate) fn wait_until_time<T>(
+    thread: &Thread,
+    deadline: u64,
+    mut poll: impl FnMut(&Waker) -> Poll<Result<T>>,
+) -> Result<Option<T>> {
+    let waited = task::wait_until_time(deadline, |waker| match poll(waker) {
+        Poll::Ready(result) => Some(result),
+        Poll::Pending if thread.is_interrupted() => Some(Err(RESTART)),
+        Poll::Pending => None,
+    });
+    waited.transpose()
+}
+
+/// Runs a program's thread up to its end.
+fn main(thread: &Arc<Thread>, mut context: Context) {
+    *thread.waker.lock() = Some(task::waker());
+    let number = thread.set_at_start.swap(0, Ordering::Relaxed);
+    if number != 0
+        && let Some(memory) = thread.process.memory()
+    {
+        // A bad address is the program's own affair, as it is under Linux.
+        let _ = User(&memory).write(number, &thread.number);
+    }
+    loop {
+        let Some(memory) = thread.process.memory() else {
+            break;
+        };
+        if thread.is_interrupted() || thread.interrupted.load(Ordering::Relaxed) != 0 {
+            let mut current = Current {
+                thread,
+                context: &mut context,
+                memory: memory.clone(),
+            };
+            deliver::signals(&mut current);
+        }
+        if thread.is_doomed() {
+            break;
+        }
+        task::yield_if_needed();
+        let exit = context.run();
+        // An event that waits is taken here.
+        let taken = match exit {
+            Ok(Exit::Interrupt(vector)) => trap::interrupt_of_user_mode(vector),
+            _ => true,
+        };
+        HV.restore_upcalls(false);
+        match exit {
+            Ok(exit) if taken => serve(thread, &mut context, memory, exit),
+            Ok(exit) => {
+                log::error!(target: "user", "thread {}: ended by {exit:?}", thread.number);
+                process::end(&thread.process, signal::killed_by(linux::SIGKILL));
+            }
+            Err(e) => {
+                log::error!(target: "user", "thread {}: {e}", thread.number);
+                process::end(&thread.process, signal::killed_by(linux::SIGKILL));
+            }
+        }
+    }
+    if let Some(memory) = thread.process.memory() {
+        futex::leave(thread, &memory);
+    }
+    // The space may be given back from here on.
+    Memory::leave();
+    process::thread_ended(thread);
+}
+
+/// Does what took a program out of user mode.
+fn serve(thread: &Arc<Thread>, context: &mut Context, memory: Arc<Memory>, exit: Exit) {
+    match exit {
+        Exit::SystemCall => call::serve(&mut Current {
+            thread,
+            context,
+            memory,
+        }),
+        Exit::PageFault { address, error } => {
+            let access = Access::of(error);
+            if let Err(refused) = memory.fault(address, access) {
+                refuse(thread, context, address, refused);
+            }
+        }
+        Exit::Exception { vector, .. } => {
+            let fault = Fault::of(vector, context.frame().rip);
+            signal::raise(thread, fault);
+        }
+        Exit::Interrupt(_) | Exit::Event => {}
+    }
+}
+
+/// A fault that is the program's mistake, or for which there is no memory.
+fn refuse(thread: &Arc<Thread>, context: &Context, address: u64, refused: Refused) {
+    log::debug!(
+        target: "user",
+        "process {}: {refused:?} at {address:#x}, by the instruction at {:#x}",
+        thread.process.number, context.frame().rip
+    );
+    let fault = match refused {
+        Refused::Nothing => Fault::new(linux::SIGSEGV, linux::SEGV_MAPERR, address),
+        Refused::Rights => Fault::new(linux::SIGSEGV, linux::SEGV_ACCERR, address),
+        Refused::Bus => Fault::new(linux::SIGBUS, linux::BUS_ADRERR, address),
+        Refused::NoMemory => {
+            log::warn!(
+                target: "user",
+                "out of memory: process {} is killed, at {:#x}", thread.process.number, context.frame().rip
+            );
+            return process::end(&thread.process, signal::killed_by(linux::SIGKILL));
+        }
+    };
+    signal::raise(thread, fault);
+}
