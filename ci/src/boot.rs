@@ -3,10 +3,12 @@
 mod dry;
 mod flags;
 mod kernel;
+pub(crate) mod program;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use self::program::Program;
 use crate::cli::BootArgs;
 use crate::console::contract::{Contract, judge};
 use crate::console::transcript::{Show, Transcript};
@@ -14,6 +16,7 @@ use crate::console::verdict::{End, Kind, Outcome, Shutdown, Verdict};
 use crate::exit::{Failure, Result};
 use crate::interrupt;
 use crate::process;
+use crate::provision::Provision;
 use crate::provision::origin::Origin;
 use crate::report::{Facts, Report, Row, State};
 use crate::stack::{Job, Mode, Setting, Via};
@@ -23,6 +26,9 @@ use crate::workspace::Workspace;
 
 /// Long enough for any stack on a slow machine.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The ramdisk of a program, among the files of a run.
+const RAMDISK: &str = "program.cpio";
 
 /// How much of the logs a failure shows.
 const TAIL_LINES: usize = 30;
@@ -46,9 +52,14 @@ fn reported(arguments: &BootArgs, report: &mut Report) -> Result<()> {
         None if arguments.lean => workspace.build_lean_kernel()?,
         None => workspace.build_kernel()?,
     };
-    let job = job(arguments, kernel)?;
+    let mut job = job(arguments, kernel)?;
     let mode = mode(arguments);
     let dir = workspace.run_dir(job.via.name())?;
+    if let Some(program) = program(arguments, &provision)? {
+        let ramdisk = dir.join(RAMDISK);
+        program.pack(&ramdisk, &[])?;
+        hand(&program, ramdisk, arguments, &mut job);
+    }
     let jobs = [job];
     let setting = Setting {
         provision: &provision,
@@ -108,6 +119,20 @@ fn reported(arguments: &BootArgs, report: &mut Report) -> Result<()> {
     };
     report.add(row);
     result
+}
+
+/// The program that is to be run, if one is.
+fn program(arguments: &BootArgs, provision: &Provision) -> Result<Option<Program>> {
+    let program = arguments.program.as_deref();
+    program
+        .map(|name| Program::find(name, provision))
+        .transpose()
+}
+
+/// Has a boot run a program from a ramdisk.
+fn hand(program: &Program, ramdisk: PathBuf, arguments: &BootArgs, job: &mut Job) {
+    job.cmdline = program.words(&arguments.cmdline, &arguments.arguments);
+    job.initrd = Some(ramdisk);
 }
 
 /// Whether the guest crashed, by its own account or Xen's.

@@ -165,6 +165,13 @@ pub(crate) struct BootArgs {
     /// A file to hand to the kernel as its initial RAM disk
     #[arg(long, value_name = "FILE")]
     pub(crate) initrd: Option<PathBuf>,
+    /// A program for Linux that the kernel is to run, a static one: its path, or `busybox`, which is
+    /// fetched; what follows `--` are its arguments. The boot passes if the program does
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["initrd", "kernel"])]
+    pub(crate) program: Option<String>,
+    /// Arguments of --program
+    #[arg(last = true, value_name = "ARGUMENT", requires = "program")]
+    pub(crate) arguments: Vec<String>,
     /// A feature that the emulated processor is to have or to lack, in QEMU's words: -nx
     #[arg(long, value_name = "FEATURE", allow_hyphen_values = true)]
     pub(crate) cpu: Vec<String>,

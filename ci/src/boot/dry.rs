@@ -26,8 +26,13 @@ pub(super) fn run(arguments: &BootArgs) -> Result<()> {
             image
         }
     };
-    let job = super::job(arguments, kernel)?;
+    let mut job = super::job(arguments, kernel)?;
     let dir = workspace.target.join("boot").join(LOGS);
+    if let Some(program) = super::program(arguments, &provision)? {
+        let ramdisk = dir.join(super::RAMDISK);
+        steps.push(format!("pack: {}", ramdisk.display()));
+        super::hand(&program, ramdisk, arguments, &mut job);
+    }
     let setting = Setting {
         provision: &provision,
         mode: super::mode(arguments),

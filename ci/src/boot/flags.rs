@@ -51,6 +51,11 @@ pub(super) fn check(arguments: &BootArgs) -> Result<()> {
             not_on: &[(Via::KvmShim, "the shim hands none on")],
         },
         Given {
+            name: "--program",
+            given: arguments.program.is_some(),
+            not_on: &[(Via::KvmShim, "the shim hands no ramdisk on")],
+        },
+        Given {
             name: "--xen-log",
             given: arguments.xen_log.is_some(),
             not_on: &[

@@ -5,7 +5,7 @@
 //! long, such as booting a Linux dom0, happens once.
 
 mod alone;
-mod archive;
+pub(crate) mod archive;
 pub(crate) mod bare;
 mod by_hand;
 mod bzimage;

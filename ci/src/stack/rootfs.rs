@@ -119,6 +119,11 @@ pub(crate) fn with_init(program: &Path, to: &Path) -> Result<()> {
     archive.finish().map(drop).map_err(written())
 }
 
+/// The static busybox in `tree`.
+pub(crate) fn busybox(tree: &Path) -> Result<PathBuf> {
+    Tree(tree).any(&["bin/busybox", "usr/bin/busybox"])
+}
+
 /// The shim's image in `tree`.
 pub(crate) fn shim(tree: &Path) -> Result<PathBuf> {
     let tree = Tree(tree);
@@ -130,10 +135,7 @@ fn fill<W: Write>(tree: &Tree, archive: &mut Archive<W>) -> Result<()> {
     let xen = tree.xen()?;
     let xen_bin = format!("{xen}/bin");
 
-    let mut programs = vec![(
-        tree.any(&["bin/busybox", "usr/bin/busybox"])?,
-        "bin/busybox".to_owned(),
-    )];
+    let mut programs = vec![(busybox(tree.0)?, "bin/busybox".to_owned())];
     for name in XEN_PROGRAMS {
         programs.push((
             tree.any(&[&format!("{xen_bin}/{name}")])?,

@@ -17,6 +17,7 @@ mod odd;
 mod package;
 #[cfg(test)]
 mod papers;
+mod programs;
 mod regression;
 #[cfg(test)]
 mod rooms;
@@ -346,6 +347,7 @@ fn booted(suite: &mut Suite, vias: &[Via]) -> Result<()> {
     let kernel = suite.kernel()?;
     let mut boots = smoke::boots(&kernel, vias);
     boots.extend(examples::boots(suite, vias)?);
+    boots.extend(programs::boots(suite, &kernel, vias)?);
     session::run(suite, &boots)
 }
 
@@ -362,6 +364,7 @@ fn list(groups: &[Group]) {
                 .chain(typed::name(via))
                 .chain(machines::names(via))
                 .chain(examples::names(via))
+                .chain(programs::names(via))
                 .chain(foreign::names(via))
                 .chain(located::names(via))
                 .for_each(|name| println!("{name}")),

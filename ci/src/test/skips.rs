@@ -39,6 +39,22 @@ const SMP: &[&str] = &[
 
 const ALLOWED: &[Allowed] = &[
     Allowed {
+        tests: &[
+            "programs.fork",
+            "programs.handler",
+            "programs.kernel",
+            "programs.memory",
+            "programs.preempted",
+            "programs.refused",
+            "usermode.confined.2",
+            "usermode.exits.2",
+        ],
+        vias: &[Via::Shim, Via::Pvh],
+        up_to_mib: None,
+        reason: "page faults come without their address",
+        always: false,
+    },
+    Allowed {
         tests: &["interrupt.unknown"],
         vias: PV,
         up_to_mib: None,
@@ -99,7 +115,15 @@ const ALLOWED: &[Allowed] = &[
     },
     Allowed {
         // Their frames are more than half of the memory.
-        tests: &["*.4096"],
+        tests: &[
+            "*.4096",
+            "programs.fork",
+            "programs.handler",
+            "programs.kernel",
+            "programs.memory",
+            "programs.preempted",
+            "programs.refused",
+        ],
         vias: EVERYWHERE,
         up_to_mib: Some(16),
         reason: " can be had",

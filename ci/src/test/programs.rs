@@ -1,0 +1,174 @@
+//! Debian's static busybox, unmodified, on the kernel: what it says and how it ends is what the same
+//! binary says and does under the Linux that the tests run on, byte for byte.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::session::Boot;
+use super::smoke::{self, FAIL, PASS, Smoke};
+use super::{Suite, title, titles};
+use crate::boot::program::{BUSYBOX, Program};
+use crate::exit::{Failure, Result};
+use crate::stack::{Job, Via};
+
+/// The script's name, in the ramdisk and here.
+const FILE: &str = "script";
+
+/// What the shell is given in the first test: files, pipes, children, signals.
+const SCRIPT: &str = include_str!("programs.sh");
+
+/// A test.
+struct Row {
+    smoke: Smoke,
+    script: &'static str,
+}
+
+const fn row(
+    name: &'static str,
+    vias: &'static [Via],
+    script: &'static str,
+    expect: smoke::Expect,
+    says: &'static [&'static str],
+) -> Row {
+    Row {
+        smoke: Smoke {
+            name,
+            vias,
+            mem_mib: None,
+            cmdline: "log=off",
+            expect,
+            says,
+        },
+        script,
+    }
+}
+
+/// Where programs can be run: in the hardware virtualisation that QEMU emulates Xen 4.17 loses the addresses
+/// of page faults, so that neither the shim nor PVH has them there; with `--xen 4.20` both do.
+const WITH_ADDRESSES: &[Via] = &[Via::Dom0, Via::Xl, Via::Bare, Via::Bare4];
+
+const ROWS: &[Row] = &[
+    row(
+        "busybox says what it says under Linux",
+        WITH_ADDRESSES,
+        SCRIPT,
+        PASS,
+        &[" program=0"],
+    ),
+    row(
+        "a program's status is the boot's",
+        &[Via::Dom0, Via::Bare],
+        "echo before; exit 3",
+        FAIL,
+        &["the program ended with 3"],
+    ),
+    row(
+        "a program that is killed fails the boot",
+        &[Via::Dom0, Via::Bare],
+        "kill -SEGV $$",
+        FAIL,
+        &["the program ended with signal-11"],
+    ),
+];
+
+/// What tests of a way are called.
+pub(super) fn names(via: Via) -> Vec<String> {
+    titles(ROWS.iter().map(|row| (row.smoke.name, row.smoke.vias)), via)
+}
+
+/// The boots on these ways.
+pub(super) fn boots(suite: &Suite, kernel: &Path, vias: &[Via]) -> Result<Vec<Boot>> {
+    let program = Program::find(BUSYBOX, &suite.provision)?;
+    let dir = suite.workspace.target.join("programs");
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir).map_err(Failure::file("remove", &dir))?;
+    }
+    program.link(&dir.join("bin"))?;
+    let mut boots = Vec::new();
+    for (number, row) in ROWS.iter().enumerate() {
+        let on: Vec<_> = vias
+            .iter()
+            .filter(|via| row.smoke.vias.contains(via))
+            .collect();
+        if on.is_empty() {
+            continue;
+        }
+        let ramdisk = dir.join(format!("{number}.cpio"));
+        program.pack(&ramdisk, &[(FILE, row.script.as_bytes())])?;
+        let expected = under_linux(&program, &dir, row.script)?;
+        boots.extend(on.into_iter().map(|&via| {
+            let expected = expected.clone();
+            Boot {
+                name: title(row.smoke.name, via),
+                job: Job {
+                    cmdline: program.words(row.smoke.cmdline, &["sh".into(), FILE.into()]),
+                    initrd: Some(ramdisk.clone()),
+                    timeout: Some(smoke::TIMEOUT),
+                    ..Job::new(row.smoke.name.replace([' ', '\''], "-"), via, kernel)
+                },
+                check: Box::new(move |transcript, end| {
+                    smoke::check(&row.smoke, &transcript.guest, end)?;
+                    compare(&said(&transcript.guest), &expected)
+                }),
+            }
+        }));
+    }
+    Ok(boots)
+}
+
+/// What the shell says under the Linux that this runs on.
+fn under_linux(program: &Program, dir: &Path, script: &str) -> Result<Vec<String>> {
+    let file = dir.join(FILE);
+    std::fs::write(&file, script).map_err(Failure::file("write", &file))?;
+    let output = Command::new(dir.join("bin").join(BUSYBOX))
+        .args(["sh", FILE])
+        .env_clear()
+        .env("PATH", dir.join("bin"))
+        .current_dir(dir)
+        .output()
+        .map_err(Failure::file("run", program.file()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// What a program says: all between the kernel's first line and its verdict.
+fn said(lines: &[String]) -> Vec<String> {
+    let first = lines.iter().position(|line| line.starts_with("guest "));
+    let lines = lines.iter().skip(first.map_or(0, |first| first + 1));
+    let own = lines.take_while(|line| !line.starts_with("verdict: "));
+    own.cloned().collect()
+}
+
+fn compare(found: &[String], expected: &[String]) -> std::result::Result<(), String> {
+    let count = found.len().max(expected.len());
+    let differs = (0..count).find(|&i| found.get(i) != expected.get(i));
+    match differs {
+        None => Ok(()),
+        Some(i) => Err(format!(
+            "line {} of the program's output is {:?}, and {:?} under Linux",
+            i + 1,
+            found.get(i),
+            expected.get(i)
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str) -> Vec<String> {
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_output_is_what_lies_between() {
+        let all = lines("guest 0.1.0 on Xen\none\ntwo\nverdict: pass via=\"x\"\nlater");
+        let said = said(&all);
+        assert_eq!(said, ["one", "two"]);
+        assert_eq!(compare(&said, &lines("one\ntwo")), Ok(()));
+        assert!(compare(&said, &lines("one\ntwo\nthree")).is_err());
+        assert!(compare(&said, &lines("one")).is_err());
+        assert!(compare(&said, &lines("one\nother")).is_err());
+    }
+}
