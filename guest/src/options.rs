@@ -52,7 +52,7 @@ pub const WORDS: &[Word] = &[
         name: "provoke",
         form: "provoke=KIND",
         help: "fail on purpose: panic, pagefault, doublefault, stackoverflow, relock, reprint, \
-               reboot, hang, vcpupanic",
+               reboot, hang, vcpupanic, heldpark, threadoverflow",
     },
     Word {
         name: "once",
@@ -129,10 +129,14 @@ pub enum Provoke {
     Hang,
     /// `panic!` on the last vCPU, with all of them at work.
     VcpuPanic,
+    /// Wait as a thread does while the page tables are in use.
+    HeldPark,
+    /// Recursion into the guard page below the stack of a thread.
+    ThreadOverflow,
 }
 
 impl Provoke {
-    const ALL: [(&'static str, Provoke); 10] = [
+    const ALL: [(&'static str, Provoke); 12] = [
         ("panic", Provoke::Panic),
         ("pagefault", Provoke::PageFault),
         ("heldfault", Provoke::HeldFault),
@@ -143,6 +147,8 @@ impl Provoke {
         ("reboot", Provoke::Reboot),
         ("hang", Provoke::Hang),
         ("vcpupanic", Provoke::VcpuPanic),
+        ("heldpark", Provoke::HeldPark),
+        ("threadoverflow", Provoke::ThreadOverflow),
     ];
 }
 

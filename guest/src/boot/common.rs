@@ -159,8 +159,13 @@ fn run(entered: &Entered<'_>, options: &Options<'_>) -> ! {
     for capability in capability::lacking() {
         log::info!(target: "boot", "{}", capability.because());
     }
-    // What needs all vCPUs waits for them.
-    let late = |kind: &Provoke| *kind == Provoke::VcpuPanic;
+    // What needs all vCPUs waits for them, and what needs threads.
+    let late = |kind: &Provoke| {
+        matches!(
+            kind,
+            Provoke::VcpuPanic | Provoke::HeldPark | Provoke::ThreadOverflow
+        )
+    };
     if let Some(kind) = options.provoke.filter(|kind| !late(kind)) {
         super::provoke::provoke(kind);
     }

@@ -6,7 +6,7 @@ use marks::init;
 
 use crate::options::Provoke;
 use crate::trap::report::FAIL_IN_REPORT;
-use crate::{cpu, mm, power, println, smp, verdict, xen::HV};
+use crate::{cpu, mm, power, println, smp, task, verdict, xen::HV};
 
 /// An address in the user half that nothing maps.
 const NOWHERE: u64 = 0x5ead_beef_0000;
@@ -45,6 +45,11 @@ pub(crate) fn provoke(kind: Provoke) {
                 }
             });
         }
+        Provoke::HeldPark => mm::with(|_| task::park()),
+        Provoke::ThreadOverflow => match task::spawn("overflows", || recurse(0)) {
+            Ok(thread) => println!("depth reached: {:?}", thread.join()),
+            Err(e) => panic!("a thread that overflows: {e}"),
+        },
     }
 }
 
@@ -65,9 +70,8 @@ fn fault() {
     unsafe { nowhere.read_volatile() };
 }
 
-/// Uses up the stack.
+/// Uses up the stack. Not marked: a thread begins with it, which is an instance of what stays.
 #[expect(unconditional_recursion, reason = "the overflow is the point")]
-#[init]
 fn recurse(depth: u64) -> u64 {
     let page = core::hint::black_box([depth; 64]);
     recurse(page[0] + 1) + core::hint::black_box(page)[63]

@@ -124,14 +124,24 @@ fn give_way() {
 
 /// Goes to another thread if this one has had its time while others wait: to be called on the way to
 /// user mode, where nothing is held, with upcalls masked or not.
+#[inline]
 #[track_caller]
 pub(crate) fn yield_if_needed() {
-    let masked = HV.mask_upcalls();
     let here = vcpu::here();
-    if here.overdue.swap(false, Ordering::Relaxed) {
+    if here.overdue.load(Ordering::Relaxed) || here.length() != 0 {
+        share();
+    }
+}
+
+/// The same where others wait, or did when this one had had its time.
+#[cold]
+#[track_caller]
+fn share() {
+    let masked = HV.mask_upcalls();
+    if vcpu::here().overdue.swap(false, Ordering::Relaxed) {
         give_way();
     }
-    // The one that runs from here on has a time of its own.
+    // It may be another vCPU now. Who runs from here on has a time of its own.
     let here = vcpu::here();
     if here.length() != 0 {
         here.timers.limit();

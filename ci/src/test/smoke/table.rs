@@ -75,6 +75,19 @@ pub(super) const TABLE: &[Smoke] = &[
         ],
     },
     Smoke {
+        // Whoever came next would wait for the lock, which its holder could not let go.
+        name: "a lock that is held while its thread waits is reported",
+        vias: &[Via::Dom0, Via::Bare],
+        mem_mib: None,
+        cmdline: "provoke=heldpark",
+        expect: CRASH,
+        says: &[
+            "guest/src/boot/provoke.rs:",
+            "the vCPU is given away with upcalls masked: a lock is held",
+            "backtrace",
+        ],
+    },
+    Smoke {
         // The console's own lock, which the report needs.
         name: "a print in a print is reported",
         vias: &[Via::Dom0, Via::Xl, Via::Pvh, Via::Bare],
@@ -125,6 +138,22 @@ pub(super) const TABLE: &[Smoke] = &[
         vias: NATIVE,
         mem_mib: None,
         cmdline: "provoke=stackoverflow",
+        expect: CRASH,
+        says: &["#DF", "backtrace"],
+    },
+    Smoke {
+        name: "a thread's stack overflow ends the domain",
+        vias: &[Via::Dom0],
+        mem_mib: None,
+        cmdline: "provoke=threadoverflow",
+        expect: ends(&[], Shutdown::Crash, 1),
+        says: &[],
+    },
+    Smoke {
+        name: "a thread's stack overflow is reported",
+        vias: &[Via::Bare],
+        mem_mib: None,
+        cmdline: "provoke=threadoverflow",
         expect: CRASH,
         says: &["#DF", "backtrace"],
     },
