@@ -1,10 +1,14 @@
 //! Running out of memory: an error to whoever asks, and nothing else.
 
+use heapless::Vec;
+
 use super::context::Context;
 use super::pile::Pile;
 use super::{TestResult, Trouble, expect_eq, expect_matches, selftest};
 use crate::mm::frames::FrameError;
 use crate::mm::{self, Flags, MmError};
+use crate::stack::{self, NoStack};
+use crate::task;
 
 /// All frames are taken, through every growth of the direct map, until there are none: the next
 /// request is an error, again and again, and so is an operation that needs a table; what is mapped
@@ -32,6 +36,62 @@ fn exhaustion(context: &mut Context) -> TestResult {
     Ok(freed?)
 }
 selftest!("oom.exhaustion", exhaustion, needs EVERYWHERE);
+
+/// Frames that are left to threads: two stacks, and page tables.
+const LEFT: usize = 24;
+
+/// Threads are made until there is no memory for the stack of another: that one is an error, what it had
+/// is given back, and those that there are run and end.
+fn threads(context: &mut Context) -> TestResult {
+    let mut pile = Pile::new();
+    let taken = mm::with(|tables| {
+        let mut left = Vec::<_, LEFT>::new();
+        loop {
+            match tables.alloc_frame() {
+                Ok(frame) => {
+                    if let Err(frame) = left.push(frame) {
+                        pile.push(tables, frame);
+                    }
+                }
+                Err(MmError::Frame(FrameError::OutOfMemory)) => break,
+                Err(other) => return Err(Trouble::error(other)),
+            }
+        }
+        let mut left = left.into_iter();
+        Ok(left.try_for_each(|frame| tables.free_frame(frame))?)
+    });
+    let outcome = taken.and_then(|()| threads_without_memory(context));
+    let trimmed = stack::trim_all();
+    mm::with(|tables| pile.free(tables))?;
+    trimmed?;
+    outcome
+}
+selftest!("oom.threads", threads, needs EVERYWHERE);
+
+fn threads_without_memory(context: &mut Context) -> TestResult {
+    let mut made = Vec::<_, LEFT>::new();
+    let refused = loop {
+        match task::spawn("takes memory", || 1) {
+            // There is room: each takes more than a frame.
+            Ok(thread) => drop(made.push(thread)),
+            Err(e) => break e,
+        }
+    };
+    let count = made.len();
+    let sum: u32 = made.into_iter().filter_map(task::JoinHandle::join).sum();
+    context.note(format_args!("({count} threads)"));
+    expect_matches!(
+        refused,
+        task::SpawnError::Stack(NoStack::Mm(MmError::Frame(FrameError::OutOfMemory))),
+        "a thread too many"
+    );
+    expect_eq!(sum as usize, count, "threads that ran");
+    expect_eq!(count > 0, true, "a thread that there was memory for");
+    // What they had is there for the next.
+    let again = task::spawn("has memory", || 1)?;
+    expect_eq!(again.join(), Some(1), "a thread after the others");
+    Ok(())
+}
 
 fn without_memory(context: &mut Context, va: u64, pile: &Pile) -> TestResult {
     let counts = mm::with(|tables| tables.frames().counts());
