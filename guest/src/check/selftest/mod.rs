@@ -40,6 +40,7 @@ mod smp_pace;
 mod smp_spaces;
 mod spaces;
 mod task;
+mod task_mix;
 mod usermode;
 mod xen_checks;
 
