@@ -152,6 +152,17 @@ fn words_are_erased_as_a_whole() {
 }
 
 #[test]
+fn a_line_can_be_shown_again() {
+    let console = console();
+    console.type_in("ab\x01\x12c\n");
+    assert_eq!(console.screen.take(), "ab^A^R\r\nab^Ac\r\n");
+    assert_eq!(
+        console.process.read(console.file, 20).unwrap(),
+        b"ab\x01c\n"
+    );
+}
+
+#[test]
 fn a_full_line_keeps_its_begin_and_its_end() {
     let console = console();
     let process = &console.process;

@@ -411,6 +411,11 @@ fn sequence(seed: u64, patience: Duration) -> core::result::Result<(), String> {
         while theirs.shown != shown && since.elapsed() < Duration::from_millis(300) {
             theirs.settle();
         }
+        // Once in some ten thousand sequences Linux' reprint misses the end of the line, goes once
+        // around its buffer and shows 4,096 bytes of what is there: nothing to compare with.
+        if theirs.shown.windows(64).any(|bytes| bytes == [0; 64]) {
+            return Ok(());
+        }
         if our != their || theirs.shown != shown {
             return Err(format!(
                 "seed {seed}, step {step}: {op:x?}\n\
