@@ -1,6 +1,6 @@
 //! What Xen's tools ask of the running domain, in nodes of xenstore that the kernel watches from its boot
-//! on: `control/shutdown` (`xl shutdown`, `xl reboot`, `xl save`), `control/sysrq` (`xl sysrq`), and what is
-//! below `cpu` (`xl vcpu-set`).
+//! on: `control/shutdown` (`xl shutdown`, `xl reboot`, `xl save`), `control/sysrq` (`xl sysrq`), what is
+//! below `cpu` (`xl vcpu-set`), and `memory/target` (`xl mem-set`).
 //!
 //! Who waits looks all the time ([`look`]); whatever else the kernel does, it looks whenever a step of
 //! that is done ([`attend`]), which is soon enough for tools that wait a minute.
@@ -24,12 +24,14 @@ use crate::init::initcall;
 use crate::options::Options;
 use crate::refused::Refused;
 use crate::xenstore::{self, Failed, Requests};
-use crate::{mm, println, smp, suspend};
+use crate::{balloon, mm, println, smp, suspend};
 
 const SHUTDOWN: Path<'_> = Path::constant("control/shutdown");
 const SYSRQ: Path<'_> = Path::constant("control/sysrq");
 
 const CPU: Path<'_> = Path::constant("cpu");
+
+const MEMORY: Path<'_> = Path::constant("memory/target");
 
 /// A node that is watched, with what is below it.
 struct Watched {
@@ -61,10 +63,11 @@ impl Watched {
 }
 
 /// In the order in which they are read.
-static WATCHED: [Watched; 3] = [
+static WATCHED: [Watched; 4] = [
     Watched::new(SHUTDOWN, b"shutdown", || ask(shutdown)),
     Watched::new(SYSRQ, b"sysrq", || ask(sysrq)),
     Watched::new(CPU, b"cpu", || smp::wanted().map(Asked::Vcpus)),
+    Watched::new(MEMORY, b"memory", || balloon::wanted().map(Asked::Memory)),
 ];
 
 /// What the tools may rely on while the watches stand, and where.
@@ -98,6 +101,8 @@ pub(crate) enum Asked {
     Unknown(Word),
     /// To have more or fewer vCPUs run.
     Vcpus(u32),
+    /// To have so many KiB of memory.
+    Memory(u64),
     /// A key of the kind that Linux calls magic.
     Key(u8),
 }
@@ -172,6 +177,7 @@ pub(crate) fn look(mut other: impl FnMut(Popped<'_>)) -> Option<Asked> {
         Err(Failed::None) => return None,
         Err(e) => fail(e),
     }
+    balloon::work();
     WATCHED
         .iter()
         .filter(|node| node.written.swap(false, Ordering::Relaxed))
@@ -285,6 +291,7 @@ impl Asked {
                 println!("control: asked to '{word}', which is nothing that it knows");
             }
             Asked::Vcpus(wanted) => smp::follow(*wanted),
+            Asked::Memory(kib) => balloon::aim(*kib),
             Asked::Key(key) => press(*key),
         }
     }

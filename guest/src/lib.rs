@@ -24,6 +24,8 @@
 pub mod address_map;
 pub mod areas;
 #[cfg(target_os = "none")]
+mod balloon;
+#[cfg(target_os = "none")]
 mod before;
 pub mod boot;
 #[cfg(target_os = "none")]

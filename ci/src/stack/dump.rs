@@ -66,10 +66,11 @@ pub(super) fn read<E>(
     if count == 0 || known.len() as u64 != count {
         return Err(format!("{count} pages, {} of them with numbers", known.len()).into());
     }
-    let lacking = known
-        .iter()
-        .enumerate()
-        .find(|(i, (pfn, mfn))| *pfn != *i as u64 || *mfn == INVALID);
+    // Numbers are missing where memory was given back; the list says so as well.
+    let lacking = known.iter().enumerate().find(|(i, (pfn, mfn))| {
+        let before = i.checked_sub(1).map(|before| known[before].0);
+        before.is_some_and(|before| before >= *pfn) || *pfn == INVALID || *mfn == INVALID
+    });
     if let Some((index, (pfn, mfn))) = lacking {
         return Err(format!("page {index} of {count} is pfn {pfn:#x}, mfn {mfn:#x}").into());
     }
@@ -94,8 +95,13 @@ pub(super) fn read<E>(
     }
     // What the guest has at that address is what the tools have taken for it.
     let first = page(&mut file, next, "the p2m list's first page")?;
-    let listed = first.iter().zip(&known);
-    match listed.clone().position(|(mine, (_, mfn))| mine != mfn) {
+    let dumped = |pfn: u64| {
+        let at = known.binary_search_by_key(&pfn, |(pfn, _)| *pfn);
+        at.map_or(INVALID, |at| known[at].1)
+    };
+    let last = known.last().map_or(0, |(pfn, _)| *pfn);
+    let mut listed = (0..=last).zip(&first);
+    match listed.position(|(pfn, mine)| *mine != dumped(pfn)) {
         Some(index) => {
             Err(format!("entry {index} of the p2m list is not what the dump says").into())
         }

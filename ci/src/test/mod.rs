@@ -9,6 +9,7 @@ mod foreign;
 mod lean;
 mod located;
 mod machines;
+mod memory;
 mod miri;
 mod mirror;
 mod mutants;

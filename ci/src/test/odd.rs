@@ -10,20 +10,20 @@ use crate::stack::{Act, Does, Dump, Job, Via};
 pub(super) struct Odd {
     pub(super) smoke: Smoke,
     /// See [`Job::vcpus`].
-    vcpus: Option<u32>,
+    pub(super) vcpus: Option<u32>,
     /// See [`Job::cpu`].
-    cpu: &'static [&'static str],
+    pub(super) cpu: &'static [&'static str],
     /// See [`Job::config`].
-    config: &'static [&'static str],
+    pub(super) config: &'static [&'static str],
     /// See [`Job::dump`].
-    dump: Option<Dump>,
+    pub(super) dump: Option<Dump>,
     /// See [`Job::acts`].
-    acts: &'static [Act],
+    pub(super) acts: &'static [Act],
     /// Whether it is given the words alone, and not the one by which a kernel ends that is not told to
     /// stay.
-    as_it_is: bool,
+    pub(super) as_it_is: bool,
     /// What Xen, or the dom0, must say.
-    host: &'static [&'static str],
+    pub(super) host: &'static [&'static str],
 }
 
 impl Odd {
@@ -57,7 +57,7 @@ impl Odd {
 }
 
 /// What most of them are.
-const USUAL: Odd = Odd {
+pub(super) const USUAL: Odd = Odd {
     smoke: odd("", &[], "", PASS, &[]),
     vcpus: None,
     cpu: &[],
@@ -68,7 +68,7 @@ const USUAL: Odd = Odd {
     host: &[],
 };
 
-const fn odd(
+pub(super) const fn odd(
     name: &'static str,
     vias: &'static [Via],
     cmdline: &'static str,
@@ -115,16 +115,16 @@ const LONG: &str = {
 };
 
 /// When the monitor waits for a command.
-const PROMPT: &str = "monitor: type help";
+pub(super) const PROMPT: &str = "monitor: type help";
 
-const fn host(when: &'static str, command: &'static str) -> Act {
+pub(super) const fn host(when: &'static str, command: &'static str) -> Act {
     Act {
         when,
         does: Does::Host(command),
     }
 }
 
-const fn keys(when: &'static str, keys: &'static str) -> Act {
+pub(super) const fn keys(when: &'static str, keys: &'static str) -> Act {
     Act {
         when,
         does: Does::Type(keys),
@@ -142,11 +142,13 @@ macro_rules! acknowledged {
     };
 }
 
+pub(super) use acknowledged;
+
 /// Has xl save the domain and restore it.
 const SAVE: &str = "unfollow; save $domain /tmp/save && { detach; restore /tmp/save; }";
 
 /// The same at other machine frames: another domain takes those that it had.
-const SAVE_ELSEWHERE: &str = "unfollow; save $domain /tmp/save && { detach; filler 64; \
+pub(super) const SAVE_ELSEWHERE: &str = "unfollow; save $domain /tmp/save && { detach; filler 64; \
                               restore /tmp/save; }";
 
 /// Tests of such boots.

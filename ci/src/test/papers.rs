@@ -176,6 +176,7 @@ const WITHOUT: &[(&str, &[&str])] = &[
         "needs tables that were taken over: the tests of the crate have the bench for that",
         &[
             "hypercall/pagetable/src/audit",
+            "hypercall/pagetable/src/balloon",
             "hypercall/pagetable/src/domain",
             "hypercall/pagetable/src/frames",
             "hypercall/pagetable/src/locks",

@@ -5,6 +5,7 @@ mod table;
 use std::path::Path;
 use std::time::Duration;
 
+use super::memory::MEMORY;
 use super::odd::{ODD, Odd};
 use super::session::Boot;
 use crate::console::verdict::{End, Kind, Shutdown, Verdict, judge, kept};
@@ -75,7 +76,7 @@ pub(super) const NATIVE: &[Via] = &[Via::Pvh, Via::Bare, Via::Bare4];
 
 /// Every row, with what is odd about it.
 fn table() -> impl Iterator<Item = (&'static Smoke, Option<&'static Odd>)> {
-    let odd = ODD.iter().map(|odd| (&odd.smoke, Some(odd)));
+    let odd = ODD.iter().chain(MEMORY).map(|odd| (&odd.smoke, Some(odd)));
     TABLE.iter().map(|smoke| (smoke, None)).chain(odd)
 }
 

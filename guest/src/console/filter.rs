@@ -14,6 +14,7 @@ const NAME: usize = 32;
 /// What writes to the log, by the name under which it does, and what such a name begins with; a test
 /// keeps the list complete.
 const KNOWN: &[&str] = &[
+    "balloon",
     "boot",
     "check",
     "check::selftest::xen_checks",

@@ -18,8 +18,8 @@ pub use kernel::{Current, in_space, lazy, pause, switch_space, try_with, with, w
 #[cfg(target_os = "none")]
 pub(crate) use kernel::{Room, exchange, join, let_go, make_room, set_machine, steal};
 pub use pagetable::{
-    Change, Flags, MmError, Pte, Tables, Value, audit, cost, entry, error, frames, fresh, fuzz,
-    machine, mapping, spaces, state, tables, takeover, user, walk,
+    Change, Flags, MmError, Pte, Tables, Value, audit, balloon, cost, entry, error, frames, fresh,
+    fuzz, machine, mapping, spaces, state, tables, takeover, user, walk,
 };
 #[cfg(target_os = "none")]
 pub use running::Running;

@@ -97,6 +97,10 @@ impl Machine for Running {
             .pfn::<layout::Regions>(mfn, |address| probe::read(address).ok())
     }
 
+    fn list_entry(&self, pfn: Pfn) -> Option<u64> {
+        self.lists.entry(pfn)
+    }
+
     #[inline]
     fn memory(&self, pfn: Pfn) -> *mut Words {
         if pfn.as_u64() >= self.reach.load(Ordering::Relaxed) {

@@ -129,6 +129,7 @@ fn mem(_: &mut Monitor, _: &str) -> Option<End> {
         total,
         mapped,
         free,
+        given: _,
     } = counts;
     println!("{total:>9} pages, {mapped} in the direct map, {free} of them free");
     for (kind, count) in Kind::ALL

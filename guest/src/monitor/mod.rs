@@ -32,7 +32,7 @@ mod run {
     use crate::start_info::ConsoleInfo;
     use crate::tested::Summary;
     use crate::xen::HV;
-    use crate::{event, println, time, xenstore};
+    use crate::{balloon, event, println, time, xenstore};
 
     /// Sleep no longer than this, in nanoseconds: an event that the other side forgets to send is
     /// made up for.
@@ -112,7 +112,7 @@ mod run {
                     }
                     let _ = line.show(&mut screen);
                 }
-                if count == 0 && asked.is_none() {
+                if count == 0 && asked.is_none() && !balloon::is_at_work() {
                     self.sleep();
                 }
             }

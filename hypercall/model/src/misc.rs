@@ -40,6 +40,7 @@ use hypercall::{
 };
 
 use crate::{
+    Model,
     config::Kind,
     frame::{Frame, Owner, Type},
     state::{State, copy_from, copy_to, handle_ok},
@@ -57,6 +58,13 @@ fn text<const N: usize>(text: &str) -> [u8; N] {
         *to = from;
     }
     bytes
+}
+
+impl Model {
+    /// The domain may have so many pages from now on.
+    pub fn limit_pages(&self, most: u64) {
+        self.state.borrow_mut().pages.1 = most;
+    }
 }
 
 impl State {

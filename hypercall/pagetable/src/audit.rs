@@ -386,7 +386,7 @@ impl<M: Machine> Audit<'_, M> {
             if applied != planned {
                 self.report.add(va, What::Unapplied, 0);
             }
-            if applied.kind != Kind::Hole
+            if !matches!(applied.kind, Kind::Hole | Kind::Given)
                 && machine.mfn(pfn).and_then(|mfn| machine.pfn(mfn)) != Some(pfn)
             {
                 self.report.add(va, What::FrameMaps, 0);

@@ -81,6 +81,15 @@ impl<M: Machine> Tables<M> {
         self.machine().direct_map_is_open() && self.frames().next_chunk().is_some()
     }
 
+    /// Adds the next chunk, if there is one.
+    pub(crate) fn grow_by_a_chunk(&mut self) -> Result<bool, MmError> {
+        let may = self.may_grow();
+        if may {
+            self.grow()?;
+        }
+        Ok(may)
+    }
+
     /// Adds the next chunk to the direct map and its frames to the allocator.
     #[cold]
     fn grow(&mut self) -> Result<(), MmError> {

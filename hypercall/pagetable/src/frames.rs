@@ -13,6 +13,7 @@
 //! for each 2 MiB; the direct map adds 2 MiB chunks when the allocator runs low, so that boot costs
 //! the same whatever the size of the domain.
 
+mod given;
 mod log;
 mod mapped;
 mod orphans;
@@ -53,6 +54,8 @@ pub struct Counts {
     pub mapped: u64,
     /// Of these, free.
     pub free: u64,
+    /// Of these, given back to Xen.
+    pub given: u64,
 }
 
 /// A frame that was handed out: writable, and the holder's until it is freed or made a table.
@@ -84,6 +87,9 @@ pub struct Frames {
     total: AtomicU64,
     mapped: AtomicU64,
     free: AtomicU64,
+    given: AtomicU64,
+    /// No frame below was given back to Xen.
+    first_given: AtomicU64,
     pool: Mutex<Pool>,
     /// Frames kept back besides [`RESERVE`], to add the chunks up to the next one that gives more
     /// than it takes.
@@ -143,6 +149,8 @@ impl Frames {
             total: AtomicU64::new(0),
             mapped: AtomicU64::new(0),
             free: AtomicU64::new(0),
+            given: AtomicU64::new(0),
+            first_given: AtomicU64::new(u64::MAX),
             pool: Mutex::new(Pool {
                 recycled: LinkedList::new(),
                 spans: Spans::EMPTY,
@@ -509,6 +517,7 @@ impl Frames {
             total: self.total.load(Ordering::Relaxed),
             mapped: self.mapped.load(Ordering::Relaxed),
             free: self.free.load(Ordering::Relaxed),
+            given: self.given.load(Ordering::Relaxed),
         }
     }
 }

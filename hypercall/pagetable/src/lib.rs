@@ -17,6 +17,7 @@
 
 mod attributes;
 pub mod audit;
+pub mod balloon;
 pub mod cost;
 mod directmap;
 mod directory;

@@ -112,6 +112,13 @@ pub trait Machine: 'static {
     /// The pfn of a machine frame of this domain (the M2P, checked against the p2m).
     fn pfn(&self, mfn: Mfn) -> Option<Pfn>;
 
+    /// The address of the entry of the p2m list for a pfn, where there is a list. The list is mapped
+    /// read-only; whoever changes an entry has its page writable in the direct map meanwhile.
+    fn list_entry(&self, pfn: Pfn) -> Option<u64> {
+        let _ = pfn;
+        None
+    }
+
     /// Where the frame's memory is mapped for the kernel to use: null if the window does not reach
     /// it (yet).
     ///

@@ -77,6 +77,13 @@ impl FrameLists {
         Some(unsafe { &*self.p2m.add(pfn.as_u64() as usize) }.load(Ordering::Relaxed))
     }
 
+    /// The address of the p2m list's entry for a pfn; `None` beyond it.
+    #[must_use]
+    pub fn entry(&self, pfn: Pfn) -> Option<u64> {
+        let is_there = pfn.as_u64() < self.nr_pages;
+        is_there.then(|| self.p2m.wrapping_add(pfn.as_u64() as usize) as u64)
+    }
+
     /// Whether there is no list at all.
     #[inline]
     #[must_use]
@@ -181,6 +188,10 @@ impl<L: Layout> Machine for Guest<L> {
             // memory, and this kernel's tables refer to no others.
             Some(unsafe { entry.read_volatile() })
         })
+    }
+
+    fn list_entry(&self, pfn: Pfn) -> Option<u64> {
+        self.lists.entry(pfn)
     }
 
     fn memory(&self, pfn: Pfn) -> *mut Words {

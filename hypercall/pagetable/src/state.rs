@@ -17,7 +17,8 @@
 //! ```
 //!
 //! A frame in use can also be given to Xen for a page of its own (`share`), which is for good. One
-//! that is to be executed is frozen before: read-only in the direct map until it is thawed.
+//! that is to be executed is frozen before: read-only in the direct map until it is thawed. One whose
+//! memory goes back to Xen (`give back`) keeps its number, for memory that comes later (`regain`).
 //!
 //! Entries of user mode's half are counted too, as a page may be mapped in several spaces: a frame in
 //! use becomes user mode's with the first entry that maps it (`link` at level 0), and is in use again
@@ -61,11 +62,13 @@ pub enum Kind {
     Hole,
     /// Memory of user mode's, which entries of its half map; writable.
     User,
+    /// Its memory was given back to Xen; nothing maps it.
+    Given,
 }
 
 impl Kind {
     /// All of them, each at the place of its number.
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Free,
         Kind::Owned,
         Kind::Table,
@@ -78,6 +81,7 @@ impl Kind {
         Kind::Module,
         Kind::Hole,
         Kind::User,
+        Kind::Given,
     ];
 
     /// Whether it is frozen: read-only in the direct map, and writable nowhere else.
@@ -130,6 +134,10 @@ pub enum Transition {
     Freeze,
     /// Made writable again.
     Thaw,
+    /// Its memory goes back to Xen.
+    GiveBack,
+    /// It has memory again, the holder's.
+    Regain,
 }
 
 impl Transition {
@@ -244,6 +252,8 @@ impl State {
             }
             Transition::Thaw if self.kind == Kind::Code => Some(State::of(Kind::Owned)),
             Transition::Thaw if self.kind == Kind::ImageFrozen => Some(State::of(Kind::ImageData)),
+            Transition::GiveBack if self.kind == Kind::Owned => Some(State::of(Kind::Given)),
+            Transition::Regain if self.kind == Kind::Given => Some(State::of(Kind::Owned)),
             _ => None,
         };
         next.ok_or(Illegal {
@@ -303,6 +313,7 @@ impl fmt::Display for State {
             Kind::Module => f.write_str("part of the module"),
             Kind::Hole => f.write_str("no memory"),
             Kind::User => write!(f, "user mode's, mapped by {} entries", self.links),
+            Kind::Given => f.write_str("given back to Xen"),
         }
     }
 }
@@ -323,6 +334,8 @@ impl fmt::Display for Transition {
             Transition::Release => f.write_str("take it out of the image"),
             Transition::Freeze => f.write_str("make it read-only as it is"),
             Transition::Thaw => f.write_str("let it be written again"),
+            Transition::GiveBack => f.write_str("give it back to Xen"),
+            Transition::Regain => f.write_str("have memory behind it again"),
         }
     }
 }
@@ -397,6 +410,13 @@ mod tests {
             (&[Alloc, Freeze, Seal(1)], "code is no table"),
             (&[Freeze], "a free frame is nobody's to freeze"),
             (&[Alloc, Thaw], "not frozen"),
+            (&[GiveBack], "a free frame is nobody's to give"),
+            (&[Alloc, Seal(1), GiveBack], "a table is in use"),
+            (
+                &[Alloc, GiveBack, Free],
+                "what has no memory is not handed out",
+            ),
+            (&[Alloc, Regain], "it has memory"),
         ] {
             assert!(walk(transitions).is_err(), "{why}");
         }

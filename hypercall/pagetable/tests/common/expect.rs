@@ -74,7 +74,8 @@ pub(crate) fn records(world: &World) {
         let (applied, planned) = frames.states(pfn).unwrap();
         assert_eq!(applied, planned, "pfn {pfn}: nothing is queued");
         let Some(mfn) = machine.mfn(pfn) else {
-            assert_eq!(applied.kind, Kind::Hole);
+            assert!(matches!(applied.kind, Kind::Hole | Kind::Given));
+            assert_eq!(world.mapped(machine.window(pfn)), None, "pfn {pfn}");
             continue;
         };
         let frame = world.model.frame(mfn).unwrap();

@@ -57,6 +57,8 @@ pub(crate) struct ModelMachine {
     strict: bool,
     /// Frames that are said to have no memory.
     holes: Vec<Range<u64>>,
+    /// The pages of the p2m list.
+    list: Vec<Mfn>,
 }
 
 impl ModelMachine {
@@ -77,7 +79,23 @@ impl Machine for ModelMachine {
 
     fn mfn(&self, pfn: Pfn) -> Option<Mfn> {
         let is_hole = self.holes.iter().any(|hole| hole.contains(&pfn.as_u64()));
-        self.model.mfn(pfn).filter(|_| !is_hole)
+        let (page, index) = (pfn.as_u64() / 512, pfn.as_u64() as usize % 512);
+        let page = self.list.get(page as usize).filter(|_| !is_hole)?;
+        if pfn.as_u64() >= self.model.boot().nr_pages {
+            return None;
+        }
+        // SAFETY: the model's memory, which only this thread changes, and not meanwhile.
+        let word = unsafe { (&raw const (*self.model.frame_ptr(*page))[index]).read() };
+        (word != u64::MAX).then_some(Mfn::truncate(word))
+    }
+
+    fn list_entry(&self, pfn: Pfn) -> Option<u64> {
+        let boot = self.model.boot();
+        let list = match layout::IMAGE.contains(&boot.mfn_list) {
+            true => layout::DIRECT.start + (boot.mfn_list - layout::IMAGE.start),
+            false => boot.mfn_list,
+        };
+        (pfn.as_u64() < boot.nr_pages).then(|| list + pfn.as_u64() * 8)
     }
 
     fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
@@ -171,12 +189,16 @@ pub(crate) fn image(layout: &Layout) -> Segments {
 
 /// The machine on a model, before anything was taken over.
 pub(crate) fn machine(model: &Rc<Model>, strict: bool) -> ModelMachine {
+    let boot = model.boot();
+    let list = (0..(boot.nr_pages * 8).div_ceil(PAGE)).map(|page| boot.mfn_list + page * PAGE);
+    let list = list.map(|va| model.walk(boot.l4, va).page.expect("the list is mapped").0);
     ModelMachine {
         model: Rc::clone(model),
         reach: Cell::new(0),
         direct: Cell::new(false),
         strict,
         holes: Vec::new(),
+        list: list.collect(),
     }
 }
 

@@ -1,0 +1,67 @@
+//! Domains whose memory Xen's tools take away and give back while they run.
+
+use super::odd::{Odd, PROMPT, SAVE_ELSEWHERE, USUAL, acknowledged, host, keys, odd};
+use super::smoke::{PASS, Smoke};
+use crate::stack::{Dump, Via};
+
+/// Tests of them.
+pub(super) const MEMORY: &[Odd] = &[
+    Odd {
+        // A quarter of it is gone while it is saved, and comes at other machine frames. It is asked for more
+        // than it can do without, and asks for more than Xen lets it have: it says so, and goes on. The
+        // tools find what it has in the end, and that there is no more.
+        smoke: Smoke {
+            mem_mib: Some(16),
+            ..odd(
+                "memory goes and comes by xl mem-set",
+                &[Via::Xl],
+                "",
+                PASS,
+                &[
+                    "keeps it, not 1024K: the kernel must have ",
+                    "not 16384K: Xen has no more for it; asks again in 1 s",
+                    "balloon: has 16384K, as asked",
+                ],
+            )
+        },
+        as_it_is: true,
+        acts: &[
+            host(PROMPT, "xl mem-set $domain 12"),
+            keys("has 12288K, as asked", "mem\r"),
+            host(" 1024 given back to Xen", SAVE_ELSEWHERE),
+            keys("control: restored", "audit\r"),
+            host(": clean", "xl destroy filler; xl mem-set $domain 1"),
+            host(
+                "keeps it, not 1024K",
+                "xenstore-write /local/domain/$domain/memory/target 16384",
+            ),
+            host("asks again in 1 s", "xl mem-set $domain 16"),
+            keys("has 16384K, as asked", "selftest mm.map,frames.alloc\r"),
+            host(" failed=0 ", "xl mem-set $domain 10"),
+        ],
+        dump: Some(Dump::Live("has 10240K, as asked")),
+        host: &["dump: all 2560 pages, and 4 page tables on the way to the p2m list"],
+        ..USUAL
+    },
+    Odd {
+        // What xl says counts pages of its own.
+        smoke: odd(
+            "its memory goes and comes",
+            &[Via::Pvh],
+            "",
+            PASS,
+            &[" 16384 given back to Xen"],
+        ),
+        as_it_is: true,
+        acts: &[
+            host(PROMPT, "xl mem-set $domain 64"),
+            keys(", as asked", "mem\r"),
+            keys(" given back to Xen", "audit\r"),
+            host(": clean", "xl mem-set $domain 128"),
+            keys(", as asked", "selftest mm.map,frames.alloc\r"),
+            host(" failed=0 ", acknowledged!("xl shutdown $domain")),
+        ],
+        host: &["unanswered: ''"],
+        ..USUAL
+    },
+];
