@@ -14,6 +14,7 @@ use crate::provision::mirror::{self, Mirror};
 use crate::provision::origin::Origin;
 use crate::provision::{Provision, Xen};
 use crate::rules::On;
+use crate::soak::{self, SoakArgs};
 use crate::stack::{Via, XenLog};
 use crate::test::Group;
 
@@ -118,6 +119,9 @@ pub(crate) enum Command {
     #[command(after_help = FUZZ_HELP)]
     /// Do random page-table operations and compare with a reference, on the model or on real Xen
     Fuzz(FuzzArgs),
+    #[command(after_help = soak::HELP)]
+    /// Save and restore a domain at work, again and again
+    Soak(SoakArgs),
     /// Say what is there of all that boots and tests need, what is missing, and what to do
     Doctor(DoctorArgs),
     /// Fetch everything needed to boot and test

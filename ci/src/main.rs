@@ -19,6 +19,7 @@ mod process;
 mod provision;
 mod report;
 mod rules;
+mod soak;
 mod stack;
 mod test;
 mod ui;
@@ -68,6 +69,7 @@ fn run(command: &Command) -> Result<()> {
         }
         Command::Rules(arguments) => rules::rules(arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(arguments),
+        Command::Soak(arguments) => soak::soak(arguments),
         Command::Test(arguments) => test::test(arguments),
         Command::Bench(arguments) => bench::bench(arguments),
         Command::Lock(arguments) => match &arguments.into {

@@ -12,6 +12,7 @@
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use hypercall::abi::start_info::{start_info, start_info_console, start_info_console_domU};
 use hypercall::event::Port;
@@ -190,6 +191,26 @@ impl From<Failed> for Trouble {
     }
 }
 
+/// How often the domain was suspended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Times {
+    /// And went on as a new one.
+    pub(crate) restored: u32,
+    /// And went on as it was.
+    pub(crate) cancelled: u32,
+}
+
+static RESTORED: AtomicU32 = AtomicU32::new(0);
+static CANCELLED: AtomicU32 = AtomicU32::new(0);
+
+/// How often it was until now.
+pub(crate) fn times() -> Times {
+    Times {
+        restored: RESTORED.load(Ordering::Relaxed),
+        cancelled: CANCELLED.load(Ordering::Relaxed),
+    }
+}
+
 /// Whether the tools can save this domain: one of theirs, whose page tables Xen checks.
 pub(crate) fn is_possible() -> bool {
     is_here(&XEN_TABLES) && console::port().is_some() && xenstore::port().is_some()
@@ -213,6 +234,11 @@ pub(crate) fn run() -> Result<Resumed, Trouble> {
     let was = HV.mask_upcalls();
     let result = masked();
     HV.restore_upcalls(was);
+    match result {
+        Ok(Resumed::Restored) => RESTORED.fetch_add(1, Ordering::Relaxed),
+        Ok(Resumed::Cancelled) => CANCELLED.fetch_add(1, Ordering::Relaxed),
+        Err(_) => 0,
+    };
     result
 }
 

@@ -74,6 +74,9 @@ pub(crate) enum Does {
     Host(&'static str),
 }
 
+/// Has xl save the domain and restore it, in the dom0's shell.
+pub(crate) const SAVE: &str = "unfollow; save $domain /tmp/save && { detach; restore /tmp/save; }";
+
 /// One boot of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Job {

@@ -3,7 +3,7 @@
 
 use super::smoke::{CRASH, Expect, FAIL, PASS, PV, Smoke, ends};
 use crate::console::verdict::{Kind, Shutdown};
-use crate::stack::{Act, Does, Dump, Job, Via};
+use crate::stack::{Act, Does, Dump, Job, SAVE, Via};
 
 /// Such a boot.
 #[derive(Debug, Clone, Copy)]
@@ -143,9 +143,6 @@ macro_rules! acknowledged {
 }
 
 pub(super) use acknowledged;
-
-/// Has xl save the domain and restore it.
-const SAVE: &str = "unfollow; save $domain /tmp/save && { detach; restore /tmp/save; }";
 
 /// The same at other machine frames: another domain takes those that it had.
 pub(super) const SAVE_ELSEWHERE: &str = "unfollow; save $domain /tmp/save && { detach; filler 64; \

@@ -38,6 +38,7 @@ mod single;
 mod smp;
 mod smp_pace;
 mod smp_spaces;
+mod soak;
 mod spaces;
 mod task;
 mod task_mix;

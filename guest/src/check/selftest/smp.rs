@@ -203,7 +203,7 @@ fn queued_is_sent(context: &mut Context) -> TestResult {
 selftest!("smp.queued", queued_is_sent, &[1], needs XEN_TABLES);
 
 /// One round of a vCPU; how many pages were wrong.
-fn race(base: u64, number: u64, round: u64) -> Result<u64, MmError> {
+pub(super) fn race(base: u64, number: u64, round: u64) -> Result<u64, MmError> {
     // Neighbours share L1 tables, and the ranges wander over the ends of tables.
     let one = base + (number * 2 * RACED + round % 5 * 201) * PAGE;
     let two = one + RACED * PAGE;
