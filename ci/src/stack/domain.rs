@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Job;
+use super::{Job, PROGRAM};
 use crate::console::verdict::{End, Shutdown};
 
 /// Where the image is expected, in the repository and in the dom0 alike.
@@ -45,6 +45,8 @@ pub(super) fn payload(workspace: &Path, jobs: &[Job]) -> Vec<(String, PathBuf)> 
             files.push((format!("jobs/initrd{index}"), initrd.clone()));
         }
     }
+    let program = jobs.iter().find_map(|job| job.program.clone());
+    files.extend(program.map(|program| (PROGRAM.to_owned(), program)));
     files
 }
 

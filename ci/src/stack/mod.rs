@@ -74,6 +74,9 @@ pub(crate) enum Does {
     Host(&'static str),
 }
 
+/// Where the program of the jobs is in the dom0; it is one for all of them that have one.
+pub(crate) const PROGRAM: &str = "jobs/program";
+
 /// Has xl save the domain and restore it, in the dom0's shell.
 pub(crate) const SAVE: &str = "unfollow; save $domain /tmp/save && { detach; restore /tmp/save; }";
 
@@ -96,6 +99,8 @@ pub(crate) struct Job {
     pub(crate) vcpus: Option<u32>,
     /// A file handed to the kernel.
     pub(crate) initrd: Option<PathBuf>,
+    /// A program that the acts run in the dom0, as [`PROGRAM`].
+    pub(crate) program: Option<PathBuf>,
     /// Features that the processor is to have or to lack, as `+NAME` or `-NAME` in QEMU's words.
     pub(crate) cpu: Vec<String>,
     /// Settings of the domain's configuration, for what xl creates.
@@ -122,6 +127,7 @@ impl Job {
             mem_mib: None,
             vcpus: None,
             initrd: None,
+            program: None,
             cpu: Vec::new(),
             config: Vec::new(),
             dump: None,

@@ -15,6 +15,7 @@ const FREESTANDING: &[&str] = &[
     "byte-ring",
     "guest",
     "guest-files",
+    "hostile",
     "hypercall",
     "linker",
     "linux-bench",

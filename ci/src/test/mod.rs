@@ -6,6 +6,7 @@ mod checks;
 mod deny;
 mod examples;
 mod foreign;
+mod hostile;
 mod lean;
 mod located;
 mod machines;
@@ -346,7 +347,11 @@ fn run(suite: &mut Suite, provision: &ProvisionArgs, groups: &[Group]) -> Result
 /// Boots the kernel and the examples on ways that share what they run on.
 fn booted(suite: &mut Suite, vias: &[Via]) -> Result<()> {
     let kernel = suite.kernel()?;
-    let mut boots = smoke::boots(&kernel, vias);
+    let hostile = match vias.contains(&Via::Xl) {
+        true => Some(suite.workspace.build("hostile")?),
+        false => None,
+    };
+    let mut boots = smoke::boots(&kernel, hostile.as_deref(), vias);
     boots.extend(examples::boots(suite, vias)?);
     boots.extend(programs::boots(suite, &kernel, vias)?);
     session::run(suite, &boots)

@@ -22,6 +22,8 @@ pub(super) struct Odd {
     /// Whether it is given the words alone, and not the one by which a kernel ends that is not told to
     /// stay.
     pub(super) as_it_is: bool,
+    /// Whether its acts use the program `hostile`.
+    pub(super) hostile: bool,
     /// What Xen, or the dom0, must say.
     pub(super) host: &'static [&'static str],
 }
@@ -65,6 +67,7 @@ pub(super) const USUAL: Odd = Odd {
     dump: None,
     acts: &[],
     as_it_is: false,
+    hostile: false,
     host: &[],
 };
 

@@ -5,6 +5,7 @@ mod table;
 use std::path::Path;
 use std::time::Duration;
 
+use super::hostile::HOSTILE;
 use super::memory::MEMORY;
 use super::odd::{ODD, Odd};
 use super::session::Boot;
@@ -76,7 +77,11 @@ pub(super) const NATIVE: &[Via] = &[Via::Pvh, Via::Bare, Via::Bare4];
 
 /// Every row, with what is odd about it.
 fn table() -> impl Iterator<Item = (&'static Smoke, Option<&'static Odd>)> {
-    let odd = ODD.iter().chain(MEMORY).map(|odd| (&odd.smoke, Some(odd)));
+    let odd = ODD
+        .iter()
+        .chain(MEMORY)
+        .chain(HOSTILE)
+        .map(|odd| (&odd.smoke, Some(odd)));
     TABLE.iter().map(|smoke| (smoke, None)).chain(odd)
 }
 
@@ -124,12 +129,16 @@ impl Row {
     }
 }
 
-/// The boots of `kernel` on these ways.
-pub(super) fn boots(kernel: &Path, vias: &[Via]) -> Vec<Boot> {
+/// The boots of `kernel` on these ways, with the program `hostile` for those that use it.
+pub(super) fn boots(kernel: &Path, hostile: Option<&Path>, vias: &[Via]) -> Vec<Boot> {
     let rows = vias.iter().flat_map(|&via| rows(via));
+    let program = |row: &Row| row.odd.filter(|odd| odd.hostile).and(hostile);
     rows.map(|row| Boot {
         name: row.name(),
-        job: row.job(kernel.into()),
+        job: Job {
+            program: program(&row).map(Path::to_path_buf),
+            ..row.job(kernel.into())
+        },
         check: Box::new(move |transcript, end| {
             check(row.smoke, &transcript.guest, end)?;
             row.odd.map_or(Ok(()), |odd| odd.check(&transcript.host))

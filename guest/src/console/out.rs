@@ -154,7 +154,8 @@ pub(crate) fn read(buffer: &mut [u8]) -> usize {
         Out::Device(device) => device.take(buffer),
         Out::Ring { page, port } => {
             let taken = page.take(buffer).unwrap_or_else(|e| {
-                report(&e);
+                report(page, &e);
+                notify(*port);
                 0
             });
             if taken > 0 {
@@ -238,7 +239,7 @@ impl Wire for Out {
             Out::Device(device) => device.put(bytes),
             // After a report the indices are as if everything had been taken.
             Out::Ring { page, .. } => page.put(bytes).unwrap_or_else(|e| {
-                report(&e);
+                report(page, &e);
                 page.put(bytes).unwrap_or(0)
             }),
         }
@@ -262,12 +263,17 @@ fn notify(port: u32) {
     let _ = hypercall::event::send(&HV, Port(port));
 }
 
-/// Says through Xen's own log that the ring cannot be trusted: the ring itself may be unreadable.
-fn report(error: &CorruptIndex) {
+/// Says that the ring cannot be trusted: through Xen's own log, as nobody may read the ring any more, and
+/// in the ring, as Xen takes no lines of an ordinary domain.
+fn report(page: &ring::Page, error: &CorruptIndex) {
     let mut line = String::<160>::new();
     // A line that does not fit is cut.
-    let _ = writeln!(line, "{error}");
+    let _ = write!(line, "\r\n{error}\r\n");
     print_panicking(&line);
+    // The other direction may be no better, and is as if all had been taken once that was found.
+    let _ = page
+        .put(line.as_bytes())
+        .or_else(|_| page.put(line.as_bytes()));
 }
 
 struct Logger;
