@@ -4,20 +4,20 @@
 //! control port on which a shell obeys (`init.sh`). xl runs in the foreground and reports on the
 //! control port why a domain shut down; a domain that did is kept until its console is complete.
 
+mod ended;
+mod machine;
+
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::alone::earlier;
-use super::archive::Archive;
 use super::control::{Answer, Control, request};
-use super::domain::{
-    XlEvent, create_command, dumped, listed, pages_held, payload, unbuilt, xl_event,
-};
+use super::domain::{XlEvent, create_command, dumped, payload, unbuilt, xl_event};
 use super::dump::{self, Dump, DumpError, unpacked};
 use super::overdue::Overdue;
-use super::qemu::{Accel, Machine, Module, Running};
+use super::qemu::Running;
 use super::{ByHand, Does, Job, Mode, Session, Setting, Stack, by_hand, gdb_hint, rootfs};
 use crate::console::contract::Watch;
 use crate::console::serial::Input;
@@ -34,15 +34,6 @@ const LOG: usize = 0;
 const CONSOLE: usize = 1;
 const CONTROL: usize = 2;
 
-/// Memory for Linux.
-const DOM0_MEM_MIB: u32 = 512;
-
-/// Memory for Xen, and for what it keeps beside each domain.
-const XEN_MEM_MIB: u32 = 256;
-
-/// Memory of a domain whose configuration file decides, at most.
-const DOMAIN_MEM_MIB: u32 = 256;
-
 /// When a dom0 is taken for dead that boots in ten seconds on a slow machine.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(240);
 
@@ -51,21 +42,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// When the end of a line may have been lost that the dom0 does not answer.
 const NUDGE: Duration = Duration::from_secs(10);
-
-/// When the rest of a console is overdue.
-const CONSOLE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Three times Ctrl-A has Xen take what is typed for itself: its clocks, its timers, what runs,
-/// each processor's registers, event channels and domains.
-const DEBUG_KEYS: &[u8] = b"\x01\x01\x01tsardeq\x01\x01\x01";
-
-/// When it has answered them.
-const KEYS_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How often the dom0 looks whether a domain that was destroyed is gone, and how long it waits in
-/// between. Xen lets go within milliseconds of what nothing holds.
-const LOOKS: u32 = 25;
-const BETWEEN_LOOKS: &str = "usleep 200000";
 
 /// The dom0's file system with what a run adds.
 const INITRAMFS: &str = "initramfs";
@@ -105,7 +81,7 @@ impl Stack for Linux {
         let mode = setting.mode;
         Ok(ByHand {
             qemu,
-            machine: machine(&xen, &root.kernel, INITRAMFS.as_ref(), jobs, mode),
+            machine: machine::machine(&xen, &root.kernel, INITRAMFS.as_ref(), jobs, mode),
             first: by_hand::archive(&root.initramfs, &files, INITRAMFS),
             then: typed.unwrap_or_default(),
         })
@@ -120,13 +96,13 @@ impl Stack for Linux {
         let xen = setting.provision.hypervisor()?;
         let root = rootfs::pack(&setting.provision.dom0()?, &setting.provision.cache)?;
         let initramfs = setting.dir.join(INITRAMFS);
-        append_payload(
+        machine::append_payload(
             &root.initramfs,
             &payload(setting.workspace, jobs),
             &initramfs,
         )?;
 
-        let machine = machine(&xen, &root.kernel, &initramfs, jobs, setting.mode);
+        let machine = machine::machine(&xen, &root.kernel, &initramfs, jobs, setting.mode);
         let running = machine.start(&qemu, &setting.dir.join("qemu.log"))?;
         if let Some(job) = jobs.first() {
             gdb_hint(setting.mode, &running, job);
@@ -148,65 +124,6 @@ impl Stack for Linux {
         let _ = std::fs::remove_file(&initramfs);
         Ok(Box::new(open))
     }
-}
-
-fn machine(xen: &Path, linux: &Path, initramfs: &Path, jobs: &[Job], mode: Mode) -> Machine {
-    let domain = jobs
-        .iter()
-        .map(|job| job.mem_mib.unwrap_or(DOMAIN_MEM_MIB))
-        .max();
-    let domain = domain.unwrap_or(DOMAIN_MEM_MIB);
-    let cpus = jobs
-        .iter()
-        .filter_map(|job| job.vcpus)
-        .max()
-        .unwrap_or(1)
-        .clamp(1, 4);
-    // Each domain needs about a hundredth of its memory for its page tables and p2m in Linux.
-    let dom0 = DOM0_MEM_MIB + domain / 32;
-    Machine {
-        accel: Accel::Tcg {
-            icount: mode.icount,
-        },
-        features: jobs.iter().flat_map(|job| job.cpu.clone()).collect(),
-        mem_mib: dom0 + XEN_MEM_MIB + domain + domain / 16,
-        cpus,
-        kernel: xen.to_path_buf(),
-        append: format!(
-            "{} com1=115200,8n1 console=com1 cpuidle=0 spec-ctrl=eager-fpu noreboot \
-             dom0_mem={dom0}M,max:{dom0}M dom0_max_vcpus=1",
-            mode.xen_log.words()
-        ),
-        modules: vec![
-            Module {
-                file: linux.to_path_buf(),
-                cmdline: "console=hvc0 rdinit=/init quiet panic=-1".into(),
-            },
-            Module::new(initramfs.to_path_buf()),
-        ],
-        serials: 3,
-        debug_exit: false,
-        gdb: mode.gdb,
-    }
-}
-
-fn append_payload(base: &Path, files: &[(String, PathBuf)], to: &Path) -> Result<()> {
-    std::fs::copy(base, to).map_err(Failure::file("write", to))?;
-    let output = File::options()
-        .append(true)
-        .open(to)
-        .map_err(Failure::file("write", to))?;
-    let mut archive = Archive::new(output);
-    for (place, source) in files {
-        let bytes = std::fs::read(source).map_err(Failure::file("read", source))?;
-        archive
-            .file(place, &bytes, false)
-            .map_err(Failure::file("write", to))?;
-    }
-    archive
-        .finish()
-        .map_err(Failure::file("write", to))
-        .map(drop)
 }
 
 /// A running Linux dom0.
@@ -549,101 +466,6 @@ impl Open<'_> {
             }
             self.step(deadline, transcript)?;
         }
-    }
-
-    /// Waits for the rest of the console: the daemon's own log says how long it is.
-    fn collect(
-        &mut self,
-        transcript: &mut Option<&mut Transcript>,
-    ) -> std::result::Result<(), Stop> {
-        let answer = self.call("console_size", transcript)?;
-        let size: u64 = answer
-            .first()
-            .and_then(|line| line.trim().parse().ok())
-            .unwrap_or(0);
-        let deadline = self.within(CONSOLE_TIMEOUT);
-        while self.received < size {
-            match self.step(deadline, transcript) {
-                Ok(()) => {}
-                Err(Stop::Deadline) => break,
-                Err(stop) => return Err(stop),
-            }
-        }
-        Ok(())
-    }
-
-    /// Destroys the domain and waits until xl knows.
-    fn remove(
-        &mut self,
-        domid: Option<u32>,
-        transcript: &mut Option<&mut Transcript>,
-    ) -> std::result::Result<(), Stop> {
-        let Some(domid) = domid else { return Ok(()) };
-        self.call(&format!("detach; xl destroy {domid}"), transcript)?;
-        let deadline = self.within(ANSWER_TIMEOUT);
-        while !self
-            .control
-            .reports
-            .iter()
-            .any(|line| xl_event(line) == Some(XlEvent::Exit))
-        {
-            self.step(deadline, transcript)?;
-        }
-        self.control.reports.clear();
-        Ok(())
-    }
-
-    /// Asks QEMU and Xen about a machine that stands still. Xen's answers go to its log.
-    fn inquest(&mut self, transcript: &mut Transcript) -> String {
-        let told = self.running.inquest(transcript.dir());
-        let before = transcript.host.len();
-        self.running.ports.type_in(LOG, DEBUG_KEYS);
-        let deadline = Some(Instant::now() + KEYS_TIMEOUT);
-        while self.step(deadline, &mut Some(transcript)).is_ok() {}
-        let lines = transcript.host.len() - before;
-        format!("{told}; Xen answered its debug keys by {lines} lines")
-    }
-
-    /// Sees to it that Xen has let go of the domain that ended. One that is destroyed and still
-    /// listed is a zombie, whose memory the host does not get back; the stack is of no further use.
-    fn gone(&mut self, end: End, transcript: &mut Transcript) -> std::result::Result<End, Stop> {
-        let Some(domid) = self.left_over(transcript)? else {
-            return Ok(end);
-        };
-        // Xen says on its console what it still has of the domain. The answer of the dom0 is not
-        // waited for: Xen lists every page first.
-        let call = self.control.call("xl debug-keys q");
-        self.running.ports.write(CONTROL, call.line.as_bytes());
-        let deadline = self.within(ANSWER_TIMEOUT);
-        let pages = loop {
-            if let Some(pages) = pages_held(&transcript.host, domid) {
-                break Some(pages);
-            }
-            match self.step(deadline, &mut Some(transcript)) {
-                Ok(()) => {}
-                Err(Stop::Deadline) => break None,
-                Err(stop) => return Err(stop),
-            }
-        };
-        Ok(End::Zombie {
-            domid,
-            pages,
-            end: Box::new(end),
-        })
-    }
-
-    /// A domain that is still listed after a while.
-    fn left_over(&mut self, transcript: &mut Transcript) -> std::result::Result<Option<u32>, Stop> {
-        let mut left = None;
-        for _ in 0..LOOKS {
-            let lines = self.call("xl list", &mut Some(transcript))?;
-            left = listed(&lines).first().copied();
-            if left.is_none() {
-                break;
-            }
-            self.call(BETWEEN_LOOKS, &mut Some(transcript))?;
-        }
-        Ok(left)
     }
 }
 
