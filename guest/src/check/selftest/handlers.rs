@@ -13,7 +13,7 @@ use super::{TestResult, Trouble, expect_eq, selftest};
 use crate::event::{self, BindError, Handler, MOST};
 use crate::lock::Lock;
 use crate::xen::HV;
-use crate::{console, mm};
+use crate::{console, cpu, mm};
 
 /// Handlers that ran.
 static HITS: AtomicU32 = AtomicU32::new(0);
@@ -101,31 +101,47 @@ fn calls(of: usize) -> u32 {
     CALLS[of].load(Ordering::Relaxed)
 }
 
+/// Upcalls of this vCPU so far. Each lets on what was held back for long enough, and how long a test takes
+/// is the host's to decide: so calls are bounded by these.
+fn upcalls() -> u64 {
+    cpu::here().upcalls.load(Ordering::Relaxed)
+}
+
 /// A port that its own handler raises again, for ever: the interrupted context goes on after a bounded
 /// number of calls, with the port held back and not forgotten. Another port that was raised at the
 /// same time is served before the first is served again, and is served later as well.
 fn own(_: &mut Context) -> TestResult {
     let storm = Open::ipi(&|| raise(0, 0))?;
     let other = Open::ipi(&innocent)?;
+    let first = upcalls();
     begin([&storm, &storm]);
     mm::with(|_| send(&HV, storm.0).and_then(|()| send(&HV, other.0)))?;
-    expect_eq!(calls(0), MOST, "calls of the storm's handler");
+    let so_far = calls(0);
+    let bounded = u64::from(so_far / MOST) <= upcalls() - first;
+    expect_eq!(
+        bounded && so_far > 0,
+        true,
+        "{so_far} calls of the storm's handler"
+    );
+    expect_eq!(
+        so_far % MOST,
+        0,
+        "calls of the storm's handler in an upcall, beyond the most"
+    );
     expect_eq!(HITS.load(Ordering::Relaxed), 1, "calls of the other");
     let before = BEFORE.load(Ordering::Relaxed);
     expect_eq!(before <= 1, true, "{before} calls of the storm's before");
     expect_eq!(event::is_raised(storm.0), true, "the event is kept");
     send(&HV, other.0)?;
     expect_eq!(HITS.load(Ordering::Relaxed), 2, "calls of the other, later");
-    // A while later the next event may have let it on.
     let so_far = calls(0);
-    expect_eq!(so_far % MOST, 0, "calls of the storm's handler so far");
     event::idle();
-    expect_eq!(calls(0), so_far + MOST, "calls when there is time");
+    expect_eq!(calls(0) >= so_far + MOST, true, "calls when there is time");
     STORM.store(false, Ordering::Relaxed);
     event::idle();
-    expect_eq!(calls(0), so_far + MOST + 1, "calls when the storm is over");
+    expect_eq!(calls(0) % MOST, 1, "calls when the storm is over");
     send(&HV, storm.0)?;
-    expect_eq!(calls(0), so_far + MOST + 2, "calls as before");
+    expect_eq!(calls(0) % MOST, 2, "calls as before");
     Ok(())
 }
 selftest!("interrupt.storm.own", own, needs EVERYWHERE);
@@ -133,11 +149,12 @@ selftest!("interrupt.storm.own", own, needs EVERYWHERE);
 /// Two ports whose handlers raise each other: neither is raised while its own handler runs.
 fn mutual(_: &mut Context) -> TestResult {
     let ports = [Open::ipi(&|| raise(0, 1))?, Open::ipi(&|| raise(1, 0))?];
+    let first = upcalls();
     begin([&ports[0], &ports[1]]);
     send(&HV, ports[0].0)?;
     let sum = calls(0) + calls(1);
-    let bounded = (MOST..=2 * MOST).contains(&sum);
-    expect_eq!(bounded, true, "{sum} calls of both");
+    let bounded = u64::from(sum) <= u64::from(2 * MOST) * (upcalls() - first);
+    expect_eq!(bounded && sum >= MOST, true, "{sum} calls of both");
     STORM.store(false, Ordering::Relaxed);
     event::idle();
     expect_eq!(
