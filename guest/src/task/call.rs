@@ -1,8 +1,8 @@
 //! Calls on other vCPUs: a function is left in the vCPU's mailbox, which a port of its own has it look
 //! into, wherever it is, but for where it masks upcalls; so it is called soon, as a handler is.
 //!
-//! Who waits for a call ([`call`], [`call_all`]) does meanwhile what others call for on its vCPU, also
-//! with upcalls masked: so no two wait for each other. It holds no lock, for what it calls may take one.
+//! Who waits for a call ([`call`], [`call_all`]) parks, or where upcalls are masked does meanwhile what
+//! others call for on its vCPU: so no two wait for each other. It holds no lock, for what it calls may take one.
 //! A look does what was there when it began: others are served in between, however many come.
 
 extern crate alloc;
@@ -10,12 +10,14 @@ extern crate alloc;
 use alloc::boxed::Box;
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
+use core::task::Waker;
 
 use hypercall::Hypervisor;
 use hypercall::queue::Access;
 
 use super::mailbox::NotLeft;
 use super::vcpu::{self, Vcpu};
+use super::wait;
 use crate::heap;
 use crate::mm::{self, Current};
 use crate::xen::HV;
@@ -25,6 +27,8 @@ use crate::xen::HV;
 pub(super) struct Waited {
     run: &'static (dyn Fn() + Sync),
     left: &'static AtomicUsize,
+    /// Wakes who waits, if that is a thread which has parked.
+    waker: Option<&'static Waker>,
 }
 
 /// What is to be called.
@@ -58,10 +62,14 @@ impl core::error::Error for NotCalled {}
 impl Letter {
     fn open(self) {
         match self {
-            Letter::Waited(Waited { run, left }) => {
+            Letter::Waited(Waited { run, left, waker }) => {
                 run();
+                let waker = waker.cloned();
                 // Nothing of it is there any more afterwards.
                 left.fetch_sub(1, Ordering::Release);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
             }
             Letter::Posted(run) => run(),
         }
@@ -138,12 +146,16 @@ fn waiting(
 ) -> Result<(), NotCalled> {
     // Letters count down from here, and what was left of it is how many were too many.
     let left = AtomicUsize::new(MANY);
-    // SAFETY: only lifetimes change. Nobody has either reference any more when this returns: every
-    // letter that was left was taken and is over, and what is done last with both is to count that.
+    let masked = HV.mask_upcalls();
+    HV.restore_upcalls(masked);
+    let waker = (!masked).then(wait::waker);
+    // SAFETY: only lifetimes change. Nobody has any of the references any more when this returns: every
+    // letter that was left was taken and is over, and what is done last with all is to count that.
     let waited = unsafe {
         Waited {
             run: core::mem::transmute::<&(dyn Fn() + Sync), &'static (dyn Fn() + Sync)>(run),
             left: core::mem::transmute::<&AtomicUsize, &'static AtomicUsize>(&left),
+            waker: core::mem::transmute::<Option<&Waker>, Option<&'static Waker>>(waker.as_ref()),
         }
     };
     let calls = ask(waited)?;
@@ -159,7 +171,9 @@ fn wait(waited: Waited, calls: usize) {
     // They may wait for page tables that this vCPU keeps.
     mm::let_go();
     while waited.left.load(Ordering::Acquire) != MANY - calls {
-        if serve_here() == 0 {
+        if waited.waker.is_some() {
+            wait::park();
+        } else if serve_here() == 0 {
             // Refused, it is asked again.
             let _ = hypercall::sched::r#yield(&HV);
         }
