@@ -1,8 +1,9 @@
-//! Domains whose memory Xen's tools take away and give back while they run.
+//! Domains whose memory Xen's tools take away and give back while they run, or move as a whole while
+//! all of their vCPUs work on it.
 
 use super::odd::{Odd, PROMPT, SAVE_ELSEWHERE, USUAL, acknowledged, host, keys, odd};
 use super::smoke::{PASS, Smoke};
-use crate::stack::{Dump, Via};
+use crate::stack::{Dump, SAVE, Via};
 
 /// Tests of them.
 pub(super) const MEMORY: &[Odd] = &[
@@ -60,6 +61,29 @@ pub(super) const MEMORY: &[Odd] = &[
             host(": clean", "xl mem-set $domain 128"),
             keys(", as asked", "selftest mm.map,frames.alloc\r"),
             host(" failed=0 ", acknowledged!("xl shutdown $domain")),
+        ],
+        host: &["unanswered: ''"],
+        ..USUAL
+    },
+    Odd {
+        // `cargo xtask soak`, in short.
+        smoke: Smoke {
+            mem_mib: Some(16),
+            ..odd(
+                "all vCPUs work while it is saved",
+                &[Via::Xl],
+                "",
+                PASS,
+                &["soak: 2 suspends, 0 of them cancelled; ", " cpus=4 "],
+            )
+        },
+        vcpus: Some(4),
+        as_it_is: true,
+        acts: &[
+            keys(PROMPT, "soak\r"),
+            host("soak: begins", SAVE),
+            host("soak: 1 suspends, ", SAVE),
+            host("soak: 2 suspends, ", acknowledged!("xl shutdown $domain")),
         ],
         host: &["unanswered: ''"],
         ..USUAL
