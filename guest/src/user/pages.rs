@@ -53,6 +53,11 @@ fn check_reserve(tables: &Tables<Running>, frames: u64) -> Result<(), MmError> {
     Ok(())
 }
 
+/// Whether there is memory besides what the kernel keeps for itself.
+pub(crate) fn is_enough() -> bool {
+    mm::with(|tables| check_reserve(tables, 0)).is_ok()
+}
+
 /// A frame of zeros.
 ///
 /// # Errors
@@ -273,10 +278,9 @@ impl Pages {
 
     /// Hides all pages of a range.
     fn hide(&mut self, range: Range<u64>) -> Result<(), MmError> {
-        for va in range.step_by(PAGE as usize) {
-            if self.look(va)?.is_none() {
-                continue;
-            }
+        let mut next = range.start;
+        while let Some(va) = self.next_mapped(next..range.end)? {
+            next = va + PAGE;
             if self.hidden.try_reserve(TABLE as usize).is_err() {
                 return Err(MmError::Frame(FrameError::OutOfMemory));
             }
@@ -286,6 +290,25 @@ impl Pages {
             }
         }
         Ok(())
+    }
+
+    /// The first page of a range that is mapped. What no table covers costs one look.
+    fn next_mapped(&self, range: Range<u64>) -> Result<Option<u64>, MmError> {
+        self.within(|tables| {
+            let mut va = range.start;
+            while va < range.end {
+                va = match tables.ptep_get(va) {
+                    Ok(entry) if entry.is_present() => return Ok(Some(va)),
+                    Ok(_) => va + PAGE,
+                    Err(MmError::NoTable { level, .. }) => {
+                        let span = PAGE << (9 * (level - 1));
+                        (va | (span - 1)) + 1
+                    }
+                    Err(e) => return Err(e),
+                };
+            }
+            Ok(None)
+        })
     }
 
     /// Moves the pages of a range to where nothing is mapped; the two do not overlap.

@@ -14,9 +14,11 @@ mod time;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use linux_raw_sys::general as linux;
 use syscalls::Sysno;
 
 use super::errno::{Errno, RESTART, Result};
+use super::pages;
 use super::thread::Current;
 
 /// The registers of a call, in order.
@@ -73,6 +75,8 @@ pub(super) fn serve(current: &mut Current<'_>) {
     ];
     let call = TABLE.get(number as usize).copied().flatten();
     let result = match call {
+        // What a program asks the kernel to remember is refused before the kernel has too little.
+        Some(_) if remembers(number as u32) && !pages::is_enough() => Err(Errno::ENOMEM),
         Some(call) => call(current, arguments),
         None => {
             name(number, current.thread.process.number);
@@ -89,6 +93,45 @@ pub(super) fn serve(current: &mut Current<'_>) {
         Err(errno) => error(errno),
     };
     current.context.frame_mut().rax = value;
+}
+
+/// Whether a call has the kernel remember something new, such as a file or a thread.
+fn remembers(number: u32) -> bool {
+    matches!(
+        number,
+        linux::__NR_clone
+            | linux::__NR_clone3
+            | linux::__NR_creat
+            | linux::__NR_dup
+            | linux::__NR_dup2
+            | linux::__NR_dup3
+            | linux::__NR_epoll_create
+            | linux::__NR_epoll_create1
+            | linux::__NR_epoll_ctl
+            | linux::__NR_eventfd
+            | linux::__NR_eventfd2
+            | linux::__NR_execve
+            | linux::__NR_fork
+            | linux::__NR_link
+            | linux::__NR_linkat
+            | linux::__NR_mkdir
+            | linux::__NR_mkdirat
+            | linux::__NR_mknod
+            | linux::__NR_mknodat
+            | linux::__NR_mmap
+            | linux::__NR_open
+            | linux::__NR_openat
+            | linux::__NR_pipe
+            | linux::__NR_pipe2
+            | linux::__NR_rename
+            | linux::__NR_renameat
+            | linux::__NR_renameat2
+            | linux::__NR_socketpair
+            | linux::__NR_symlink
+            | linux::__NR_symlinkat
+            | linux::__NR_timerfd_create
+            | linux::__NR_vfork
+    )
 }
 
 /// An error as a call returns it.
