@@ -10,7 +10,10 @@
 pub const MAGIC: [u8; 4] = *b"SYMS";
 
 /// Bytes that the image reserves. `cargo xtask build` says so if the names need more.
-pub const CAPACITY: usize = 192 * 1024;
+pub const CAPACITY: usize = 152 * 1024;
+/// Bytes of a name that are kept. Generic code has names by the line, and all of them lie in memory that
+/// Xen maps for the kernel to begin with: a longer one costs every boot.
+pub const LONGEST: usize = 80;
 
 /// A view of a symbol table.
 #[derive(Clone, Copy)]
@@ -63,7 +66,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 /// Writes a table, for the tool that fills the section: `functions` are (offset from VIRT_BASE,
-/// name), sorted by offset; names longer than 255 bytes are cut.
+/// name), sorted by offset; of a longer name the first [`LONGEST`] bytes are kept.
 #[cfg(not(target_os = "none"))]
 #[must_use]
 pub fn encode(functions: &[(u32, String)]) -> Vec<u8> {
@@ -74,7 +77,7 @@ pub fn encode(functions: &[(u32, String)]) -> Vec<u8> {
     for (offset, name) in functions {
         index.extend(offset.to_le_bytes());
         index.extend(((names_start + names.len()) as u32).to_le_bytes());
-        let mut length = name.len().min(255);
+        let mut length = name.len().min(LONGEST);
         while !name.is_char_boundary(length) {
             length -= 1;
         }
