@@ -242,6 +242,8 @@ pub(crate) fn lend_timer() -> Lent {
         timers.set_lent(true);
         // A port that Xen does not close stays the timer's, which whoever binds it is told.
         let _ = event::close(Port(Vcpu::boot().timer.load(Ordering::Relaxed)));
+        // What was asked for is no time of the borrower's. Refused, it comes once too often.
+        let _ = hypercall::time::set_timer(&HV, 0);
     }
     Lent(())
 }
