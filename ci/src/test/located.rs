@@ -40,7 +40,7 @@ const TABLE: &[Row] = &[
         vias: &[Via::Dom0],
         words: "provoke=stackoverflow",
         raw: "(XEN) RIP: ",
-        code: "recurse(page[0] + 1)",
+        code: "black_box([depth; 64])",
         ends: "in guest::boot::provoke::recurse",
     },
 ];
