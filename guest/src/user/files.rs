@@ -76,8 +76,9 @@ pub(crate) fn now() -> u64 {
 /// The kernel itself.
 pub(crate) struct Kernel;
 
-/// What is to be woken at some time.
-static TIMERS: Lock<Vec<(u64, Timer)>> = Lock::new(Vec::new());
+/// Who is to be woken at some time: each once, at the earliest that was asked for. Who is woken too early
+/// asks again.
+static TIMERS: Lock<Vec<(u64, Waker, Timer)>> = Lock::new(Vec::new());
 
 impl Host for Kernel {
     fn page(&self) -> Option<Arc<dyn Page>> {
@@ -104,10 +105,17 @@ impl Host for Kernel {
     fn wake_at(&self, at: u64, waker: &Waker) {
         let now = now();
         let mut timers = TIMERS.lock();
-        timers.retain(|(at, _)| *at > now);
+        timers.retain(|(at, ..)| *at > now);
+        let known = timers
+            .iter()
+            .position(|(_, known, _)| known.will_wake(waker));
+        if known.is_some_and(|place| timers[place].0 <= at) {
+            return;
+        }
+        known.map(|place| timers.swap_remove(place));
         let timer = task::wake_at(at, waker.clone());
         match (timer, timers.try_reserve(1)) {
-            (Ok(timer), Ok(())) => timers.push((at, timer)),
+            (Ok(timer), Ok(())) => timers.push((at, waker.clone(), timer)),
             // Without room for it, whoever waits looks again at once.
             _ => waker.wake_by_ref(),
         }

@@ -11,6 +11,8 @@ use guest_files::{
     System, Text, table_fs,
 };
 
+use linux_raw_sys::general::AT_FDCWD;
+
 use super::errno::Result;
 use super::files;
 use super::memory::Backing;
@@ -21,6 +23,14 @@ use crate::{cpu, mm, subarch};
 /// The file systems' numbers.
 const PROC: DeviceNumber = DeviceNumber::new(0, 3);
 const SYS: DeviceNumber = DeviceNumber::new(0, 4);
+
+/// Names of a process' own descriptors, as programs expect them in `/dev`.
+const LINKS: [(&[u8], &[u8]); 4] = [
+    (b"/proc/self/fd", b"/dev/fd"),
+    (b"/proc/self/fd/0", b"/dev/stdin"),
+    (b"/proc/self/fd/1", b"/dev/stdout"),
+    (b"/proc/self/fd/2", b"/dev/stderr"),
+];
 
 /// All processes.
 struct All;
@@ -157,7 +167,7 @@ fn hypervisor() -> Vec<u8> {
 pub(super) fn add(system: &Arc<System>, calls: &Calls<'_>) -> Result<()> {
     for path in [&b"/proc"[..], b"/sys"] {
         // They may be there.
-        let _ = calls.mkdirat(linux_raw_sys::general::AT_FDCWD, path, 0o555);
+        let _ = calls.mkdirat(AT_FDCWD, path, 0o555);
     }
     let texts: Vec<(&str, Text)> = [
         ("meminfo", Arc::new(meminfo) as Text),
@@ -169,6 +179,10 @@ pub(super) fn add(system: &Arc<System>, calls: &Calls<'_>) -> Result<()> {
     .collect();
     let proc = ProcessFs::new(system, PROC, Arc::new(All), texts);
     calls.mount(proc, "proc", b"/proc", false)?;
+    for (target, path) in LINKS {
+        // A ramdisk may have its own.
+        let _ = calls.symlinkat(target, AT_FDCWD, path);
+    }
     let texts: Vec<(&str, Text)> = [("hypervisor/type", Arc::new(hypervisor) as Text)]
         .into_iter()
         .collect();
