@@ -17,20 +17,10 @@ const SAVED: usize = 7;
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn switch(from: *mut u64, to: u64) {
     naked_asm!(
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
+        xen_pv_rt::callee_saved!(push),
         "mov [rdi], rsp",
         "mov rsp, rsi",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
+        xen_pv_rt::callee_saved!(pop),
         "ret",
     )
 }

@@ -19,11 +19,7 @@ unsafe fn copy_words(to: *mut u8, from: *const u8, count: usize) -> usize {
     unsafe {
         core::arch::asm!(
             "2: rep movsq",
-            "3:",
-            ".pushsection .ex_table, \"a\", @progbits",
-            ".balign 16",
-            ".quad 2b, 3b",
-            ".popsection",
+            xen_pv_rt::goes_on_behind!(),
             inout("rcx") count / 8 => left,
             inout("rdi") to => _,
             inout("rsi") from => _,
@@ -44,11 +40,7 @@ unsafe fn copy_bytes(to: *mut u8, from: *const u8, count: usize) -> usize {
     unsafe {
         core::arch::asm!(
             "2: rep movsb",
-            "3:",
-            ".pushsection .ex_table, \"a\", @progbits",
-            ".balign 16",
-            ".quad 2b, 3b",
-            ".popsection",
+            xen_pv_rt::goes_on_behind!(),
             inout("rcx") count => left,
             inout("rdi") to => _,
             inout("rsi") from => _,
@@ -113,11 +105,7 @@ pub(crate) fn touch(address: u64, write: bool) -> bool {
         if write {
             core::arch::asm!(
                 "2: lock or byte ptr [{address}], 0",
-                "3:",
-                ".pushsection .ex_table, \"a\", @progbits",
-                ".balign 16",
-                ".quad 2b, 3b",
-                ".popsection",
+                xen_pv_rt::goes_on_behind!(),
                 address = in(reg) address,
                 inout("rax") 0_u64 => fault,
                 options(nostack),
@@ -125,11 +113,7 @@ pub(crate) fn touch(address: u64, write: bool) -> bool {
         } else {
             core::arch::asm!(
                 "2: test byte ptr [{address}], 0",
-                "3:",
-                ".pushsection .ex_table, \"a\", @progbits",
-                ".balign 16",
-                ".quad 2b, 3b",
-                ".popsection",
+                xen_pv_rt::goes_on_behind!(),
                 address = in(reg) address,
                 inout("rax") 0_u64 => fault,
                 options(nostack, readonly),

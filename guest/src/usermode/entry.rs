@@ -58,12 +58,7 @@ global_asm!(
     xen_pv_rt::push_frame!(),
     "    mov rsp, [rsp + {kernel_rsp}]",
     "    cld",
-    "    pop r15",
-    "    pop r14",
-    "    pop r13",
-    "    pop r12",
-    "    pop rbx",
-    "    pop rbp",
+    xen_pv_rt::callee_saved!(pop),
     "    ret",
     ".popsection",
     "",
@@ -125,20 +120,25 @@ pub(super) unsafe fn enter(context: &mut Context) {
     }
 }
 
+/// The asm text that leaves the kernel's stack where the context has a place for it, and takes the context's
+/// registers: RSP is behind them in its frame.
+macro_rules! leave_kernel {
+    () => {
+        concat!(
+            xen_pv_rt::callee_saved!(push),
+            "mov [rdi + {kernel_rsp}], rsp\n",
+            "mov rsp, rdi\n",
+            xen_pv_rt::pop_frame!(),
+        )
+    };
+}
+
 /// # Safety
 /// As [`enter`], under Xen.
 #[unsafe(naked)]
 unsafe extern "C" fn enter_by_xen(context: *mut Context) {
     naked_asm!(
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
-        "mov [rdi + {kernel_rsp}], rsp",
-        "mov rsp, rdi",
-        xen_pv_rt::pop_frame!(),
+        leave_kernel!(),
         // Above are RIP and what follows it. Of the error code's place on down the hypercall reads the
         // flags, which stand in the vector's place, RCX, R11 and RAX.
         "add rsp, 16",
@@ -159,15 +159,7 @@ unsafe extern "C" fn enter_by_xen(context: *mut Context) {
 #[unsafe(naked)]
 unsafe extern "C" fn enter_by_processor(context: *mut Context) {
     naked_asm!(
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
-        "mov [rdi + {kernel_rsp}], rsp",
-        "mov rsp, rdi",
-        xen_pv_rt::pop_frame!(),
+        leave_kernel!(),
         "add rsp, 16",
         "swapgs",
         "iretq",

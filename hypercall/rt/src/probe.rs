@@ -30,6 +30,22 @@ impl fmt::Debug for Fault {
     }
 }
 
+/// The asm text behind an instruction with the label `2` that may fault: where it does, the exception table
+/// goes on from here on.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! goes_on_behind {
+    () => {
+        ::core::concat!(
+            "3:\n",
+            ".pushsection .ex_table, \"a\", @progbits\n",
+            ".balign 16\n",
+            ".quad 2b, 3b\n",
+            ".popsection",
+        )
+    };
+}
+
 impl Fault {
     /// Faults travel in one register: bit 63 set, vector and error code below.
     fn pack(vector: u64, error: u64) -> u64 {
@@ -58,11 +74,7 @@ pub fn read(address: u64) -> Result<u64, Fault> {
     unsafe {
         core::arch::asm!(
             "2: mov {value}, [{address}]",
-            "3:",
-            ".pushsection .ex_table, \"a\", @progbits",
-            ".balign 16",
-            ".quad 2b, 3b",
-            ".popsection",
+            crate::goes_on_behind!(),
             address = in(reg) address,
             value = out(reg) value,
             inout("rax") 0_u64 => fault,
@@ -86,11 +98,7 @@ pub unsafe fn write(address: u64, value: u64) -> Result<(), Fault> {
     unsafe {
         core::arch::asm!(
             "2: mov [{address}], {value}",
-            "3:",
-            ".pushsection .ex_table, \"a\", @progbits",
-            ".balign 16",
-            ".quad 2b, 3b",
-            ".popsection",
+            crate::goes_on_behind!(),
             address = in(reg) address,
             value = in(reg) value,
             inout("rax") 0_u64 => fault,

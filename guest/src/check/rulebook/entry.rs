@@ -167,11 +167,7 @@ fn raise(cause: Cause) -> u64 {
             Cause::PageFault(va) => asm!(
                 "mov {stack}, rsp",
                 "2: mov {va}, [{va}]",
-                "3:",
-                ".pushsection .ex_table, \"a\", @progbits",
-                ".balign 16",
-                ".quad 2b, 3b",
-                ".popsection",
+                xen_pv_rt::goes_on_behind!(),
                 stack = out(reg) stack,
                 va = inout(reg) va => _,
                 inout("rcx") MARKS.0 => _,
@@ -181,11 +177,7 @@ fn raise(cause: Cause) -> u64 {
             Cause::Interrupt(..) => asm!(
                 "mov {stack}, rsp",
                 "2: int {vector}",
-                "3:",
-                ".pushsection .ex_table, \"a\", @progbits",
-                ".balign 16",
-                ".quad 2b, 3b",
-                ".popsection",
+                xen_pv_rt::goes_on_behind!(),
                 vector = const SOFTWARE,
                 stack = out(reg) stack,
                 inout("rcx") MARKS.0 => _,
@@ -253,20 +245,12 @@ pub(super) fn mask_after_flag_instruction(vcpu: *mut vcpu_info, mask: bool) -> b
         match mask {
             true => asm!(
                 "2: sti",
-                "3:",
-                ".pushsection .ex_table, \"a\", @progbits",
-                ".balign 16",
-                ".quad 2b, 3b",
-                ".popsection",
+                xen_pv_rt::goes_on_behind!(),
                 inout("rax") 0_u64 => _,
             ),
             false => asm!(
                 "2: cli",
-                "3:",
-                ".pushsection .ex_table, \"a\", @progbits",
-                ".balign 16",
-                ".quad 2b, 3b",
-                ".popsection",
+                xen_pv_rt::goes_on_behind!(),
                 inout("rax") 0_u64 => _,
             ),
         }

@@ -51,6 +51,15 @@ macro_rules! pop_frame {
     };
 }
 
+/// The asm text that pushes, or pops, the registers that a C function keeps for its caller.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! callee_saved {
+    ($what:ident) => {
+        $crate::saved_registers!($what [rbp rbx r12 r13 r14 r15])
+    };
+}
+
 /// The asm text that completes a [`Frame`], calls `{handler}` with it, and takes back the registers as the
 /// handler left them.
 #[doc(hidden)]
