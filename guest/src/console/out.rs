@@ -172,17 +172,7 @@ pub(crate) fn drain() {
     stream.mark(out, Patience::USUAL);
     if let Out::Ring { page, port } = *out {
         notify(port);
-        let mut waiting = Patience::USUAL.begin();
-        let mut last = usize::MAX;
-        while let Ok(left @ 1..) = page.pending_output() {
-            if left < last {
-                waiting = Patience::USUAL.begin();
-                last = left;
-            }
-            if stream.is_stuck() || !waiting.wait(out) {
-                break;
-            }
-        }
+        stream.drain(out, Patience::USUAL, || page.pending_output().ok());
     }
     stream.insist();
 }

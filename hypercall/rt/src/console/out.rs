@@ -98,15 +98,7 @@ pub(crate) fn drain() {
     let Console { out, stream } = &mut *CONSOLE.lock();
     stream.mark(out, Patience::USUAL);
     let Out::Ring { page, .. } = *out else { return };
-    let (mut waiting, mut last) = (Patience::USUAL.begin(), usize::MAX);
-    while let Ok(left @ 1..) = page.pending_output() {
-        if left < last {
-            (waiting, last) = (Patience::USUAL.begin(), left);
-        }
-        if stream.is_stuck() || !waiting.wait(out) {
-            break;
-        }
-    }
+    stream.drain(out, Patience::USUAL, || page.pending_output().ok());
 }
 
 /// Makes the console usable for the report that ends the domain, whoever holds its lock.

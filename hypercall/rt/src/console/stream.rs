@@ -142,15 +142,28 @@ impl Stream {
         }
     }
 
-    /// Whether the other side was waited for in vain and has not moved since.
-    #[must_use]
-    pub fn is_stuck(&self) -> bool {
-        self.stuck
-    }
-
     /// Has the other side waited for anew.
     pub fn insist(&mut self) {
         self.stuck = false;
+    }
+
+    /// Waits until everything that was handed over has been taken, of which `pending` says how much has
+    /// not, or the other side shows no sign of life. What `pending` cannot say is not waited for.
+    pub fn drain(
+        &mut self,
+        wire: &mut impl Wire,
+        patience: Patience,
+        pending: impl Fn() -> Option<usize>,
+    ) {
+        let (mut waiting, mut last) = (patience.begin(), usize::MAX);
+        while let Some(left @ 1..) = pending() {
+            if left < last {
+                (waiting, last) = (patience.begin(), left);
+            }
+            if self.stuck || !waiting.wait(wire) {
+                break;
+            }
+        }
     }
 
     /// Writes text.
@@ -337,13 +350,13 @@ mod tests {
         for n in 0..100 {
             write(&mut stream, &mut wire, &line(n));
         }
-        assert!(stream.is_stuck());
+        assert!(stream.stuck);
         assert!(wire.time < 12 * SECOND, "waited once, not for each line");
         wire.time = 20 * SECOND;
         wire.daemon();
         write(&mut stream, &mut wire, "and on\n");
         write(&mut stream, &mut wire, "verdict: pass\n");
-        assert!(!stream.is_stuck());
+        assert!(!stream.stuck);
         let text = wire.text();
         // Ten lines of 25 bytes fit with their line ends, and six bytes of one more.
         let whole: String = (0..10).map(|n| line(n).replace('\n', "\r\n")).collect();
