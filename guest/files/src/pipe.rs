@@ -327,9 +327,7 @@ impl File for PipeEnd {
         argument: &mut dyn Argument,
     ) -> Poll<Result<u64>> {
         Poll::Ready(match request {
-            ioctl::FIONREAD => argument
-                .put(&(self.pipe.filled() as i32).to_ne_bytes())
-                .map(|()| 0),
+            ioctl::FIONREAD => argument.put_number(self.pipe.filled() as i32),
             _ => Err(Errno::ENOTTY),
         })
     }

@@ -127,6 +127,6 @@ impl File for SocketEnd {
             ioctl::TIOCOUTQ => self.to().map_or(0, |end| end.pipe.filled()),
             _ => return Poll::Ready(Err(Errno::ENOTTY)),
         };
-        Poll::Ready(argument.put(&(count as i32).to_ne_bytes()).map(|()| 0))
+        Poll::Ready(argument.put_number(count as i32))
     }
 }

@@ -45,6 +45,24 @@ pub trait Argument {
     /// # Errors
     /// `EFAULT` where it points to nothing.
     fn put(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Reads the number that the argument points to, an `int`.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn get_number(&mut self) -> Result<i32> {
+        let mut bytes = [0; 4];
+        self.get(&mut bytes).map(|()| i32::from_ne_bytes(bytes))
+    }
+
+    /// Writes a number, an `int`, to where the argument points: what most requests answer. Returns what
+    /// the call does then.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    fn put_number(&mut self, number: i32) -> Result<u64> {
+        self.put(&number.to_ne_bytes()).map(|()| 0)
+    }
 }
 
 /// The kernel's own memory as a sink.

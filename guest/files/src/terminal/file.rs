@@ -17,10 +17,10 @@ use crate::ready::Ready;
 use crate::system::Device;
 use crate::transfer::{Argument, Sink, Source};
 
-/// An open terminal.
-pub(crate) struct TerminalFile(pub(crate) Arc<Terminal>);
+/// An open terminal, with what is to go when it is closed.
+pub(crate) struct TerminalFile<T = ()>(pub(crate) Arc<Terminal>, pub(crate) T);
 
-impl File for TerminalFile {
+impl<T: Send + Sync + 'static> File for TerminalFile<T> {
     fn read(&self, call: &Call<'_>, _at: u64, to: &mut dyn Sink) -> Poll<Result<usize>> {
         self.0.read(call, to)
     }
@@ -51,11 +51,6 @@ impl File for TerminalFile {
 /// The number of the line discipline (`include/uapi/linux/tty.h`, which the crate of Linux' numbers
 /// leaves out).
 const N_TTY: i32 = 0;
-
-/// A number as a program has it.
-fn put(argument: &mut dyn Argument, number: i32) -> Result<u64> {
-    argument.put(&number.to_ne_bytes()).map(|()| 0)
-}
 
 impl Terminal {
     /// Does what an ioctl asks.
@@ -104,9 +99,9 @@ impl Terminal {
                 self.change_window([number(0), number(1), number(2), number(3)]);
                 Ok(0)
             }
-            ioctl::TIOCGPGRP => put(argument, self.foreground(caller)? as i32),
+            ioctl::TIOCGPGRP => argument.put_number(self.foreground(caller)? as i32),
             ioctl::TIOCGSID => match self.is_of(caller) {
-                true => put(argument, caller.session() as i32),
+                true => argument.put_number(caller.session() as i32),
                 false => Err(Errno::ENOTTY),
             },
             ioctl::TIOCSCTTY => self.take_session(caller).map(|()| 0),
@@ -124,19 +119,19 @@ impl Terminal {
                 let state = self.state.lock();
                 let count = state.incoming.countable(&state.settings);
                 drop(state);
-                put(argument, count as i32)
+                argument.put_number(count as i32)
             }
             ioctl::TIOCOUTQ => {
                 let count = self.state.lock().outgoing.waiting();
-                put(argument, count as i32)
+                argument.put_number(count as i32)
             }
             // The line discipline, of which there is one.
-            ioctl::TIOCGETD => put(argument, N_TTY),
+            ioctl::TIOCGETD => argument.put_number(N_TTY),
             ioctl::TIOCEXCL | ioctl::TIOCNXCL => {
                 self.state.lock().is_exclusive = request == ioctl::TIOCEXCL;
                 Ok(0)
             }
-            ioctl::TIOCGEXCL => put(argument, self.state.lock().is_exclusive.into()),
+            ioctl::TIOCGEXCL => argument.put_number(self.state.lock().is_exclusive.into()),
             _ => Err(Errno::ENOTTY),
         }
     }
@@ -195,10 +190,8 @@ impl Terminal {
         let what = argument.value() as u32;
         match request {
             ioctl::TIOCSPGRP => {
-                let mut group = [0; 4];
-                let done = argument.get(&mut group);
-                let group = i32::from_ne_bytes(group);
-                let done = done.and_then(|()| self.set_foreground(call.caller, group));
+                let group = argument.get_number();
+                let done = group.and_then(|group| self.set_foreground(call.caller, group));
                 return Poll::Ready(done.map(|()| 0));
             }
             ioctl::TCFLSH => {
@@ -256,7 +249,7 @@ impl Device for ConsoleDevice {
     fn open(&self, call: &Call<'_>, flags: u32) -> Result<Arc<dyn File>> {
         self.0.check_open(call)?;
         self.0.take_if_free(call, flags);
-        Ok(Arc::new(TerminalFile(self.0.clone())))
+        Ok(Arc::new(TerminalFile(self.0.clone(), ())))
     }
 }
 
@@ -284,6 +277,6 @@ impl OwnTerminalDevice {
 impl Device for OwnTerminalDevice {
     fn open(&self, call: &Call<'_>, _flags: u32) -> Result<Arc<dyn File>> {
         let own = self.of_session(call.caller.session()).ok_or(Errno::ENXIO)?;
-        Ok(Arc::new(TerminalFile(own)))
+        Ok(Arc::new(TerminalFile(own, ())))
     }
 }

@@ -247,26 +247,17 @@ impl File for Master {
         argument: &mut dyn Argument,
     ) -> Poll<Result<u64>> {
         let pair = &self.pair;
-        let number = |argument: &mut dyn Argument| {
-            let mut number = [0; 4];
-            argument
-                .get(&mut number)
-                .map(|()| i32::from_ne_bytes(number))
-        };
-        let put = |argument: &mut dyn Argument, number: i32| {
-            argument.put(&number.to_ne_bytes()).map(|()| 0)
-        };
         Poll::Ready(match request {
-            ioctl::TIOCGPTN => put(argument, pair.number as i32),
-            ioctl::TIOCSPTLCK => number(argument).map(|lock| {
+            ioctl::TIOCGPTN => argument.put_number(pair.number as i32),
+            ioctl::TIOCSPTLCK => argument.get_number().map(|lock| {
                 pair.state.lock().is_locked = lock != 0;
                 0
             }),
-            ioctl::TIOCGPTLCK => put(argument, pair.state.lock().is_locked.into()),
-            ioctl::FIONREAD => put(argument, pair.screen.shown.lock().len() as i32),
-            ioctl::TIOCGPGRP => put(argument, pair.terminal.any_foreground() as i32),
+            ioctl::TIOCGPTLCK => argument.put_number(pair.state.lock().is_locked.into()),
+            ioctl::FIONREAD => argument.put_number(pair.screen.shown.lock().len() as i32),
+            ioctl::TIOCGPGRP => argument.put_number(pair.terminal.any_foreground() as i32),
             ioctl::TIOCGSID => match pair.terminal.session() {
-                Some(session) => put(argument, session as i32),
+                Some(session) => argument.put_number(session as i32),
                 None => Err(Errno::ENOTTY),
             },
             ioctl::TIOCSCTTY | ioctl::TIOCNOTTY => Err(Errno::ENOTTY),
@@ -285,47 +276,16 @@ impl Drop for Master {
     }
 }
 
-/// A terminal of `/dev/pts` that is open.
-struct Slave {
-    pair: Arc<Pair>,
-    file: TerminalFile,
-}
+/// That a terminal of `/dev/pts` is open.
+struct Opened(Arc<Pair>);
 
-impl File for Slave {
-    fn read(&self, call: &Call<'_>, at: u64, to: &mut dyn Sink) -> Poll<Result<usize>> {
-        self.file.read(call, at, to)
-    }
-
-    fn write(
-        &self,
-        call: &Call<'_>,
-        at: Where,
-        from: &mut dyn Source,
-    ) -> Poll<Result<(u64, usize)>> {
-        self.file.write(call, at, from)
-    }
-
-    fn ready(&self, waker: Option<&Waker>) -> Ready {
-        self.file.ready(waker)
-    }
-
-    fn ioctl(
-        &self,
-        call: &Call<'_>,
-        request: u32,
-        argument: &mut dyn Argument,
-    ) -> Poll<Result<u64>> {
-        self.file.ioctl(call, request, argument)
-    }
-}
-
-impl Drop for Slave {
+impl Drop for Opened {
     fn drop(&mut self) {
-        let mut state = self.pair.state.lock();
+        let mut state = self.0.state.lock();
         state.open -= 1;
         state.was_left = state.open == 0;
         drop(state);
-        self.pair.screen.readers.wake();
+        self.0.screen.readers.wake();
     }
 }
 
@@ -347,10 +307,7 @@ impl ShownDevice for Pair {
         state.open += 1;
         state.was_left = false;
         drop(state);
-        let file = Arc::new(Slave {
-            file: TerminalFile(self.terminal.clone()),
-            pair: self.clone(),
-        });
+        let file = Arc::new(TerminalFile(self.terminal.clone(), Opened(self.clone())));
         self.terminal.take_if_free(call, flags);
         Ok(file)
     }
