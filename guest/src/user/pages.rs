@@ -13,6 +13,7 @@ use crate::areas::Rights;
 use crate::mm::error::FrameError;
 use crate::mm::frames::Frame;
 use crate::mm::layout;
+use crate::mm::machine::Words;
 use crate::mm::spaces::AddressSpace;
 use crate::mm::user::OnWrite;
 use crate::mm::{self, Flags, MmError, Running, Tables};
@@ -71,12 +72,22 @@ pub(crate) fn zeroed() -> Result<Frame, MmError> {
     Ok(frame)
 }
 
+/// Where the kernel finds what a frame holds.
+fn place(frame: &Frame) -> *mut Words {
+    let address = layout::DIRECT.start + frame.pfn().as_u64() * PAGE;
+    core::ptr::with_exposed_provenance_mut(address as usize)
+}
+
+/// What a frame holds.
+fn words(frame: &Frame) -> &Words {
+    // SAFETY: the direct map reaches every frame that was handed out, and the caller has borrowed this.
+    unsafe { &*place(frame) }
+}
+
 /// What a frame holds, for whoever has it.
 pub(crate) fn memory(frame: &mut Frame) -> &mut [u8] {
-    let address = layout::DIRECT.start + frame.pfn().as_u64() * PAGE;
-    let memory = core::ptr::with_exposed_provenance_mut(address as usize);
-    // SAFETY: the direct map reaches every frame that was handed out, and the caller has this one.
-    unsafe { core::slice::from_raw_parts_mut(memory, PAGE as usize) }
+    // SAFETY: as for `words`, and the caller has the frame.
+    unsafe { core::slice::from_raw_parts_mut(place(frame).cast(), PAGE as usize) }
 }
 
 /// Gives a frame back.
@@ -136,12 +147,8 @@ impl Pages {
             hidden,
         };
         for (va, frame) in &self.hidden {
-            let address = layout::DIRECT.start + frame.pfn().as_u64() * PAGE;
-            let from = core::ptr::with_exposed_provenance(address as usize);
             let mut copy = zeroed()?;
-            // SAFETY: the direct map reaches the frame, which is this program's and mapped nowhere.
-            let from = unsafe { core::slice::from_raw_parts(from, PAGE as usize) };
-            memory(&mut copy).copy_from_slice(from);
+            mm::with(|tables| *tables.frame_memory(&mut copy) = *words(frame));
             child.hidden.push((*va, copy));
         }
         Ok(child)
@@ -216,13 +223,7 @@ impl Pages {
             check_reserve(tables, pages + 4)?;
             tables.map_user(va, pages, flags, |_, words| match with {
                 Fill::Zeros => words.fill(0),
-                Fill::Copy(frame) => {
-                    let address = layout::DIRECT.start + frame.pfn().as_u64() * PAGE;
-                    let from =
-                        core::ptr::with_exposed_provenance::<mm::machine::Words>(address as usize);
-                    // SAFETY: the direct map reaches the frame, which the caller has borrowed.
-                    *words = unsafe { *from };
-                }
+                Fill::Copy(frame) => *words = *self::words(frame),
             })
         })
     }
