@@ -23,15 +23,23 @@ const FRAMES: u64 = 512;
 /// Bytes of the headers before its code.
 const HEADERS: u64 = 64 + 56;
 
-/// Declares a program: its instructions, which begin at the label `0`.
+/// Declares a program: its instructions. Behind them is its end: from the label `9` on as a failure, from
+/// `8` on with the status that is in EDI.
 macro_rules! program {
     ($name:ident, $label:literal, $($line:expr),* $(, ; $($constant:ident = $value:expr),*)?) => {
         global_asm!(
             ".pushsection .rodata",
             concat!($label, "_start:"),
             $($line,)*
+            "9:",
+            "mov edi, 1",
+            "8:",
+            "mov eax, {exit}",
+            "syscall",
+            "ud2",
             concat!($label, "_end:"),
             ".popsection",
+            exit = const linux::__NR_exit_group,
             $($($constant = const $value,)*)?
         );
 
@@ -170,17 +178,10 @@ program!(
     "mov qword ptr [rsp], 8",
     "mov edi, 41",
     "jmp 8f",
-    "9:",
-    "mov edi, 1",
-    "8:",
-    "mov eax, {exit}",
-    "syscall",
-    "ud2",
     ;
     fork = linux::__NR_fork,
     wait4 = linux::__NR_wait4,
-    echild = linux_raw_sys::errno::ECHILD,
-    exit = linux::__NR_exit_group
+    echild = linux_raw_sys::errno::ECHILD
 );
 
 /// A child has a copy of its parent's memory, and its parent learns its status, once.
@@ -195,10 +196,7 @@ program!(
     "mov rax, 0xffff888000000000",
     "mov rax, [rax]",
     "xor edi, edi",
-    "mov eax, {exit}",
-    "syscall",
-    ;
-    exit = linux::__NR_exit_group
+    "jmp 8f"
 );
 
 program!(
@@ -229,16 +227,10 @@ program!(
     "cmp rax, -{efault}",
     "jne 9f",
     "ret",
-    "9:",
-    "mov edi, 1",
-    "8:",
-    "mov eax, {exit}",
-    "syscall",
     ;
     uname = linux::__NR_uname,
     getrandom = linux::__NR_getrandom,
-    efault = linux_raw_sys::errno::EFAULT,
-    exit = linux::__NR_exit_group
+    efault = linux_raw_sys::errno::EFAULT
 );
 
 /// What a program reads of the kernel's ends it, and no call reads or writes there for it.
@@ -298,16 +290,10 @@ program!(
     "7:",
     "mov eax, {sigreturn}",
     "syscall",
-    "9:",
-    "mov edi, 1",
-    "8:",
-    "mov eax, {exit}",
-    "syscall",
     ;
     segv = linux::SIGSEGV,
     sigaction = linux::__NR_rt_sigaction,
-    sigreturn = linux::__NR_rt_sigreturn,
-    exit = linux::__NR_exit_group
+    sigreturn = linux::__NR_rt_sigreturn
 );
 
 /// A handler is told of a fault and where it was, and the program goes on with all its registers, as the
@@ -359,18 +345,12 @@ program!(
     "dec ecx",
     "jnz 4b",
     "jmp 3b",
-    "9:",
-    "mov edi, 1",
-    "8:",
-    "mov eax, {exit}",
-    "syscall",
     ;
     fork = linux::__NR_fork,
     nanosleep = linux::__NR_nanosleep,
     kill = linux::__NR_kill,
     wait4 = linux::__NR_wait4,
-    getpid = linux::__NR_getpid,
-    exit = linux::__NR_exit_group
+    getpid = linux::__NR_getpid
 );
 
 /// A program that never waits does not keep the processor from others, whatever its flags are, and is
@@ -483,11 +463,6 @@ program!(
     "jne 9f",
     "xor edi, edi",
     "jmp 8f",
-    "9:",
-    "mov edi, 1",
-    "8:",
-    "mov eax, {exit}",
-    "syscall",
     ;
     mmap = linux::__NR_mmap,
     mprotect = linux::__NR_mprotect,
@@ -496,8 +471,7 @@ program!(
     brk = linux::__NR_brk,
     uname = linux::__NR_uname,
     efault = linux_raw_sys::errno::EFAULT,
-    eacces = linux_raw_sys::errno::EACCES,
-    exit = linux::__NR_exit_group
+    eacces = linux_raw_sys::errno::EACCES
 );
 
 /// What a program maps, protects, moves and unmaps is as it asked for.

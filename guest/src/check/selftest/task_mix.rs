@@ -14,6 +14,7 @@ use super::context::{Context, PAGE};
 use super::smp::RACERS;
 use super::{TestResult, expect_eq, selftest};
 use crate::lock::Lock;
+use crate::mm::fuzz::Rng;
 use crate::mm::{self, Current, Flags, MmError};
 use crate::{cpu, stack, task, time};
 
@@ -28,21 +29,8 @@ struct Shared {
     wrong: AtomicU64,
 }
 
-/// Numbers that look drawn (xorshift64, Marsaglia 2003).
-struct Draw(u64);
-
-impl Draw {
-    /// A number below `end`.
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
-
 /// Does one thing; whether it came out as it must.
-fn act(draw: &mut Draw, shared: &Arc<Shared>, page: u64) -> Result<bool, MmError> {
+fn act(draw: &mut Rng, shared: &Arc<Shared>, page: u64) -> Result<bool, MmError> {
     let soon = |nanoseconds| time::monotonic().unwrap_or(0) + nanoseconds;
     match draw.below(7) {
         0 => task::yield_now(),
@@ -118,7 +106,7 @@ fn mix(context: &mut Context) -> TestResult {
     for number in 0..THREADS as u64 {
         let theirs = Arc::clone(&shared);
         let handle = task::spawn("mixes", move || {
-            let mut draw = Draw(seed.wrapping_mul(2 * number + 1));
+            let mut draw = Rng::new(seed.wrapping_mul(2 * number + 1));
             for _ in 0..rounds {
                 if !matches!(act(&mut draw, &theirs, area + number * PAGE), Ok(true)) {
                     theirs.wrong.fetch_add(1, Ordering::Relaxed);
