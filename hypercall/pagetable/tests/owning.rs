@@ -25,13 +25,6 @@ fn take(world: &mut World, count: usize) -> Vec<Frame> {
         .collect()
 }
 
-fn free(world: &mut World) -> u64 {
-    // What refusals left over comes back with the next frame.
-    let frame = world.tables.alloc_frame().unwrap();
-    world.tables.free_frame(frame).unwrap();
-    world.tables.frames().counts().free
-}
-
 /// Frames go in and the same come out, in order, when nothing leads to them any more: not even what
 /// the processor has cached.
 #[test]
@@ -71,7 +64,7 @@ fn frames_that_cannot_be_mapped_are_free() {
     let mut world = world();
     let page = world.frames(1);
     world.map(VA + 700 * PAGE, &page, Flags::CONST).unwrap();
-    let before = free(&mut world);
+    let before = world.free();
     let refuse = |world: &mut World, va, pages, flags| {
         let frames = take(world, pages);
         world.tables.map_frames(va, frames, flags).unwrap_err()
@@ -99,13 +92,13 @@ fn frames_that_cannot_be_mapped_are_free() {
         matches!(taken, MmError::Occupied { va } if va == at),
         "{taken}"
     );
-    assert_eq!(free(&mut world), before);
+    assert_eq!(world.free(), before);
     expect::clean(&world);
 }
 
 /// Frames that are free or tables: none else comes and goes here.
 fn free_or_tables(world: &mut World) -> u64 {
-    let free = free(world);
+    let free = world.free();
     let frames = world.tables.frames();
     let is_table = |pfn: &u64| {
         let (state, _) = frames.states(Pfn::truncate(*pfn)).unwrap();

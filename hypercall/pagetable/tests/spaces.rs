@@ -26,17 +26,10 @@ fn is_user_page(world: &World, va: u64) -> bool {
     world.model.access(va, Access::Read, Cpu::User).is_ok()
 }
 
-/// Frames that are free, once those that refusals left over are back.
-fn free(world: &mut World) -> u64 {
-    let frame = world.tables.alloc_frame().unwrap();
-    world.tables.free_frame(frame).unwrap();
-    world.tables.frames().counts().free
-}
-
 #[test]
 fn base_registers_are_counted_with_each_switch() {
     let mut world = World::small().populated();
-    let before = free(&mut world);
+    let before = world.free();
     let boot = world.tables.boot_space();
     let spaces = [(); 2].map(|()| world.tables.create_space().unwrap());
     sound(&world);
@@ -50,7 +43,7 @@ fn base_registers_are_counted_with_each_switch() {
         world.tables.destroy_space(space).unwrap();
         sound(&world);
     }
-    assert_eq!(free(&mut world), before);
+    assert_eq!(world.free(), before);
     expect::clean(&world);
 }
 
@@ -59,7 +52,7 @@ fn the_user_half_is_each_spaces_own() {
     let mut world = World::small().populated();
     let frames = world.named_frames(4);
     let boot = world.tables.boot_space();
-    let before = free(&mut world);
+    let before = world.free();
     let spaces = [(); 2].map(|()| world.tables.create_space().unwrap());
     for (number, space) in spaces.iter().enumerate() {
         world.switch(space);
@@ -91,7 +84,7 @@ fn the_user_half_is_each_spaces_own() {
         world.tables.destroy_space(space).unwrap();
         sound(&world);
     }
-    assert_eq!(free(&mut world), before);
+    assert_eq!(world.free(), before);
 }
 
 /// The topmost entry, whatever level it is of, is written to both roots of a space.
@@ -294,7 +287,7 @@ fn a_space_of_other_tables_is_refused() {
 #[test]
 fn a_space_that_was_half_ended_is_refused() {
     let mut world = World::small().populated();
-    let before = free(&mut world);
+    let before = world.free();
     let space = world.tables.create_space().unwrap();
     let refusal = Injection::request(Op::MmuextOp, 1, Errno::ENOMEM);
     world.model.inject(refusal);
@@ -303,7 +296,7 @@ fn a_space_that_was_half_ended_is_refused() {
     let space = refused.space.unwrap();
     refused_by_name(&mut world, &space);
     world.tables.destroy_space(space).unwrap();
-    assert_eq!(free(&mut world), before);
+    assert_eq!(world.free(), before);
     sound(&world);
 }
 
@@ -312,7 +305,7 @@ fn a_space_that_was_half_ended_is_refused() {
 fn a_table_that_a_space_maps_stays() {
     let mut world = World::small().populated();
     world.tables.ensure_pte_table(BASE).unwrap();
-    let before = free(&mut world);
+    let before = world.free();
     let entry = world.tables.get(world.tables.pmd_slot(BASE).unwrap());
     let table = world.tables.pmd_val(entry).unwrap().pfn;
     let space = world.tables.create_space().unwrap();
@@ -323,7 +316,7 @@ fn a_table_that_a_space_maps_stays() {
     world.leave_space();
     world.tables.destroy_space(space).unwrap();
     assert_eq!(world.tables.frames().states(table).unwrap().0.links, 1);
-    assert_eq!(free(&mut world), before);
+    assert_eq!(world.free(), before);
     sound(&world);
 }
 
@@ -334,7 +327,7 @@ fn a_space_comes_back_with_the_error_as_long_as_it_exists() {
     for index in 0..3 {
         let mut world = World::small().populated();
         let frames = world.frames(1);
-        let before = free(&mut world);
+        let before = world.free();
         let space = world.tables.create_space().unwrap();
         world.switch(&space);
         world.map(USER[0], &frames, PAGE_OF_USERS).unwrap();
@@ -352,7 +345,7 @@ fn a_space_comes_back_with_the_error_as_long_as_it_exists() {
                 .map_or(Ok(()), |space| world.tables.destroy_space(space))
                 .unwrap();
         }
-        assert_eq!(free(&mut world), before, "request {index}");
+        assert_eq!(world.free(), before, "request {index}");
         sound(&world);
     }
 }
@@ -360,7 +353,7 @@ fn a_space_comes_back_with_the_error_as_long_as_it_exists() {
 #[test]
 fn spaces_are_made_until_memory_ends() {
     let mut world = World::small().populated();
-    let before = free(&mut world);
+    let before = world.free();
     let mut spaces = Vec::<AddressSpace>::new();
     let refused = loop {
         match world.tables.create_space() {
@@ -380,7 +373,7 @@ fn spaces_are_made_until_memory_ends() {
         world.tables.destroy_space(space).unwrap();
     }
     sound(&world);
-    assert_eq!(free(&mut world), before);
+    assert_eq!(world.free(), before);
 }
 
 #[test]
@@ -409,7 +402,7 @@ fn the_tables_of_a_user_half_come_back() {
     let mut world = World::new(&small(Kind::DomU, 32 * MIB)).populated();
     let frames = world.frames(1);
     let boot = world.tables.boot_space();
-    let before = free(&mut world);
+    let before = world.free();
     let space = world.tables.create_space().unwrap();
     world.switch(&space);
     let places = [
@@ -431,5 +424,5 @@ fn the_tables_of_a_user_half_come_back() {
     sound(&world);
     world.tables.destroy_space(space).unwrap();
     sound(&world);
-    assert_eq!(free(&mut world), before);
+    assert_eq!(world.free(), before);
 }

@@ -312,6 +312,14 @@ impl World {
         self
     }
 
+    /// How many frames are free, once those that refusals left over are back: they come with the next one
+    /// that is asked for.
+    pub(crate) fn free(&mut self) -> u64 {
+        let frame = self.tables.alloc_frame().unwrap();
+        self.tables.free_frame(frame).unwrap();
+        self.tables.frames().counts().free
+    }
+
     /// So many frames.
     pub(crate) fn frames(&mut self, count: usize) -> Vec<Pfn> {
         (0..count)

@@ -1,16 +1,14 @@
 //! The user half of spaces: memory that several map, tables that several share, and what becomes of
 //! both when one of them writes, unmaps, moves or ends, or Xen refuses.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod random;
 
-use std::collections::BTreeMap;
-
-use common::{MIB, PAGE, World, expect, small};
+use common::{PAGE, World, expect};
 use hypercall::{Errno, Op};
-use model::{Access, Injection, Kind, Mode as Cpu};
-use pagetable::entry::{L2, TableLevel};
+use model::{Access, Injection, Mode as Cpu};
 use pagetable::spaces::AddressSpace;
-use pagetable::state::Kind as Record;
 use pagetable::user::OnWrite;
 use pagetable::{Flags, MmError, Tables};
 
@@ -22,13 +20,6 @@ fn sound(world: &mut World) {
     expect::records(world);
     let report = world.tables.audit().unwrap();
     assert!(report.is_clean(), "{report}");
-}
-
-/// Frames that are free or hold tables of spaces, which come and go with them.
-fn free(world: &mut World) -> u64 {
-    let frame = world.tables.alloc_frame().unwrap();
-    world.tables.free_frame(frame).unwrap();
-    world.tables.frames().counts().free
 }
 
 /// Maps pages in a space, each full of its own number: `first` and those after it.
@@ -116,9 +107,9 @@ fn spare(world: &mut World, space: AddressSpace) {
 #[test]
 fn what_is_mapped_is_free_when_it_is_unmapped() {
     let mut world = World::small().populated();
-    let before = free(&mut world);
+    let before = world.free();
     let space = world.tables.create_space().unwrap();
-    let with_space = free(&mut world);
+    let with_space = world.free();
     for pages in [1, 3, 600, 1100] {
         map(&mut world, &space, VA + 5 * PAGE, pages, 7).unwrap();
         sound(&mut world);
@@ -137,10 +128,10 @@ fn what_is_mapped_is_free_when_it_is_unmapped() {
         sound(&mut world);
     }
     map(&mut world, &space, STACK, 20, 1).unwrap();
-    assert!(free(&mut world) < with_space);
+    assert!(world.free() < with_space);
     destroy(&mut world, space);
     sound(&mut world);
-    assert_eq!(free(&mut world), before);
+    assert_eq!(world.free(), before);
 }
 
 #[test]
@@ -191,7 +182,7 @@ fn after_a_fork_neither_sees_what_the_other_writes() {
     for parent_first in [true, false] {
         for child_ends_first in [true, false] {
             let mut world = World::small().populated();
-            let before = free(&mut world);
+            let before = world.free();
             let parent = world.tables.create_space().unwrap();
             map(&mut world, &parent, VA, 40, 100).unwrap();
             map(&mut world, &parent, STACK, 3, 200).unwrap();
@@ -225,7 +216,7 @@ fn after_a_fork_neither_sees_what_the_other_writes() {
                 destroy(&mut world, space);
                 sound(&mut world);
             }
-            assert_eq!(free(&mut world), before);
+            assert_eq!(world.free(), before);
         }
     }
 }
@@ -270,7 +261,7 @@ fn a_fork_costs_tables_and_no_pages() {
 #[test]
 fn the_other_of_two_keeps_what_one_changes() {
     let mut world = World::small().populated();
-    let before = free(&mut world);
+    let before = world.free();
     let parent = world.tables.create_space().unwrap();
     map(&mut world, &parent, VA, 1024, 0).unwrap();
     map(&mut world, &parent, STACK, 3, 5000).unwrap();
@@ -319,14 +310,14 @@ fn the_other_of_two_keeps_what_one_changes() {
         destroy(&mut world, space);
         sound(&mut world);
     }
-    assert_eq!(free(&mut world), before);
+    assert_eq!(world.free(), before);
 }
 
 /// Shared memory is written in place, and a page that is taken keeps what it held.
 #[test]
 fn shared_memory_and_pages_that_are_taken() {
     let mut world = World::small().populated();
-    let before = free(&mut world);
+    let before = world.free();
     let parent = world.tables.create_space().unwrap();
     map(&mut world, &parent, VA, 4, 10).unwrap();
     let child = fork(&mut world, &parent).unwrap();
@@ -355,7 +346,7 @@ fn shared_memory_and_pages_that_are_taken() {
     assert!(none.unwrap().is_none());
     destroy(&mut world, parent);
     destroy(&mut world, child);
-    assert_eq!(free(&mut world), before);
+    assert_eq!(world.free(), before);
 }
 
 /// A space that is made and one that is ended while Xen refuses one request after the other: the
@@ -365,7 +356,7 @@ fn a_fork_that_fails_leaves_the_parent_as_it_was() {
     for op in [Op::MmuUpdate, Op::MmuextOp] {
         for nth in 1..12 {
             let mut world = World::small().populated();
-            let before = free(&mut world);
+            let before = world.free();
             let parent = world.tables.create_space().unwrap();
             map(&mut world, &parent, VA, 600, 0).unwrap();
             map(&mut world, &parent, STACK, 2, 700).unwrap();
@@ -384,7 +375,7 @@ fn a_fork_that_fails_leaves_the_parent_as_it_was() {
             }
             destroy(&mut world, parent);
             sound(&mut world);
-            assert_eq!(free(&mut world), before, "{op:?} {nth}");
+            assert_eq!(world.free(), before, "{op:?} {nth}");
         }
     }
 }
@@ -393,7 +384,7 @@ fn a_fork_that_fails_leaves_the_parent_as_it_was() {
 #[test]
 fn what_a_space_was_made_of_serves_the_next() {
     let mut world = World::small().populated();
-    let before = free(&mut world);
+    let before = world.free();
     let space = world.tables.create_space().unwrap();
     let roots = space.roots();
     map(&mut world, &space, VA, 600, 1).unwrap();
@@ -426,7 +417,7 @@ fn what_a_space_was_made_of_serves_the_next() {
     sound(&mut world);
     world.tables.release_spares().unwrap();
     sound(&mut world);
-    assert_eq!(free(&mut world), before);
+    assert_eq!(world.free(), before);
 }
 
 /// When memory runs out, the spaces that nobody has go first.
@@ -438,7 +429,7 @@ fn spares_are_given_back_before_memory_runs_out() {
         map(&mut world, &space, VA, 1, 0).unwrap();
         space
     });
-    let full = free(&mut world);
+    let full = world.free();
     for space in spaces {
         spare(&mut world, space);
     }
@@ -466,7 +457,7 @@ fn nothing_is_lost_when_a_fault_cannot_be_resolved() {
         for copied in [false, true] {
             for (nth, op) in (1..6).flat_map(|nth| [(nth, Op::MmuUpdate), (nth, Op::MmuextOp)]) {
                 let mut world = World::small().populated();
-                let before = free(&mut world);
+                let before = world.free();
                 let parent = world.tables.create_space().unwrap();
                 map(&mut world, &parent, VA, 9, 0).unwrap();
                 let child = fork(&mut world, &parent).unwrap();
@@ -495,227 +486,8 @@ fn nothing_is_lost_when_a_fault_cannot_be_resolved() {
                 sound(&mut world);
                 // The page that was taken is the test's.
                 let taken = u64::from(done.is_ok() && number == 1);
-                assert_eq!(free(&mut world), before - taken, "{op:?} {nth}");
+                assert_eq!(world.free(), before - taken, "{op:?} {nth}");
             }
         }
-    }
-}
-
-/// What a space should hold: the content of each page, and whether user mode may write to it.
-type Reference = BTreeMap<u64, (u64, bool)>;
-
-/// Numbers by chance (SplitMix64), the same for the same seed.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ x >> 31) % bound
-    }
-}
-
-/// Three tables side by side and one far off.
-fn page_number(chance: &mut Chance) -> u64 {
-    match chance.below(4) {
-        0 => STACK + chance.below(64) * PAGE,
-        1 => VA + chance.below(3) * L2::SPAN,
-        _ => VA + chance.below(3 * 512) * PAGE,
-    }
-}
-
-struct Run {
-    world: World,
-    spaces: Vec<(AddressSpace, Reference)>,
-    chance: Chance,
-    next: u64,
-}
-
-impl Run {
-    fn step(&mut self) {
-        let Run {
-            world,
-            spaces,
-            chance,
-            next,
-        } = self;
-        let op = [Op::MmuUpdate, Op::MmuextOp, Op::UpdateVaMapping][chance.below(3) as usize];
-        let refusal = Injection {
-            nth: 1 + chance.below(3),
-            ..Injection::request(op, chance.below(2) as u32, Errno::ENOMEM)
-        };
-        let refusal = (chance.below(4) == 0).then_some(refusal);
-        if let Some(refusal) = refusal {
-            world.model.inject(refusal);
-        }
-        let which = chance.below(spaces.len() as u64) as usize;
-        let va = page_number(chance);
-        let pages = 1 + match chance.below(3) {
-            0 => chance.below(700),
-            1 => 511,
-            _ => chance.below(5),
-        };
-        let range = va..va + pages * PAGE;
-        let count = spaces.len();
-        let (space, reference) = &mut spaces[which];
-        let mut changes: Vec<(u64, Option<(u64, bool)>)> = Vec::new();
-        let result = match chance.below(8) {
-            0 | 1 => {
-                let first = *next;
-                *next += pages;
-                changes.extend((0..pages).map(|n| (va + n * PAGE, Some((first + n, true)))));
-                let mapped = map(world, space, va, pages, first);
-                if reference.range(range.clone()).next().is_some() {
-                    assert!(mapped.is_err(), "occupied");
-                }
-                mapped
-            }
-            2 => {
-                changes.extend((0..pages).map(|n| (va + n * PAGE, None)));
-                unmap(world, space, va, pages)
-            }
-            3 => {
-                let writable = chance.below(2) == 0;
-                let flags = if writable { Flags::DATA } else { Flags::CONST };
-                let pages_there = reference.range(range.clone());
-                changes.extend(pages_there.map(|(va, page)| (*va, Some((page.0, writable)))));
-                world
-                    .tables
-                    .in_space(space, |tables| tables.protect_user(va, pages, flags))
-            }
-            4 => {
-                let to = page_number(chance);
-                let there = reference.range(range.clone());
-                let moved: Vec<_> = there
-                    .map(|(at, page)| (*at, to + (at - va), *page))
-                    .collect();
-                for (from, to, page) in moved {
-                    changes.push((from, None));
-                    changes.push((to, Some(page)));
-                }
-                world
-                    .tables
-                    .in_space(space, |tables| tables.move_user(va, to, pages))
-            }
-            5 if count < 5 => {
-                let forked = fork(world, space).map(|child| (child, reference.clone()));
-                world.model.clear_injections();
-                spaces.extend(forked.ok());
-                return;
-            }
-            6 if count > 1 => {
-                let (space, _) = spaces.swap_remove(which);
-                match chance.below(4) {
-                    0 => {
-                        world.model.clear_injections();
-                        destroy(world, space);
-                    }
-                    // What Xen refuses of the half it may refuse of the roots as well.
-                    1 => drop(world.tables.spare_space(space)),
-                    _ => {
-                        world.model.clear_injections();
-                        spare(world, space);
-                    }
-                }
-                world.model.clear_injections();
-                return;
-            }
-            _ => {
-                let there = reference.range(va..).next().map(|(va, page)| (*va, *page));
-                let Some((va, (_, true))) = there else {
-                    world.model.clear_injections();
-                    return;
-                };
-                *next += 1;
-                changes.push((va, Some((*next, true))));
-                world.model.clear_injections();
-                write_despite(world, space, va, *next, refusal)
-            }
-        };
-        world.model.clear_injections();
-        // After an error each page is as it was before or as it was to be.
-        for (va, after) in changes {
-            let content = after.map(|page| page.0);
-            if result.is_ok() || read(&mut self.world, &self.spaces[which].0, va) == content {
-                let reference = &mut self.spaces[which].1;
-                // Nobody knows which rights a change that failed has left.
-                let was = result.is_err() && reference.get(&va).is_some_and(|page| page.1);
-                match after {
-                    Some((content, writable)) => {
-                        reference.insert(va, (content, writable || was));
-                    }
-                    None => drop(reference.remove(&va)),
-                }
-            } else if result.is_err() && read(&mut self.world, &self.spaces[which].0, va).is_none()
-            {
-                self.spaces[which].1.remove(&va);
-            }
-        }
-    }
-
-    /// Everything is as the references say.
-    fn check(&mut self) {
-        sound(&mut self.world);
-        for (space, reference) in &self.spaces {
-            self.world.switch(space);
-            for (&va, &(content, writable)) in reference {
-                let found = self.world.model.access(va, Access::Read, Cpu::User);
-                let (mfn, _) = found.unwrap_or_else(|e| panic!("{va:#x}: {e:?}"));
-                // SAFETY: as in `read`.
-                let value = unsafe { (*self.world.model.frame_ptr(mfn))[0] };
-                assert_eq!(value, content, "{va:#x}");
-                let writes = self
-                    .world
-                    .model
-                    .access(va, Access::Write, Cpu::User)
-                    .is_ok();
-                assert!(writable || !writes, "{va:#x} is writable");
-            }
-            self.world.leave_space();
-            let pages = self.world.tables.in_space(space, |tables| {
-                let all = (0..3 * 512).map(|n| VA + n * PAGE);
-                Ok(all.filter(|va| tables.user_page(*va).is_some()).count())
-            });
-            let known = reference.range(VA..VA + 3 * L2::SPAN).count();
-            assert_eq!(pages.unwrap(), known, "pages mapped that nobody knows of");
-        }
-    }
-}
-
-/// Operations by chance on spaces that come of each other, some of them refused by Xen halfway.
-#[test]
-fn spaces_by_chance_hold_what_they_should() {
-    for seed in 0..12 {
-        let mut world = World::new(&small(Kind::DomU, 40 * MIB)).populated();
-        let before = free(&mut world);
-        let first = world.tables.create_space().unwrap();
-        let mut run = Run {
-            world,
-            spaces: vec![(first, Reference::new())],
-            chance: Chance(seed),
-            next: 1,
-        };
-        for step in 0..150 {
-            run.step();
-            if step % 10 == 0 {
-                run.check();
-            }
-        }
-        run.check();
-        let Run {
-            mut world, spaces, ..
-        } = run;
-        for (space, _) in spaces {
-            destroy(&mut world, space);
-        }
-        world.tables.release_spares().unwrap();
-        sound(&mut world);
-        assert_eq!(free(&mut world), before, "seed {seed}: frames are lost");
-        let frames = world.tables.frames();
-        let mapped = (0..frames.counts().mapped).map(hypercall::Pfn::truncate);
-        let left = mapped.filter(|pfn| frames.states(*pfn).unwrap().0.kind == Record::User);
-        assert_eq!(left.count(), 0);
     }
 }
