@@ -6,7 +6,7 @@
 use hypercall::Pfn;
 
 use super::{Frame, FrameError, Frames};
-use crate::state::{Kind, Transition};
+use crate::state::{Illegal, Kind, Transition};
 
 impl Frames {
     /// Counts one more entry that maps a frame.
@@ -28,12 +28,16 @@ impl Frames {
         let mut last = false;
         let changed = self.change(pfn, |record| {
             let (applied, _) = record.states();
-            let illegal = |e| FrameError::Illegal(pfn, e);
-            if applied.kind != Kind::User {
-                return Err(FrameError::NoRecord(pfn));
-            }
+            let transition = Transition::Unlink;
+            let after = match applied.kind {
+                Kind::User => applied.after(transition),
+                _ => Err(Illegal {
+                    state: applied,
+                    transition,
+                }),
+            };
+            let after = after.map_err(|e| FrameError::Illegal(pfn, e))?;
             last = applied.links == 1;
-            let after = applied.after(Transition::Unlink).map_err(illegal)?;
             Ok(record.with_states(after, after))
         });
         (changed.is_ok() && last).then_some(Frame(pfn))
