@@ -2,8 +2,8 @@
 //! the kernel, on words of loom's, which tries all orders and, for each load, all values that it may see.
 //!
 //! Two vCPUs are tried in all orders; three, and two that take a lock again and again, in those in which
-//! one is preempted at most [`PREEMPTIONS`] times where it need not wait. The `spin` crate is not part of this: in its place is
-//! the smallest lock that there is.
+//! one is preempted at most [`PREEMPTIONS`] times where it need not wait. The `spin` crate is not part of
+//! this: in its place is the smallest lock that there is.
 //!
 //! `cargo xtask test vcpus`.
 
@@ -16,16 +16,16 @@
 mod lock;
 
 #[path = "../../src/task/fifo.rs"]
-#[allow(dead_code, reason = "as above")]
+#[allow(dead_code, reason = "it is the kernel's, and more than is tried here")]
 mod fifo;
 #[path = "../../src/task/mailbox.rs"]
-#[allow(dead_code, reason = "as above")]
+#[allow(dead_code, reason = "it is the kernel's, and more than is tried here")]
 mod mailbox;
 #[path = "../../src/task/run_queue.rs"]
-#[allow(dead_code, reason = "as above")]
+#[allow(dead_code, reason = "it is the kernel's, and more than is tried here")]
 mod run_queue;
 #[path = "../../src/task/state.rs"]
-#[allow(dead_code, reason = "as above")]
+#[allow(dead_code, reason = "it is the kernel's, and more than is tried here")]
 mod state;
 
 mod here;
