@@ -80,7 +80,7 @@ impl<M: Machine> Tables<M> {
             match self.mfn(frame.pfn()) {
                 // There is room: no more were asked for.
                 Ok(mfn) => drop(going.push(Moving { frame, mfn })),
-                Err(e) => return Err(e),
+                Err(e) => return Err(self.stay(going, e)),
             }
         }
         if let Err(e) = self.show(&going, |_| Pte::NONE) {
@@ -102,7 +102,7 @@ impl<M: Machine> Tables<M> {
                 let _ = left.push(moving);
             }
         }
-        self.settle(left)?;
+        self.put_back(left)?;
         Ok(moved)
     }
 
@@ -138,7 +138,7 @@ impl<M: Machine> Tables<M> {
                 Ok(moved)
             }
             Err(e) => {
-                self.part(coming)?;
+                self.send_back(coming)?;
                 Err(e)
             }
         }
@@ -146,7 +146,7 @@ impl<M: Machine> Tables<M> {
 
     /// Has frames that were to go stay after all, because of an error, which it returns.
     fn stay(&mut self, going: All, error: MmError) -> MmError {
-        match self.settle(going) {
+        match self.put_back(going) {
             Ok(()) => error,
             Err(also) => {
                 // Only one error can be returned; the other one is not lost either.
@@ -158,7 +158,7 @@ impl<M: Machine> Tables<M> {
 
     /// Puts frames that are the domain's back to where they were, and makes them free. One for which that
     /// is refused is lost: whoever has it cannot reach it.
-    fn settle(&mut self, frames: All) -> Result<(), MmError> {
+    fn put_back(&mut self, frames: All) -> Result<(), MmError> {
         if frames.is_empty() {
             return Ok(());
         }
@@ -172,8 +172,8 @@ impl<M: Machine> Tables<M> {
         shown
     }
 
-    /// Parts with memory that came and did not find its place, but for what did.
-    fn part(&mut self, coming: All) -> Result<(), MmError> {
+    /// Gives memory that came and did not find its place to Xen again; what did find it is free.
+    fn send_back(&mut self, coming: All) -> Result<(), MmError> {
         let mut left = All::new();
         for moving in coming {
             if self.is_shown(&moving) {
