@@ -66,16 +66,13 @@ pub(crate) struct Timer {
 /// # Errors
 /// The heap has no room for it.
 pub(crate) fn wake_at(at: u64, waker: Waker) -> Result<Timer, TryReserveError> {
-    let mut waker = Some(waker);
     let vcpu = vcpu::here();
     let mut times = vcpu.timers.times.lock();
     times.entries.try_reserve(1)?;
     let number = times.next;
     times.next += 1;
     let place = times.place(at, number);
-    if let Some(waker) = waker.take() {
-        times.entries.insert(place, Entry { at, number, waker });
-    }
+    times.entries.insert(place, Entry { at, number, waker });
     vcpu.timers.set(&mut times);
     Ok(Timer { vcpu, at, number })
 }
