@@ -48,7 +48,7 @@ fn flags(rights: Rights) -> Option<Flags> {
 
 /// Refuses what would leave the kernel itself too little.
 fn check_reserve(tables: &Tables<Running>, frames: u64) -> Result<(), MmError> {
-    if tables.frames().obtainable() < RESERVE + frames {
+    if !tables.frames().can_obtain(RESERVE + frames) {
         return Err(MmError::Frame(FrameError::OutOfMemory));
     }
     Ok(())

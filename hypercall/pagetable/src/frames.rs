@@ -275,6 +275,15 @@ impl Frames {
         self.counts().free + most.cast_unsigned()
     }
 
+    /// Whether so many frames can still be had, as [`obtainable`](Self::obtainable) would say: it looks at no
+    /// more chunks than it takes to know.
+    #[must_use]
+    pub fn can_obtain(&self, frames: u64) -> bool {
+        let missing = frames.saturating_sub(self.counts().free);
+        let enough = |gain: i64| gain.max(0).cast_unsigned() >= missing;
+        missing == 0 || self.gains(&self.special.lock()).any(enough)
+    }
+
     /// The chunk that the direct map must add next, if there are frames to be gained by it or by
     /// one behind it.
     #[must_use]

@@ -37,7 +37,9 @@ fn as_many_frames_come_as_are_promised() {
         assert!(promised > pages / 2, "{promised} of {pages}");
         while world.tables.alloc_frame().is_ok() {
             promised -= 1;
-            assert_eq!(world.tables.frames().obtainable(), promised, "{pages}");
+            let frames = world.tables.frames();
+            assert_eq!(frames.obtainable(), promised, "{pages}");
+            assert!(frames.can_obtain(promised) && !frames.can_obtain(promised + 1));
         }
         assert_eq!(promised, 0, "{pages}");
     }
