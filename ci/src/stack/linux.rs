@@ -26,7 +26,7 @@ use crate::console::transcript::Transcript;
 use crate::console::verdict::{End, Shutdown};
 use crate::exit::{Failure, Result};
 use crate::provision::Provision;
-use crate::provision::qemu::Qemu;
+use crate::provision::qemu::{Qemu, Version};
 use crate::ui;
 
 /// Serial ports by purpose.
@@ -70,7 +70,8 @@ impl Stack for Linux {
         let jobs = std::slice::from_ref(job);
         let files = payload(setting.workspace, jobs);
         let domain = job.via.domain();
-        let create = domain.map(|domain| request(1, &create_command(jobs, 0, &domain)));
+        let create =
+            domain.map(|domain| request(1, &create_command(jobs, 0, &domain, qemu.version)));
         let show = request(2, "cat /var/log/xen/console/*");
         let typed = create.map(|create| {
             vec![
@@ -113,6 +114,7 @@ impl Stack for Linux {
             log: File::create(&log).map_err(Failure::file("create", &log))?,
             log_path: log,
             jobs,
+            qemu: qemu.version,
             mode: setting.mode,
             control: Control::new(),
             keys: Keys::default(),
@@ -132,6 +134,8 @@ struct Open<'a> {
     log: File,
     log_path: PathBuf,
     jobs: &'a [Job],
+    /// Which QEMU runs it.
+    qemu: Version,
     mode: Mode,
     control: Control,
     keys: Keys,
@@ -287,7 +291,10 @@ impl Open<'_> {
         self.received = 0;
         self.shared_console = domain.shared_console;
         self.control.reports.clear();
-        self.call(&create_command(self.jobs, index, &domain), transcript)?;
+        self.call(
+            &create_command(self.jobs, index, &domain, self.qemu),
+            transcript,
+        )?;
 
         let mut said = Vec::new();
         let mut domid = None;

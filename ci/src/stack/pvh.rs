@@ -7,5 +7,6 @@ use super::domain::Domain;
 pub(crate) const DOMAIN: Domain = Domain {
     config: "xen-cfg/guest-pvh.cfg",
     settings: &[],
+    virtualised: true,
     shared_console: false,
 };

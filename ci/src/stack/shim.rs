@@ -7,5 +7,6 @@ use super::domain::Domain;
 pub(crate) const DOMAIN: Domain = Domain {
     config: "xen-cfg/guest-pvshim.cfg",
     settings: &["pvshim_extra=\"spec-ctrl=eager-fpu cpuidle=0\""],
+    virtualised: true,
     shared_console: true,
 };

@@ -6,5 +6,6 @@ use super::domain::Domain;
 pub(crate) const DOMAIN: Domain = Domain {
     config: "xen-cfg/guest.cfg",
     settings: &[],
+    virtualised: false,
     shared_console: false,
 };
