@@ -31,6 +31,8 @@ pub(crate) struct Area {
     tables: AtomicPtr<()>,
     /// What the threads keep for it; null until it has any.
     threads: AtomicPtr<()>,
+    /// What the events keep for it; null where they keep nothing.
+    events: AtomicPtr<()>,
     number: u32,
     /// Upcalls so far.
     pub(crate) upcalls: AtomicU64,
@@ -58,6 +60,7 @@ impl Area {
             vcpu: AtomicPtr::new(core::ptr::null_mut()),
             tables: AtomicPtr::new(core::ptr::null_mut()),
             threads: AtomicPtr::new(core::ptr::null_mut()),
+            events: AtomicPtr::new(core::ptr::null_mut()),
             number,
             upcalls: AtomicU64::new(0),
         }
@@ -119,6 +122,17 @@ impl Area {
     #[inline]
     pub(crate) fn threads(&self) -> *mut () {
         self.threads.load(Ordering::Relaxed)
+    }
+
+    /// Says what the events keep for it. Whose it is this room does not know.
+    pub(crate) fn set_events(&self, events: *mut ()) {
+        self.events.store(events, Ordering::Relaxed);
+    }
+
+    /// What the events keep for it; null for none.
+    #[inline]
+    pub(crate) fn events(&self) -> *mut () {
+        self.events.load(Ordering::Relaxed)
     }
 
     /// The number that Xen knows the vCPU by; the boot vCPU's is 0.

@@ -71,6 +71,11 @@ pub const WORDS: &[Word] = &[
         help: "run that program of the ramdisk, with what follows -- as its arguments, and end with it",
     },
     Word {
+        name: "events",
+        form: "events=fifo|2level",
+        help: "how Xen says what is raised: in queues where it can (default), or by two levels of bits",
+    },
+    Word {
         name: "directmap",
         form: "directmap=lazy|full",
         help: "map memory when it is first handed out (default), or all of it at boot",
@@ -162,6 +167,16 @@ pub enum DirectMap {
     Full,
 }
 
+/// How Xen says which events there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Abi {
+    /// In queues, where it can.
+    #[default]
+    Fifo,
+    /// By two levels of bits.
+    TwoLevel,
+}
+
 /// A run of the page tables' fuzzer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fuzz {
@@ -209,6 +224,8 @@ pub struct Options<'a> {
     pub arguments: &'a [u8],
     /// When the direct map is populated.
     pub directmap: DirectMap,
+    /// How Xen says which events there are.
+    pub events: Abi,
 }
 
 impl Options<'_> {
@@ -399,6 +416,13 @@ fn parse_for(line: &[u8], has_checks: bool) -> Result<Options<'_>, CmdlineError<
                 options.directmap = match needed()? {
                     "lazy" => DirectMap::Lazy,
                     "full" => DirectMap::Full,
+                    _ => return Err(error(Reason::BadValue)),
+                };
+            }
+            "events" => {
+                options.events = match needed()? {
+                    "fifo" => Abi::Fifo,
+                    "2level" => Abi::TwoLevel,
                     _ => return Err(error(Reason::BadValue)),
                 };
             }

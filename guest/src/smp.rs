@@ -35,6 +35,7 @@ use spin::Once;
 use xenstore_wire::Path;
 
 use crate::cpu::{self, Area};
+use crate::event::NotReady;
 use crate::init::initcall;
 use crate::lock::Lock;
 use crate::mm::{self, MmError};
@@ -108,6 +109,7 @@ pub(crate) enum NotStarted {
     NoMemory,
     Refused(Refused),
     Stack(NoStack),
+    Events(NotReady),
     Threads(NotBegun),
     Late,
 }
@@ -118,6 +120,7 @@ impl fmt::Display for NotStarted {
             NotStarted::NoMemory => f.write_str("the heap has no room for what it needs"),
             NotStarted::Refused(e) => e.fmt(f),
             NotStarted::Stack(e) => e.fmt(f),
+            NotStarted::Events(e) => e.fmt(f),
             NotStarted::Threads(e) => e.fmt(f),
             NotStarted::Late => write!(f, "it takes longer than {} s", PATIENCE / 1_000_000_000),
         }
@@ -145,6 +148,12 @@ impl From<XenError> for NotStarted {
 impl From<NoStack> for NotStarted {
     fn from(error: NoStack) -> NotStarted {
         NotStarted::Stack(error)
+    }
+}
+
+impl From<NotReady> for NotStarted {
+    fn from(error: NotReady) -> NotStarted {
+        NotStarted::Events(error)
     }
 }
 
@@ -240,6 +249,7 @@ fn start(number: u32) -> Result<(), NotStarted> {
 /// Gives Xen all that a vCPU has, and has it run: one of which Xen knows nothing yet.
 fn begin(cpu: &'static Cpu) -> Result<(), NotStarted> {
     let number = cpu.area.number();
+    event::prepare(&cpu.area)?;
     cpu.threads.bind()?;
     let info = register(cpu, number)?;
     // SAFETY: the heap's memory is mapped for good, and this is never freed.

@@ -18,7 +18,7 @@
 use core::fmt;
 
 use crate::{
-    Hypervisor, Op, XenError,
+    Hypervisor, MachAddr, Mfn, Op, XenError,
     abi::{
         domid_t,
         event::{self, evtchn_port_t},
@@ -189,4 +189,62 @@ pub fn reset<H: Hypervisor + ?Sized>(hv: &H) -> Result<(), XenError> {
         dom: crate::abi::xen::DOMID_SELF,
     };
     op(hv, event::EVTCHNOP_reset, "reset", &mut arg)
+}
+
+/// Has Xen announce what is raised on `vcpu` in the control block at machine address `place`: the FIFO
+/// ABI ([`fifo`](crate::fifo)). The first such call of a domain changes its ABI for good, for all vCPUs and ports:
+/// what was raised stays so, and is seen when the array has grown to it ([`expand_array`]). Another
+/// vCPU's is needed before any port of it is unmasked. `ENOSYS` where Xen has only two levels, `EINVAL` for a
+/// vCPU that has one. Returns how many bits of a word are a link.
+///
+/// # Safety
+/// From now on Xen writes to the 72 bytes at `place`, a [`Block`](crate::fifo::Block) of zeros, which lies within
+/// a page and begins at a multiple of 8.
+#[inline]
+pub unsafe fn init_control<H: Hypervisor + ?Sized>(
+    hv: &H,
+    vcpu: u32,
+    place: MachAddr,
+) -> Result<u8, XenError> {
+    // SAFETY: integers.
+    let mut arg: event::evtchn_init_control = unsafe { core::mem::zeroed() };
+    arg.control_gfn = place.frame().as_u64();
+    arg.offset = place.page_offset() as u32;
+    arg.vcpu = vcpu;
+    op(hv, event::EVTCHNOP_init_control, "init_control", &mut arg)?;
+    Ok(arg.link_bits)
+}
+
+/// Gives Xen a page of words for the next 1024 ports of the FIFO ABI.
+///
+/// # Safety
+/// From now on Xen writes to the page, an array of [`fifo::Word`](crate::fifo::Word).
+#[inline]
+pub unsafe fn expand_array<H: Hypervisor + ?Sized>(hv: &H, page: Mfn) -> Result<(), XenError> {
+    let array_gfn = page.as_u64();
+    op(
+        hv,
+        event::EVTCHNOP_expand_array,
+        "expand_array",
+        &mut event::evtchn_expand_array { array_gfn },
+    )
+}
+
+/// Has `port` served before those of larger numbers, from the next time on that it is raised; FIFO ABI
+/// only (`ENOSYS` else). From [`EVTCHN_FIFO_PRIORITY_MAX`](event::EVTCHN_FIFO_PRIORITY_MAX), 0, to
+/// [`EVTCHN_FIFO_PRIORITY_MIN`](event::EVTCHN_FIFO_PRIORITY_MIN), 15; a new port has 7.
+///
+/// To be changed while the port is masked: Xen loses an event of a port that changes its queue again and
+/// again while it is raised.
+#[inline]
+pub fn set_priority<H: Hypervisor + ?Sized>(
+    hv: &H,
+    port: Port,
+    priority: u32,
+) -> Result<(), XenError> {
+    let mut arg = event::evtchn_set_priority {
+        port: port.0,
+        priority,
+    };
+    op(hv, event::EVTCHNOP_set_priority, "set_priority", &mut arg)
 }

@@ -43,6 +43,7 @@ pub mod console;
 pub mod descriptor;
 pub mod error;
 pub mod event;
+pub mod fifo;
 pub mod glossary;
 pub mod hvm;
 pub mod instead;

@@ -107,6 +107,42 @@ fn a_new_port_is_the_one_that_xen_names() {
     saw_event_op(&xen, EVTCHNOP_bind_interdomain);
 }
 
+/// What the FIFO ABI takes is named by machine frames, a control block with its place in one.
+#[test]
+fn queues_are_set_up_by_machine_frames() {
+    // SAFETY: `EVTCHNOP_init_control` takes and returns this.
+    let xen = unsafe {
+        exchanging(1, |arg: evtchn_init_control| {
+            assert_eq!((arg.control_gfn, arg.offset, arg.vcpu), (0x12, 0x380, 3));
+            evtchn_init_control {
+                link_bits: 17,
+                ..arg
+            }
+        })
+    };
+    // SAFETY: nobody writes there.
+    let bits = unsafe { event::init_control(&xen, 3, MachAddr::truncate(0x12380)) };
+    assert_eq!(bits.unwrap(), 17);
+    saw_event_op(&xen, EVTCHNOP_init_control);
+    // SAFETY: `EVTCHNOP_expand_array` takes this.
+    let xen = unsafe {
+        reading(1, |arg: evtchn_expand_array| {
+            assert_eq!(arg.array_gfn, 0x34)
+        })
+    };
+    // SAFETY: nobody writes there.
+    unsafe { event::expand_array(&xen, Mfn::truncate(0x34)) }.unwrap();
+    saw_event_op(&xen, EVTCHNOP_expand_array);
+    // SAFETY: `EVTCHNOP_set_priority` takes this.
+    let xen = unsafe {
+        reading(1, |arg: evtchn_set_priority| {
+            assert_eq!((arg.port, arg.priority), (4, 15));
+        })
+    };
+    event::set_priority(&xen, Port(4), 15).unwrap();
+    saw_event_op(&xen, EVTCHNOP_set_priority);
+}
+
 /// What Xen refuses about events is an error that names the operation, and never a port or success.
 #[test]
 fn a_refused_event_operation_is_named() {
@@ -135,6 +171,20 @@ fn a_refused_event_operation_is_named() {
         ),
         ("status", event::status(&refused(), port).err().unwrap()),
         ("reset", event::reset(&refused()).unwrap_err()),
+        (
+            "init_control",
+            // SAFETY: refused.
+            unsafe { event::init_control(&refused(), 0, MachAddr::truncate(0)) }.unwrap_err(),
+        ),
+        (
+            "expand_array",
+            // SAFETY: refused.
+            unsafe { event::expand_array(&refused(), Mfn::truncate(0)) }.unwrap_err(),
+        ),
+        (
+            "set_priority",
+            event::set_priority(&refused(), port, 0).unwrap_err(),
+        ),
     ] {
         assert_eq!(
             error.to_string(),

@@ -24,6 +24,7 @@ struct Allowed {
 
 /// Those that take several vCPUs, and Xen's checks.
 const SMP: &[&str] = &[
+    "interrupt.moved",
     "smp.everywhere",
     "smp.forked",
     "smp.one_space",
@@ -53,6 +54,21 @@ const ALLOWED: &[Allowed] = &[
         up_to_mib: None,
         reason: "page faults come without their address",
         always: false,
+    },
+    Allowed {
+        tests: &["interrupt.array", "interrupt.priority"],
+        vias: &[Via::Bare, Via::Bare4],
+        up_to_mib: None,
+        reason: "there is no Xen to ask",
+        always: true,
+    },
+    Allowed {
+        // The shim has no queues of events.
+        tests: &["interrupt.priority"],
+        vias: &[Via::Shim],
+        up_to_mib: None,
+        reason: "events come by two levels of bits",
+        always: true,
     },
     Allowed {
         tests: &["interrupt.unknown"],

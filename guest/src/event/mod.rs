@@ -1,12 +1,14 @@
 //! Events: who is called when a port is raised.
 //!
-//! The 2-level ABI (`xen/include/public/event_channel.h`): one bit a port in `shared_info`, a word
-//! of selectors and a pending byte in `vcpu_info`. An upcall clears the pending byte *before* it
-//! looks for bits, so that an event that comes while it looks raises another upcall instead of
-//! being lost.
+//! Xen has two ABIs for what is raised (`xen/include/public/event_channel.h`). One has a queue for each
+//! vCPU and priority ([`fifo`]): it is used where it can be had, unless the command line says
+//! `events=2level`. The other has a bit for each port ([`two_level`]), which is what every domain begins
+//! with, what the rules judge, and what stands in for Xen has ([`pc::ports`](crate::pc::ports)). Both have a pending byte in
+//! `vcpu_info`. An upcall clears it *before* it looks for what is raised, so that an event that comes
+//! while it looks raises another upcall instead of being lost.
 //!
 //! An upcall is a callback from Xen under PV, and an interrupt in hardware virtualisation. Without
-//! Xen, interrupts of devices become events of the same form (`pc::ports`).
+//! Xen, interrupts of devices become events of the same form.
 //!
 //! A handler runs with upcalls masked and as interrupt context: the lazy MMU mode of what it
 //! interrupted does not apply to it. It may use the page tables, print and allocate: what it
@@ -27,9 +29,12 @@
 //! nothing to do ([`idle`]).
 
 mod entry;
+mod fifo;
+mod two_level;
 mod vector;
 
 pub(crate) use self::entry::entry;
+pub(crate) use self::fifo::NotReady;
 
 extern crate alloc;
 
@@ -43,11 +48,13 @@ use hypercall::queue::Access;
 use hypercall::{Hypervisor, XenError};
 use marks::init;
 
+use crate::capability::{HYPERCALLS, is_here};
 use crate::init::initcall;
 use crate::lock::Lock;
 use crate::mm::Current;
-use crate::options::Options;
+use crate::options::{Abi, Options};
 use crate::refused::Refused;
+use crate::selection::Selection;
 use crate::xen::{self, HV};
 use crate::{cpu, shared, time};
 
@@ -91,6 +98,8 @@ struct Entry {
     upcall: u64,
     /// Calls by that upcall.
     calls: u32,
+    /// Calls ever.
+    total: u64,
     /// When the port was held back, if it is; 0 without a clock.
     held: Option<u64>,
     /// Whether the log has said so.
@@ -128,6 +137,7 @@ impl Table {
             vcpu,
             upcall: 0,
             calls: 0,
+            total: 0,
             held: None,
             said: false,
         });
@@ -158,16 +168,59 @@ pub(crate) fn observe(observer: Option<fn()>) {
 /// Masks every port, stops the periodic timer that every vCPU starts with, and opens upcalls. How
 /// they come was arranged before, in each way of running's own call.
 #[init]
-fn init(_: &Options<'_>) -> Result<(), Refused> {
+fn init(options: &Options<'_>) -> Result<(), Refused> {
     mask_all();
+    FIFO.store(wants_fifo(options), Ordering::Relaxed);
+    change_over();
     hypercall::time::stop_periodic(&HV, 0)?;
     HV.restore_upcalls(false);
     Ok(())
 }
+
+/// Whether the FIFO ABI is to be used where it can be had. Rules are about the other.
+#[init]
+fn wants_fifo(options: &Options<'_>) -> bool {
+    let rules = options.rules != Selection::None || options.differential.is_some();
+    is_here(&HYPERCALLS) && !rules && options.events == Abi::Fifo
+}
+
+/// Whether the FIFO ABI is to be used where it can be had.
+static FIFO: AtomicBool = AtomicBool::new(false);
+
+/// Changes over to the ABI that is to be used, from two levels.
+fn change_over() {
+    if FIFO.load(Ordering::Relaxed)
+        && let Err(e) = fifo::begin()
+    {
+        log::info!(target: "event", "two levels, as Xen's queues cannot be had: {e}");
+    }
+}
+
+/// Readies events for a vCPU that Xen knows nothing of yet, before a port is bound there.
+///
+/// # Errors
+/// No memory, or Xen's refusal.
+pub(crate) fn prepare(area: &cpu::Area) -> Result<(), NotReady> {
+    fifo::prepare(area)
+}
+
+/// How ports are served that nobody is to wait behind: 0 is the first, and 7 what a port has by itself.
+const URGENT: u32 = 1;
+
+/// Has a port, which has no handler yet, served before others, where the ABI has that; whether it has.
+///
+/// # Errors
+/// Xen's refusal.
+pub(crate) fn make_urgent(port: Port) -> Result<bool, XenError> {
+    if fifo::is_used() {
+        fifo::prefer(port, URGENT)?;
+    }
+    Ok(fifo::is_used())
+}
 initcall!("events", Service, after [], needs EVERYWHERE, init);
 
 /// Why a port did not get a handler.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum BindError {
     /// The heap has no room for the entry.
     NoMemory,
@@ -175,6 +228,8 @@ pub(crate) enum BindError {
     NoSuchPort,
     /// The port has a handler.
     Taken,
+    /// The FIFO ABI has no word for it.
+    NoWord(NotReady),
     /// Xen refused to unmask it.
     Refused(XenError),
 }
@@ -185,6 +240,7 @@ impl fmt::Display for BindError {
             BindError::NoMemory => f.write_str("no memory for the handler of a port"),
             BindError::NoSuchPort => f.write_str("there is no such port"),
             BindError::Taken => f.write_str("the port has a handler"),
+            BindError::NoWord(e) => e.fmt(f),
             BindError::Refused(e) => e.fmt(f),
         }
     }
@@ -226,15 +282,51 @@ pub(crate) fn bind_on(
     Ok(Bound(port))
 }
 
+/// Has a port, which has a handler, raised on another vCPU from now on. An event that is on its way
+/// reaches the one or the other, and is served on the new one.
+///
+/// # Errors
+/// Xen's refusal, as of a port that is a vCPU's by its kind: it stays where it was.
+#[cfg_attr(
+    not(feature = "check"),
+    allow(dead_code, reason = "self-tests show what becomes of events then")
+)]
+pub(crate) fn move_to(vcpu: u32, port: Port) -> Result<(), XenError> {
+    // Raised meanwhile, it is announced where it is opened again.
+    mask(port);
+    let moved = hypercall::event::bind_vcpu(&HV, port, vcpu);
+    if moved.is_ok()
+        && let Some(entry) = TABLE.lock().entry(port)
+    {
+        entry.vcpu = vcpu;
+    }
+    hypercall::event::unmask(&HV, port).and(moved)
+}
+
 /// Enters what a port does, and opens it.
 fn open(vcpu: u32, port: Port, called: Called) -> Result<(), BindError> {
-    if place(port).is_none() {
-        return Err(BindError::NoSuchPort);
-    }
+    reach(port)?;
     TABLE.lock().insert(port, vcpu, called)?;
     if let Err(e) = hypercall::event::unmask(&HV, port) {
         forget(port);
         return Err(BindError::Refused(e));
+    }
+    Ok(())
+}
+
+/// Sees that the ABI in use knows a port.
+fn reach(port: Port) -> Result<(), BindError> {
+    let used = fifo::is_used();
+    let has = if used {
+        fifo::has(port)
+    } else {
+        two_level::has(port)
+    };
+    if !has {
+        return Err(BindError::NoSuchPort);
+    }
+    if used && let Err(e) = fifo::reach(port) {
+        return Err(BindError::NoWord(e));
     }
     Ok(())
 }
@@ -275,6 +367,12 @@ static COME_AGAIN: spin::Once<fn()> = spin::Once::new();
 /// Says how a vCPU takes an upcall a while later, which opens the ports that were held back by then.
 pub(crate) fn come_again_by(later: fn()) {
     COME_AGAIN.call_once(|| later);
+}
+
+fn come_again() {
+    if let Some(come_again) = COME_AGAIN.get() {
+        come_again();
+    }
 }
 
 /// How a thread waits for ports until a time of [`time::monotonic`] (0: for ever); false where it cannot.
@@ -322,41 +420,37 @@ pub(crate) fn begin_anew() -> Result<(), XenError> {
     TABLE.lock().entries.clear();
     HELD.store(false, Ordering::Relaxed);
     mask_all();
+    change_over();
     hypercall::time::stop_periodic(&HV, 0)
 }
 
 /// Whether `port`, which stays masked, was raised since the last call: for those who poll.
 pub(crate) fn take(port: Port) -> bool {
-    place(port).is_some_and(|(ports, word, bit)| {
-        ports.pending[word].fetch_and(!bit, Ordering::AcqRel) & bit != 0
-    })
-}
-
-/// Where the bits of a port are: word and bit, if there is such a port.
-fn place(port: Port) -> Option<(shared::Ports, usize, u64)> {
-    let ports = shared::ports()?;
-    let word = port.0 as usize / 64;
-    (word < ports.mask.len()).then_some((ports, word, 1 << (port.0 % 64)))
+    match fifo::is_used() {
+        true => fifo::take(port),
+        false => two_level::take(port),
+    }
 }
 
 /// Has all events wait.
 fn mask_all() {
-    for word in shared::ports().into_iter().flat_map(|ports| ports.mask) {
-        word.store(!0, Ordering::Relaxed);
-    }
+    two_level::mask_all();
 }
 
 /// Has events of `port` wait.
 fn mask(port: Port) {
-    if let Some((ports, word, bit)) = place(port) {
-        ports.mask[word].fetch_or(bit, Ordering::Relaxed);
+    match fifo::is_used() {
+        true => fifo::mask(port),
+        false => two_level::mask(port),
     }
 }
 
 /// Whether `port` is raised.
 pub(crate) fn is_raised(port: Port) -> bool {
-    place(port)
-        .is_some_and(|(ports, word, bit)| ports.pending[word].load(Ordering::Acquire) & bit != 0)
+    match fifo::is_used() {
+        true => fifo::is_raised(port),
+        false => two_level::is_raised(port),
+    }
 }
 
 /// Whether an upcall is waiting to be delivered, or what will be one.
@@ -379,7 +473,7 @@ pub(crate) fn interrupted() {
 
 /// Finds what was raised and calls the handlers. Upcalls are masked.
 fn upcall() {
-    let (Some(ports), Some((pending, selector))) = (shared::ports(), shared::upcall()) else {
+    let Some((pending, selector)) = shared::upcall() else {
         return;
     };
     let observer = *OBSERVER.lock();
@@ -391,37 +485,20 @@ fn upcall() {
     let now = time::monotonic().unwrap_or(u64::MAX);
     reopen(|held| now.saturating_sub(held) >= HOLD);
     cpu::here().upcalls.fetch_add(1, Ordering::Relaxed);
-    loop {
-        pending.store(0, Ordering::SeqCst);
-        // What is raised from here on sets its word's bit again.
-        let words = selector.swap(0, Ordering::SeqCst);
-        if words == 0 {
-            break;
-        }
-        each_bit(words, |word| serve(&ports, word as usize));
+    if !fifo::is_used() {
+        two_level::each_raised(pending, selector, serve);
+    } else if !fifo::each_raised(pending, serve) {
+        come_again();
     }
     let _ = Current.with(|mmu| mmu.leave_irq());
 }
 
-/// Calls `f` with the number of each bit that is set.
-fn each_bit(mut bits: u64, mut f: impl FnMut(u32)) {
-    while bits != 0 {
-        f(bits.trailing_zeros());
-        bits &= bits - 1;
+/// Calls the handler of a port that is raised.
+fn serve(port: Port) {
+    if let Some(handler) = admit(port) {
+        take(port);
+        handler.raised(port);
     }
-}
-
-/// Calls the handlers of the ports of a word that are raised, each once.
-fn serve(ports: &shared::Ports, word: usize) {
-    let open = !ports.mask[word].load(Ordering::Relaxed);
-    let raised = ports.pending[word].load(Ordering::Acquire) & open;
-    each_bit(raised, |bit| {
-        let port = Port(word as u32 * 64 + bit);
-        if let Some(handler) = admit(port) {
-            ports.pending[word].fetch_and(!(1 << bit), Ordering::AcqRel);
-            handler.raised(port);
-        }
-    });
 }
 
 /// The handler of a port that is raised, unless the port is held back from here on. One that has no
@@ -435,7 +512,13 @@ fn admit(port: Port) -> Option<&'static dyn Handler> {
         return None;
     };
     if entry.vcpu != cpu::here().number() {
-        // That vCPU was told of it as well.
+        drop(table);
+        // With two levels that vCPU was told of it as well. A queue is one vCPU's: the port was moved
+        // while it was there. Xen raises it anew where it is now; refused, it is a port that is gone.
+        if fifo::is_used() {
+            mask(port);
+            let _ = hypercall::event::unmask(&HV, port);
+        }
         return None;
     }
     let handler = match &entry.called {
@@ -454,6 +537,7 @@ fn admit(port: Port) -> Option<&'static dyn Handler> {
     }
     if entry.calls < MOST {
         entry.calls += 1;
+        entry.total += 1;
         return Some(handler);
     }
     mask(port);
@@ -461,9 +545,7 @@ fn admit(port: Port) -> Option<&'static dyn Handler> {
     entry.held = Some(time::monotonic().unwrap_or(0));
     let said = core::mem::replace(&mut entry.said, true);
     drop(table);
-    if let Some(come_again) = COME_AGAIN.get() {
-        come_again();
-    }
+    come_again();
     if !said {
         log::warn!(
             target: "event",
@@ -516,4 +598,45 @@ pub(crate) fn holds_back() -> bool {
 /// Opens every port of this vCPU that was held back: it has nothing to do that they could keep it from.
 pub(crate) fn idle() {
     reopen(|_| true);
+}
+
+/// The ABI by which Xen says what is raised, in words.
+pub(crate) fn abi() -> &'static str {
+    match fifo::is_used() {
+        true => "in queues by priority (FIFO)",
+        false => "by two levels of bits",
+    }
+}
+
+/// Pages that Xen has for what it says.
+#[cfg_attr(
+    not(feature = "check"),
+    allow(dead_code, reason = "self-tests account for all memory")
+)]
+pub(crate) fn pages() -> u64 {
+    fifo::pages()
+}
+
+/// A port that somebody has.
+pub(crate) struct Told {
+    pub(crate) port: Port,
+    pub(crate) vcpu: u32,
+    /// Calls of its handler; `None` for one that somebody waits for.
+    pub(crate) calls: Option<u64>,
+    pub(crate) is_held: bool,
+}
+
+/// Every port that has a handler or is waited for, by number.
+pub(crate) fn tell() -> impl Iterator<Item = Told> {
+    let count = TABLE.lock().entries.len();
+    (0..count as u32).filter_map(|number| {
+        let mut table = TABLE.lock();
+        let entry = table.entry(Port(number))?;
+        Some(Told {
+            port: Port(number),
+            vcpu: entry.vcpu,
+            calls: matches!(entry.called, Called::Handler(_)).then_some(entry.total),
+            is_held: entry.held.is_some(),
+        })
+    })
 }

@@ -6,6 +6,8 @@
 
 #[cfg(target_os = "none")]
 pub(crate) mod commands;
+#[cfg(target_os = "none")]
+mod events;
 pub mod line;
 #[cfg(target_os = "none")]
 mod machine;

@@ -183,6 +183,7 @@ fn bind(vcpu: &'static Vcpu) -> Result<(), NotBegun> {
     let number = vcpu.number();
     let refused = |e| NotBegun::Port(BindError::Refused(e));
     let kick = hypercall::event::bind_ipi(&HV, number).map_err(refused)?;
+    let _ = event::make_urgent(kick).map_err(refused)?;
     core::mem::forget(event::bind_on(number, kick, &kicked)?);
     vcpu.kick.store(kick.0, Ordering::Release);
     bind_timer(vcpu)
@@ -192,6 +193,7 @@ fn bind(vcpu: &'static Vcpu) -> Result<(), NotBegun> {
 fn bind_timer(vcpu: &'static Vcpu) -> Result<(), NotBegun> {
     match hypercall::event::bind_virq(&HV, VIRQ_TIMER, vcpu.number()) {
         Ok(port) => {
+            event::make_urgent(port).map_err(|e| NotBegun::Port(BindError::Refused(e)))?;
             core::mem::forget(event::bind_on(vcpu.number(), port, &timer_came)?);
             vcpu.timer.store(port.0, Ordering::Relaxed);
             vcpu.timers.set_lent(false);

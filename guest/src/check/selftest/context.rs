@@ -49,6 +49,7 @@ pub(crate) struct Context {
     pages: u64,
     privileged: bool,
     note: String<80>,
+    kept: u64,
 }
 
 impl Context {
@@ -58,7 +59,17 @@ impl Context {
             pages,
             privileged,
             note,
+            kept: 0,
         }
+    }
+
+    /// Says that frames stay in use after the test: of what grows and never shrinks.
+    pub(crate) fn keep(&mut self, frames: u64) {
+        self.kept += frames;
+    }
+
+    pub(super) fn kept(&self) -> u64 {
+        self.kept
     }
 
     /// The size it is to run with, in pages.

@@ -33,6 +33,7 @@ mod oom;
 mod pages;
 mod pile;
 mod programs;
+mod queues;
 mod runner;
 mod single;
 mod smp;

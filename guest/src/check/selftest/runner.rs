@@ -160,7 +160,7 @@ impl Summary {
         let outcome = (test.run)(&mut context);
         // A test that failed is told of by its own words; only its traces are removed.
         let words = reason();
-        let tidied = tidy(before);
+        let tidied = tidy(before, context.kept());
         if outcome.is_err() {
             super::explain(words);
         }
@@ -235,7 +235,7 @@ fn announce(name: fmt::Arguments<'_>) {
 }
 
 /// Removes what a test left and checks that nothing else is left: lazy mode, the queue, frames.
-fn tidy(before: Counts) -> TestResult {
+fn tidy(before: Counts, kept: u64) -> TestResult {
     let mode = Current.with(|mmu| *mmu.lazy());
     if mode != LazyMmu::new() {
         // As often as it was entered: leaving is never refused then, and a failed flush is told of
@@ -267,6 +267,7 @@ fn tidy(before: Counts) -> TestResult {
         tables.flush()
     })?;
     let (expected, found) = mm::with(|tables| in_use(tables, before))?;
+    let expected = expected + kept;
     if expected == found {
         return Ok(());
     }

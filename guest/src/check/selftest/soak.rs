@@ -2,18 +2,20 @@
 //! resumed from outside; each time everything is looked at.
 //!
 //! Between two looks at what the tools ask, every vCPU maps, protects, moves and unmaps pages beside the
-//! others and reads the clock; the boot vCPU has a timer set and an event sent as well. What is not as
-//! it should be is a panic: a soak of hours is not to go on behind its first finding.
+//! others and reads the clock; the boot vCPU sets a timer, and sends events to each vCPU, which are
+//! counted there: none may be missing, and none come twice. What is not as it should be is a panic: a
+//! soak of hours is not to go on behind its first finding.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hypercall::event::send;
+use hypercall::event::{Port, bind_ipi, send};
 
 use super::context::Context;
 use super::interrupt::Open;
 use super::smp::{RACERS, race};
 use super::{TestResult, Trouble, expect_eq, reason};
 use crate::control::{self, End};
+use crate::event::{self, Bound, Handler};
 use crate::monitor::Monitor;
 use crate::monitor::commands::command;
 use crate::xen::HV;
@@ -23,7 +25,7 @@ use crate::{console, cpu, mm, println, smp, suspend, time};
 const SOON: u64 = 1_000_000;
 /// When an event is lost: nanoseconds far beyond what a busy machine keeps one back.
 const AGES: u64 = 20_000_000_000;
-/// Events of a turn.
+/// Events of a turn for each vCPU.
 const EVENTS: u64 = 4;
 /// Suspends after which memory is to stay as it is: until then tables and the heap grow to their size.
 const WARM: u32 = 3;
@@ -33,14 +35,66 @@ const SLACK: u64 = 16;
 /// The latest time that any vCPU has read.
 static LATEST: AtomicU64 = AtomicU64::new(0);
 static TIMERS: AtomicU64 = AtomicU64::new(0);
-static EVENTS_SEEN: AtomicU64 = AtomicU64::new(0);
+/// Events that each vCPU has taken.
+static TAKEN: [Counter; RACERS as usize] = [const { Counter(AtomicU64::new(0)) }; RACERS as usize];
+/// Events that came to another vCPU than theirs.
+static ASTRAY: AtomicU64 = AtomicU64::new(0);
+
+/// Counts the events of a vCPU.
+struct Counter(AtomicU64);
+
+impl Handler for Counter {
+    fn raised(&self, _: Port) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        let here = TAKEN.get(cpu::here().number() as usize);
+        let is_own = here.is_some_and(|own| core::ptr::eq(own, self));
+        ASTRAY.fetch_add(u64::from(!is_own), Ordering::Relaxed);
+    }
+}
+
+/// A port of each vCPU.
+struct Ports(heapless::Vec<(Port, Bound), { RACERS as usize }>);
+
+impl Ports {
+    fn open() -> Result<Ports, Trouble> {
+        let mut ports = heapless::Vec::new();
+        for (number, counter) in (0..cpu::running()).zip(&TAKEN) {
+            let port = bind_ipi(&HV, number)?;
+            // As many as there are counters.
+            let _ = ports.push((port, event::bind_on(number, port, counter)?));
+        }
+        Ok(Ports(ports))
+    }
+
+    /// Raises each of them once, and waits for what comes of that.
+    fn raise(&self) -> TestResult {
+        let before = TAKEN
+            .each_ref()
+            .map(|counter| counter.0.load(Ordering::Relaxed));
+        for (port, _) in &self.0 {
+            send(&HV, *port)?;
+        }
+        for (counter, were) in TAKEN.iter().zip(before).take(self.0.len()) {
+            wait_for(&counter.0, were, "an event")?;
+        }
+        for (counter, were) in TAKEN.iter().zip(before).take(self.0.len()) {
+            expect_eq!(
+                counter.0.load(Ordering::Relaxed),
+                were + 1,
+                "events of a vCPU"
+            );
+        }
+        expect_eq!(
+            ASTRAY.load(Ordering::Relaxed),
+            0,
+            "events on a vCPU that they were not sent to"
+        );
+        Ok(())
+    }
+}
 
 fn timer() {
     TIMERS.fetch_add(1, Ordering::Relaxed);
-}
-
-fn event() {
-    EVENTS_SEEN.fetch_add(1, Ordering::Relaxed);
 }
 
 /// What was done so far.
@@ -86,7 +140,7 @@ impl Soak {
         let round = self.turns;
         let (wrong, errors, late) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
         // They are the turn's own: no port is anybody's over a suspend.
-        let (clock, own) = (Open::timer(&timer)?, Open::ipi(&event)?);
+        let (clock, ports) = (Open::timer(&timer)?, Ports::open()?);
         let timers = TIMERS.load(Ordering::Relaxed);
         hypercall::time::set_timer(&HV, time::in_xen(time::monotonic().unwrap_or(0) + SOON))?;
         smp::on_all(&|number| {
@@ -115,14 +169,13 @@ impl Soak {
             "times that lie before another that was read"
         );
         for _ in 0..EVENTS {
-            let events = EVENTS_SEEN.load(Ordering::Relaxed);
-            send(&HV, own.0)?;
-            wait_for(&EVENTS_SEEN, events, "an event")?;
-            self.events += 1;
+            ports.raise()?;
+            self.events += ports.0.len() as u64;
         }
         wait_for(&TIMERS, timers, "a timer")?;
         self.timers += 1;
-        drop((clock, own));
+        expect_eq!(TIMERS.load(Ordering::Relaxed), timers + 1, "timers");
+        drop((clock, ports));
         self.turns += 1;
         self.pages += u64::from(cpu::running().min(RACERS)) * 8;
         Ok(())
