@@ -12,6 +12,7 @@ use crate::provision::cache::Cache;
 use crate::provision::host::Host;
 use crate::provision::mirror::{self, Mirror};
 use crate::provision::origin::Origin;
+use crate::provision::packages::XenRelease;
 use crate::provision::{Provision, Xen};
 use crate::rules::On;
 use crate::soak::{self, SoakArgs};
@@ -471,12 +472,17 @@ impl ProvisionArgs {
     }
 
     fn with(&self, cache: Cache) -> Result<Provision> {
+        let origin = self.mirror.origin()?;
+        let xen = match self.xen.as_deref() {
+            Some(asked) => Xen::parse(asked)?,
+            None => Xen::Release(XenRelease::usual(&cache, &origin)),
+        };
         Ok(Provision {
             cache,
             qemu: self.qemu.clone(),
-            xen: Xen::parse(self.xen.as_deref())?,
+            xen,
             dom0_root: self.dom0_root.clone(),
-            origin: self.mirror.origin()?,
+            origin,
             update: false,
         })
     }

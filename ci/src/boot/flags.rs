@@ -20,8 +20,7 @@ const NO_LINUX: &str = "there is no Linux dom0";
 /// Refuses the first flag that this way of running has no use for.
 pub(super) fn check(arguments: &BootArgs) -> Result<()> {
     let provision = &arguments.provision;
-    let file =
-        matches!(&provision.xen, Some(text) if matches!(Xen::parse(Some(text)), Ok(Xen::File(_))));
+    let file = matches!(&provision.xen, Some(text) if matches!(Xen::parse(text), Ok(Xen::File(_))));
     let flags = [
         Given {
             name: "--xen",

@@ -80,6 +80,11 @@ impl Cache {
         Some(path)
     }
 
+    /// Whether what lacks is noted instead of fetched.
+    pub(crate) fn is_dry(&self) -> bool {
+        self.lacking.is_some()
+    }
+
     /// All that was noted.
     pub(crate) fn lacking(&self) -> Vec<String> {
         let lacking = self.lacking.as_ref();

@@ -56,10 +56,7 @@ pub(crate) enum Xen {
 
 impl Xen {
     /// Reads the argument of `--xen`.
-    pub(crate) fn parse(argument: Option<&str>) -> Result<Self> {
-        let Some(argument) = argument else {
-            return Ok(Self::Release(XEN_RELEASES[0]));
-        };
+    pub(crate) fn parse(argument: &str) -> Result<Self> {
         if let Some(release) = XenRelease::find(argument) {
             return Ok(Self::Release(release));
         }
@@ -233,11 +230,10 @@ mod tests {
 
     #[test]
     fn xen_is_a_version_or_a_file() {
-        assert_eq!(Xen::parse(None).unwrap(), Xen::Release(XEN_RELEASES[0]));
-        assert_eq!(Xen::parse(Some("4.20")).unwrap().release().suite, "trixie");
+        assert_eq!(Xen::parse("4.20").unwrap().release().suite, "trixie");
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap();
-        assert_eq!(Xen::parse(Some(path)).unwrap(), Xen::File(path.into()));
-        assert_eq!(Xen::parse(Some("4.99")).unwrap_err().status(), 2);
+        assert_eq!(Xen::parse(path).unwrap(), Xen::File(path.into()));
+        assert_eq!(Xen::parse("4.99").unwrap_err().status(), 2);
     }
 }

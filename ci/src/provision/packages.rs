@@ -46,6 +46,38 @@ impl XenRelease {
             .copied()
             .find(|release| release.version == version)
     }
+
+    /// The one that is taken where none is asked for: the first, or on a host whose own archive does not
+    /// have that the first that it has. What is wrong with the archive is said when packages are fetched.
+    pub(crate) fn usual(cache: &Cache, origin: &Origin) -> Self {
+        let first = XEN_RELEASES[0];
+        // The lock file has Debian's.
+        let (Origin::Host(_), Ok(From::Own)) = (origin, origin.check()) else {
+            return first;
+        };
+        let in_cache = |xen: &&Self| {
+            let bundles = [Bundle::Hypervisor(**xen), Bundle::Dom0(**xen)];
+            (bundles.iter()).any(|bundle| cache.current(&bundle.name()).is_some())
+        };
+        let releases = XEN_RELEASES.iter();
+        if let Some(xen) = releases.clone().find(in_cache) {
+            return *xen;
+        }
+        let index = || {
+            let _guard = cache.lock()?;
+            Apt::open_own(&cache.root().join("apt"), origin.host(), false)?.index()
+        };
+        match cache.is_dry() {
+            true => first,
+            false => index().map_or(first, |index| Self::offered(&index).unwrap_or(first)),
+        }
+    }
+
+    /// The first that an archive has.
+    fn offered(index: &Index) -> Option<Self> {
+        let mut releases = XEN_RELEASES.iter().copied();
+        releases.find(|xen| index.hypervisor(*xen).is_some())
+    }
 }
 
 /// A set of packages unpacked into one tree.
@@ -435,6 +467,20 @@ mod tests {
         let (packages, depth) = Bundle::Dom0(xen).packages();
         assert_eq!(packages[0], "xen-utils-4.17");
         assert_eq!(depth, Depth::Closure);
+    }
+
+    #[test]
+    fn the_usual_xen_is_one_that_the_archive_has() {
+        let index = |versions: &[&str]| {
+            let record = |version| format!("Package: xen-hypervisor-{version}-amd64\n\n");
+            Index::parse(&versions.iter().map(record).collect::<String>())
+        };
+        let usual = |versions: &[&str]| {
+            XenRelease::offered(&index(versions)).map(|release| release.version)
+        };
+        assert_eq!(usual(&["4.17", "4.20"]), Some("4.17"));
+        assert_eq!(usual(&["4.16", "4.20"]), Some("4.20"));
+        assert_eq!(usual(&["4.16"]), None);
     }
 
     #[test]

@@ -466,7 +466,7 @@ mod tests {
         let qemu = Qemu::choose(&crate::provision::Provision {
             cache: crate::provision::cache::Cache::at(dir.path().join("cache")).unwrap(),
             qemu: Some(fake),
-            xen: crate::provision::Xen::parse(None).unwrap(),
+            xen: crate::provision::Xen::parse("4.17").unwrap(),
             dom0_root: None,
             origin: crate::provision::origin::Origin::Host(crate::provision::host::Host::this()),
             update: false,
