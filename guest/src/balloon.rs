@@ -16,10 +16,11 @@ use xenstore_wire::{Errno, Path};
 
 use crate::lock::Lock;
 use crate::mm::balloon::Moved;
+use crate::mm::machine::Machine;
 use crate::mm::{self, MmError};
-use crate::time;
 use crate::xen::HV;
 use crate::xenstore::{self, Failed};
+use crate::{shared, time};
 
 const TARGET: Path<'_> = Path::constant("memory/target");
 
@@ -214,7 +215,7 @@ fn step(aim: u64) -> Result<Came, MmError> {
         moved
     } else {
         let given = mm::with(|tables| tables.frames().counts().given);
-        if given == 0 {
+        if given == 0 && !lengthen(aim - has)? {
             return Ok(Came::Most);
         }
         mm::with(|tables| tables.regain(most))?
@@ -223,6 +224,23 @@ fn step(aim: u64) -> Result<Came, MmError> {
         0 => Ok(Came::Waits(moved)),
         _ => Ok(Came::Further),
     }
+}
+
+/// Adds numbers for memory to come, behind those that the domain was built with; false if there can be no
+/// more. Under PV the tools are told of the list that is longer now.
+fn lengthen(missing: u64) -> Result<bool, MmError> {
+    let before = mm::with(|tables| tables.frames().counts().total);
+    let (now, list) = mm::with(|tables| {
+        let now = tables.lengthen(before.saturating_add(missing))?;
+        let first = hypercall::Pfn::truncate(0);
+        Ok::<_, MmError>((now, tables.machine().list_entry(first)))
+    })?;
+    if now > before
+        && let Some(list) = list
+    {
+        shared::publish_longer_p2m(now, list);
+    }
+    Ok(now > before)
 }
 
 /// Pages, in KiB.

@@ -77,9 +77,8 @@ const NO_TREE: u64 = !0;
 /// that they have promised to go by the list's mapping (`SIF_VIRT_P2M_4TOOLS`): they are told that
 /// there is no tree of its frames. Others find that tree not set up yet.
 ///
-/// The generation stays even, which means that no change is under way: the list's mapping does not
-/// change any more, and the table stays for as long as the domain. Whoever changes either makes the
-/// generation odd before and even again after that.
+/// The generation is even, which means that no change is under way; the table stays for as long as the
+/// domain.
 pub(crate) fn publish_p2m(pages: u64, list: u64, root: Mfn, whole: bool) {
     let Some(page) = page() else { return };
     // SAFETY: the page stays mapped; the fields are aligned words that only the domain writes. The
@@ -94,6 +93,23 @@ pub(crate) fn publish_p2m(pages: u64, list: u64, root: Mfn, whole: bool) {
         (&raw mut (*arch).p2m_generation).write_volatile(0);
         // As CR3 has it.
         (&raw mut (*arch).p2m_cr3).write_volatile(root.addr().as_u64());
+    }
+}
+
+/// Says that the list is elsewhere and has more pages: of one that was published. The generation is odd
+/// meanwhile, by which tools that look at the domain just now find that they have to begin again.
+pub(crate) fn publish_longer_p2m(pages: u64, list: u64) {
+    let Some(page) = page() else { return };
+    // SAFETY: the page stays mapped; the fields are aligned words that only the domain writes.
+    unsafe {
+        let arch = &raw mut (*page.as_ptr()).arch;
+        let generation = (&raw const (*arch).p2m_generation).read_volatile();
+        (&raw mut (*arch).p2m_generation).write_volatile(generation | 1);
+        fence(Ordering::SeqCst);
+        (&raw mut (*arch).p2m_vaddr).write_volatile(list);
+        (&raw mut (*arch).max_pfn).write_volatile(pages);
+        fence(Ordering::SeqCst);
+        (&raw mut (*arch).p2m_generation).write_volatile((generation | 1).wrapping_add(1));
     }
 }
 

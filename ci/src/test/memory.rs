@@ -45,6 +45,34 @@ pub(super) const MEMORY: &[Odd] = &[
         ..USUAL
     },
     Odd {
+        // Twice what it was built with: numbers of frames, records, direct map and p2m list grow, and all of
+        // it is memory. It shrinks, is saved with what is left, comes at other machine frames and grows again.
+        smoke: Smoke {
+            mem_mib: Some(64),
+            ..odd(
+                "memory comes beyond what it was built with",
+                &[Via::Xl],
+                "",
+                PASS,
+                &["    32768 pages, 32768 in the direct map"],
+            )
+        },
+        config: &["maxmem=128"],
+        as_it_is: true,
+        acts: &[
+            host(PROMPT, "xl mem-set $domain 128"),
+            keys("has 131072K, as asked", "mem\r"),
+            keys("32768 in the direct map", "selftest mm.map,frames.alloc\r"),
+            host(" failed=0 ", "xl mem-set $domain 16"),
+            host("has 16384K, as asked", SAVE_ELSEWHERE),
+            keys("control: restored", "audit\r"),
+            host(": clean", "xl destroy filler; xl mem-set $domain 20"),
+        ],
+        dump: Some(Dump::Live("has 20480K, as asked")),
+        host: &["dump: all 5120 pages, and 4 page tables on the way to the p2m list"],
+        ..USUAL
+    },
+    Odd {
         // What xl says counts pages of its own.
         smoke: odd(
             "its memory goes and comes",

@@ -28,7 +28,7 @@ use crate::lock::{Lock, RawLock, before_waiting, lock_unless_held};
 use crate::xen::{HV, Hv};
 
 /// On a machine without memory, until it is known.
-static DOMAIN: Domain<Running> = Domain::new(Running::pv(FrameLists::EMPTY));
+static DOMAIN: Domain<Running> = Domain::new(Running::pv(FrameLists::empty()));
 
 /// The page tables as one vCPU works with them.
 type Own = Lock<Tables<Running>>;

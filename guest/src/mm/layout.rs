@@ -4,7 +4,8 @@
 //! ffff8000_00000000  Xen (L4 slots 256-271: its code, the read-only M2P)
 //! ffff8880_00000000  direct map of all memory but the image's constants, 4 KiB pages, never executable
 //! ffffc000_00000000  p2m list, where INIT_P2M asked Xen to put it; read-only
-//! ffffc900_00000000  mappings made by the kernel at run time
+//! ffffc900_00000000  p2m list, once it is longer than Xen has made it; read-only
+//! ffffc908_00000000  mappings made by the kernel at run time
 //! ffffc9bf_00000000  stacks of all vCPUs but the first
 //! ffffc9c0_00000000  kernel heap
 //! ffffffff_80000000  the image
@@ -54,8 +55,10 @@ regions! {
     DIRECT = 0xffff_8880_0000_0000, 16 * TIB, "direct map", "all memory by pfn, 4 KiB pages, NX";
     /// The p2m list (INIT_P2M).
     P2M = 0xffff_c000_0000_0000, TIB / 2, "p2m", "mfn of each pfn, read-only, written by Xen's tools";
+    /// The p2m list where it is longer than Xen has made it: 8 bytes for each page of the direct map.
+    LIST = 0xffff_c900_0000_0000, 32 * GIB, "long p2m", "the same for a domain that got more memory";
     /// Mappings made at run time.
-    DYNAMIC = 0xffff_c900_0000_0000, 3 * TIB / 4 - 4 * GIB, "dynamic", "mappings made at run time";
+    DYNAMIC = 0xffff_c908_0000_0000, 3 * TIB / 4 - 36 * GIB, "dynamic", "mappings made at run time";
     /// Stacks.
     STACKS = 0xffff_c9bf_0000_0000, 4 * GIB, "stacks", "stacks of all vCPUs but the first";
     /// The kernel heap.
@@ -103,8 +106,12 @@ const _: () = {
         "the direct map has L4 slots of its own"
     );
     assert!(
-        slot(P2M.end - 1) < slot(DYNAMIC.start),
+        slot(P2M.end - 1) < slot(LIST.start),
         "the p2m list has an L4 slot of its own"
+    );
+    assert!(
+        LIST.end - LIST.start == (DIRECT.end - DIRECT.start) / 512,
+        "the long p2m list has an entry for each page of the direct map"
     );
     assert!(
         IMAGE.start == linker::VIRT_BASE,
@@ -167,7 +174,8 @@ impl Layout for Regions {
     const P2M: Range<u64> = P2M;
     const IMAGE: Range<u64> = IMAGE;
     const FIXMAP: Range<u64> = FIXMAP;
-    const RUNTIME: &'static [Range<u64>] = &[DYNAMIC, STACKS, HEAP];
+    const RUNTIME: &'static [Range<u64>] = &[LIST, DYNAMIC, STACKS, HEAP];
+    const LIST: Range<u64> = LIST;
 
     fn name_of(address: u64) -> Option<&'static str> {
         region_of(address).map(|region| region.name)

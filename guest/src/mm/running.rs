@@ -46,7 +46,7 @@ impl Running {
     #[must_use]
     pub const fn native(memory: Memory) -> Running {
         Running {
-            lists: FrameLists::EMPTY,
+            lists: FrameLists::empty(),
             memory,
             reach: AtomicU64::new(0),
             direct: AtomicBool::new(false),
@@ -99,6 +99,11 @@ impl Machine for Running {
 
     fn list_entry(&self, pfn: Pfn) -> Option<u64> {
         self.lists.entry(pfn)
+    }
+
+    fn lengthen_list(&self, list: u64, pages: u64) {
+        // SAFETY: the page tables have just mapped it, for good.
+        unsafe { self.lists.lengthen(list, pages) };
     }
 
     #[inline]

@@ -236,30 +236,45 @@ impl<M: Machine> Tables<M> {
         Ok(())
     }
 
-    /// Writes entries of a page of the list, which is writable in the direct map meanwhile.
+    /// Writes entries of a page of the list.
     fn write_list(
         &mut self,
         va: u64,
         frames: &[Moving],
         to: fn(&Moving) -> u64,
     ) -> Result<(), MmError> {
+        let entries: Vec<_, BATCH> = frames
+            .iter()
+            .map(|moving| {
+                let entry = self.machine().list_entry(moving.frame.pfn());
+                (entry.map_or(0, |entry| (entry - va) / 8), to(moving))
+            })
+            .collect();
+        self.edit_list(va, |words| {
+            for (index, value) in entries {
+                // SAFETY: a page of the list, which is writable here just now; everybody reads its words
+                // atomically. The entry lies in it, as `list` has seen.
+                unsafe { (*words.add(index as usize)).store(value, Ordering::Relaxed) };
+            }
+        })
+    }
+
+    /// Calls `edit` with the words of a page of the list, which is writable there meanwhile.
+    pub(crate) fn edit_list(
+        &mut self,
+        va: u64,
+        edit: impl FnOnce(*const AtomicU64),
+    ) -> Result<(), MmError> {
         let page = self.frame_of_list(va)?;
         self.write_window(page, Flags::DATA)?;
-        let words = self.machine().memory(page).cast::<AtomicU64>();
-        for moving in frames {
-            let entry = self.machine().list_entry(moving.frame.pfn());
-            let index = entry.map_or(0, |entry| (entry - va) / 8);
-            // SAFETY: a page of the list, which the direct map has writable just now; everybody reads its
-            // words atomically. The entry lies in it, as `list` has seen.
-            unsafe { (*words.add(index as usize)).store(to(moving), Ordering::Relaxed) };
-        }
+        edit(self.machine().memory(page).cast::<AtomicU64>());
         let protected = self.write_window(page, Flags::CONST);
         // Once more: the list should not stay writable for a whim of Xen's.
         protected.or_else(|_| self.write_window(page, Flags::CONST))
     }
 
     /// The frame of a page of the list, in the direct map, which grows until it is.
-    fn frame_of_list(&mut self, va: u64) -> Result<Pfn, MmError> {
+    pub(crate) fn frame_of_list(&mut self, va: u64) -> Result<Pfn, MmError> {
         loop {
             let walk = self.walk(va);
             let last = walk.entries.last().map(|last| last.entry);
@@ -286,7 +301,7 @@ impl<M: Machine> Tables<M> {
     }
 
     /// Writes the entry of a frame in the direct map at once.
-    fn write_window(&mut self, pfn: Pfn, flags: Flags) -> Result<(), MmError> {
+    pub(crate) fn write_window(&mut self, pfn: Pfn, flags: Flags) -> Result<(), MmError> {
         let va = self.machine().window(pfn);
         let (place, entry) = (self.pte_place(va)?, Pte::from_mfn(self.mfn(pfn)?, flags));
         // SAFETY: the frame is the list's, which only this module writes to, while it is writable.

@@ -90,11 +90,16 @@ impl<M: Machine> Tables<M> {
         Ok(may)
     }
 
-    /// Adds the next chunk to the direct map and its frames to the allocator.
+    /// Adds the next chunk to the direct map and its frames to the allocator, if there is a gain in it.
     #[cold]
     fn grow(&mut self) -> Result<(), MmError> {
         self.hold(Part::KernelHalf)?;
         let chunk = self.frames().next_chunk().ok_or(FrameError::OutOfMemory)?;
+        self.add_to_direct_map(chunk)
+    }
+
+    /// Adds the next chunk, which is this one, to the direct map and its frames to the allocator.
+    pub(crate) fn add_to_direct_map(&mut self, chunk: u64) -> Result<(), MmError> {
         let first = chunk * CHUNK;
         let va = M::Layout::DIRECT.start + first * 4096;
         // From here on only the reserve is used: no growth within growth.
@@ -123,8 +128,14 @@ impl<M: Machine> Tables<M> {
         let (frames, machine) = self.records();
         frames.add_chunk(machine)?;
         for pfn in first..end {
-            if machine.mfn(Pfn::truncate(pfn)).is_none() {
-                frames.set(Pfn::truncate(pfn), State::of(Kind::Hole))?;
+            let pfn = Pfn::truncate(pfn);
+            if machine.mfn(pfn).is_some() {
+                continue;
+            }
+            // Where there is a list, memory can come to any number.
+            match machine.list_entry(pfn) {
+                Some(_) => frames.note_given(pfn)?,
+                None => frames.set(pfn, State::of(Kind::Hole))?,
             }
         }
         frames.give_free(machine, first..end)?;

@@ -129,6 +129,12 @@ impl Directory {
         Ok(())
     }
 
+    /// Frames of chunks that have records have them from now on, up to a domain's new `total`.
+    pub(super) fn lengthen(&self, total: u64) {
+        let frames = total.min(self.chunks() * CHUNK);
+        self.frames.store(frames, Ordering::Release);
+    }
+
     /// Finds the pages that boot gave in the window that is in use from now on. At boot, when one vCPU
     /// runs.
     pub(super) fn move_to_window<M: Machine>(&self, machine: &M) {

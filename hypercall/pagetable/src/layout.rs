@@ -45,6 +45,10 @@ pub trait Layout: 'static {
     /// cannot be mapped, as the entries of the roots that lead there are made at boot.
     const RUNTIME: &'static [Range<u64>];
 
+    /// Where the p2m list goes when it becomes longer than Xen has made it, in one of [`RUNTIME`](Self::RUNTIME): 8
+    /// bytes a page. Where there is no such place, a domain has no more memory than it was built with.
+    const LIST: Range<u64> = 0..0;
+
     /// The name of the region that an address lies in, for reports.
     fn name_of(_: u64) -> Option<&'static str> {
         None

@@ -28,6 +28,7 @@ pub mod frames;
 pub mod fresh;
 pub mod fuzz;
 pub mod layout;
+mod lengthen;
 pub mod locks;
 pub mod machine;
 pub mod mapping;

@@ -119,6 +119,12 @@ pub trait Machine: 'static {
         None
     }
 
+    /// The p2m list is at `list` from now on, and has entries for `pages` pages: as many as before or
+    /// more, the first with what they hold. Where there is no list, there are `pages` numbers for frames.
+    fn lengthen_list(&self, list: u64, pages: u64) {
+        let _ = (list, pages);
+    }
+
     /// Where the frame's memory is mapped for the kernel to use: null if the window does not reach
     /// it (yet).
     ///

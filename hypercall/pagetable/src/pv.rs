@@ -14,7 +14,7 @@
 //! ```
 
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use hypercall::abi::start_info::{SIF_INITDOMAIN, SIF_MOD_START_PFN, start_info};
 use hypercall::{Mfn, Pfn, Xen};
@@ -30,21 +30,20 @@ const INVALID: u64 = !0;
 
 /// Both lists.
 pub struct FrameLists {
-    p2m: *const AtomicU64,
-    nr_pages: u64,
+    p2m: AtomicPtr<AtomicU64>,
+    /// Written last: whoever finds it as large finds the list as long.
+    nr_pages: AtomicU64,
 }
-
-// SAFETY: the p2m list is shared memory that every vCPU reads the same way, with atomic loads.
-unsafe impl Send for FrameLists {}
-// SAFETY: through a reference the list is only read, with atomic loads; the rest is a number.
-unsafe impl Sync for FrameLists {}
 
 impl FrameLists {
     /// Those of a domain without memory.
-    pub const EMPTY: FrameLists = FrameLists {
-        p2m: core::ptr::null(),
-        nr_pages: 0,
-    };
+    #[must_use]
+    pub const fn empty() -> FrameLists {
+        FrameLists {
+            p2m: AtomicPtr::new(core::ptr::null_mut()),
+            nr_pages: AtomicU64::new(0),
+        }
+    }
 
     /// Those of a domain of `nr_pages` pages with its p2m list at `p2m_list`.
     ///
@@ -52,10 +51,29 @@ impl FrameLists {
     /// `p2m_list` is the address that Xen gave, with `nr_pages` entries, mapped for good.
     #[must_use]
     pub unsafe fn new(p2m_list: u64, nr_pages: u64) -> FrameLists {
+        let p2m = core::ptr::with_exposed_provenance_mut(p2m_list as usize);
         FrameLists {
-            p2m: core::ptr::with_exposed_provenance(p2m_list as usize),
-            nr_pages,
+            p2m: AtomicPtr::new(p2m),
+            nr_pages: AtomicU64::new(nr_pages),
         }
+    }
+
+    /// The p2m list is at `p2m_list` from now on, with `nr_pages` entries: no fewer than before.
+    ///
+    /// # Safety
+    /// They are mapped for good, and the first hold what they held.
+    pub unsafe fn lengthen(&self, p2m_list: u64, nr_pages: u64) {
+        let p2m = core::ptr::with_exposed_provenance_mut(p2m_list as usize);
+        self.p2m.store(p2m, Ordering::Relaxed);
+        self.nr_pages.store(nr_pages, Ordering::Release);
+    }
+
+    fn list(&self) -> *mut AtomicU64 {
+        self.p2m.load(Ordering::Relaxed)
+    }
+
+    fn has(&self, pfn: Pfn) -> bool {
+        pfn.as_u64() < self.nr_pages.load(Ordering::Acquire)
     }
 
     /// The machine frame behind a pfn, if there is memory there.
@@ -70,25 +88,25 @@ impl FrameLists {
     #[inline]
     #[must_use]
     pub fn mfn_or_ones(&self, pfn: Pfn) -> Option<u64> {
-        if pfn.as_u64() >= self.nr_pages {
+        if !self.has(pfn) {
             return None;
         }
         // SAFETY: the list has an entry for every page of the domain.
-        Some(unsafe { &*self.p2m.add(pfn.as_u64() as usize) }.load(Ordering::Relaxed))
+        Some(unsafe { &*self.list().add(pfn.as_u64() as usize) }.load(Ordering::Relaxed))
     }
 
     /// The address of the p2m list's entry for a pfn; `None` beyond it.
     #[must_use]
     pub fn entry(&self, pfn: Pfn) -> Option<u64> {
-        let is_there = pfn.as_u64() < self.nr_pages;
-        is_there.then(|| self.p2m.wrapping_add(pfn.as_u64() as usize) as u64)
+        let entry = || self.list().wrapping_add(pfn.as_u64() as usize) as u64;
+        self.has(pfn).then(entry)
     }
 
     /// Whether there is no list at all.
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.nr_pages == 0
+        self.nr_pages.load(Ordering::Relaxed) == 0
     }
 
     /// The pfn of a machine frame of this domain. `read` reads the M2P table at an address.
@@ -118,7 +136,7 @@ impl<L: Layout> Guest<L> {
     #[must_use]
     pub const fn unknown() -> Guest<L> {
         Guest {
-            lists: FrameLists::EMPTY,
+            lists: FrameLists::empty(),
             reach: AtomicU64::new(0),
             direct: AtomicBool::new(false),
             layout: PhantomData,

@@ -5,7 +5,7 @@ mod common;
 
 use common::{MIB, World, expect, small};
 use hypercall::{Errno, Op, Pfn, memory};
-use model::{Injection, Kind};
+use model::{Injection, Kind, Layout};
 use pagetable::MmError;
 use pagetable::balloon::{BATCH, Moved};
 use pagetable::machine::Machine;
@@ -85,6 +85,92 @@ fn memory_goes_and_comes_again() {
             in_step(&world, "in use");
         }
     }
+}
+
+/// As [`small`], on a host with more memory.
+fn roomy(kind: Kind, pages: u64) -> Layout {
+    Layout {
+        spare_pages: 2 * pages,
+        ..small(kind, pages)
+    }
+}
+
+/// Numbers up to a count, and memory behind them.
+fn lengthen(world: &mut World, to: u64) {
+    world.model.limit_pages(to);
+    while world.tables.frames().counts().total < to {
+        let before = world.tables.frames().counts().total;
+        let now = world.tables.lengthen(to).unwrap();
+        assert!(now > before && now - before <= 512 && now <= to, "{now}");
+        in_step(world, "longer");
+        grow(world);
+        in_step(world, "filled");
+    }
+    assert_eq!(world.tables.lengthen(to).unwrap(), to);
+}
+
+#[test]
+fn a_domain_gets_more_memory_than_it_was_built_with() {
+    for kind in [Kind::DomU, Kind::Shim] {
+        for pages in [16 * MIB, 16 * MIB + 7, 33 * MIB + 511] {
+            let mut world = World::new(&roomy(kind, pages));
+            lengthen(&mut world, pages + 3);
+            lengthen(&mut world, 2 * pages + 100);
+            let counts = world.tables.frames().counts();
+            assert_eq!((counts.total, counts.given), (2 * pages + 100, 0));
+            assert_eq!(counts.mapped, counts.total);
+            let gone = shrink(&mut world);
+            assert!(gone as u64 > pages, "{gone}");
+            in_step(&world, "less again");
+            assert_eq!(grow(&mut world), gone);
+            in_step(&world, "all of it");
+            // It is memory like any other.
+            let frames = world.named_frames(pages as usize);
+            assert!(frames.iter().any(|pfn| pfn.as_u64() > pages + 10));
+            world
+                .map(common::BASE, &frames, pagetable::Flags::DATA)
+                .unwrap();
+            in_step(&world, "in use");
+        }
+    }
+}
+
+/// Whatever is refused of it, the domain has as many numbers as before, and the next try succeeds.
+#[test]
+fn every_request_for_more_numbers_may_be_refused() {
+    let mut places = 0;
+    for pages in [10 * MIB, 10 * MIB + 7] {
+        for op in [
+            Op::MmuUpdate,
+            Op::UpdateVaMapping,
+            Op::MmuextOp,
+            Op::Multicall,
+        ] {
+            for index in std::iter::once(None).chain((0..3).map(Some)) {
+                for nth in 1.. {
+                    let mut world = World::fast(&roomy(Kind::DomU, pages)).populated();
+                    let before = world.tables.frames().counts();
+                    world.model.inject(Injection {
+                        nth,
+                        index,
+                        ..Injection::call(op, ERRNO)
+                    });
+                    let result = world.tables.lengthen(12 * MIB);
+                    if world.model.clear_injections() > 0 {
+                        break;
+                    }
+                    places += 1;
+                    let what = format!("{pages} pages, {op:?} {index:?} {nth}");
+                    if result.is_err() {
+                        in_step(&world, &what);
+                        assert_eq!(world.tables.frames().counts().total, before.total, "{what}");
+                    }
+                    lengthen(&mut world, 12 * MIB);
+                }
+            }
+        }
+    }
+    assert!(places > 20, "{places} places");
 }
 
 #[test]

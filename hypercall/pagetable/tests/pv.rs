@@ -48,8 +48,8 @@ fn a_pfn_has_the_frame_that_the_list_says() {
     let ones = |pfn| lists.mfn_or_ones(Pfn::truncate(pfn));
     assert_eq!([0, 1, 3, 4].map(ones), [Some(70), Some(!0), Some(9), None]);
     assert!(!lists.is_empty());
-    assert!(FrameLists::EMPTY.is_empty());
-    assert_eq!(FrameLists::EMPTY.mfn(Pfn::truncate(0)), None);
+    assert!(FrameLists::empty().is_empty());
+    assert_eq!(FrameLists::empty().mfn(Pfn::truncate(0)), None);
     // A layout that names nothing has no names.
     assert_eq!(Low::name_of(Low::IMAGE.start), None);
 }

@@ -1,11 +1,13 @@
-//! Frames whose memory was given back to Xen: how many, and which.
+//! Frames without memory, which Xen can put there: how many, and which. They were given back, or are behind
+//! what the domain was built with.
 
 use core::sync::atomic::Ordering;
 
 use hypercall::Pfn;
 
-use super::{Frame, FrameError, Frames};
-use crate::state::{Kind, Transition};
+use super::{CHUNK, Frame, FrameError, Frames};
+use crate::directory;
+use crate::state::{Kind, State, Transition};
 
 impl Frames {
     /// The memory of a frame is Xen's from now on.
@@ -17,6 +19,40 @@ impl Frames {
         self.given.fetch_add(1, Ordering::Relaxed);
         self.first_given
             .fetch_min(frame.pfn().as_u64(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How many frames the domain can have, if it is not to have more than `most`, once numbers were added up
+    /// to the end of a chunk.
+    pub(crate) fn longer(&self, most: u64) -> u64 {
+        let total = self.counts().total;
+        let end = (total / CHUNK + 1) * CHUNK;
+        end.min(most).min(directory::MOST).max(total)
+    }
+
+    /// The domain has numbers for `total` frames from now on; what of them has no records yet is counted
+    /// when it has. It never has fewer than have records. Who asks holds the kernel's half.
+    pub(crate) fn lengthen(&self, total: u64) -> Result<(), FrameError> {
+        let special = self.special.lock();
+        self.total.store(total, Ordering::Relaxed);
+        self.directory.lengthen(total);
+        let mapped = self.mapped.load(Ordering::Relaxed);
+        let known = total.min(self.directory.chunks() * CHUNK);
+        self.mapped.store(known, Ordering::Relaxed);
+        drop(special);
+        (mapped..known).try_for_each(|pfn| self.note_given(Pfn::truncate(pfn)))
+    }
+
+    /// Chunks that have records.
+    pub(crate) fn chunks(&self) -> u64 {
+        self.directory.chunks()
+    }
+
+    /// A frame that was never used has no memory, and Xen may put some there.
+    pub(crate) fn note_given(&self, pfn: Pfn) -> Result<(), FrameError> {
+        self.set(pfn, State::of(Kind::Given))?;
+        self.given.fetch_add(1, Ordering::Relaxed);
+        self.first_given.fetch_min(pfn.as_u64(), Ordering::Relaxed);
         Ok(())
     }
 

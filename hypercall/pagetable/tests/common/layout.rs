@@ -7,6 +7,8 @@ use pagetable::layout::Layout;
 pub(crate) const XEN: Range<u64> = 0xffff_8000_0000_0000..0xffff_8800_0000_0000;
 pub(crate) const DIRECT: Range<u64> = 0xffff_8880_0000_0000..0xffff_9880_0000_0000;
 pub(crate) const P2M: Range<u64> = 0xffff_c000_0000_0000..0xffff_c080_0000_0000;
+/// The p2m list, once it is longer.
+pub(crate) const LIST: Range<u64> = 0xffff_c880_0000_0000..0xffff_c888_0000_0000;
 /// Mappings made at run time.
 pub(crate) const DYNAMIC: Range<u64> = 0xffff_c900_0000_0000..0xffff_c9c0_0000_0000;
 /// What a kernel uses besides, below the same slot of the root and the next.
@@ -36,7 +38,8 @@ impl Layout for Regions {
     const P2M: Range<u64> = P2M;
     const IMAGE: Range<u64> = IMAGE;
     const FIXMAP: Range<u64> = FIXMAP;
-    const RUNTIME: &'static [Range<u64>] = &[DYNAMIC, HEAP];
+    const RUNTIME: &'static [Range<u64>] = &[LIST, DYNAMIC, HEAP];
+    const LIST: Range<u64> = LIST;
 
     fn name_of(address: u64) -> Option<&'static str> {
         DIRECT.contains(&address).then_some("direct map")

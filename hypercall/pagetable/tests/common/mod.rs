@@ -7,7 +7,7 @@ pub(crate) mod layout;
 pub(crate) mod lists;
 mod own;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -58,7 +58,9 @@ pub(crate) struct ModelMachine {
     /// Frames that are said to have no memory.
     holes: Vec<Range<u64>>,
     /// The pages of the p2m list.
-    list: Vec<Mfn>,
+    list: RefCell<Vec<Mfn>>,
+    /// Where it is, and for how many pages.
+    place: Cell<(u64, u64)>,
 }
 
 impl ModelMachine {
@@ -80,22 +82,31 @@ impl Machine for ModelMachine {
     fn mfn(&self, pfn: Pfn) -> Option<Mfn> {
         let is_hole = self.holes.iter().any(|hole| hole.contains(&pfn.as_u64()));
         let (page, index) = (pfn.as_u64() / 512, pfn.as_u64() as usize % 512);
-        let page = self.list.get(page as usize).filter(|_| !is_hole)?;
-        if pfn.as_u64() >= self.model.boot().nr_pages {
+        if is_hole || pfn.as_u64() >= self.place.get().1 {
             return None;
         }
+        let page = *self.list.borrow().get(page as usize)?;
         // SAFETY: the model's memory, which only this thread changes, and not meanwhile.
-        let word = unsafe { (&raw const (*self.model.frame_ptr(*page))[index]).read() };
+        let word = unsafe { (&raw const (*self.model.frame_ptr(page))[index]).read() };
         (word != u64::MAX).then_some(Mfn::truncate(word))
     }
 
     fn list_entry(&self, pfn: Pfn) -> Option<u64> {
-        let boot = self.model.boot();
-        let list = match layout::IMAGE.contains(&boot.mfn_list) {
-            true => layout::DIRECT.start + (boot.mfn_list - layout::IMAGE.start),
-            false => boot.mfn_list,
+        let (list, pages) = self.place.get();
+        // In the initial mapping it is left for the direct map.
+        let list = match layout::IMAGE.contains(&list) {
+            true => layout::DIRECT.start + (list - layout::IMAGE.start),
+            false => list,
         };
-        (pfn.as_u64() < boot.nr_pages).then(|| list + pfn.as_u64() * 8)
+        (pfn.as_u64() < pages).then(|| list + pfn.as_u64() * 8)
+    }
+
+    fn lengthen_list(&self, list: u64, pages: u64) {
+        let l4 = self.model.boot().l4;
+        let page = |at| self.model.walk(l4, list + at * PAGE).page;
+        let all = (0..pages.div_ceil(512)).map(|at| page(at).expect("the list is mapped").0);
+        self.list.replace(all.collect());
+        self.place.set((list, pages));
     }
 
     fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
@@ -198,7 +209,8 @@ pub(crate) fn machine(model: &Rc<Model>, strict: bool) -> ModelMachine {
         direct: Cell::new(false),
         strict,
         holes: Vec::new(),
-        list: list.collect(),
+        list: RefCell::new(list.collect()),
+        place: Cell::new((boot.mfn_list, boot.nr_pages)),
     }
 }
 
