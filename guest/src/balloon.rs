@@ -11,13 +11,19 @@
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use hypercall::memory;
+use heapless::Vec;
+use hypercall::{Mfn, memory};
+use marks::init;
 use xenstore_wire::{Errno, Path};
 
+use crate::init::initcall;
 use crate::lock::Lock;
-use crate::mm::balloon::Moved;
+use crate::mm::balloon::{BATCH, Moved};
+use crate::mm::frames::CHUNK;
 use crate::mm::machine::Machine;
 use crate::mm::{self, MmError};
+use crate::options::Options;
+use crate::refused::Refused;
 use crate::xen::HV;
 use crate::xenstore::{self, Failed};
 use crate::{shared, time};
@@ -120,6 +126,35 @@ pub(crate) fn aim(kib: u64) {
         log::info!("is to have {}, and has {}", Pages(pages), Pages(has));
     }
 }
+
+/// Has Xen promise no memory for frames that the kernel does not use: those that a map shows beyond the
+/// memory that the domain has (`maxmem` above `memory`), to which Xen would give memory when they are
+/// looked at. From then on memory comes when it is asked for, and as much as is counted.
+#[init]
+fn give_up_promises(_: &Options<'_>) -> Result<(), Refused> {
+    let mut room = mm::with(|tables| tables.machine().room());
+    while !room.is_empty() {
+        // Whole chunks of 2 MiB, and one by one what is before and behind them.
+        let whole = room.start.next_multiple_of(CHUNK).min(room.end)..room.end;
+        let (order, end) = match room.start == whole.start && whole.end - whole.start >= CHUNK {
+            true => (CHUNK.trailing_zeros(), room.end),
+            false if room.start == whole.start => (0, room.end),
+            false => (0, whole.start),
+        };
+        let all = (room.start..end).step_by(1 << order);
+        let whole = all.filter(|first| first + (1 << order) <= end);
+        let frames: Vec<Mfn, BATCH> = whole.take(BATCH).map(Mfn::truncate).collect();
+        // SAFETY: these frames are not memory to the kernel.
+        let done = unsafe { memory::decrease_reservation_by(&HV, order, &frames) }?;
+        if done == 0 {
+            log::warn!("Xen keeps promising memory from frame {:#x} on", room.start);
+            return Ok(());
+        }
+        room.start += (done as u64) << order;
+    }
+    Ok(())
+}
+initcall!("promises", Service, after [], needs SHARED_FRAME, give_up_promises);
 
 /// Whether [`work`] has more to do at once: nobody should sleep meanwhile.
 pub(crate) fn is_at_work() -> bool {
@@ -231,7 +266,8 @@ fn step(aim: u64) -> Result<Came, MmError> {
 fn lengthen(missing: u64) -> Result<bool, MmError> {
     let before = mm::with(|tables| tables.frames().counts().total);
     let (now, list) = mm::with(|tables| {
-        let now = tables.lengthen(before.saturating_add(missing))?;
+        let most = before.saturating_add(missing);
+        let now = tables.lengthen(most.min(tables.machine().room().end))?;
         let first = hypercall::Pfn::truncate(0);
         Ok::<_, MmError>((now, tables.machine().list_entry(first)))
     })?;

@@ -386,6 +386,15 @@ fn frames_go_and_come_by_list() {
         Op::MemoryOp,
         [Some(XENMEM_decrease_reservation.into()), None],
     );
+    // SAFETY: `XENMEM_decrease_reservation` takes this.
+    let xen = unsafe {
+        reading(1, |arg: xen_memory_reservation| {
+            assert_eq!((arg.extent_order, arg.nr_extents), (9, 1));
+        })
+    };
+    // SAFETY: nobody takes them.
+    let freed = unsafe { memory::decrease_reservation_by(&xen, 9, &[Mfn::truncate(512)]) };
+    assert_eq!(freed, Ok(0));
     let xen = MockXen::new(|(_, args)| {
         // SAFETY: `XENMEM_populate_physmap` takes this.
         let arg: xen_memory_reservation = unsafe { at(args[1]) };

@@ -94,6 +94,33 @@ pub(super) const MEMORY: &[Odd] = &[
         ..USUAL
     },
     Odd {
+        // Its map shows more memory than it has, which Xen would give it when it looks there: the kernel
+        // does not, and asks for it when it may have it.
+        smoke: Smoke {
+            mem_mib: Some(64),
+            ..odd(
+                "its memory comes beyond what it was built with",
+                &[Via::Pvh],
+                "",
+                PASS,
+                &[" failed=0 "],
+            )
+        },
+        config: &["maxmem=128"],
+        as_it_is: true,
+        acts: &[
+            host(PROMPT, "xl mem-set $domain 128"),
+            keys(", as asked", "mem\r"),
+            keys(" in the direct map", "selftest mm.map,frames.alloc\r"),
+            host(" failed=0 ", "xl mem-set $domain 32"),
+            keys(", as asked", "audit\r"),
+            host(": clean", "xl mem-set $domain 100"),
+            host(", as asked", acknowledged!("xl shutdown $domain")),
+        ],
+        host: &["unanswered: ''"],
+        ..USUAL
+    },
+    Odd {
         // `cargo xtask soak`, in short.
         smoke: Smoke {
             mem_mib: Some(16),

@@ -168,15 +168,18 @@ fn what_there_is(memory: Memory, pages: u64) -> Result<Memory, BootError> {
     }
     let mut left = pages;
     let mut ranges = Ranges::new();
+    let mut room = 0;
     for range in memory.ranges() {
         let end = range.end.min(range.start + left);
         left -= end - range.start;
         if range.start < end {
             // No more ranges than there were.
             let _ = ranges.push(range.start..end);
+            // What is shown in one piece with the last: behind it may be something else.
+            room = range.end;
         }
     }
-    bootable(Memory::new(ranges), "current_reservation")
+    bootable(Memory::new(ranges).with_room(room), "current_reservation")
 }
 
 /// The memory, if what the kernel starts in is part of it.

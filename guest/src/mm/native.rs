@@ -16,13 +16,28 @@ pub type Ranges = Vec<Range<u64>, MAX_RANGES>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     ranges: Ranges,
+    /// Up to where memory can come behind the last range, if it is beyond that.
+    room: u64,
 }
 
 impl Memory {
     /// Memory in these ranges of frames.
     #[must_use]
     pub const fn new(ranges: Ranges) -> Memory {
-        Memory { ranges }
+        Memory { ranges, room: 0 }
+    }
+
+    /// The same, where memory can come up to the frame `room`.
+    #[must_use]
+    pub const fn with_room(mut self, room: u64) -> Memory {
+        self.room = room;
+        self
+    }
+
+    /// Frames behind the last that is memory which can become memory.
+    #[must_use]
+    pub fn room(&self) -> Range<u64> {
+        self.end()..self.room.max(self.end())
     }
 
     /// Frames from 0 up to the last that is memory.

@@ -1,6 +1,7 @@
 //! The machine that the kernel runs on: frame numbers as the way of running has them, and memory
 //! through one of two windows.
 
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hypercall::{Mfn, Pfn};
@@ -24,6 +25,8 @@ pub struct Running {
     lists: FrameLists,
     /// Memory whose frames have one number; none under PV.
     memory: Memory,
+    /// Where its frames end that became memory while it runs; 0 before.
+    grown: AtomicU64,
     /// Frames that the window reaches, counted from 0.
     reach: AtomicU64,
     /// Whether the window is the direct map, or still the initial mapping.
@@ -37,6 +40,7 @@ impl Running {
         Running {
             lists,
             memory: Memory::new(Ranges::new()),
+            grown: AtomicU64::new(0),
             reach: AtomicU64::new(0),
             direct: AtomicBool::new(false),
         }
@@ -48,9 +52,24 @@ impl Running {
         Running {
             lists: FrameLists::empty(),
             memory,
+            grown: AtomicU64::new(0),
             reach: AtomicU64::new(0),
             direct: AtomicBool::new(false),
         }
+    }
+
+    /// Frames behind those that the domain was built with, which memory can come behind.
+    pub(crate) fn room(&self) -> Range<u64> {
+        match self.lists.is_empty() {
+            true => self.memory.room(),
+            // A list can be as long as there is place for it.
+            false => 0..u64::MAX,
+        }
+    }
+
+    /// Whether a frame was no memory when the kernel booted, and is.
+    fn has_grown_to(&self, frame: u64) -> bool {
+        frame < self.grown.load(Ordering::Relaxed) && self.memory.room().contains(&frame)
     }
 
     fn base(&self) -> u64 {
@@ -84,6 +103,7 @@ impl Machine for Running {
     fn mfn_or_ones(&self, pfn: Pfn) -> u64 {
         match self.lists.mfn_or_ones(pfn) {
             Some(mfn) => mfn,
+            None if self.has_grown_to(pfn.as_u64()) => pfn.as_u64(),
             None => self.memory.mfn_or_ones(pfn),
         }
     }
@@ -91,6 +111,9 @@ impl Machine for Running {
     #[inline]
     fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
         if self.lists.is_empty() {
+            if self.has_grown_to(mfn.as_u64()) {
+                return Some(Pfn::truncate(mfn.as_u64()));
+            }
             return self.memory.pfn(mfn);
         }
         self.lists
@@ -102,6 +125,10 @@ impl Machine for Running {
     }
 
     fn lengthen_list(&self, list: u64, pages: u64) {
+        if self.lists.is_empty() {
+            self.grown.store(pages, Ordering::Relaxed);
+            return;
+        }
         // SAFETY: the page tables have just mapped it, for good.
         unsafe { self.lists.lengthen(list, pages) };
     }

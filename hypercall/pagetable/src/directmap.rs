@@ -95,11 +95,12 @@ impl<M: Machine> Tables<M> {
     fn grow(&mut self) -> Result<(), MmError> {
         self.hold(Part::KernelHalf)?;
         let chunk = self.frames().next_chunk().ok_or(FrameError::OutOfMemory)?;
-        self.add_to_direct_map(chunk)
+        self.add_to_direct_map(chunk, u64::MAX)
     }
 
-    /// Adds the next chunk, which is this one, to the direct map and its frames to the allocator.
-    pub(crate) fn add_to_direct_map(&mut self, chunk: u64) -> Result<(), MmError> {
+    /// Adds the next chunk, which is this one, to the direct map and its frames to the allocator. Behind
+    /// those from `to_come` on memory is still to come.
+    pub(crate) fn add_to_direct_map(&mut self, chunk: u64, to_come: u64) -> Result<(), MmError> {
         let first = chunk * CHUNK;
         let va = M::Layout::DIRECT.start + first * 4096;
         // From here on only the reserve is used: no growth within growth.
@@ -132,10 +133,9 @@ impl<M: Machine> Tables<M> {
             if machine.mfn(pfn).is_some() {
                 continue;
             }
-            // Where there is a list, memory can come to any number.
-            match machine.list_entry(pfn) {
-                Some(_) => frames.note_given(pfn)?,
-                None => frames.set(pfn, State::of(Kind::Hole))?,
+            match pfn.as_u64() < to_come {
+                true => frames.set(pfn, State::of(Kind::Hole))?,
+                false => frames.note_given(pfn)?,
             }
         }
         frames.give_free(machine, first..end)?;

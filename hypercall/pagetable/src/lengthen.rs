@@ -39,12 +39,12 @@ impl<M: Machine> Tables<M> {
         }
         // Chunks follow each other.
         while self.frames().chunks() * CHUNK < total {
-            self.add_to_direct_map(self.frames().chunks())?;
+            self.add_to_direct_map(self.frames().chunks(), total)?;
         }
         self.lengthen_list(total, end)?;
         self.frames().lengthen(end)?;
         if end > self.frames().chunks() * CHUNK {
-            let added = self.add_to_direct_map(self.frames().chunks());
+            let added = self.add_to_direct_map(self.frames().chunks(), total);
             if let Err(e) = added {
                 // Entries of the list that nobody looks at harm nobody.
                 self.frames().lengthen(total)?;
@@ -53,6 +53,9 @@ impl<M: Machine> Tables<M> {
         } else {
             self.machine().set_reach(end);
         }
+        if self.machine().list_entry(Pfn::truncate(0)).is_none() {
+            self.machine().lengthen_list(0, end);
+        }
         Ok(end)
     }
 
@@ -60,7 +63,6 @@ impl<M: Machine> Tables<M> {
     fn lengthen_list(&mut self, total: u64, end: u64) -> Result<(), MmError> {
         let place = M::Layout::LIST;
         let Some(list) = self.machine().list_entry(Pfn::truncate(0)) else {
-            self.machine().lengthen_list(0, end);
             return Ok(());
         };
         if end * 8 > place.end - place.start {
