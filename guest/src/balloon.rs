@@ -23,6 +23,7 @@ use crate::mm::frames::CHUNK;
 use crate::mm::machine::Machine;
 use crate::mm::{self, MmError};
 use crate::options::Options;
+use crate::rank;
 use crate::refused::Refused;
 use crate::xen::HV;
 use crate::xenstore::{self, Failed};
@@ -54,7 +55,7 @@ struct Balloon {
     pause: u64,
 }
 
-static BALLOON: Lock<Balloon> = Lock::new(Balloon {
+static BALLOON: Lock<Balloon, rank::Tools> = Lock::new(Balloon {
     beside: None,
     read: None,
     aim: None,

@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use hypercall::abi::shared_info::vcpu_info;
 use hypercall::descriptor::{SegmentBase, set_segment_base};
 
+use crate::rank::Held;
 use crate::subarch;
 
 /// What a vCPU has of its own. The first fields are reached through GS by their offsets.
@@ -34,6 +35,8 @@ pub(crate) struct Area {
     /// What the events keep for it; null where they keep nothing.
     events: AtomicPtr<()>,
     number: u32,
+    /// Locks that it holds.
+    pub(crate) held: Held,
     /// Upcalls so far.
     pub(crate) upcalls: AtomicU64,
 }
@@ -62,6 +65,7 @@ impl Area {
             threads: AtomicPtr::new(core::ptr::null_mut()),
             events: AtomicPtr::new(core::ptr::null_mut()),
             number,
+            held: Held::nothing(),
             upcalls: AtomicU64::new(0),
         }
     }

@@ -16,13 +16,14 @@ use talc::source::Source;
 
 use crate::lock::RawLock;
 use crate::mm::{self, Flags, layout};
+use crate::rank;
 
 const PAGE: u64 = 4096;
 /// Least growth, in pages: mapping several at once is cheaper than one by one.
 const STEP: u64 = 16;
 
 #[global_allocator]
-static HEAP: TalcLock<RawLock, Pages> = TalcLock::new(Pages {
+static HEAP: TalcLock<RawLock<rank::Heap>, Pages> = TalcLock::new(Pages {
     end: None,
     pages: 0,
 });

@@ -5,7 +5,7 @@
 //! vCPUs can come to those words (`guest/tests/interleavings.rs`).
 
 pub(crate) use core::hint::spin_loop as relax;
-pub(crate) use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 /// How often a lock is looked at before its holder is given the processor.
 pub(crate) const SPINS: u32 = 4096;
@@ -18,12 +18,13 @@ mod vcpu {
     use hypercall::Hypervisor;
 
     use crate::cpu;
+    use crate::rank::Held;
     use crate::xen::HV;
 
-    /// The vCPU that this runs on: a number that is even and not 0.
+    /// What the vCPU holds that this runs on.
     #[inline]
-    pub(crate) fn me() -> usize {
-        (cpu::here().number() as usize + 1) << 1
+    pub(crate) fn held() -> &'static Held {
+        &cpu::here().held
     }
 
     /// Lets the vCPU run that holds a lock: it may wait for this one's processor.
@@ -46,12 +47,15 @@ mod vcpu {
 /// On the host a thread stands for a vCPU, and there are no upcalls.
 #[cfg(not(target_os = "none"))]
 mod vcpu {
+    use crate::rank::Held;
+
     std::thread_local! {
-        static HERE: u64 = const { 0 };
+        static HELD: Held = const { Held::nothing() };
     }
 
-    pub(crate) fn me() -> usize {
-        HERE.with(|here| std::ptr::from_ref(here).addr())
+    pub(crate) fn held() -> &'static Held {
+        // SAFETY: the thread itself uses it, for as long as it runs.
+        HELD.with(|held| unsafe { &*std::ptr::from_ref(held) })
     }
 
     pub(crate) fn give_way() {
@@ -65,4 +69,4 @@ mod vcpu {
     pub(crate) fn restore_upcalls(_: bool) {}
 }
 
-pub(crate) use vcpu::{give_way, mask_upcalls, me, restore_upcalls};
+pub(crate) use vcpu::{give_way, held, mask_upcalls, restore_upcalls};

@@ -61,6 +61,7 @@ pub mod options;
 mod pc;
 #[cfg(target_os = "none")]
 pub mod power;
+pub mod rank;
 #[cfg(target_os = "none")]
 mod refused;
 pub mod selection;

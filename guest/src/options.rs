@@ -52,7 +52,7 @@ pub const WORDS: &[Word] = &[
         name: "provoke",
         form: "provoke=KIND",
         help: "fail on purpose: panic, pagefault, doublefault, stackoverflow, relock, reprint, \
-               reboot, hang, vcpupanic, heldpark, threadoverflow",
+               reboot, hang, vcpupanic, heldpark, threadoverflow, lockorder",
     },
     Word {
         name: "once",
@@ -138,10 +138,12 @@ pub enum Provoke {
     HeldPark,
     /// Recursion into the guard page below the stack of a thread.
     ThreadOverflow,
+    /// Allocate while the page tables are in use, which the heap may need to grow.
+    LockOrder,
 }
 
 impl Provoke {
-    const ALL: [(&'static str, Provoke); 12] = [
+    const ALL: [(&'static str, Provoke); 13] = [
         ("panic", Provoke::Panic),
         ("pagefault", Provoke::PageFault),
         ("heldfault", Provoke::HeldFault),
@@ -154,6 +156,7 @@ impl Provoke {
         ("vcpupanic", Provoke::VcpuPanic),
         ("heldpark", Provoke::HeldPark),
         ("threadoverflow", Provoke::ThreadOverflow),
+        ("lockorder", Provoke::LockOrder),
     ];
 }
 

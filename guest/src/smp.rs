@@ -40,6 +40,7 @@ use crate::init::initcall;
 use crate::lock::Lock;
 use crate::mm::{self, MmError};
 use crate::options::Options;
+use crate::rank;
 use crate::refused::Refused;
 use crate::selection::Selection;
 use crate::stack::{self, NoStack, Stack};
@@ -59,13 +60,13 @@ struct Cpu {
     stack: Stack,
     /// What it runs threads with.
     threads: task::Room,
-    work: Lock<Work>,
+    work: Lock<Work, rank::Cpus>,
     /// Wakes it to look for work, once it runs.
     waker: Once<Waker>,
     /// Whether Xen has a context of it, from which it goes on.
     has_context: AtomicBool,
     /// Where its page tables go.
-    room: Lock<Option<mm::Room>>,
+    room: Lock<Option<mm::Room>, rank::Cpus>,
 }
 
 /// Its `vcpu_info`, which lies within a page.
@@ -95,7 +96,7 @@ enum Work {
 }
 
 /// The vCPUs 1, 2 and so on.
-static CPUS: Lock<Vec<&'static Cpu>> = Lock::new(Vec::new());
+static CPUS: Lock<Vec<&'static Cpu>, rank::Cpus> = Lock::new(Vec::new());
 
 /// Whether as many run as Xen's tools want to: not where others start them.
 static FOLLOWS: AtomicBool = AtomicBool::new(false);

@@ -17,6 +17,7 @@ use crate::mm::entry::L2;
 use crate::mm::mapping::{Mapping, StillMapped};
 use crate::mm::tables::Slot;
 use crate::mm::{self, Flags, MmError, layout};
+use crate::rank;
 use crate::xen::HV;
 
 const PAGE: u64 = 4096;
@@ -114,7 +115,7 @@ struct Account {
     threads: usize,
 }
 
-static ACCOUNT: Lock<Account> = Lock::new(Account {
+static ACCOUNT: Lock<Account, rank::Stacks> = Lock::new(Account {
     taken: Vec::new(),
     free: Vec::new(),
     threads: 0,

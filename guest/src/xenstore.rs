@@ -22,6 +22,7 @@ use xenstore_wire::{CallError, Host, Page, Popped, Queue, Session, Store};
 use crate::init::initcall;
 use crate::lock::Lock;
 use crate::options::Options;
+use crate::rank;
 use crate::refused::Refused;
 use crate::xen::HV;
 use crate::{event, time};
@@ -40,7 +41,7 @@ static FOUND: Once<&'static Page> = Once::new();
 static PORT: AtomicU32 = AtomicU32::new(0);
 
 /// The connection; taken out by whoever uses it.
-static CONNECTION: Lock<Option<&'static mut Connection>> = Lock::new(None);
+static CONNECTION: Lock<Option<&'static mut Connection>, rank::Tools> = Lock::new(None);
 
 /// What there is once for the domain.
 struct Connection {

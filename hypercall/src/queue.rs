@@ -110,10 +110,23 @@ impl Section {
         }
     }
 
+    /// Exchanges two, of which hardly ever one has an error, which is large.
+    pub fn swap(&mut self, other: &mut Section) {
+        core::mem::swap(&mut self.lazy, &mut other.lazy);
+        swap_kept(&mut self.kept, &mut other.kept);
+    }
+
     /// How lazy it is.
     #[must_use]
     pub const fn lazy(&self) -> &LazyMmu {
         &self.lazy
+    }
+}
+
+/// Exchanges what was kept, where there is any.
+fn swap_kept(one: &mut Vec<FlushError, 1>, other: &mut Vec<FlushError, 1>) {
+    if !(one.is_empty() && other.is_empty()) {
+        core::mem::swap(one, other);
     }
 }
 
@@ -430,10 +443,7 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
         // Addresses may hold for the tables that are being left.
         self.batch.forget_addresses();
         core::mem::swap(&mut self.lazy, &mut section.lazy);
-        // It is seldom that either has any, and an error is large.
-        if !(self.kept.is_empty() && section.kept.is_empty()) {
-            core::mem::swap(&mut self.kept, &mut section.kept);
-        }
+        swap_kept(&mut self.kept, &mut section.kept);
         Ok(())
     }
 

@@ -1,5 +1,8 @@
 //! Failures on purpose, so that whoever watches the kernel can be tested.
 
+extern crate alloc;
+
+use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
 
 use marks::init;
@@ -46,6 +49,7 @@ pub(crate) fn provoke(kind: Provoke) {
             });
         }
         Provoke::HeldPark => mm::with(|_| task::park()),
+        Provoke::LockOrder => mm::with(|_| drop(core::hint::black_box(Box::new(0)))),
         Provoke::ThreadOverflow => match task::spawn("overflows", || recurse(0)) {
             Ok(thread) => println!("depth reached: {:?}", thread.join()),
             Err(e) => panic!("a thread that overflows: {e}"),

@@ -20,6 +20,7 @@ use crate::mm::{self, MmError, Tables};
 use crate::options::Fuzz;
 use crate::println;
 use crate::probe;
+use crate::rank;
 use crate::time;
 
 /// Pages of the window: 8 MiB, four tables.
@@ -29,7 +30,7 @@ const POOL: usize = 640;
 /// Operations after which all pages are compared, and not only those an operation touched.
 const CHECK_EVERY: u64 = 4096;
 
-static FUZZER: Lock<Fuzzer<PAGES, POOL>> = Lock::new(Fuzzer::EMPTY);
+static FUZZER: Lock<Fuzzer<PAGES, POOL>, rank::Check> = Lock::new(Fuzzer::EMPTY);
 
 /// Why a run ended early.
 #[derive(Debug)]

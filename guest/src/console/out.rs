@@ -16,6 +16,7 @@ use xen_pv_rt::console::stream::{Patience, Stream, Wire};
 
 use super::filter::Filter;
 use crate::lock::{Lock, lock_unless_held};
+use crate::rank;
 use crate::start_info::ConsoleInfo;
 use crate::time::{self, tsc};
 use crate::xen::HV;
@@ -48,11 +49,11 @@ struct Console {
     stream: Stream,
 }
 
-static CONSOLE: Lock<Console> = Lock::new(Console {
+static CONSOLE: Lock<Console, rank::Console> = Lock::new(Console {
     out: Out::Closed,
     stream: Stream::new(),
 });
-static FILTER: Lock<Filter> = Lock::new(Filter::new());
+static FILTER: Lock<Filter, rank::LogFilter> = Lock::new(Filter::new());
 static FIRST_BYTE: AtomicU64 = AtomicU64::new(0);
 
 /// Opens the console that `info` names. `ring` is where the ring's page is mapped.

@@ -22,6 +22,7 @@ use crate::cpu::{self, Area};
 use crate::lock::Lock;
 use crate::mm::machine::Machine;
 use crate::mm::{self, MmError};
+use crate::rank;
 use crate::xen::HV;
 
 /// Pages of words that there can be.
@@ -36,7 +37,7 @@ type Page = [Word; PORTS_OF_A_PAGE as usize];
 static WORDS: [AtomicPtr<Page>; PAGES] = [const { AtomicPtr::new(core::ptr::null_mut()) }; PAGES];
 
 /// How many of them Xen has.
-static GIVEN: Lock<usize> = Lock::new(0);
+static GIVEN: Lock<usize, rank::EventWords> = Lock::new(0);
 
 /// Whether the ABI is used.
 static USED: AtomicBool = AtomicBool::new(false);
@@ -77,7 +78,7 @@ impl fmt::Display for NotReady {
 /// What a vCPU has of it.
 struct Own {
     block: Block,
-    reader: Lock<Reader>,
+    reader: Lock<Reader, rank::EventWords>,
 }
 
 impl Own {

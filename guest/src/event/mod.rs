@@ -53,6 +53,7 @@ use crate::init::initcall;
 use crate::lock::Lock;
 use crate::mm::Current;
 use crate::options::{Abi, Options};
+use crate::rank;
 use crate::refused::Refused;
 use crate::selection::Selection;
 use crate::xen::{self, HV};
@@ -150,7 +151,7 @@ impl Table {
     }
 }
 
-static TABLE: Lock<Table> = Lock::new(Table {
+static TABLE: Lock<Table, rank::Events> = Lock::new(Table {
     entries: Vec::new(),
 });
 
@@ -158,7 +159,7 @@ static TABLE: Lock<Table> = Lock::new(Table {
 static HELD: AtomicBool = AtomicBool::new(false);
 
 /// Called at the start of every upcall, if anybody asks for it.
-static OBSERVER: Lock<Option<fn()>> = Lock::new(None);
+static OBSERVER: Lock<Option<fn()>, rank::Events> = Lock::new(None);
 
 /// Has upcalls seen by `observer`, or by nobody.
 pub(crate) fn observe(observer: Option<fn()>) {

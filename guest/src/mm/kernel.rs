@@ -25,13 +25,14 @@ use pagetable::tables::Tables;
 use super::running::Running;
 use crate::cpu;
 use crate::lock::{Lock, RawLock, before_waiting, lock_unless_held};
+use crate::rank;
 use crate::xen::{HV, Hv};
 
 /// On a machine without memory, until it is known.
 static DOMAIN: Domain<Running> = Domain::new(Running::pv(FrameLists::empty()));
 
 /// The page tables as one vCPU works with them.
-type Own = Lock<Tables<Running>>;
+type Own = Lock<Tables<Running>, rank::Tables>;
 
 /// Those of the boot vCPU.
 // SAFETY: each vCPU uses its own, see `own`, and what it works on it holds.
@@ -157,7 +158,7 @@ pub(crate) fn exchange(section: &mut Section) {
 }
 
 /// The page tables of a vCPU, locked.
-type Locked = MutexGuard<'static, RawLock, Tables<Running>>;
+type Locked = MutexGuard<'static, RawLock<rank::Tables>, Tables<Running>>;
 
 /// Not part of its callers, of which there are hundreds; nor is [`unlock`].
 #[track_caller]

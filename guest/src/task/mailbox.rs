@@ -7,7 +7,9 @@ extern crate alloc;
 
 use alloc::collections::VecDeque;
 
+use super::words::{AtomicUsize, Ordering};
 use crate::lock::Lock;
+use crate::rank;
 
 /// The letters.
 struct Letters<L> {
@@ -16,7 +18,11 @@ struct Letters<L> {
 }
 
 /// A box of a vCPU.
-pub(super) struct Mailbox<L>(Lock<Letters<L>>);
+pub(super) struct Mailbox<L> {
+    held: Lock<Letters<L>, rank::Mailbox>,
+    /// How many letters there are, for those who only look.
+    count: AtomicUsize,
+}
 
 /// Why a letter is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,15 +35,18 @@ pub(super) enum NotLeft {
 
 impl<L> Mailbox<L> {
     pub(super) const fn new() -> Mailbox<L> {
-        Mailbox(Lock::new(Letters {
-            letters: VecDeque::new(),
-            open: true,
-        }))
+        Mailbox {
+            held: Lock::new(Letters {
+                letters: VecDeque::new(),
+                open: true,
+            }),
+            count: AtomicUsize::new(0),
+        }
     }
 
     /// Leaves a letter; whether it is the first, so that its vCPU has to be told.
     pub(super) fn leave(&self, letter: L) -> Result<bool, NotLeft> {
-        let mut held = self.0.lock();
+        let mut held = self.held.lock();
         if !held.open {
             return Err(NotLeft::Closed);
         }
@@ -45,21 +54,26 @@ impl<L> Mailbox<L> {
             return Err(NotLeft::NoMemory);
         }
         held.letters.push_back(letter);
+        self.count.store(held.letters.len(), Ordering::Relaxed);
         Ok(held.letters.len() == 1)
     }
 
     /// Takes the first.
     pub(super) fn take(&self) -> Option<L> {
-        self.0.lock().letters.pop_front()
+        let mut held = self.held.lock();
+        let letter = held.letters.pop_front();
+        self.count.store(held.letters.len(), Ordering::Relaxed);
+        letter
     }
 
-    /// How many there are.
+    /// How many there are, as it was a moment ago: for who took the last look, at least those that were left
+    /// beside another.
     pub(super) fn len(&self) -> usize {
-        self.0.lock().letters.len()
+        self.count.load(Ordering::Relaxed)
     }
 
     /// Takes letters from now on, or no more.
     pub(super) fn set_open(&self, open: bool) {
-        self.0.lock().open = open;
+        self.held.lock().open = open;
     }
 }

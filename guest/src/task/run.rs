@@ -170,7 +170,7 @@ fn to(here: &'static Vcpu, next: Arc<Thread>) {
     }
     // The page tables go on with what was there before: one is exchanged for the other's twice.
     mm::exchange(&mut parts.section);
-    core::mem::swap(&mut parts.section, &mut from.section);
+    parts.section.swap(&mut from.section);
     if let Some(hooks) = &parts.hooks {
         hooks.switching_in();
     }

@@ -14,6 +14,7 @@ use alloc::sync::Arc;
 use super::fifo::{Fifo, Linked};
 use super::words::{AtomicBool, AtomicUsize, Ordering};
 use crate::lock::Lock;
+use crate::rank;
 
 /// Those that wait.
 struct Waiting<T> {
@@ -24,7 +25,7 @@ struct Waiting<T> {
 
 /// A run queue.
 pub(super) struct RunQueue<T> {
-    waiting: Lock<Waiting<T>>,
+    waiting: Lock<Waiting<T>, rank::RunQueue>,
     /// How many wait, and whether more may come, for those who only look.
     length: AtomicUsize,
     open: AtomicBool,

@@ -20,6 +20,7 @@ use super::state::State;
 use super::vcpu::{self, Vcpu};
 use super::{run, switch, wait};
 use crate::lock::Lock;
+use crate::rank;
 use crate::stack::{self, NoStack, Stack};
 use crate::xen::HV;
 use crate::{heap, time};
@@ -52,9 +53,9 @@ pub(crate) struct Thread {
     home: AtomicPtr<Vcpu>,
     pub(super) own: Own,
     /// Kept for the one who reaps it; threads that began with a vCPU have none.
-    stack: Lock<Option<Stack>>,
+    stack: Lock<Option<Stack>, rank::Task>,
     /// Who waits for its end.
-    joiner: Lock<Option<Waker>>,
+    joiner: Lock<Option<Waker>, rank::Task>,
     ended: AtomicBool,
     /// How long it ran, by the processor's counter.
     ran: AtomicU64,
@@ -118,7 +119,7 @@ impl Wake for Thread {
 }
 
 /// Every thread that was not reaped.
-static THREADS: Lock<Vec<Arc<Thread>>> = Lock::new(Vec::new());
+static THREADS: Lock<Vec<Arc<Thread>>, rank::Threads> = Lock::new(Vec::new());
 
 /// The number of the next.
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -150,7 +151,7 @@ impl From<NoStack> for SpawnError {
 }
 
 /// What a thread came to, for the one who waits for it.
-struct Packet<T>(Lock<Option<T>>);
+struct Packet<T>(Lock<Option<T>, rank::Task>);
 
 /// A thread that can be waited for. Dropped, the thread goes on by itself.
 pub(crate) struct JoinHandle<T> {

@@ -13,6 +13,7 @@ use core::task::Waker;
 
 use super::vcpu::{self, Vcpu};
 use crate::lock::Lock;
+use crate::rank;
 use crate::xen::HV;
 use crate::{event, time};
 
@@ -44,7 +45,7 @@ struct Times {
 
 /// The timer of a vCPU.
 pub(super) struct Timers {
-    times: Lock<Times>,
+    times: Lock<Times, rank::Timers>,
     /// When the thread that runs has had its time, if others wait.
     limit: AtomicU64,
     /// When the vCPU is to take an upcall, whatever else it does.

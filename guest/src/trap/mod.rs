@@ -15,6 +15,8 @@ pub mod report;
 #[cfg(target_os = "none")]
 use crate::lock::{Lock, lock_unless_held};
 #[cfg(target_os = "none")]
+use crate::rank;
+#[cfg(target_os = "none")]
 pub use entry::install;
 #[cfg(target_os = "none")]
 pub(crate) use entry::{gates, install_breakpoint, install_stub};
@@ -35,7 +37,7 @@ fn fault_address() -> Option<u64> {
 pub(crate) type Observer = fn(&crate::frame::Frame) -> bool;
 
 #[cfg(target_os = "none")]
-static OBSERVER: Lock<Option<Observer>> = Lock::new(None);
+static OBSERVER: Lock<Option<Observer>, rank::TrapObserver> = Lock::new(None);
 
 /// Has traps seen by `observer`, or by nobody.
 #[cfg(target_os = "none")]

@@ -27,6 +27,8 @@ pub static FAIL_IN_REPORT: AtomicBool = AtomicBool::new(false);
 fn enter(what: &str) {
     HV.mask_upcalls();
     power::stop_others();
+    // Nothing of it is given back, and what is wanted from here on is taken over.
+    cpu::here().held.forget();
     match DEPTH.fetch_add(1, Ordering::Relaxed) {
         // SAFETY: the report never returns to whoever holds the console.
         0 => unsafe { console::steal() },

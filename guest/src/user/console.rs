@@ -17,6 +17,7 @@ use super::errno::Result;
 use super::process::{self, Target};
 use super::signal::Info;
 use crate::lock::Lock;
+use crate::rank;
 use crate::xen::HV;
 use crate::{console, control, event, task, time, xenstore};
 use xen_pv_rt::start_info::ConsoleInfo;
@@ -27,7 +28,7 @@ const CONSOLE: DeviceNumber = DeviceNumber::new(5, 1);
 const NAP: u64 = 100_000_000;
 
 /// The terminal, while there are programs.
-static TERMINAL: Lock<Option<Arc<Terminal>>> = Lock::new(None);
+static TERMINAL: Lock<Option<Arc<Terminal>>, rank::Screen> = Lock::new(None);
 
 struct Screen;
 

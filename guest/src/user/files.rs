@@ -26,6 +26,7 @@ use super::signal::{self, Info};
 use super::thread::{self, Current, Thread};
 use crate::lock::Lock;
 use crate::mm::frames::Frame;
+use crate::rank;
 use crate::task::{self, Timer};
 use crate::{shared, time};
 
@@ -36,7 +37,7 @@ pub(crate) const DESCRIPTORS: u32 = 1024;
 const NANOS: u64 = 1_000_000_000;
 
 /// All files, while there are programs.
-static SYSTEM: Lock<Option<Arc<System>>> = Lock::new(None);
+static SYSTEM: Lock<Option<Arc<System>>, rank::Files> = Lock::new(None);
 /// The kernel, as the files know it.
 static HOST: Once<Arc<dyn Host>> = Once::new();
 
@@ -78,7 +79,7 @@ pub(crate) struct Kernel;
 
 /// Who is to be woken at some time: each once, at the earliest that was asked for. Who is woken too early
 /// asks again.
-static TIMERS: Lock<Vec<(u64, Waker, Timer)>> = Lock::new(Vec::new());
+static TIMERS: Lock<Vec<(u64, Waker, Timer)>, rank::FileTimers> = Lock::new(Vec::new());
 
 impl Host for Kernel {
     fn page(&self) -> Option<Arc<dyn Page>> {
@@ -132,7 +133,7 @@ impl Host for Kernel {
 }
 
 /// A page of a file: a frame of its own.
-struct Held(Lock<Option<Frame>>);
+struct Held(Lock<Option<Frame>, rank::FilePage>);
 
 impl Held {
     /// Calls `f` with a part of the page.

@@ -19,6 +19,7 @@ use super::errno::{Errno, Result, Room};
 use super::memory::Memory;
 use super::thread::{self, Thread};
 use crate::lock::Lock;
+use crate::rank;
 
 /// One who waits.
 struct Waiter {
@@ -26,10 +27,10 @@ struct Waiter {
     address: AtomicU64,
     bits: u32,
     woken: AtomicBool,
-    waker: Lock<Option<Waker>>,
+    waker: Lock<Option<Waker>, rank::FutexWaker>,
 }
 
-static WAITING: Lock<Vec<Arc<Waiter>>> = Lock::new(Vec::new());
+static WAITING: Lock<Vec<Arc<Waiter>>, rank::Futexes> = Lock::new(Vec::new());
 
 fn key(memory: &Arc<Memory>) -> usize {
     Arc::as_ptr(memory).addr()

@@ -19,6 +19,7 @@ use crate::lock::Lock;
 use crate::mm::MmError;
 use crate::mm::error::FrameError;
 use crate::mm::frames::Frame;
+use crate::rank;
 use crate::usermode::END;
 
 /// The lowest address that a program may map, as Linux' `vm.mmap_min_addr` is by default.
@@ -117,7 +118,7 @@ impl areas::Backing for Backing {
 }
 
 /// The memory of a program, which its threads share.
-pub(crate) struct Memory(Lock<Inner>);
+pub(crate) struct Memory(Lock<Inner, rank::Areas>);
 
 struct Inner {
     areas: Areas<Backing>,

@@ -9,9 +9,10 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use crate::lock::Lock;
+use crate::rank;
 use crate::{shared, time};
 
-static STATE: Lock<Option<ChaCha20Rng>> = Lock::new(None);
+static STATE: Lock<Option<ChaCha20Rng>, rank::Random> = Lock::new(None);
 
 /// A word of the processor's generator, if it has one (CPUID.1:ECX.30) and it gives one.
 fn word() -> Option<u64> {

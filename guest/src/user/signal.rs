@@ -14,6 +14,7 @@ use linux_raw_sys::general as linux;
 use super::process::Process;
 use super::thread::Thread;
 use crate::lock::Lock;
+use crate::rank;
 
 /// Signals that there are.
 pub(crate) const COUNT: u32 = linux::_NSIG;
@@ -199,9 +200,9 @@ impl Stack {
 
 /// The signals of a process.
 pub(crate) struct Signals {
-    actions: Lock<[Action; COUNT as usize]>,
+    actions: Lock<[Action; COUNT as usize], rank::Signals>,
     pending: AtomicU64,
-    infos: Lock<[Info; COUNT as usize]>,
+    infos: Lock<[Info; COUNT as usize], rank::Signals>,
 }
 
 impl Signals {
@@ -216,9 +217,10 @@ impl Signals {
 
     /// Those of a child: the same actions, and none waits.
     pub(crate) fn duplicate(&self) -> Signals {
-        let new = Signals::new();
-        *new.actions.lock() = *self.actions.lock();
-        new
+        Signals {
+            actions: Lock::new(*self.actions.lock()),
+            ..Signals::new()
+        }
     }
 
     /// As a new program finds them: what was ignored stays so, the rest is as it was at first.

@@ -18,6 +18,7 @@ use super::process::{self, Process};
 use super::signal::{self, Fault, Stack};
 use super::{deliver, futex};
 use crate::lock::Lock;
+use crate::rank;
 use crate::task::{self, Hooks, JoinHandle};
 use crate::trap;
 use crate::usermode::{Bases, Context, Exit, Extended};
@@ -34,13 +35,13 @@ pub(crate) struct Thread {
     /// Signals sent to it alone.
     pub(crate) pending: AtomicU64,
     /// What it did wrong, until it is told.
-    pub(crate) fault: Lock<Option<Fault>>,
+    pub(crate) fault: Lock<Option<Fault>, rank::Thread>,
     /// The mask that comes back once a signal was waited for with another.
-    pub(crate) saved_mask: Lock<Option<u64>>,
+    pub(crate) saved_mask: Lock<Option<u64>, rank::Thread>,
     /// The system call that a signal interrupted, by its number and one.
     pub(crate) interrupted: AtomicU64,
     /// Its stack for signals.
-    pub(crate) stack: Lock<Stack>,
+    pub(crate) stack: Lock<Stack, rank::Thread>,
     /// Where a 0 is written when it ends, for whoever waits for that.
     pub(crate) clear_at_end: AtomicU64,
     /// Where its number is written when it begins.
@@ -49,10 +50,10 @@ pub(crate) struct Thread {
     pub(crate) robust: AtomicU64,
     /// Whether it is to end without a look at its program.
     doomed: AtomicBool,
-    bases: Lock<Bases>,
-    extended: Lock<Extended>,
+    bases: Lock<Bases, rank::Thread>,
+    extended: Lock<Extended, rank::ThreadRegisters>,
     /// Wakes it where it waits.
-    waker: Lock<Option<Waker>>,
+    waker: Lock<Option<Waker>, rank::Thread>,
 }
 
 /// The thread that runs on this vCPU, with its registers.
@@ -115,6 +116,8 @@ impl Thread {
 
     /// A thread that goes on as this one, which runs on this vCPU.
     pub(crate) fn duplicate(&self, number: u32, process: Arc<Process>) -> Option<Arc<Thread>> {
+        let stack = *self.stack.lock();
+        let bases = self.bases();
         let mut extended = self.extended.lock();
         extended.save();
         Some(Arc::new(Thread {
@@ -125,12 +128,12 @@ impl Thread {
             fault: Lock::new(None),
             saved_mask: Lock::new(None),
             interrupted: AtomicU64::new(0),
-            stack: Lock::new(*self.stack.lock()),
+            stack: Lock::new(stack),
             clear_at_end: AtomicU64::new(0),
             set_at_start: AtomicU64::new(0),
             robust: AtomicU64::new(0),
             doomed: AtomicBool::new(false),
-            bases: Lock::new(*self.bases.lock()),
+            bases: Lock::new(bases),
             extended: Lock::new(extended.duplicate()?),
             waker: Lock::new(None),
         }))
@@ -214,7 +217,7 @@ impl Thread {
 }
 
 /// The kernel threads that run programs, but for some that have ended.
-static RUNNING: Lock<Vec<JoinHandle<()>>> = Lock::new(Vec::new());
+static RUNNING: Lock<Vec<JoinHandle<()>>, rank::Programs> = Lock::new(Vec::new());
 
 /// Waits until no kernel thread runs a program any more.
 pub(crate) fn join_all() {

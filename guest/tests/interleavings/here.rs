@@ -1,11 +1,14 @@
 //! What the lock and the threads stand on, as loom has it.
 
 use std::cell::Cell;
-use std::sync::OnceLock;
+use std::collections::VecDeque;
+use std::sync::{Mutex, OnceLock};
 
 use lock_api::{GuardSend, RawMutex};
 
 pub(crate) use loom::sync::atomic::Ordering;
+
+use crate::rank::Held;
 
 /// Looking again without waiting shows nothing new.
 pub(crate) const SPINS: u32 = 1;
@@ -143,15 +146,41 @@ loom::thread_local! {
     static WAITED: Cell<u32> = Cell::new(0);
     /// Whether the vCPU's upcalls are masked.
     static MASKED: Cell<bool> = Cell::new(false);
-    /// Its number, which no other ever has: what a lock's holder is told apart by may be read late.
-    static NUMBER: usize = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    /// What it holds.
+    static HELD: Own = Own::new();
 }
 
-/// The number of the next vCPU.
-static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(1);
+/// Which locks a vCPU holds, by an address that none has had for long: by it a lock's holder is told
+/// apart, and that may be read late.
+struct Own(&'static Held);
 
-pub(crate) fn me() -> usize {
-    NUMBER.with(|number| *number << 1)
+/// Those of vCPUs that are gone.
+static GONE: Mutex<VecDeque<&'static Held>> = Mutex::new(VecDeque::new());
+/// How many others come before an address is used again.
+const LONG: usize = 64;
+
+impl Own {
+    fn new() -> Own {
+        let mut gone = GONE.lock().unwrap();
+        let old = if gone.len() > LONG {
+            gone.pop_front()
+        } else {
+            None
+        };
+        let held = old.unwrap_or_else(|| Box::leak(Box::new(Held::nothing())));
+        held.forget();
+        Own(held)
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        GONE.lock().unwrap().push_back(self.0);
+    }
+}
+
+pub(crate) fn held() -> &'static Held {
+    HELD.with(|held| held.0)
 }
 
 pub(crate) fn mask_upcalls() -> bool {

@@ -9,12 +9,13 @@ use loom::thread;
 
 use crate::here;
 use crate::lock::{self, KeptLock, Lock, lock_unless_held};
+use crate::rank::{self, Rank};
 use crate::{PREEMPTIONS, try_all};
 
 /// Something that two may not touch at once: loom says so if they do.
-type Guarded = Arc<Lock<UnsafeCell<u32>>>;
+type Guarded<R = rank::Check> = Arc<Lock<UnsafeCell<u32>, R>>;
 
-fn guarded() -> Guarded {
+fn guarded<R: Rank>() -> Guarded<R> {
     let lock = Arc::new(Lock::new(UnsafeCell::new(0)));
     // Its words are made here, before there is anybody else.
     drop(lock.lock());
@@ -30,7 +31,7 @@ fn add(value: &UnsafeCell<u32>) {
     value.with_mut(|value| unsafe { *value += 1 });
 }
 
-fn read(lock: &Guarded) -> u32 {
+fn read<R: Rank>(lock: &Guarded<R>) -> u32 {
     // SAFETY: as in `add`.
     lock.lock().with(|value| unsafe { *value })
 }
@@ -39,7 +40,7 @@ fn read(lock: &Guarded) -> u32 {
 #[test]
 fn one_at_a_time() {
     try_all("two vCPUs", None, || {
-        let lock = guarded();
+        let lock: Guarded = guarded();
         let other = Arc::clone(&lock);
         let vcpu = thread::spawn(move || {
             for _ in 0..2 {
@@ -58,7 +59,7 @@ fn one_at_a_time() {
 #[test]
 fn one_at_a_time_of_three() {
     try_all("three vCPUs", Some(PREEMPTIONS), || {
-        let lock = guarded();
+        let lock: Guarded = guarded();
         let others: Vec<_> = (0..2)
             .map(|_| {
                 let lock = Arc::clone(&lock);
@@ -78,7 +79,7 @@ fn one_at_a_time_of_three() {
 #[test]
 fn the_holder_is_told() {
     try_all("who holds it", None, || {
-        let lock = guarded();
+        let lock: Guarded = guarded();
         let other = Arc::clone(&lock);
         let turn = |lock: &Guarded| {
             let held = lock_unless_held(lock).expect("this vCPU does not hold it");
@@ -99,7 +100,7 @@ fn the_holder_is_told() {
 #[test]
 fn trying_is_having_or_nothing() {
     try_all("trying", None, || {
-        let lock = guarded();
+        let lock: Guarded = guarded();
         let other = Arc::clone(&lock);
         let turn = |lock: &Guarded| {
             let taken = lock.try_lock();
@@ -119,9 +120,9 @@ fn trying_is_having_or_nothing() {
 #[test]
 fn the_first_lock_unmasks() {
     try_all("two locks", None, || {
-        let locks = [guarded(), guarded()];
+        let locks: (Guarded, Guarded<rank::Heap>) = (guarded(), guarded());
         let others = locks.clone();
-        let turn = |[first, second]: &[Guarded; 2]| {
+        let turn = |(first, second): &(Guarded, Guarded<rank::Heap>)| {
             let outer = first.lock();
             let inner = second.lock();
             add(&inner);
@@ -133,7 +134,7 @@ fn the_first_lock_unmasks() {
         let vcpu = thread::spawn(move || turn(&others));
         turn(&locks);
         vcpu.join().unwrap();
-        assert_eq!([read(&locks[0]), read(&locks[1])], [2, 2]);
+        assert_eq!([read(&locks.0), read(&locks.1)], [2, 2]);
     });
 }
 
@@ -174,7 +175,7 @@ fn who_waits_keeps_nothing() {
     try_all("a lock that is kept", None, move || {
         let kept: Kept = Arc::new(lock_api::Mutex::new(UnsafeCell::new(0)));
         drop(kept.lock());
-        let lock = guarded();
+        let lock: Guarded = guarded();
         let (others, theirs) = (Arc::clone(&kept), Arc::clone(&lock));
         let vcpu = thread::spawn(move || {
             let held = theirs.lock();

@@ -15,6 +15,14 @@
 )]
 mod lock;
 
+#[path = "../../src/rank.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "it is the kernel's, and more than is tried here"
+)]
+mod rank;
+
 #[path = "../../src/task/fifo.rs"]
 #[allow(dead_code, reason = "it is the kernel's, and more than is tried here")]
 mod fifo;

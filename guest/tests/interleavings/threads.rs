@@ -284,7 +284,9 @@ struct Post {
 impl Post {
     fn new() -> Arc<Post> {
         let letters = Mailbox::new();
+        // Its words are made here, before there is anybody else.
         letters.set_open(true);
+        assert_eq!(letters.len(), 0);
         Arc::new(Post {
             letters,
             raised: AtomicBool::new(false),

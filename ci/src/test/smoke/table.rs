@@ -69,8 +69,21 @@ pub(super) const TABLE: &[Smoke] = &[
         cmdline: "provoke=relock",
         expect: CRASH,
         says: &[
-            "the lock that is taken at guest/src/boot/provoke.rs:",
+            "the lock of Tables that is taken at guest/src/boot/provoke.rs:",
             " is held by the same vCPU, since guest/src/boot/provoke.rs:",
+            "backtrace",
+        ],
+    },
+    Smoke {
+        // It would be a hang only if another vCPU did the opposite at the same moment.
+        name: "a lock that is taken out of order is reported",
+        vias: &[Via::Dom0],
+        mem_mib: None,
+        cmdline: "provoke=lockorder",
+        expect: CRASH,
+        says: &[
+            "the lock of Heap is taken at ",
+            " while that of Tables is held, since guest/src/boot/provoke.rs:",
             "backtrace",
         ],
     },

@@ -13,6 +13,7 @@ use rules::{Cause, Entry};
 
 use crate::frame::Frame;
 use crate::lock::Lock;
+use crate::rank;
 use crate::trap;
 use crate::xen::HV;
 
@@ -36,7 +37,7 @@ struct Seen {
 }
 
 static ARMED: AtomicBool = AtomicBool::new(false);
-static SEEN: Lock<Option<Seen>> = Lock::new(None);
+static SEEN: Lock<Option<Seen>, rank::Check> = Lock::new(None);
 
 fn observer(frame: &Frame) -> bool {
     if !ARMED.swap(false, Ordering::Relaxed) {

@@ -12,6 +12,7 @@ use crate::control::End;
 use crate::lock::Lock;
 use crate::monitor::Monitor;
 use crate::monitor::commands::command;
+use crate::rank;
 use crate::{println, task, time};
 
 /// Nanoseconds between two turns of a thread that sleeps.
@@ -22,7 +23,7 @@ const PATIENCE: u64 = 10_000_000_000;
 const TURNS: u64 = 3;
 
 /// How many turns each has made.
-static TURNS_MADE: Lock<Vec<Arc<AtomicU64>>> = Lock::new(Vec::new());
+static TURNS_MADE: Lock<Vec<Arc<AtomicU64>>, rank::Check> = Lock::new(Vec::new());
 
 fn now() -> u64 {
     time::monotonic().unwrap_or(0)

@@ -203,7 +203,7 @@ fn owned(context: &mut Context) -> TestResult {
     let mapping = mm::with(|tables| {
         let mut pile = Pile::of(tables, count as usize)?;
         frames.extend(core::iter::from_fn(|| pile.pop()));
-        tables.map_frames(va, frames, Flags::DATA)
+        tables.map_frames(va, frames.drain(..), Flags::DATA)
     })?;
     let pages = mapping.pages();
     context.expect_writes(va, pages, Ok(()), "while they are mapped")?;

@@ -12,6 +12,7 @@ use super::interrupt::Open;
 use super::{TestResult, Trouble, expect_eq, selftest};
 use crate::event::{self, BindError, Handler, MOST};
 use crate::lock::Lock;
+use crate::rank;
 use crate::xen::HV;
 use crate::{console, cpu, mm};
 
@@ -49,7 +50,7 @@ selftest!("interrupt.print", handler_prints, needs EVERYWHERE);
 
 /// While a lock is held no handler runs that could ask for it: it runs when the lock is free.
 fn handler_locks(_: &mut Context) -> TestResult {
-    static LOCK: Lock<u32> = Lock::new(0);
+    static LOCK: Lock<u32, rank::Noted> = Lock::new(0);
     fn lock() {
         *LOCK.lock() += 1;
     }

@@ -15,6 +15,7 @@ use crate::capability::{PC, is_here};
 use crate::event::{self, Bound, Handler};
 use crate::lock::Lock;
 use crate::mm::{self, Current, Flags, MmError};
+use crate::rank;
 use crate::xen::HV;
 use crate::{task, time};
 
@@ -24,7 +25,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 static PLACE: AtomicU64 = AtomicU64::new(0);
 /// The port that `again` raises.
 static PORT: AtomicU32 = AtomicU32::new(0);
-static SEEN: Lock<Seen> = Lock::new(Seen::NOTHING);
+static SEEN: Lock<Seen, rank::Noted> = Lock::new(Seen::NOTHING);
 
 /// What a handler saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -55,6 +55,7 @@ use linker::tables::SelfTest;
 use linkme::distributed_slice;
 
 use crate::lock::Lock;
+use crate::rank;
 
 pub(crate) use context::Context;
 
@@ -83,7 +84,7 @@ pub(crate) enum Trouble {
     Skip,
 }
 
-static REASON: Lock<String<480>> = Lock::new(String::new());
+static REASON: Lock<String<480>, rank::Noted> = Lock::new(String::new());
 
 /// Keeps the words.
 fn explain(words: impl fmt::Display) {

@@ -3,9 +3,9 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use hypercall::Errno;
 use hypercall::abi::xen::DOMID_SELF;
 use hypercall::event::{Port, alloc_unbound, bind_interdomain, bind_ipi, send};
+use hypercall::{Errno, Hypervisor};
 
 use super::alloc::vec::Vec;
 use super::context::Context;
@@ -112,10 +112,10 @@ fn moved(_: &mut Context) -> TestResult {
     let far = Open::new(bind_interdomain(&HV, DOMID_SELF, near.0.0)?, &counting)?;
     for round in 1..=ROUNDS {
         // In the queue of the one, and then the other's.
-        mm::with(|_| {
-            send(&HV, near.0)?;
-            event::move_to(round % 2, far.0)
-        })?;
+        let masked = HV.mask_upcalls();
+        let moved = send(&HV, near.0).and_then(|()| event::move_to(round % 2, far.0));
+        HV.restore_upcalls(masked);
+        moved?;
         let begin = time::monotonic().unwrap_or(0);
         while CALLS.load(Ordering::SeqCst) < round {
             let now = time::monotonic().unwrap_or(0);

@@ -17,6 +17,7 @@ use crate::capability::{PC, is_here};
 use crate::lock::Lock;
 use crate::mm::spaces::AddressSpace;
 use crate::mm::{self, Current, Flags, MmError};
+use crate::rank;
 use crate::xen::HV;
 use crate::{cpu, event, probe, stack, task, time};
 
@@ -146,7 +147,7 @@ selftest!("task.woken_after", woken_after, needs EVERYWHERE);
 struct Ball {
     /// Whose turn it is.
     side: AtomicU32,
-    wakers: [Lock<Option<Waker>>; 2],
+    wakers: [Lock<Option<Waker>, rank::Check>; 2],
 }
 
 impl Ball {
@@ -198,7 +199,7 @@ selftest!("task.ping_pong", ping_pong, &[1000], needs EVERYWHERE);
 fn sleepers(_: &mut Context) -> TestResult {
     trimmed(|| {
         let begun = now()?;
-        let woken = Arc::new(Lock::new(heapless::Vec::<u64, 8>::new()));
+        let woken = Arc::new(Lock::<_, rank::Check>::new(heapless::Vec::<u64, 8>::new()));
         let mut handles = Vec::new();
         handles.try_reserve_exact(8)?;
         for number in [5, 1, 7, 3, 0, 6, 2, 4] {
@@ -268,7 +269,7 @@ fn waits_in_time(_: &mut Context) -> TestResult {
             true,
             "the time that was named has come"
         );
-        let place = Arc::new(Lock::new((None, None::<Waker>)));
+        let place = Arc::new(Lock::<_, rank::Check>::new((None, None::<Waker>)));
         let theirs = Arc::clone(&place);
         let handle = task::spawn("brings", move || {
             let mut place = theirs.lock();
@@ -493,7 +494,7 @@ selftest!("task.call.crossed", calls_cross, &[300], needs EVERYWHERE);
 /// on.
 fn posts(_: &mut Context) -> TestResult {
     let last = cpu::running() - 1;
-    let order = Arc::new(Lock::new(heapless::Vec::<u32, 8>::new()));
+    let order = Arc::new(Lock::<_, rank::Check>::new(heapless::Vec::<u32, 8>::new()));
     for number in 0..8 {
         let order = Arc::clone(&order);
         task::post(last, move || {

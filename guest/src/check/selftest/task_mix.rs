@@ -16,6 +16,7 @@ use super::{TestResult, expect_eq, selftest};
 use crate::lock::Lock;
 use crate::mm::fuzz::Rng;
 use crate::mm::{self, Current, Flags, MmError};
+use crate::rank;
 use crate::{cpu, stack, task, time};
 
 /// Threads at a time.
@@ -23,7 +24,7 @@ const THREADS: usize = 12;
 
 /// What they share.
 struct Shared {
-    wakers: Lock<Vec<Waker>>,
+    wakers: Lock<Vec<Waker>, rank::Check>,
     calls: AtomicU64,
     called: AtomicU64,
     wrong: AtomicU64,

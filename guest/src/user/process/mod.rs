@@ -25,6 +25,7 @@ pub(crate) use family::{
 use guest_files::{Descriptors, Place, View};
 
 use crate::lock::Lock;
+use crate::rank;
 use crate::user::errno::{Errno, Result, Room};
 use crate::user::memory::Memory;
 use crate::user::signal::{self, Info, Signals};
@@ -41,14 +42,14 @@ pub(crate) struct Process {
     pub(crate) number: u32,
     pub(crate) signals: Signals,
     /// None once it has ended.
-    memory: Lock<Option<Arc<Memory>>>,
+    memory: Lock<Option<Arc<Memory>>, rank::Process>,
     /// The name of what it runs.
-    pub(crate) name: Lock<heapless::Vec<u8, 15>>,
+    pub(crate) name: Lock<heapless::Vec<u8, 15>, rank::Process>,
     /// What it runs, and its arguments, each with a 0 behind it.
-    pub(crate) program: Lock<Option<Place>>,
-    arguments: Lock<Vec<u8>>,
+    pub(crate) program: Lock<Option<Place>, rank::Process>,
+    arguments: Lock<Vec<u8>, rank::Process>,
     /// Its open files; none once it has ended.
-    files: Lock<Option<Arc<Descriptors>>>,
+    files: Lock<Option<Arc<Descriptors>>, rank::Process>,
     /// Where paths begin for it.
     pub(crate) view: Arc<View>,
     /// Whether it has run a program since it was made.
@@ -56,7 +57,7 @@ pub(crate) struct Process {
     /// Whether its parent waits until it no longer uses the parent's memory.
     borrows: AtomicBool,
     /// That parent's thread.
-    lender: Lock<Option<Waker>>,
+    lender: Lock<Option<Waker>, rank::Process>,
     /// How it ends, once that is settled: the status and one.
     end: AtomicU64,
 }
@@ -99,7 +100,7 @@ struct Tree {
     waiting: Option<Waker>,
 }
 
-static TREE: Lock<Tree> = Lock::new(Tree {
+static TREE: Lock<Tree, rank::Tree> = Lock::new(Tree {
     nodes: Vec::new(),
     threads: Vec::new(),
     last: 0,
