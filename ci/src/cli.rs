@@ -252,6 +252,9 @@ pub(crate) struct BenchArgs {
     /// Operations, by how their names start; all of them if none is named
     #[arg(value_name = "NAME", value_parser = operation)]
     pub(crate) names: Vec<String>,
+    /// Measure what programs wait for, and nothing else
+    #[arg(long, conflicts_with = "names")]
+    pub(crate) programs: bool,
     /// Measure another kernel as well
     #[arg(long, value_enum, value_name = "KERNEL")]
     pub(crate) vs: Option<Versus>,

@@ -1,5 +1,6 @@
 //! What is measured.
 
+use crate::processes;
 use crate::system::{self, Refusal, print, tsc};
 
 /// Numbers of pages, as in the kernel's bench.
@@ -7,26 +8,26 @@ const SIZES: [u64; 4] = [1, 32, 512, 4096];
 /// Rounds of which the cheapest counts: the others may have had an interrupt in the middle.
 const ROUNDS: usize = 3;
 
-const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
 /// What one L1 table covers.
 const SPAN: u64 = 512 * PAGE;
 /// Where pages are mapped: whole tables, with room below.
-const HERE: u64 = 0x10_0000_0000 + SPAN;
+pub(crate) const HERE: u64 = 0x10_0000_0000 + SPAN;
 /// Where they are moved to.
 const THERE: u64 = 0x20_0000_0000 + SPAN;
 
 // Values of Linux' headers.
-const READ: u64 = 1;
-const WRITE: u64 = 2;
+pub(crate) const READ: u64 = 1;
+pub(crate) const WRITE: u64 = 2;
 const SHARED: u64 = 0x01;
 const PRIVATE: u64 = 0x02;
 const FIXED: u64 = 0x10;
 const ANONYMOUS: u64 = 0x20;
-const POPULATE: u64 = 0x8000;
+pub(crate) const POPULATE: u64 = 0x8000;
 const MAYMOVE_FIXED: u64 = 3;
 const NO_FILE: u64 = u64::MAX;
 
-type Measured = Result<u64, Refusal>;
+pub(crate) type Measured = Result<u64, Refusal>;
 
 /// An operation: does it once on so many pages and says what it took.
 type Operation = fn(u64) -> Measured;
@@ -44,24 +45,22 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("fork", fork),
 ];
 
-/// Measures everything and prints a line for each; returns their number.
-pub(crate) fn run() -> Result<usize, Refusal> {
-    let mut lines = 1;
-    line("syscall_null", 1, least(null, 0)?);
+/// Measures everything and prints a line for each; returns how many were refused.
+pub(crate) fn run() -> usize {
+    let mut refused = line("syscall_null", 1, least(null, 0));
     for pages in SIZES {
         let neighbours = neighbours(pages);
         for at in neighbours.into_iter().flatten() {
-            anonymous(at, 1, POPULATE)?;
+            refused += usize::from(anonymous(at, 1, POPULATE).is_err());
         }
         for &(name, operation) in OPERATIONS {
-            line(name, pages, least(|| operation(pages), 1)?);
-            lines += 1;
+            refused += line(name, pages, least(|| operation(pages), 1));
         }
         for at in neighbours.into_iter().flatten() {
-            release(at, 1)?;
+            refused += usize::from(release(at, 1).is_err());
         }
     }
-    Ok(lines)
+    refused + processes::run()
 }
 
 /// Pages that stay mapped beside the measured ones, as in any program: without them each operation
@@ -73,15 +72,23 @@ fn neighbours(pages: u64) -> [Option<u64>; 4] {
     [below(HERE), below(THERE), beside(HERE), beside(THERE)]
 }
 
-fn line(name: &str, pages: u64, ticks: u64) {
-    print(format_args!(
-        "bench linux.{name} {pages} {ticks} {} 0\n",
-        ticks / pages
-    ));
+/// Prints a line; returns 1 if what it is of was refused.
+pub(crate) fn line(name: &str, pages: u64, measured: Measured) -> usize {
+    match measured {
+        Ok(ticks) => print(format_args!(
+            "bench linux.{name} {pages} {ticks} {} 0\n",
+            ticks / pages
+        )),
+        Err(refusal) => {
+            print(format_args!("{name} {pages}: {refusal}\n"));
+            return 1;
+        }
+    }
+    0
 }
 
 /// The least of several rounds, after some that do not count.
-fn least(mut round: impl FnMut() -> Measured, idle: usize) -> Measured {
+pub(crate) fn least(mut round: impl FnMut() -> Measured, idle: usize) -> Measured {
     for _ in 0..idle {
         round()?;
     }
@@ -94,7 +101,7 @@ fn least(mut round: impl FnMut() -> Measured, idle: usize) -> Measured {
 
 /// Counts what `f` takes.
 #[inline(always)]
-fn count<T>(f: impl FnOnce() -> Result<T, Refusal>) -> Measured {
+pub(crate) fn count<T>(f: impl FnOnce() -> Result<T, Refusal>) -> Measured {
     let start = tsc();
     let result = f();
     let end = tsc();
@@ -113,13 +120,13 @@ fn null() -> Measured {
 }
 
 /// Anonymous memory, with or without pages.
-fn anonymous(at: u64, pages: u64, flags: u64) -> Result<u64, Refusal> {
+pub(crate) fn anonymous(at: u64, pages: u64, flags: u64) -> Result<u64, Refusal> {
     let flags = PRIVATE | FIXED | ANONYMOUS | flags;
     // SAFETY: see above.
     unsafe { system::mmap(at, pages * PAGE, READ | WRITE, flags, NO_FILE, 0) }
 }
 
-fn release(at: u64, pages: u64) -> Result<u64, Refusal> {
+pub(crate) fn release(at: u64, pages: u64) -> Result<u64, Refusal> {
     // SAFETY: see above.
     unsafe { system::munmap(at, pages * PAGE) }
 }

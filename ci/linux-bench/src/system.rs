@@ -60,12 +60,28 @@ macro_rules! calls {
 }
 
 calls! {
+    /// Reads.
+    read = 0 (file, to, bytes);
+    /// Writes.
+    write = 1 (file, from, bytes);
+    /// Opens a file.
+    open = 2 (path, flags, mode);
+    /// Closes one.
+    close = 3 (file);
     /// Maps memory.
     mmap = 9 (at, bytes, rights, flags, file, offset);
     /// Changes rights.
     mprotect = 10 (at, bytes, rights);
     /// Unmaps memory.
     munmap = 11 (at, bytes);
+    /// Moves the end of the heap.
+    brk = 12 (end);
+    /// Reads from a place.
+    pread = 17 (file, to, bytes, at);
+    /// Writes to a place.
+    pwrite = 18 (file, from, bytes, at);
+    /// Makes a pipe.
+    pipe = 22 (to);
     /// Moves a mapping.
     mremap = 25 (from, bytes, new_bytes, flags, to);
     /// The process's number: a system call that does next to nothing.
@@ -80,6 +96,45 @@ calls! {
     ftruncate = 77 (file, bytes);
     /// A file in memory.
     memfd_create = 319 (name, flags);
+}
+
+/// Runs a program in a process of its own, which is `vfork`ed or forked; returns the process' number.
+///
+/// # Safety
+/// The words are a path, and lists of arguments and variables.
+pub(crate) unsafe fn spawn(by: Spawn, words: [u64; 3]) -> Result<u64, Refusal> {
+    let [path, arguments, environment] = words;
+    let result: i64;
+    // SAFETY: the child of `vfork` runs on this stack until it has another program: so it executes these
+    // instructions and no others, and they touch no stack.
+    unsafe {
+        asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "mov eax, 59",
+            "syscall",
+            "mov edi, 127",
+            "mov eax, 60",
+            "syscall",
+            "ud2",
+            "2:",
+            inlateout("rax") by as u64 => result,
+            in("rdi") path, in("rsi") arguments, in("rdx") environment,
+            lateout("rcx") _, lateout("r11") _,
+        );
+    }
+    if result < 0 {
+        return Err(Refusal("fork", -result));
+    }
+    Ok(result as u64)
+}
+
+/// How a process is made that runs another program: the number of the call.
+#[derive(Clone, Copy)]
+pub(crate) enum Spawn {
+    Fork = 57,
+    Vfork = 58,
 }
 
 /// Standard output.
@@ -98,14 +153,17 @@ pub(crate) fn print(text: fmt::Arguments<'_>) {
     let _ = Console.write_fmt(text);
 }
 
-/// Stops the machine.
-pub(crate) fn halt() -> ! {
+/// Stops the machine, or ends with a status where that is refused.
+pub(crate) fn halt(status: usize) -> ! {
     const REBOOT: u64 = 169;
+    const EXIT_GROUP: u64 = 231;
     const MAGIC: [u64; 2] = [0xfee1_dead, 672_274_793];
     const HALT: u64 = 0xcdef_0123;
     loop {
         // SAFETY: takes no memory.
         unsafe { call(REBOOT, [MAGIC[0], MAGIC[1], HALT, 0, 0, 0]) };
+        // SAFETY: as above.
+        unsafe { call(EXIT_GROUP, [status as u64, 0, 0, 0, 0, 0]) };
     }
 }
 

@@ -90,10 +90,10 @@ impl fmt::Display for Change {
     }
 }
 
-/// The counts that a report holds of the kernel's own path.
+/// The counts that a report holds of the kernel's own path, and of programs.
 fn counts(report: &Report) -> Counts {
     let mut counts = Counts::new();
-    for measurement in report.of(Kind::Kernel) {
+    for measurement in report.of(Kind::Kernel).chain(report.of(Kind::Program)) {
         counts
             .entry(measurement.name.clone())
             .or_default()

@@ -3,7 +3,7 @@
 
 use super::report::Measurement;
 use super::run::{self, Counted};
-use crate::exit::{Failure, Result};
+use crate::exit::Result;
 use crate::provision::Provision;
 use crate::stack::rootfs;
 use crate::ui;
@@ -21,11 +21,8 @@ pub(super) fn measure(
     provision: &Provision,
     names: &[String],
 ) -> Result<Vec<Measurement>> {
-    let program = workspace.build("linux-bench")?;
     let kernel = rootfs::kernel(&provision.dom0()?, &provision.cache)?;
-    let dir = tempfile::tempdir().map_err(Failure::file("create a directory in", "/tmp"))?;
-    let archive = dir.path().join("initramfs");
-    rootfs::with_init(&program, &archive)?;
+    let (_dir, archive) = run::ramdisk(workspace)?;
     let step = ui::spinner("count instructions of Linux");
     let said = run::boot(
         workspace,

@@ -31,15 +31,23 @@ const DIR: &str = "bench";
 
 /// Measures, prints, writes.
 pub(crate) fn bench(arguments: &BenchArgs) -> Result<()> {
-    if arguments.renew && !arguments.names.is_empty() {
+    if (arguments.renew || arguments.readme) && (!arguments.names.is_empty() || arguments.programs)
+    {
         return Err(Failure::Usage(
-            "--renew takes the whole bench: name no operations".into(),
+            "--renew and --readme take the whole bench: name no operations, and no part of it"
+                .into(),
         ));
     }
     let workspace = Workspace::find()?;
     let provision = arguments.provision.open()?;
     let image = workspace.build_kernel()?;
-    let mut report = run::kernel(&workspace, &provision, &image, &arguments.names)?;
+    let mut report = match arguments.programs {
+        true => run::programs(&workspace, &provision, &image)?,
+        false => run::kernel(&workspace, &provision, &image, &arguments.names)?,
+    };
+    if !arguments.programs && arguments.names.is_empty() {
+        report.programs = run::programs(&workspace, &provision, &image)?.programs;
+    }
     if wants_sizes(arguments) {
         report.memory = run::memory_sizes(&workspace, &provision, &image, run::SIZES)?;
     }
@@ -76,7 +84,8 @@ pub(crate) fn bench(arguments: &BenchArgs) -> Result<()> {
 
 /// Memory sizes take several boots: only with the whole bench, or when the entry is asked for.
 fn wants_sizes(arguments: &BenchArgs) -> bool {
-    arguments.names.is_empty() || arguments.names.iter().any(|name| name.starts_with("entry"))
+    !arguments.programs && arguments.names.is_empty()
+        || arguments.names.iter().any(|name| name.starts_with("entry"))
 }
 
 /// Renews the baseline and prints what changed.
@@ -97,6 +106,7 @@ pub(crate) fn for_gate(
     image: &Path,
 ) -> Result<Report> {
     let mut report = run::kernel(workspace, provision, image, &[])?;
+    report.programs = run::programs(workspace, provision, image)?.programs;
     report.memory = run::memory_sizes(workspace, provision, image, run::ENDS)?;
     Ok(report)
 }

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 /// One operation on so many pages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Measurement {
-    /// The operation; `floor.`, `sweep.` and `linux.` stand before what is not the kernel's path.
+    /// The operation; `program.` stands before what a program waits for, `floor.`, `sweep.` and `linux.`
+    /// before what is not the kernel's path.
     pub(crate) name: String,
     /// Pages, or requests of a batch.
     pub(crate) pages: u64,
@@ -37,7 +38,9 @@ pub(crate) struct Report {
     pub(crate) kernel: Vec<Measurement>,
     /// Boots by memory size.
     pub(crate) memory: Vec<Boot>,
-    /// Linux, where asked for.
+    /// What programs wait for, where asked for.
+    pub(crate) programs: Vec<Measurement>,
+    /// The same on Linux, where asked for.
     pub(crate) linux: Vec<Measurement>,
 }
 
@@ -71,6 +74,7 @@ impl Measurement {
             Some(("floor", _)) => Kind::Floor,
             Some(("sweep", _)) => Kind::Sweep,
             Some(("linux", _)) => Kind::Linux,
+            Some(("program", _)) => Kind::Program,
             _ => Kind::Kernel,
         }
     }
@@ -96,14 +100,16 @@ pub(crate) enum Kind {
     Floor,
     /// Batches by size.
     Sweep,
-    /// Linux.
+    /// A program, on the kernel.
+    Program,
+    /// A program, on Linux.
     Linux,
 }
 
 impl Report {
     /// Measurements of one kind, in the order of measuring.
     pub(crate) fn of(&self, kind: Kind) -> impl Iterator<Item = &Measurement> {
-        let all = self.kernel.iter().chain(&self.linux);
+        let all = self.kernel.iter().chain(&self.programs).chain(&self.linux);
         all.filter(move |measurement| measurement.kind() == kind)
     }
 
@@ -199,6 +205,7 @@ pub(crate) mod tests {
             "rustc",
             "kernel",
             "memory",
+            "programs",
             "linux",
             "name",
             "pages",

@@ -10,7 +10,7 @@ use crate::console::verdict::{Outcome, judge};
 use crate::exit::{Failure, Result};
 use crate::interrupt;
 use crate::provision::Provision;
-use crate::stack::{Job, Mode, Setting, Via};
+use crate::stack::{Job, Mode, Setting, Via, rootfs};
 use crate::ui;
 use crate::workspace::Workspace;
 
@@ -86,6 +86,46 @@ pub(crate) fn kernel(
         kernel: said.measurements,
         ..Report::default()
     })
+}
+
+/// Measures what programs wait for: the program that Linux runs as well, on the kernel.
+pub(super) fn programs(
+    workspace: &Workspace,
+    provision: &Provision,
+    image: &Path,
+) -> Result<Report> {
+    let step = ui::spinner("count instructions of programs");
+    let (_dir, archive) = ramdisk(workspace)?;
+    let said = boot(
+        workspace,
+        provision,
+        Counted {
+            kernel: image,
+            cmdline: &format!("{QUIET} init=/init -- by-status"),
+            mem_mib: MEM_MIB,
+            initrd: Some(archive),
+        },
+    )?;
+    step.clear();
+    let mut programs = said.measurements;
+    for measurement in &mut programs {
+        measurement.name = format!("program.{}", measurement.operation());
+    }
+    Ok(Report {
+        xen: said.xen,
+        rustc: compiler(&workspace.root),
+        programs,
+        ..Report::default()
+    })
+}
+
+/// A ramdisk whose first program measures, in a directory that goes when it is dropped.
+pub(super) fn ramdisk(workspace: &Workspace) -> Result<(tempfile::TempDir, PathBuf)> {
+    let program = workspace.build("linux-bench")?;
+    let dir = tempfile::tempdir().map_err(Failure::file("create a directory in", "/tmp"))?;
+    let archive = dir.path().join("initramfs");
+    rootfs::with_init(&program, &archive)?;
+    Ok((dir, archive))
 }
 
 /// Measures the boot with each of these sizes of memory.

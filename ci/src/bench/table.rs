@@ -9,6 +9,7 @@ const BATCHES: &[u64] = &[1, 2, 8, 32, 128, 512, 2048];
 pub(super) fn all(report: &Report) -> String {
     let tables = [
         operations(report),
+        programs(report),
         singles(report, Kind::Floor, "raw hypercalls", "count"),
         singles(report, Kind::Linux, "Linux only", "pages"),
         batches(report),
@@ -81,12 +82,41 @@ fn operations(report: &Report) -> Option<String> {
     aligned(&header, &rows)
 }
 
+/// What programs wait for, beside the same on Linux.
+fn programs(report: &Report) -> Option<String> {
+    let rows: Vec<_> = report
+        .of(Kind::Program)
+        .map(|ours| {
+            let linux = report.find(Kind::Linux, ours.operation(), ours.pages);
+            vec![
+                ours.operation().to_owned(),
+                ours.pages.to_string(),
+                ours.instructions.to_string(),
+                per_page(ours),
+                linux.map(per_page).unwrap_or_default(),
+                ratio(ours, linux),
+            ]
+        })
+        .collect();
+    let header = [
+        "programs",
+        "pages",
+        "instructions",
+        "each",
+        "Linux",
+        "ratio",
+    ];
+    aligned(&header, &rows)
+}
+
 /// What has no counterpart among the kernel's operations.
 fn singles(report: &Report, kind: Kind, title: &str, unit: &str) -> Option<String> {
     let rows: Vec<_> = report
         .of(kind)
         .filter(|m| {
-            let ours = report.find(Kind::Kernel, m.operation(), m.pages);
+            let ours = [Kind::Kernel, Kind::Program]
+                .into_iter()
+                .find_map(|kind| report.find(kind, m.operation(), m.pages));
             ours.is_none()
         })
         .map(|m| {
