@@ -365,7 +365,7 @@ impl<M: Machine> Audit<'_, M> {
             let pfn = Entry::<L1>::from_table(word)
                 .mfn()
                 .and_then(|mfn| machine.pfn(mfn));
-            if let Some(pfn) = pfn.filter(|pfn| self.tables.frames().mappings(*pfn).is_some()) {
+            if let Some(pfn) = pfn.filter(|pfn| self.tables.frames().is_user(*pfn)) {
                 self.mappings = self.mappings.wrapping_add(fingerprint(pfn));
             }
         }

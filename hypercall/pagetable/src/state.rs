@@ -22,7 +22,8 @@
 //!
 //! Entries of user mode's half are counted too, as a page may be mapped in several spaces: a frame in
 //! use becomes user mode's with the first entry that maps it (`link` at level 0), and is in use again
-//! with the last that goes.
+//! with the last that goes. What somebody holds besides, such as a page of a file, is pinned meanwhile
+//! (`pin` at level 0), and in use again once it is neither.
 //!
 //! ```
 //! use pagetable::state::{Kind, State};
@@ -102,7 +103,8 @@ pub struct State {
     /// For tables: entries and base registers that refer to it. For user mode's memory: entries of
     /// its half that map it, each counted once however many spaces share the table it lies in.
     pub links: u16,
-    /// For tables: whether it is pinned.
+    /// For tables: whether it is pinned. For user mode's memory: whether somebody holds it besides the
+    /// entries.
     pub pinned: bool,
 }
 
@@ -124,7 +126,7 @@ pub enum Transition {
     Link(u8),
     /// One reference less.
     Unlink,
-    /// Pinned as a table of this level.
+    /// Pinned as a table of this level; at level 0, held as memory of user mode's.
     Pin(u8),
     /// Unpinned.
     Unpin,
@@ -215,7 +217,7 @@ impl State {
                 .links
                 .checked_add(1)
                 .map(|links| State { links, ..self }),
-            Transition::Unlink if self.kind == Kind::User && self.links == 1 => {
+            Transition::Unlink if self.kind == Kind::User && self.links == 1 && !self.pinned => {
                 Some(State::of(Kind::Owned))
             }
             Transition::Unlink if self.kind == Kind::User => self
@@ -230,6 +232,13 @@ impl State {
                 .links
                 .checked_sub(1)
                 .map(|links| State { links, ..self }),
+            Transition::Pin(0) if self.kind == Kind::Owned => Some(State {
+                pinned: true,
+                ..State::of(Kind::User)
+            }),
+            Transition::Unpin if self.kind == Kind::User && self.pinned && self.links == 0 => {
+                Some(State::of(Kind::Owned))
+            }
             Transition::Pin(level) if table(level) && !self.pinned => Some(State {
                 pinned: true,
                 ..self
@@ -312,7 +321,10 @@ impl fmt::Display for State {
             Kind::Shared => f.write_str("shared with Xen"),
             Kind::Module => f.write_str("part of the module"),
             Kind::Hole => f.write_str("no memory"),
-            Kind::User => write!(f, "user mode's, mapped by {} entries", self.links),
+            Kind::User => {
+                write!(f, "user mode's, mapped by {} entries", self.links)?;
+                f.write_str(if self.pinned { ", held" } else { "" })
+            }
             Kind::Given => f.write_str("given back to Xen"),
         }
     }
@@ -327,6 +339,7 @@ impl fmt::Display for Transition {
             Transition::Seal(level) => write!(f, "make it an L{level} table"),
             Transition::Unseal => f.write_str("make it writable"),
             Transition::Link(0) => f.write_str("map it for user mode"),
+            Transition::Pin(0) => f.write_str("hold it for user mode"),
             Transition::Link(level) => write!(f, "refer to it as an L{level} table"),
             Transition::Unlink => f.write_str("drop a reference to it"),
             Transition::Pin(level) => write!(f, "pin it as an L{level} table"),

@@ -99,7 +99,7 @@ impl<L> Copy for Place<L> {}
 impl<L: TableLevel> Place<L> {
     /// The place `index` entries on, in the same table as this, its first.
     #[inline]
-    pub(super) fn at(self, index: usize) -> Self {
+    pub(crate) fn at(self, index: usize) -> Self {
         debug_assert!(self.machine.entry_index() + index < 512);
         Place {
             machine: MachAddr::truncate(self.machine.as_u64() + 8 * index as u64),

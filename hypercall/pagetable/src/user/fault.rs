@@ -60,7 +60,7 @@ impl<M: Machine> Tables<M> {
             return self.flush();
         }
         let flags = old.flags() | Flags::WRITABLE | Flags::NO_EXECUTE;
-        if on_write == OnWrite::Share || self.frames().mappings(value.pfn) == Some(1) {
+        if on_write == OnWrite::Share || self.frames().is_mapped_once(value.pfn) == Some(true) {
             self.check_may_be_writable(va, old)?;
             // SAFETY: user mode finds the same memory, which is its own or meant to be shared.
             unsafe { self.set_pte_queued(place, va, old, old.with_flags(flags)) }?;
@@ -95,7 +95,7 @@ impl<M: Machine> Tables<M> {
     }
 
     /// Unmaps a page and gives its memory to the caller, with its content: a copy, if it is mapped
-    /// elsewhere as well. Nothing if the page is not mapped.
+    /// elsewhere as well. Nothing if the page is not mapped, or is memory that somebody holds besides.
     ///
     /// # Errors
     /// No memory for a copy, or Xen's refusal.
@@ -107,8 +107,9 @@ impl<M: Machine> Tables<M> {
         let Some(value) = self.pte_val(self.user_entry(va)) else {
             return Ok(None);
         };
-        let is_alone = self.frames().mappings(value.pfn) == Some(1);
-        let copy = match is_alone {
+        let is_alone = self.frames().is_mapped_once(value.pfn) == Some(true);
+        let is_held = self.frames().is_held(value.pfn);
+        let copy = match is_alone || is_held {
             true => None,
             false => Some(self.copy_page(value.pfn)?),
         };

@@ -2,7 +2,8 @@
 //!
 //! A page of user mode's may be mapped in several spaces, so its frame counts the entries that map it
 //! and is free when the last is gone. Who maps gives memory, who unmaps gets none back: nobody holds
-//! a frame that user mode can reach.
+//! a frame that user mode can reach, but for memory that is made to be held besides (`user/held.rs`), such
+//! as the page of a file.
 //!
 //! L1 tables are shared as well (fork, in `user/share.rs`): a table that more than one L2 entry refers to stays
 //! as it is, and none of these entries has RW, which makes all that it maps read-only at once. An
@@ -11,11 +12,13 @@
 //! All of it works on the space under work ([`Tables::in_space`](crate::Tables::in_space)).
 
 mod fault;
+mod held;
 mod share;
 mod spare;
 mod table_pool;
 
 pub use fault::{OnWrite, UserPage};
+pub use held::HeldFrame;
 pub(crate) use spare::Spares;
 pub(crate) use table_pool::EmptyTables;
 
@@ -58,24 +61,38 @@ impl<M: Machine> Tables<M> {
         check_user_range(va, pages)?;
         check_rights(va, flags)?;
         for chunk in chunks(va, pages) {
-            self.own_table(chunk.va)?;
-            self.check_empty(chunk)?;
-            if chunk.count <= table_pool::FEW {
-                self.ensure_table(chunk.va)?;
-            }
-            let mut taken = Numbers::new();
-            let filled = self.take_and_fill(chunk, &mut taken, &mut fill);
-            let mapped = filled.and_then(|()| {
-                let frames = taken.iter().map(|&number| Pfn::truncate(number.into()));
-                // SAFETY: the frames were taken for this. Nothing was seen to be mapped there, and
-                // what this fails to map is not used.
-                let mapped = unsafe { self.map(chunk.va, frames, flags | Flags::USER) };
-                mapped.and_then(|change| change.commit(self))
-            });
-            if let Err(e) = mapped {
-                self.undo_user(chunk.va, &taken);
-                return Err(e);
-            }
+            self.map_user_chunk(chunk, flags, |tables, taken| {
+                tables.take_and_fill(chunk, taken, &mut fill)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Maps what `take` notes, frames that are counted as mapped, at the pages of a chunk where nothing
+    /// is mapped; in force when it returns.
+    #[track_caller]
+    fn map_user_chunk(
+        &mut self,
+        chunk: Chunk,
+        flags: Flags,
+        take: impl FnOnce(&mut Self, &mut Numbers) -> Result<(), MmError>,
+    ) -> Result<(), MmError> {
+        self.own_table(chunk.va)?;
+        self.check_empty(chunk)?;
+        if chunk.count <= table_pool::FEW {
+            self.ensure_table(chunk.va)?;
+        }
+        let mut taken = Numbers::new();
+        let mapped = take(self, &mut taken).and_then(|()| {
+            let frames = taken.iter().map(|&number| Pfn::truncate(number.into()));
+            // SAFETY: the frames are counted as mapped for this. Nothing was seen to be mapped there,
+            // and what this fails to map is not used.
+            let mapped = unsafe { self.map(chunk.va, frames, flags | Flags::USER) };
+            mapped.and_then(|change| change.commit(self))
+        });
+        if let Err(e) = mapped {
+            self.undo_user(chunk.va, &taken);
+            return Err(e);
         }
         Ok(())
     }
@@ -103,10 +120,14 @@ impl<M: Machine> Tables<M> {
         let Ok(place) = self.pte_place(chunk.va) else {
             return Ok(());
         };
-        match self.next_present(place, chunk.va) {
-            Some(va) if va < chunk.va + chunk.count as u64 * PAGE => Err(MmError::Occupied { va }),
-            _ => Ok(()),
-        }
+        let found = if chunk.count <= table_pool::FEW {
+            let mut pages = self.pages_of(chunk).zip(0..);
+            pages.find_map(|(va, page)| self.entry(place.at(page)).is_present().then_some(va))
+        } else {
+            let end = chunk.va + chunk.count as u64 * PAGE;
+            self.next_present(place, chunk.va).filter(|va| *va < end)
+        };
+        found.map_or(Ok(()), |va| Err(MmError::Occupied { va }))
     }
 
     /// Addresses of the pages of a chunk.
@@ -213,7 +234,7 @@ impl<M: Machine> Tables<M> {
     /// that is not mapped.
     fn is_alone(&self, va: u64) -> Option<bool> {
         let value = self.pte_val(self.user_entry(va))?;
-        Some(self.frames().mappings(value.pfn) == Some(1))
+        Some(self.frames().is_mapped_once(value.pfn) == Some(true))
     }
 
     /// Moves what is mapped at consecutive pages to where nothing is mapped; the ranges must not
@@ -304,6 +325,28 @@ impl<M: Machine> Tables<M> {
             next = stop;
         }
         Ok(())
+    }
+
+    /// Calls `f` with each L1 table of the user half from an address on: the start of its span, the place
+    /// of the entry that refers to it, and its frame. Returns the start of the first that `f` did not take.
+    ///
+    /// Nothing should be queued: each entry would be looked for in the queue as well.
+    fn each_user_table(
+        &self,
+        from: u64,
+        mut f: impl FnMut(u64, Place<L2>, Pfn) -> bool,
+    ) -> Result<Option<u64>, MmError> {
+        let mut next = from;
+        while let Some((va, pmd)) = self.next_table(next, 1 << 47)? {
+            let start = va & !(L2::SPAN - 1);
+            let table = self.value(self.entry(pmd));
+            let table = table.ok_or(MmError::NotMapped { va })?.pfn;
+            if !f(start, pmd, table) {
+                return Ok(Some(start));
+            }
+            next = start + L2::SPAN;
+        }
+        Ok(None)
     }
 
     /// The first address from `va` on, below `end`, that an L1 table covers, and the place of the entry

@@ -23,11 +23,11 @@ use crate::ops::PAGE;
 use crate::spaces::{AddressSpace, NotDestroyed};
 use crate::tables::Place;
 
-/// Tables that go to the other space in one section.
-const GROUP: usize = 64;
+/// Tables that are worked on in one section.
+pub(super) const GROUP: usize = 64;
 
-/// Some tables, by address and frame, on their way to another space.
-type Group = Vec<(u64, Pfn), GROUP>;
+/// Some tables, by the start of their span, the entry that refers to them, and frame.
+pub(super) type Group = Vec<(u64, Place<L2>, Pfn), GROUP>;
 
 impl<M: Machine> Tables<M> {
     /// Makes a space whose user half is that of another, copy-on-write: both find the same memory, and
@@ -74,30 +74,24 @@ impl<M: Machine> Tables<M> {
     /// Takes RW from the L2 entries of the space under work, as many as a group has, from an address
     /// on; returns where to go on.
     fn lend(&mut self, from: u64, group: &mut Group) -> Result<Option<u64>, MmError> {
-        let mut next = from;
-        while let Some((va, pmd)) = self.next_table(next, 1 << 47)? {
-            if group.is_full() {
-                return Ok(Some(va));
-            }
+        let next = self.each_user_table(from, |start, pmd, table| {
+            group.push((start, pmd, table)).is_ok()
+        })?;
+        for &(_, pmd, _) in group.iter() {
             let entry = self.entry(pmd);
-            let table = self.value(entry).ok_or(MmError::NotMapped { va })?;
             if entry.flags().contains(Flags::WRITABLE) {
                 let flags = entry.flags() - Flags::WRITABLE;
                 // SAFETY: user mode finds the same memory; its governor resolves the faults of those
                 // who write.
                 unsafe { self.set_pmd(pmd, entry.with_flags(flags)) }?;
             }
-            let start = va & !(L2::SPAN - 1);
-            // There is room, as was seen above.
-            let _ = group.push((start, table.pfn));
-            next = start + L2::SPAN;
         }
-        Ok(None)
+        Ok(next)
     }
 
     /// Refers to tables of another space, none with RW.
     fn borrow_tables(&mut self, group: &Group) -> Result<(), MmError> {
-        for &(va, table) in group {
+        for &(va, _, table) in group {
             let pmd = self.ensure_pmd_place(va)?;
             let flags = Flags::TABLE - Flags::WRITABLE;
             let entry = self.make_pmd(Value::new(table, flags))?;
@@ -249,7 +243,7 @@ impl<M: Machine> Tables<M> {
         let words = unsafe { self.machine().live(table) }?;
         let mfn = Pte::from_table(words.get(index)).mfn()?;
         let pfn = self.machine().pfn(mfn)?;
-        self.frames().mappings(pfn).map(|_| pfn)
+        self.frames().is_user(pfn).then_some(pfn)
     }
 
     /// Unmaps a chunk of a table that may be shared, by leaving the table to the others where the chunk

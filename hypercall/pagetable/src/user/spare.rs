@@ -9,8 +9,9 @@ use heapless::Vec;
 use hypercall::Pfn;
 
 use super::Tables;
+use super::share::{GROUP, Group};
 use super::table_pool::FEW;
-use crate::entry::{Entry, L2, TableLevel};
+use crate::entry::{Entry, L2};
 use crate::error::MmError;
 use crate::locks::Part;
 use crate::machine::Machine;
@@ -20,9 +21,6 @@ use crate::spaces::{AddressSpace, NotDestroyed, Roots};
 const SPARES: usize = 16;
 /// Tables below the roots that a space may be kept with.
 const TABLES: usize = 12;
-/// L1 tables that are given back in one section.
-const GROUP: usize = 64;
-
 /// Entries that are cleared in one section.
 const PAGES: usize = 128;
 
@@ -168,15 +166,16 @@ impl<M: Machine> Tables<M> {
         gone: &mut Vec<Pfn, GROUP>,
         pages: &mut Vec<Cleared, PAGES>,
     ) -> Result<Option<u64>, MmError> {
-        let mut next = from;
-        while let Some((va, pmd)) = self.next_table(next, 1 << 47)? {
-            if gone.is_full() || pages.capacity() - pages.len() < FEW {
-                return Ok(Some(va));
+        let mut group = Group::new();
+        let next = self.each_user_table(from, |start, pmd, table| {
+            group.push((start, pmd, table)).is_ok()
+        })?;
+        for (start, pmd, table) in group {
+            if pages.capacity() - pages.len() < FEW {
+                return Ok(Some(start));
             }
-            let table = self.value(self.entry(pmd));
-            let table = table.ok_or(MmError::NotMapped { va })?.pfn;
             if self.sharers(table)? == 1 {
-                // There is room, as was seen above.
+                // There is room: a group has no more.
                 let _ = gone.push(table);
                 if self.keeps_more_tables()
                     && let Some(entries) = self.few_entries(table)
@@ -187,9 +186,8 @@ impl<M: Machine> Tables<M> {
             }
             // SAFETY: nobody runs in the space, and its memory is user mode's.
             unsafe { self.set_pmd(pmd, Entry::NONE) }?;
-            next = (va | (L2::SPAN - 1)) + 1;
         }
-        Ok(None)
+        Ok(next)
     }
 
     /// Clears entries of a table of a space where nobody runs, and notes what they mapped of user mode's.

@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod held;
 mod random;
 
 use common::{PAGE, World, expect};
