@@ -385,6 +385,9 @@ impl<M: Machine> Tables<M> {
         self.check_roots(to.roots())?;
         self.check_holds_users(to)?;
         let before = self.current_roots();
+        if before == to.roots() {
+            return self.flush();
+        }
         // SAFETY: the kernel half is the same in every space, the user half not in use.
         let Err(error) = (unsafe { self.change_bases(to.roots()) }) else {
             return Ok(());

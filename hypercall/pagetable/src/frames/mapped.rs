@@ -9,6 +9,12 @@ use hypercall::Pfn;
 use super::{Frame, FrameError, Frames};
 use crate::state::{Illegal, Kind, State, Transition};
 
+/// Memory that one entry maps.
+const ONCE: State = State {
+    links: 1,
+    ..State::of(Kind::User)
+};
+
 impl Frames {
     /// Counts one more entry that maps a frame.
     ///
@@ -16,6 +22,9 @@ impl Frames {
     /// It is neither in use nor user mode's, or as many entries as can be counted map it.
     #[inline]
     pub(crate) fn count_mapping(&self, pfn: Pfn) -> Result<(), FrameError> {
+        if self.swap(pfn, State::of(Kind::Owned), ONCE) {
+            return Ok(());
+        }
         self.change(pfn, |record| {
             let (applied, _) = record.states();
             let after = applied.after(Transition::Link(0));
@@ -37,8 +46,17 @@ impl Frames {
         self.count_mapping(pfn)
     }
 
-    /// Counts one entry less, if the frame is user mode's, and returns the frame if that was the last.
+    /// Counts one entry less, if the frame is user mode's, and returns the frame if that was the last and
+    /// nobody holds it.
+    #[inline]
     pub(crate) fn uncount_mapping(&self, pfn: Pfn) -> Option<Frame> {
+        if self.swap(pfn, ONCE, State::of(Kind::Owned)) {
+            return Some(Frame(pfn));
+        }
+        self.uncount_one_of_many(pfn)
+    }
+
+    fn uncount_one_of_many(&self, pfn: Pfn) -> Option<Frame> {
         let mut last = false;
         let changed = self.change(pfn, |record| {
             let (applied, _) = record.states();
@@ -51,7 +69,7 @@ impl Frames {
                 }),
             };
             let after = after.map_err(|e| FrameError::Illegal(pfn, e))?;
-            last = applied.links == 1;
+            last = after.kind == Kind::Owned;
             Ok(record.with_states(after, after))
         });
         (changed.is_ok() && last).then_some(Frame(pfn))

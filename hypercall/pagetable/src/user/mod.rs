@@ -22,9 +22,11 @@ pub use held::HeldFrame;
 pub(crate) use spare::Spares;
 pub(crate) use table_pool::EmptyTables;
 
+use core::ops::Range;
+
 use hypercall::Pfn;
 
-use crate::entry::{Entry, Flags, L2, L3, L4, L5, Pte, TableLevel};
+use crate::entry::{Entry, Flags, L1, L2, L3, L4, L5, Pte, TableLevel};
 use crate::error::MmError;
 use crate::machine::{Machine, Words};
 use crate::mapping::Chunk as Numbers;
@@ -120,14 +122,19 @@ impl<M: Machine> Tables<M> {
         let Ok(place) = self.pte_place(chunk.va) else {
             return Ok(());
         };
-        let found = if chunk.count <= table_pool::FEW {
-            let mut pages = self.pages_of(chunk).zip(0..);
-            pages.find_map(|(va, page)| self.entry(place.at(page)).is_present().then_some(va))
-        } else {
-            let end = chunk.va + chunk.count as u64 * PAGE;
-            self.next_present(place, chunk.va).filter(|va| *va < end)
-        };
+        let found = self.first_mapped(place, chunk.va, chunk.count as u64);
         found.map_or(Ok(()), |va| Err(MmError::Occupied { va }))
+    }
+
+    /// The first address whose page is mapped, of so many from `va` on in one table, where `place` is the
+    /// first one's entry.
+    fn first_mapped(&self, place: Place<L1>, va: u64, pages: u64) -> Option<u64> {
+        let end = va + pages * PAGE;
+        if pages > table_pool::FEW as u64 {
+            return self.next_present(place, va).filter(|va| *va < end);
+        }
+        let mut places = (va..end).step_by(PAGE as usize).zip(0..);
+        places.find_map(|(va, page)| self.entry(place.at(page)).is_present().then_some(va))
     }
 
     /// Addresses of the pages of a chunk.
@@ -327,17 +334,17 @@ impl<M: Machine> Tables<M> {
         Ok(())
     }
 
-    /// Calls `f` with each L1 table of the user half from an address on: the start of its span, the place
-    /// of the entry that refers to it, and its frame. Returns the start of the first that `f` did not take.
+    /// Calls `f` with each L1 table of a range: the start of its span, the place of the entry that refers to
+    /// it, and its frame. Returns the start of the first that `f` did not take.
     ///
     /// Nothing should be queued: each entry would be looked for in the queue as well.
     fn each_user_table(
         &self,
-        from: u64,
+        range: Range<u64>,
         mut f: impl FnMut(u64, Place<L2>, Pfn) -> bool,
     ) -> Result<Option<u64>, MmError> {
-        let mut next = from;
-        while let Some((va, pmd)) = self.next_table(next, 1 << 47)? {
+        let mut next = range.start;
+        while let Some((va, pmd)) = self.next_table(next, range.end)? {
             let start = va & !(L2::SPAN - 1);
             let table = self.value(self.entry(pmd));
             let table = table.ok_or(MmError::NotMapped { va })?.pfn;
@@ -349,23 +356,48 @@ impl<M: Machine> Tables<M> {
         Ok(None)
     }
 
+    /// As [`Tables::next_present`], of the addresses below `end`: in few entries it looks one by one.
+    fn next_present_before<L: TableLevel>(
+        &self,
+        place: Place<L>,
+        va: u64,
+        end: u64,
+    ) -> Option<u64> {
+        /// Entries for which a look at a whole table does not pay.
+        const FEW: u64 = 16;
+        let start = va & !(L::SPAN - 1);
+        let entries = ((end - start).div_ceil(L::SPAN)).min((512 - L::index(va)) as u64);
+        if entries > FEW {
+            return self.next_present(place, va).filter(|found| *found < end);
+        }
+        let mut entries = 0..entries;
+        let found = entries.find(|entry| self.entry(place.at(*entry as usize)).is_present());
+        found.map(|entry| va.max(start + entry * L::SPAN))
+    }
+
     /// The first address from `va` on, below `end`, that an L1 table covers, and the place of the entry
     /// that refers to the table.
     fn next_table(&self, va: u64, end: u64) -> Result<Option<(u64, Place<L2>)>, MmError> {
         let mut next = va;
         while next < end {
             let (found, span) = match self.pmd_place(next) {
-                Ok(pmd) => match self.next_present(pmd, next) {
-                    Some(found) if found < end => return Ok(Some((found, self.pmd_place(found)?))),
-                    _ => (None, L3::SPAN),
+                Ok(pmd) => match self.next_present_before(pmd, next, end) {
+                    Some(found) => return Ok(Some((found, self.pmd_place(found)?))),
+                    None => (None, L3::SPAN),
                 },
                 Err(MmError::NoTable { level: 3, .. }) => {
                     let pud = self.p4d_place(next).and_then(|p4d| self.pud_at(p4d, next));
-                    (pud.and_then(|pud| self.next_present(pud, next)), L4::SPAN)
+                    (
+                        pud.and_then(|pud| self.next_present_before(pud, next, end)),
+                        L4::SPAN,
+                    )
                 }
                 Err(MmError::NoTable { level: 4, .. }) => {
                     let p4d = self.p4d_place(next);
-                    (p4d.and_then(|p4d| self.next_present(p4d, next)), L5::SPAN)
+                    (
+                        p4d.and_then(|p4d| self.next_present_before(p4d, next, end)),
+                        L5::SPAN,
+                    )
                 }
                 Err(MmError::NoTable { .. }) => (None, L5::SPAN),
                 Err(e) => return Err(e),

@@ -10,6 +10,8 @@
 //!   maps as well.
 //! - After a fork no translation of before leads to a page with the right to write.
 
+use core::ops::Range;
+
 use heapless::Vec;
 use hypercall::Pfn;
 
@@ -23,6 +25,8 @@ use crate::ops::PAGE;
 use crate::spaces::{AddressSpace, NotDestroyed};
 use crate::tables::Place;
 
+/// Where the user half ends.
+pub(super) const END: u64 = 1 << 47;
 /// Tables that are worked on in one section.
 pub(super) const GROUP: usize = 64;
 
@@ -41,11 +45,25 @@ impl<M: Machine> Tables<M> {
     /// The parent is no space here, no memory, or Xen's refusal: the parent's memory is then as before.
     #[track_caller]
     pub fn fork_space(&mut self, parent: &AddressSpace) -> Result<AddressSpace, MmError> {
+        self.fork_parts(parent, core::iter::once(0..END))
+    }
+
+    /// As [`Tables::fork_space`], of these ranges, which are in order and apart. The child has what the
+    /// tables map that cover them: who knows what is mapped saves the search.
+    ///
+    /// # Errors
+    /// As [`Tables::fork_space`].
+    #[track_caller]
+    pub fn fork_parts(
+        &mut self,
+        parent: &AddressSpace,
+        parts: impl Iterator<Item = Range<u64>>,
+    ) -> Result<AddressSpace, MmError> {
         let child = self.create_space()?;
         let shared = self
             .hold(Part::Both(parent, &child))
             .and_then(|()| self.hold(Part::KernelHalf))
-            .and_then(|()| self.share_half(parent, &child));
+            .and_then(|()| self.share_half(parent, &child, parts));
         let Err(error) = shared else {
             return Ok(child);
         };
@@ -56,28 +74,49 @@ impl<M: Machine> Tables<M> {
         Err(error)
     }
 
-    fn share_half(&mut self, parent: &AddressSpace, child: &AddressSpace) -> Result<(), MmError> {
-        let mut next = Some(0);
-        while let Some(from) = next {
+    fn share_half(
+        &mut self,
+        parent: &AddressSpace,
+        child: &AddressSpace,
+        mut parts: impl Iterator<Item = Range<u64>>,
+    ) -> Result<(), MmError> {
+        let (mut part, mut done) = (parts.next(), 0);
+        while part.is_some() {
             let mut group = Group::new();
-            next = self.in_space(parent, |tables| {
-                let next = tables.lend(from, &mut group)?;
+            self.in_space(parent, |tables| {
+                while let Some(range) = part.take() {
+                    // Two ranges may lie below one table.
+                    let range = range.start.max(done)..range.end;
+                    let next = tables.each_user_table(range.clone(), |start, pmd, table| {
+                        let is_taken = group.push((start, pmd, table)).is_ok();
+                        if is_taken {
+                            done = start + L2::SPAN;
+                        }
+                        is_taken
+                    })?;
+                    part = match next {
+                        Some(next) => Some(next..range.end),
+                        None => parts.next(),
+                    };
+                    if next.is_some() {
+                        break;
+                    }
+                }
+                tables.lend(&group)?;
                 // Once for all tables, with the last of them.
-                let flushed = next.map_or_else(|| tables.flush_tlb(None), |_| Ok(()));
-                flushed.map(|()| next)
+                match part {
+                    Some(_) => Ok(()),
+                    None => tables.flush_tlb(None),
+                }
             })?;
             self.in_space(child, |tables| tables.borrow_tables(&group))?;
         }
         Ok(())
     }
 
-    /// Takes RW from the L2 entries of the space under work, as many as a group has, from an address
-    /// on; returns where to go on.
-    fn lend(&mut self, from: u64, group: &mut Group) -> Result<Option<u64>, MmError> {
-        let next = self.each_user_table(from, |start, pmd, table| {
-            group.push((start, pmd, table)).is_ok()
-        })?;
-        for &(_, pmd, _) in group.iter() {
+    /// Takes RW from the L2 entries of a group.
+    fn lend(&mut self, group: &Group) -> Result<(), MmError> {
+        for &(_, pmd, _) in group {
             let entry = self.entry(pmd);
             if entry.flags().contains(Flags::WRITABLE) {
                 let flags = entry.flags() - Flags::WRITABLE;
@@ -86,7 +125,7 @@ impl<M: Machine> Tables<M> {
                 unsafe { self.set_pmd(pmd, entry.with_flags(flags)) }?;
             }
         }
-        Ok(next)
+        Ok(())
     }
 
     /// Refers to tables of another space, none with RW.
@@ -125,8 +164,11 @@ impl<M: Machine> Tables<M> {
             return self.copy_table(start, pmd, table);
         }
         self.lazily(|tables| {
-            for va in (start..start + L2::SPAN).step_by(PAGE as usize) {
-                let place = tables.pte_place(va)?;
+            let first = tables.pte_place(start)?;
+            let mut next = 0;
+            while let Some(index) = tables.next_entry(table, next) {
+                next = index + 1;
+                let (va, place) = (start + index as u64 * PAGE, first.at(index));
                 let entry = tables.entry(place);
                 if entry.flags().contains(Flags::WRITABLE) && tables.is_alone(va) == Some(false) {
                     let flags = entry.flags() - Flags::WRITABLE;
@@ -215,14 +257,15 @@ impl<M: Machine> Tables<M> {
 
     /// Counts each memory of user mode's that a table maps once more, or none.
     fn count_entries(&mut self, table: Pfn) -> Result<(), MmError> {
-        for index in 0..512 {
-            let Some(pfn) = self.user_frame(table, index) else {
-                continue;
-            };
-            if let Err(e) = self.frames().count_mapping(pfn) {
+        let mut next = 0;
+        while let Some(index) = self.next_entry(table, next) {
+            if let Some(pfn) = self.user_frame(table, index)
+                && let Err(e) = self.frames().count_mapping(pfn)
+            {
                 self.uncount_entries(table, index);
                 return Err(e.into());
             }
+            next = index + 1;
         }
         Ok(())
     }
@@ -230,11 +273,22 @@ impl<M: Machine> Tables<M> {
     /// Counts each memory of user mode's that the first entries of a table map once less: what nothing
     /// maps any more is free.
     pub(crate) fn uncount_entries(&mut self, table: Pfn, entries: usize) {
-        for index in 0..entries {
+        let mut next = 0;
+        while let Some(index) = self
+            .next_entry(table, next)
+            .filter(|index| *index < entries)
+        {
             if let Some(pfn) = self.user_frame(table, index) {
                 self.drop_page(pfn);
             }
+            next = index + 1;
         }
+    }
+
+    /// The first present entry of a table from a place on.
+    fn next_entry(&self, table: Pfn, from: usize) -> Option<usize> {
+        // SAFETY: as for `user_frame`.
+        unsafe { self.machine().live(table) }?.next_present(from)
     }
 
     /// The memory of user mode's that an entry of a table maps.
@@ -257,9 +311,15 @@ impl<M: Machine> Tables<M> {
         let start = chunk.va & !(L2::SPAN - 1);
         let table = self.value(self.entry(pmd));
         let table = table.ok_or(MmError::NotMapped { va: start })?.pfn;
-        let inside = chunk.va..chunk.va + chunk.count as u64 * PAGE;
-        let mut pages = (start..start + L2::SPAN).step_by(PAGE as usize);
-        if pages.any(|va| !inside.contains(&va) && self.user_entry(va).is_present()) {
+        let first = (chunk.va - start) / PAGE;
+        let inside = first as usize..first as usize + chunk.count;
+        let before = self.next_entry(table, 0);
+        let others = [before, self.next_entry(table, inside.end)];
+        if others
+            .into_iter()
+            .flatten()
+            .any(|index| !inside.contains(&index))
+        {
             self.own_table(start)?;
             return Ok(false);
         }

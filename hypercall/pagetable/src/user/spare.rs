@@ -9,7 +9,7 @@ use heapless::Vec;
 use hypercall::Pfn;
 
 use super::Tables;
-use super::share::{GROUP, Group};
+use super::share::{END, GROUP, Group};
 use super::table_pool::FEW;
 use crate::entry::{Entry, L2};
 use crate::error::MmError;
@@ -167,7 +167,7 @@ impl<M: Machine> Tables<M> {
         pages: &mut Vec<Cleared, PAGES>,
     ) -> Result<Option<u64>, MmError> {
         let mut group = Group::new();
-        let next = self.each_user_table(from, |start, pmd, table| {
+        let next = self.each_user_table(from..END, |start, pmd, table| {
             group.push((start, pmd, table)).is_ok()
         })?;
         for (start, pmd, table) in group {
