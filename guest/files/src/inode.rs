@@ -413,4 +413,12 @@ pub trait FileSystem: Send + Sync {
     fn root(&self) -> Arc<dyn Inode>;
     /// What `statfs` tells.
     fn usage(&self) -> Usage;
+    /// Makes a file that has no name, and is gone with the last who has it open; `name` is what it is shown
+    /// by.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where there are none, `ENOSPC`.
+    fn nameless(&self, _name: &[u8], _new: &New<'_>) -> Result<Arc<dyn Inode>> {
+        Err(Errno::EOPNOTSUPP)
+    }
 }

@@ -1,14 +1,16 @@
-//! Files that lie in no directory: `eventfd2`, `timerfd_create` and its like, `socketpair`.
+//! Files that lie in no directory: `memfd_create`, `eventfd2`, `timerfd_create` and its like, `socketpair`.
 
 use alloc::sync::Arc;
+use core::task::{Poll, ready};
 
 use linux_raw_sys::general as linux;
 
 use super::Calls;
+use super::open::LARGE_FILE;
 use crate::errno::{Errno, Result};
 use crate::event::{EventCounter, Timer, clock_is_wall};
 use crate::file::{File, OpenFile};
-use crate::inode::Kind;
+use crate::inode::{DeviceNumber, Kind, New};
 use crate::socket::{Shut, SocketEnd};
 
 /// `AF_UNIX`, `SOCK_STREAM`, and the flags beside it (`include/linux/net.h`): as everywhere on
@@ -31,6 +33,45 @@ impl Calls<'_> {
             .open_anonymous(file, Kind::File, label, flags, self.who);
         let limit = self.caller.descriptor_limit();
         self.descriptors.add(file, 0, limit, close_on_exec)
+    }
+
+    /// A file in memory that has no name, to read and write; `name` is what it is shown by.
+    ///
+    /// # Errors
+    /// `ENOSPC`.
+    pub fn nameless(&self, name: &[u8], size: u64) -> Poll<Result<Arc<OpenFile>>> {
+        let new = New {
+            kind: Kind::File,
+            mode: 0o777,
+            user: self.who.user,
+            group: self.who.group,
+            device: DeviceNumber::default(),
+            target: b"",
+        };
+        let root = self.system.mounts.root();
+        let place = match root.mount.fs.nameless(name, &new) {
+            Ok(inode) => root.with(inode),
+            Err(error) => return Poll::Ready(Err(error)),
+        };
+        ready!(place.inode.truncate(self.waker, size))?;
+        Poll::Ready(Ok(Self::plain(place, linux::O_RDWR | LARGE_FILE)))
+    }
+
+    /// Makes a file in memory, and returns its descriptor.
+    ///
+    /// # Errors
+    /// `EINVAL` for flags that there are not or a name that is too long, `ENOSPC`, `EMFILE`.
+    pub fn memfd_create(&self, name: &[u8], flags: u32) -> Poll<Result<i32>> {
+        /// Bytes of a name (`MFD_NAME_MAX_LEN` in Linux' `mm/memfd.c`).
+        const NAME: usize = 249;
+        const PREFIX: &[u8] = b"memfd:";
+        if flags & !(linux::MFD_CLOEXEC | linux::MFD_ALLOW_SEALING) != 0 || name.len() > NAME {
+            return Poll::Ready(Err(Errno::EINVAL));
+        }
+        let file = ready!(self.nameless(&[PREFIX, name].concat(), 0))?;
+        let limit = self.caller.descriptor_limit();
+        let close = flags & linux::MFD_CLOEXEC != 0;
+        Poll::Ready(self.descriptors.add(file, 0, limit, close))
     }
 
     /// Makes a counter, and returns its descriptor.

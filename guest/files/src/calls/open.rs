@@ -152,7 +152,7 @@ impl Calls<'_> {
     }
 
     /// An open file or directory.
-    fn plain(place: Place, flags: u32) -> Arc<OpenFile> {
+    pub(super) fn plain(place: Place, flags: u32) -> Arc<OpenFile> {
         let file: Arc<dyn File> = match place.inode.kind() {
             Kind::Directory => Arc::new(DirectoryFile),
             _ => Arc::new(DataFile(place.inode.clone())),
@@ -291,7 +291,7 @@ impl Calls<'_> {
 
 /// `O_LARGEFILE` as the kernel has it, and tells 64-bit programs that need not give it: their own
 /// headers make it 0.
-const LARGE_FILE: u32 = 0o100_000;
+pub(super) const LARGE_FILE: u32 = 0o100_000;
 
 /// How far an open comes by itself.
 enum Begun {

@@ -131,6 +131,12 @@ impl FileSystem for MemoryFs {
         self.root.clone()
     }
 
+    fn nameless(&self, name: &[u8], new: &New<'_>) -> Result<Arc<dyn Inode>> {
+        let node = Node::new(&self.shared, Some((&self.root, name.into())), new)?;
+        node.count_links(-1);
+        Ok(node)
+    }
+
     fn usage(&self) -> Usage {
         let Limits { pages, inodes } = self.shared.limits;
         Usage {
