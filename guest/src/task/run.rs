@@ -166,7 +166,7 @@ fn to(here: &'static Vcpu, next: Arc<Thread>) {
     // SAFETY: nobody else switches to it, for it was taken from the queue, or idles here.
     let parts = unsafe { next.own.parts() };
     if let Some(hooks) = &from.hooks {
-        hooks.switched_out();
+        hooks.switched_out(parts.hooks.is_some());
     }
     // The page tables go on with what was there before: one is exchanged for the other's twice.
     mm::exchange(&mut parts.section);

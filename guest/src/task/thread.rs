@@ -34,8 +34,9 @@ const NAME: usize = 24;
 /// Both are called with upcalls masked, on whichever vCPU switches; they take no lock that is held
 /// while a thread gives its vCPU away.
 pub(crate) trait Hooks: Send + Sync {
-    /// Another thread gets the vCPU; also called once as the thread ends, before the hooks are dropped.
-    fn switched_out(&self);
+    /// Another thread gets the vCPU; also called once as the thread ends, before the hooks are dropped. Where
+    /// that other one `has_hooks`, they are called next, and find what this thread left.
+    fn switched_out(&self, has_hooks: bool);
 
     /// The thread gets this vCPU.
     fn switching_in(&self);
@@ -434,7 +435,7 @@ pub(crate) fn exit() -> ! {
         // SAFETY: this is the thread itself.
         let hooks = unsafe { thread.own.parts() }.hooks.take();
         if let Some(hooks) = &hooks {
-            hooks.switched_out();
+            hooks.switched_out(false);
         }
         HV.restore_upcalls(masked);
         hooks

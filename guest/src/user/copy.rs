@@ -71,6 +71,25 @@ unsafe fn copy(to: *mut u8, from: *const u8, count: usize) -> usize {
     done
 }
 
+/// Copies bytes of which a program may have one side mapped: no reference leads there, and what it writes
+/// meanwhile is copied or not.
+///
+/// # Safety
+/// `count` bytes at both places are mapped and lie apart; those that no program has mapped are the
+/// caller's.
+pub(crate) unsafe fn shared(to: *mut u8, from: *const u8, count: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        core::arch::asm!(
+            "rep movsb",
+            inout("rcx") count => _,
+            inout("rdi") to => _,
+            inout("rsi") from => _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
 /// How many of `count` bytes at an address a program could have.
 fn within(address: u64, count: usize) -> usize {
     usermode::END.saturating_sub(address).min(count as u64) as usize

@@ -25,7 +25,7 @@ use super::random;
 use super::signal::{self, Info};
 use super::thread::{self, Current, Thread};
 use crate::lock::Lock;
-use crate::mm::frames::Frame;
+use crate::mm::user::HeldFrame;
 use crate::rank;
 use crate::task::{self, Timer};
 use crate::{shared, time};
@@ -83,8 +83,11 @@ static TIMERS: Lock<Vec<(u64, Waker, Timer)>, rank::FileTimers> = Lock::new(Vec:
 
 impl Host for Kernel {
     fn page(&self) -> Option<Arc<dyn Page>> {
-        let frame = pages::zeroed().ok()?;
-        Some(Arc::new(Held(Lock::new(Some(frame)))))
+        let memory = pages::held().ok()?;
+        Some(Arc::new(Held(Lock::new(Inside {
+            memory: Some(memory),
+            is_lent: false,
+        }))))
     }
 
     fn now(&self) -> Time {
@@ -132,41 +135,94 @@ impl Host for Kernel {
     }
 }
 
-/// A page of a file: a frame of its own.
-struct Held(Lock<Option<Frame>, rank::FilePage>);
+/// A page of a file.
+struct Held(Lock<Inside, rank::FilePage>);
+
+struct Inside {
+    /// None but at its end.
+    memory: Option<HeldFrame>,
+    /// Whether programs may have it mapped: then it changes under whoever looks at it.
+    is_lent: bool,
+}
+
+/// Bytes that are copied at once of what programs may have mapped.
+const BOUNCE: usize = 256;
 
 impl Held {
-    /// Calls `f` with a part of the page.
-    fn with<R>(&self, at: usize, count: usize, f: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
-        let mut frame = self.0.lock();
-        let memory = pages::memory(frame.as_mut()?);
-        Some(f(memory.get_mut(at..at.checked_add(count)?)?))
+    /// Calls `f` with a part of the page, in pieces if programs may have it mapped, until it takes less than
+    /// a piece; `back` says whether what it leaves there is the page's. Returns how much it took.
+    fn with(
+        &self,
+        at: usize,
+        count: usize,
+        back: bool,
+        mut f: impl FnMut(&mut [u8]) -> usize,
+    ) -> usize {
+        let inside = self.0.lock();
+        let end = at
+            .checked_add(count)
+            .filter(|end| *end <= pages::PAGE as usize);
+        let (Some(memory), Some(end)) = (&inside.memory, end) else {
+            return 0;
+        };
+        let start = pages::held_memory(memory);
+        if !inside.is_lent {
+            // SAFETY: a part of the page, which only this value has, behind its lock.
+            return f(unsafe { core::slice::from_raw_parts_mut(start.add(at), end - at) });
+        }
+        let mut done = 0;
+        while at + done < end {
+            let mut piece = [0; BOUNCE];
+            let piece = &mut piece[..BOUNCE.min(end - at - done)];
+            // SAFETY: a part of the page.
+            let place = unsafe { start.add(at + done) };
+            // SAFETY: the page's memory on one side, the kernel's own on the other.
+            unsafe { copy::shared(piece.as_mut_ptr(), place, piece.len()) };
+            let taken = f(piece);
+            if back {
+                // SAFETY: as above.
+                unsafe { copy::shared(place, piece.as_ptr(), taken.min(piece.len())) };
+            }
+            done += taken;
+            if taken < piece.len() {
+                break;
+            }
+        }
+        done
     }
 }
 
 impl Page for Held {
     fn read(&self, at: usize, count: usize, sink: &mut dyn Sink) -> usize {
-        self.with(at, count, |part| sink.put(part)).unwrap_or(0)
+        self.with(at, count, false, |part| sink.put(part))
     }
 
     fn write(&self, at: usize, count: usize, source: &mut dyn Source) -> usize {
-        self.with(at, count, |part| source.take(part)).unwrap_or(0)
+        self.with(at, count, true, |part| source.take(part))
     }
 
     fn clear(&self, at: usize, count: usize) {
-        self.with(at, count, |part| part.fill(0));
+        self.with(at, count, true, |part| {
+            part.fill(0);
+            part.len()
+        });
     }
 
+    /// Whoever asks may have it mapped from then on.
     fn id(&self) -> u64 {
-        let frame = self.0.lock();
-        frame.as_ref().map_or(0, |frame| frame.pfn().as_u64())
+        let mut inside = self.0.lock();
+        inside.is_lent = true;
+        inside
+            .memory
+            .as_ref()
+            .map_or(0, |memory| memory.pfn().as_u64())
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let frame = self.0.lock().take();
-        frame.into_iter().for_each(pages::free);
+        let memory = self.0.lock().memory.take();
+        memory.into_iter().for_each(pages::let_go);
     }
 }
 
@@ -185,6 +241,10 @@ impl Content for Mapped {
             done += count;
         }
         Ok(done)
+    }
+
+    fn page(&self, at: u64, make: bool) -> Result<Option<Arc<dyn Page>>> {
+        self.0.place.inode.page(at / pages::PAGE, make)
     }
 
     fn place(&self) -> Option<Place> {

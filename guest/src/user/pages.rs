@@ -6,8 +6,12 @@
 
 extern crate alloc;
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
+
+use guest_files::Page;
+use hypercall::Pfn;
 
 use crate::areas::Rights;
 use crate::mm::error::FrameError;
@@ -15,12 +19,12 @@ use crate::mm::frames::Frame;
 use crate::mm::layout;
 use crate::mm::machine::Words;
 use crate::mm::spaces::AddressSpace;
-use crate::mm::user::OnWrite;
+use crate::mm::user::{HeldFrame, OnWrite};
 use crate::mm::{self, Flags, MmError, Running, Tables};
 
 pub(crate) const PAGE: u64 = 4096;
 /// Pages that one table maps.
-const TABLE: u64 = 512;
+pub(crate) const TABLE: u64 = 512;
 /// Frames that programs leave to the kernel: its heap, tables, and the direct map grow by them.
 const RESERVE: u64 = 96;
 
@@ -44,6 +48,40 @@ fn flags(rights: Rights) -> Option<Flags> {
         flags.insert(Flags::WRITABLE | Flags::DIRTY);
     }
     Some(flags)
+}
+
+/// Copies what a page of a file holds.
+fn copy_page(page: &dyn Page, to: &mut Words) {
+    let bytes = to.as_mut_ptr().cast::<u8>();
+    // SAFETY: the words' own bytes, which any are, while the words are borrowed.
+    let bytes = unsafe { core::slice::from_raw_parts_mut(bytes, PAGE as usize) };
+    let mut fill = guest_files::Fill::new(bytes);
+    page.read(0, PAGE as usize, &mut fill);
+}
+
+/// Has a page that is mapped be writable, if it is written to, and as many that follow as `most` says;
+/// returns how many were made so, and nothing if it is not mapped at all.
+fn resolve(
+    tables: &mut Tables<Running>,
+    va: u64,
+    most: u64,
+    write: bool,
+    on_write: OnWrite,
+) -> Result<Option<u64>, MmError> {
+    match tables.user_page(va) {
+        // The first write to what it shares with another program, or with a file.
+        Some(page) if write && !page.is_writable => {
+            let most = match check_reserve(tables, most + 2) {
+                Ok(()) => most,
+                Err(_) => 1,
+            };
+            check_reserve(tables, 2)?;
+            tables.make_writable_ahead(va, most, on_write).map(Some)
+        }
+        // Another thread was faster, or the translation was old.
+        Some(_) => Ok(Some(0)),
+        None => Ok(None),
+    }
 }
 
 /// Refuses what would leave the kernel itself too little.
@@ -90,6 +128,32 @@ pub(crate) fn memory(frame: &mut Frame) -> &mut [u8] {
     unsafe { core::slice::from_raw_parts_mut(place(frame).cast(), PAGE as usize) }
 }
 
+/// Memory of zeros for the page of a file.
+///
+/// # Errors
+/// As [`zeroed`].
+pub(crate) fn held() -> Result<HeldFrame, MmError> {
+    let frame = zeroed()?;
+    mm::with(|tables| tables.hold_frame(frame)).map_err(|(frame, e)| {
+        free(frame);
+        MmError::Frame(e)
+    })
+}
+
+/// Where the kernel finds what memory that is held holds.
+pub(crate) fn held_memory(held: &HeldFrame) -> *mut u8 {
+    let address = layout::DIRECT.start + held.pfn().as_u64() * PAGE;
+    core::ptr::with_exposed_provenance_mut(address as usize)
+}
+
+/// Gives memory back that was held; what programs have mapped of it stays theirs.
+pub(crate) fn let_go(held: HeldFrame) {
+    let pfn = held.pfn();
+    if let Err(e) = mm::with(|tables| tables.let_go_of_frame(held)) {
+        log::error!(target: "user", "pfn {pfn} is lost: {e}");
+    }
+}
+
 /// Gives a frame back.
 pub(crate) fn free(frame: Frame) {
     let pfn = frame.pfn();
@@ -107,9 +171,10 @@ pub(crate) fn release_spares() {
 
 /// What is to be in fresh pages.
 pub(crate) enum Fill<'a> {
-    Zeros,
     /// What a frame holds, in one page.
     Copy(&'a Frame),
+    /// What a page of a file holds, in one page.
+    Held(&'a dyn Page),
 }
 
 impl Pages {
@@ -128,11 +193,12 @@ impl Pages {
         })
     }
 
-    /// The same pages for another program: what one of them writes the other does not see.
+    /// The same pages for another program: what one of them writes the other does not see. All of them lie
+    /// in these areas.
     ///
     /// # Errors
     /// No memory, or Xen's refusal.
-    pub(crate) fn fork(&self) -> Result<Pages, MmError> {
+    pub(crate) fn fork(&self, areas: impl Iterator<Item = Range<u64>>) -> Result<Pages, MmError> {
         let parent = self.space.as_ref().ok_or(MmError::NotTakenOver)?;
         let mut hidden = Vec::new();
         hidden
@@ -140,7 +206,7 @@ impl Pages {
             .map_err(|_| MmError::Frame(FrameError::OutOfMemory))?;
         let space = mm::with(|tables| {
             check_reserve(tables, 8)?;
-            tables.fork_space(parent)
+            tables.fork_parts(parent, areas)
         })?;
         let mut child = Pages {
             space: Some(space),
@@ -186,22 +252,93 @@ impl Pages {
         unsafe { mm::switch_space(&boot) }
     }
 
-    /// Whether a page is mapped, and if so whether it can be written to.
+    /// Has a page there for whoever touches it, writable if it writes, with as many that follow as `most`
+    /// says; returns how many were made so, and nothing if there is none.
+    ///
+    /// # Errors
+    /// No memory, or Xen's refusal.
+    pub(crate) fn touch(
+        &mut self,
+        va: u64,
+        most: u64,
+        rights: Rights,
+        write: bool,
+        on_write: OnWrite,
+    ) -> Result<Option<u64>, MmError> {
+        let there = self.within(|tables| resolve(tables, va, most, write, on_write))?;
+        match there {
+            None => Ok(self.show(va, rights)?.then_some(0)),
+            there => Ok(there),
+        }
+    }
+
+    /// Has a page there for whoever touches it: maps pages of zeros, `most` of them and as many as there is
+    /// room for, where there is none. Returns how many it mapped or made writable.
+    ///
+    /// # Errors
+    /// No memory, or Xen's refusal.
+    pub(crate) fn fault(
+        &mut self,
+        va: u64,
+        most: u64,
+        rights: Rights,
+        write: bool,
+    ) -> Result<u64, MmError> {
+        if !self.hidden.is_empty() && self.show(va, rights)? {
+            return Ok(0);
+        }
+        let most = self.before_hidden(va, most);
+        let Some(flags) = flags(rights) else {
+            return Ok(0);
+        };
+        self.within(|tables| {
+            if let Some(pages) = resolve(tables, va, most, write, OnWrite::Copy)? {
+                return Ok(pages);
+            }
+            let pages = tables.room_for_user(va, most);
+            check_reserve(tables, pages + 4)?;
+            tables.map_user(va, pages, flags, |_, words| words.fill(0))?;
+            Ok(pages)
+        })
+    }
+
+    /// How many pages there is room for from an address on, `most` of them at most.
     ///
     /// # Errors
     /// Xen's refusal of what was queued before.
-    pub(crate) fn look(&self, va: u64) -> Result<Option<bool>, MmError> {
-        self.within(|tables| Ok(tables.user_page(va).map(|page| page.is_writable)))
+    pub(crate) fn room(&self, va: u64, most: u64) -> Result<u64, MmError> {
+        let most = self.before_hidden(va, most);
+        self.within(|tables| Ok(tables.room_for_user(va, most)))
     }
 
-    /// Makes a page writable that is mapped read-only: the program's own from then on.
+    /// How many of so many pages come before one that is hidden.
+    fn before_hidden(&self, va: u64, most: u64) -> u64 {
+        let next = self.hidden.partition_point(|(at, _)| *at < va);
+        let next = self.hidden.get(next);
+        next.map_or(most, |(at, _)| most.min((at - va) / PAGE))
+    }
+
+    /// Maps pages of a file where nothing is mapped.
     ///
     /// # Errors
-    /// No memory for a copy, or Xen's refusal.
-    pub(crate) fn make_writable(&self, va: u64) -> Result<(), MmError> {
+    /// No memory, or Xen's refusal.
+    pub(crate) fn map_held(
+        &mut self,
+        va: u64,
+        pages: &[Arc<dyn Page>],
+        rights: Rights,
+    ) -> Result<(), MmError> {
+        let Some(flags) = flags(rights) else {
+            return Ok(());
+        };
+        let mut frames = Vec::new();
+        frames
+            .try_reserve_exact(pages.len())
+            .map_err(|_| MmError::Frame(FrameError::OutOfMemory))?;
+        frames.extend(pages.iter().map(|page| Pfn::truncate(page.id())));
         self.within(|tables| {
-            check_reserve(tables, 2)?;
-            tables.make_writable(va, OnWrite::Copy)
+            check_reserve(tables, 4)?;
+            tables.map_held(va, &frames, flags)
         })
     }
 
@@ -222,8 +359,8 @@ impl Pages {
         self.within(|tables| {
             check_reserve(tables, pages + 4)?;
             tables.map_user(va, pages, flags, |_, words| match with {
-                Fill::Zeros => words.fill(0),
                 Fill::Copy(frame) => *words = *self::words(frame),
+                Fill::Held(page) => copy_page(*page, words),
             })
         })
     }

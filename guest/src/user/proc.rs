@@ -89,7 +89,7 @@ impl ProcessInfo for One {
                 Backing::Zeros => (b"", 0),
                 Backing::Stack => (b"[stack]", 0),
                 Backing::Heap => (b"[heap]", 0),
-                Backing::File(_, at) => (b"", *at),
+                Backing::File(_, at) | Backing::Shared(_, at) => (b"", *at),
             };
             areas.push(Area {
                 start: area.range.start,

@@ -72,17 +72,27 @@ impl Current<'_> {
 }
 
 impl Hooks for Thread {
-    fn switched_out(&self) {
+    fn switched_out(&self, has_hooks: bool) {
         self.extended.lock().save();
-        Memory::leave();
+        // A thread of a program enters its own memory instead.
+        if !has_hooks {
+            Memory::leave();
+        }
     }
 
     fn switching_in(&self) {
         // Without memory it has left its program already.
-        let entered = self.process.memory().map(|memory| memory.enter());
-        if let Some(Err(e)) = entered {
-            log::error!(target: "user", "thread {}: its memory cannot be entered: {e:?}", self.number);
-            self.doom();
+        let entered = match self.process.memory() {
+            Some(memory) => memory.enter(),
+            None => Err(Errno::ESRCH),
+        };
+        if let Err(e) = entered {
+            if e != Errno::ESRCH {
+                log::error!(target: "user", "thread {}: its memory cannot be entered: {e:?}", self.number);
+                self.doom();
+            }
+            // That of the thread before may be given back from here on.
+            Memory::leave();
         }
         if let Err(e) = self.bases.lock().load() {
             log::error!(target: "user", "thread {}: its segments: {e}", self.number);
@@ -262,30 +272,37 @@ pub(crate) fn wait_until_time<T>(
 /// Runs a program's thread up to its end.
 fn main(thread: &Arc<Thread>, mut context: Context) {
     *thread.waker.lock() = Some(task::waker());
+    if let Some(memory) = thread.process.memory() {
+        let mut current = Current {
+            thread,
+            context: &mut context,
+            memory,
+        };
+        run(&mut current);
+        futex::leave(thread, &current.memory);
+    }
+    // The space may be given back from here on.
+    Memory::leave();
+    process::thread_ended(thread);
+}
+
+/// Runs a program's thread as long as it is in its program.
+fn run(current: &mut Current<'_>) {
+    let thread = current.thread;
     let number = thread.set_at_start.swap(0, Ordering::Relaxed);
-    if number != 0
-        && let Some(memory) = thread.process.memory()
-    {
+    if number != 0 {
         // A bad address is the program's own affair, as it is under Linux.
-        let _ = User(&memory).write(number, &thread.number);
+        let _ = current.user().write(number, &thread.number);
     }
     loop {
-        let Some(memory) = thread.process.memory() else {
-            break;
-        };
         if thread.is_interrupted() || thread.interrupted.load(Ordering::Relaxed) != 0 {
-            let mut current = Current {
-                thread,
-                context: &mut context,
-                memory: memory.clone(),
-            };
-            deliver::signals(&mut current);
-        }
-        if thread.is_doomed() {
-            break;
+            deliver::signals(current);
+            if thread.is_doomed() {
+                break;
+            }
         }
         task::yield_if_needed();
-        let exit = context.run();
+        let exit = current.context.run();
         // An event that waits is taken here.
         let taken = match exit {
             Ok(Exit::Interrupt(vector)) => trap::interrupt_of_user_mode(vector),
@@ -293,7 +310,8 @@ fn main(thread: &Arc<Thread>, mut context: Context) {
         };
         HV.restore_upcalls(false);
         match exit {
-            Ok(exit) if taken => serve(thread, &mut context, memory, exit),
+            Ok(Exit::SystemCall) => call::serve(current),
+            Ok(exit) if taken => serve(current, exit),
             Ok(exit) => {
                 log::error!(target: "user", "thread {}: ended by {exit:?}", thread.number);
                 process::end(&thread.process, signal::killed_by(linux::SIGKILL));
@@ -304,33 +322,23 @@ fn main(thread: &Arc<Thread>, mut context: Context) {
             }
         }
     }
-    if let Some(memory) = thread.process.memory() {
-        futex::leave(thread, &memory);
-    }
-    // The space may be given back from here on.
-    Memory::leave();
-    process::thread_ended(thread);
 }
 
-/// Does what took a program out of user mode.
-fn serve(thread: &Arc<Thread>, context: &mut Context, memory: Arc<Memory>, exit: Exit) {
+/// Does what took a program out of user mode, where that is no system call.
+fn serve(current: &mut Current<'_>, exit: Exit) {
+    let thread = current.thread;
     match exit {
-        Exit::SystemCall => call::serve(&mut Current {
-            thread,
-            context,
-            memory,
-        }),
         Exit::PageFault { address, error } => {
             let access = Access::of(error);
-            if let Err(refused) = memory.fault(address, access) {
-                refuse(thread, context, address, refused);
+            if let Err(refused) = current.memory.fault(address, access) {
+                refuse(thread, current.context, address, refused);
             }
         }
         Exit::Exception { vector, .. } => {
-            let fault = Fault::of(vector, context.frame().rip);
+            let fault = Fault::of(vector, current.context.frame().rip);
             signal::raise(thread, fault);
         }
-        Exit::Interrupt(_) | Exit::Event => {}
+        Exit::SystemCall | Exit::Interrupt(_) | Exit::Event => {}
     }
 }
 

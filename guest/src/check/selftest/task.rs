@@ -326,7 +326,7 @@ const USER: u64 = 0x23_4567_8000;
 struct Inside(AddressSpace);
 
 impl task::Hooks for Inside {
-    fn switched_out(&self) {
+    fn switched_out(&self, _: bool) {
         let boot = mm::with(|tables| tables.boot_space());
         // SAFETY: the user half is used by the test's thread alone, which is left.
         if let Err(e) = unsafe { mm::switch_space(&boot) } {

@@ -54,6 +54,10 @@ pub(super) const CALLS: Family = &[
     (linux::__NR_ioctl, ioctl),
     (linux::__NR_pipe, |c, [at, ..]| pipe(c, at, 0)),
     (linux::__NR_pipe2, |c, [at, flags, ..]| pipe(c, at, flags)),
+    (linux::__NR_memfd_create, |c, [name, flags, ..]| {
+        let name = c.user().read_string(name, 250, Errno::EINVAL)?;
+        number(c.waiting(|calls| calls.memfd_create(&name, flags as u32)))
+    }),
     (linux::__NR_fstat, fstat),
     (linux::__NR_getdents64, getdents),
     (linux::__NR_ftruncate, |c, [fd, size, ..]| {

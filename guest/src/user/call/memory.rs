@@ -6,7 +6,7 @@ use super::{Arguments, Family, descriptor};
 use crate::areas::Rights;
 use crate::user::errno::{Errno, Result};
 use crate::user::files::Mapped;
-use crate::user::memory::{Backing, Fixed};
+use crate::user::memory::{Backing, Content, Fixed};
 use crate::user::pages::PAGE;
 use crate::user::thread::Current;
 
@@ -57,23 +57,40 @@ fn mmap(current: &mut Current<'_>, [at, bytes, prot, flags, fd, offset]: Argumen
         linux::MAP_SHARED | linux::MAP_SHARED_VALIDATE => true,
         _ => return Err(Errno::EINVAL),
     };
-    let backing = if flags & linux::MAP_ANONYMOUS != 0 {
-        Backing::Zeros
-    } else {
-        let file = current.now(|calls| calls.descriptors.get(descriptor(fd)))?;
-        if !file.can_read() {
-            return Err(Errno::EACCES);
+    let backing = match (flags & linux::MAP_ANONYMOUS != 0, shared) {
+        (true, false) => Backing::Zeros,
+        (true, true) => Backing::Shared(nameless(current, bytes)?, 0),
+        (false, _) => {
+            let file = current.now(|calls| calls.descriptors.get(descriptor(fd)))?;
+            if !file.can_read() || shared && rights.contains(Rights::WRITE) && !file.can_write() {
+                return Err(Errno::EACCES);
+            }
+            if file.place.inode.kind() != guest_files::Kind::File {
+                return Err(Errno::ENODEV);
+            }
+            let file = Arc::new(Mapped(file));
+            match shared {
+                true => Backing::Shared(file, offset),
+                false => Backing::File(file, offset),
+            }
         }
-        if shared && rights.contains(Rights::WRITE) {
-            // What a program writes stays its own.
-            return Err(Errno::ENODEV);
-        }
-        if file.place.inode.kind() != guest_files::Kind::File {
-            return Err(Errno::ENODEV);
-        }
-        Backing::File(Arc::new(Mapped(file)), offset)
     };
-    current.memory.map(at, bytes, rights, backing, how)
+    let start = current.memory.map(at, bytes, rights, backing, how)?;
+    if flags & (linux::MAP_POPULATE | linux::MAP_LOCKED) != 0 {
+        current.memory.populate(start, bytes);
+    }
+    Ok(start)
+}
+
+/// A file of so many zeros that has no name: what processes share where no file is given.
+fn nameless(current: &Current<'_>, bytes: u64) -> Result<Arc<dyn Content>> {
+    let bytes = bytes.checked_next_multiple_of(PAGE).ok_or(Errno::ENOMEM)?;
+    let file = current.waiting(|calls| calls.nameless(b"dev/zero", bytes));
+    match file {
+        Ok(file) => Ok(Arc::new(Mapped(file))),
+        Err(Errno::EFBIG | Errno::ENOSPC) => Err(Errno::ENOMEM),
+        Err(e) => Err(e),
+    }
 }
 
 fn munmap(current: &mut Current<'_>, [at, bytes, ..]: Arguments) -> Result<u64> {

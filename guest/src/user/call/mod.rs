@@ -114,6 +114,7 @@ fn remembers(number: u32) -> bool {
             | linux::__NR_fork
             | linux::__NR_link
             | linux::__NR_linkat
+            | linux::__NR_memfd_create
             | linux::__NR_mkdir
             | linux::__NR_mkdirat
             | linux::__NR_mknod

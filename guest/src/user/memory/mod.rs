@@ -1,24 +1,27 @@
 //! The memory of a program: its areas, and the pages that come to be in them when they are touched.
 //!
-//! A page is mapped by the fault of whoever touches it first, the program or the kernel on its behalf;
-//! what may be touched the areas say. Places for new areas are found from above, below the room that the
+//! A page is mapped by the fault of whoever touches it first, the program or the kernel on its behalf
+//! (`fault`); what may be touched the areas say. Places for new areas are found from above, below the room that the
 //! stack may grow into.
 
 extern crate alloc;
 
+mod fault;
+
 use alloc::sync::Arc;
 use core::ops::Range;
 
-use guest_files::Place;
+use guest_files::{Page, Place};
 use linux_raw_sys::general::{MREMAP_FIXED, MREMAP_MAYMOVE};
 
+pub(crate) use fault::{Access, Refused};
+
 use super::errno::{Errno, Result};
-use super::pages::{self, Fill, PAGE, Pages};
+use super::pages::{PAGE, Pages};
 use crate::areas::{self, Area, Areas, Rights};
 use crate::lock::Lock;
 use crate::mm::MmError;
 use crate::mm::error::FrameError;
-use crate::mm::frames::Frame;
 use crate::rank;
 use crate::usermode::END;
 
@@ -30,49 +33,6 @@ pub(crate) const STACK: u64 = 8 << 20;
 const GUARD: u64 = 256 * PAGE;
 /// Below the top of memory is the stack with its room, and then what is mapped anywhere.
 const TOP: u64 = END - STACK - 2 * GUARD;
-/// Pages that a fault maps at most.
-const AROUND: u64 = 16;
-
-/// What a page fault found wrong, by the signal that a program gets for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// Nothing is there: SIGSEGV, SEGV_MAPERR.
-    Nothing,
-    /// What is there may not be touched so: SIGSEGV, SEGV_ACCERR.
-    Rights,
-    /// The file has nothing there: SIGBUS.
-    Bus,
-    /// There is no memory for it.
-    NoMemory,
-}
-
-/// How a page is touched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
-    Read,
-    Write,
-    Execute,
-}
-
-impl Access {
-    /// By the error code of a page fault (SDM volume 3, 4.7).
-    pub(crate) fn of(error: u64) -> Access {
-        match (error >> 4 & 1, error >> 1 & 1) {
-            (1, _) => Access::Execute,
-            (_, 1) => Access::Write,
-            _ => Access::Read,
-        }
-    }
-
-    fn is_allowed(self, rights: Rights) -> bool {
-        match self {
-            Access::Read => !rights.is_empty(),
-            Access::Write => rights.contains(Rights::WRITE),
-            Access::Execute => rights.contains(Rights::EXECUTE),
-        }
-    }
-}
-
 /// What a file has, page by page.
 pub(crate) trait Content: Send + Sync {
     /// Reads what the file has at a byte; 0 bytes behind its end.
@@ -80,6 +40,12 @@ pub(crate) trait Content: Send + Sync {
     /// # Errors
     /// Those of the file.
     fn read(&self, at: u64, into: &mut [u8]) -> Result<usize>;
+
+    /// The page of a byte, to map it: nothing for a hole, unless `make` has it filled by zeros.
+    ///
+    /// # Errors
+    /// `ENODEV` of what has no pages to map, `EFAULT` behind the last one, `ENOSPC`.
+    fn page(&self, at: u64, make: bool) -> Result<Option<Arc<dyn Page>>>;
 
     /// Where it lies.
     fn place(&self) -> Option<Place>;
@@ -94,14 +60,17 @@ pub(crate) enum Backing {
     Stack,
     /// Zeros, between the two ends that `brk` knows.
     Heap,
-    /// A file's bytes from here on, of which the program has its own.
+    /// A file's bytes from here on, of which the program has its own once it writes there.
     File(Arc<dyn Content>, u64),
+    /// A file's bytes from here on, which all who have it see as they are written.
+    Shared(Arc<dyn Content>, u64),
 }
 
 impl areas::Backing for Backing {
     fn advanced(&self, bytes: u64) -> Backing {
         match self {
             Backing::File(file, at) => Backing::File(file.clone(), at + bytes),
+            Backing::Shared(file, at) => Backing::Shared(file.clone(), at + bytes),
             other => other.clone(),
         }
     }
@@ -109,7 +78,8 @@ impl areas::Backing for Backing {
     fn goes_on_as(&self, bytes: u64, next: &Backing) -> bool {
         match (self, next) {
             (Backing::Zeros, Backing::Zeros) | (Backing::Heap, Backing::Heap) => true,
-            (Backing::File(one, at), Backing::File(two, next)) => {
+            (Backing::File(one, at), Backing::File(two, next))
+            | (Backing::Shared(one, at), Backing::Shared(two, next)) => {
                 Arc::ptr_eq(one, two) && at + bytes == *next
             }
             _ => false,
@@ -125,6 +95,7 @@ struct Inner {
     pages: Pages,
     /// Where `brk` begins, and where it is.
     heap: Range<u64>,
+    ahead: fault::Ahead,
 }
 
 /// What cannot be done to pages, as an error of a system call.
@@ -150,6 +121,7 @@ impl Memory {
             areas: Areas::new(),
             pages: Pages::new().map_err(errno)?,
             heap: 0..0,
+            ahead: fault::Ahead::default(),
         })))
     }
 
@@ -176,17 +148,13 @@ impl Memory {
         let inner = self.0.lock();
         Ok(Memory(Lock::new(Inner {
             areas: inner.areas.duplicate().map_err(too_many)?,
-            pages: inner.pages.fork().map_err(errno)?,
+            pages: {
+                let areas = inner.areas.iter().map(|area| area.range.clone());
+                inner.pages.fork(areas).map_err(errno)?
+            },
             heap: inner.heap.clone(),
+            ahead: fault::Ahead::default(),
         })))
-    }
-
-    /// Has a page there that may be touched so.
-    ///
-    /// # Errors
-    /// See [`Refused`].
-    pub(crate) fn fault(&self, address: u64, access: Access) -> Result<(), Refused> {
-        self.0.lock().fault(address, access)
     }
 
     /// Maps `bytes` at `place`, or anywhere; returns the address. `place` with `fixed` takes the place of
@@ -419,93 +387,6 @@ impl Inner {
         met.map_or(Ok(()), |met| self.pages.unmap(met).map_err(errno))
     }
 
-    /// The area that an address lies in; a stack grows for it.
-    fn area(&mut self, address: u64) -> Result<Area<Backing>, Refused> {
-        if let Some(area) = self.areas.find(address) {
-            return Ok(area.clone());
-        }
-        let page = address & !(PAGE - 1);
-        let above = self.areas.next(address).ok_or(Refused::Nothing)?;
-        let is_stack = matches!(above.backing, Backing::Stack);
-        let (start, end) = (above.range.start, above.range.end);
-        let is_near = is_stack && end.saturating_sub(page) <= STACK;
-        let guard = page.checked_sub(GUARD).ok_or(Refused::Nothing)?;
-        if !is_near || !self.areas.is_free(guard..page) {
-            return Err(Refused::Nothing);
-        }
-        self.areas.grow_down(start, page);
-        self.areas.find(address).cloned().ok_or(Refused::Nothing)
-    }
-
-    fn fault(&mut self, address: u64, access: Access) -> Result<(), Refused> {
-        if address >= END {
-            return Err(Refused::Nothing);
-        }
-        let area = self.area(address)?;
-        if !access.is_allowed(area.rights) {
-            return Err(Refused::Rights);
-        }
-        let va = address & !(PAGE - 1);
-        match self.pages.look(va).map_err(no_memory)? {
-            // The first write to what it shares with another program.
-            Some(false) if access == Access::Write => {
-                return self.pages.make_writable(va).map_err(no_memory);
-            }
-            // Another thread was faster, or the translation was old.
-            Some(_) => return Ok(()),
-            None => {}
-        }
-        if self.pages.show(va, area.rights).map_err(no_memory)? {
-            return Ok(());
-        }
-        let Backing::File(file, _) = &area.backing else {
-            let pages = self.pages.map(va, 1, area.rights, &Fill::Zeros);
-            return pages.map_err(no_memory);
-        };
-        let file = file.clone();
-        let mut frame = pages::zeroed().map_err(no_memory)?;
-        let filled = self.fill(&area, &*file, va, &mut frame);
-        pages::free(frame);
-        filled
-    }
-
-    /// Maps the page of a file's at `va`, and what follows up to the end of a block of pages: that is
-    /// likely to be needed.
-    fn fill(
-        &mut self,
-        area: &Area<Backing>,
-        file: &dyn Content,
-        va: u64,
-        frame: &mut Frame,
-    ) -> Result<(), Refused> {
-        let end = ((va | (AROUND * PAGE - 1)) + 1).min(area.range.end);
-        for page in (va..end).step_by(PAGE as usize) {
-            let is_first = page == va;
-            if !is_first && self.pages.look(page).map_err(no_memory)?.is_some() {
-                break;
-            }
-            let Backing::File(_, at) =
-                areas::Backing::advanced(&area.backing, page - area.range.start)
-            else {
-                break;
-            };
-            let memory = pages::memory(frame);
-            memory.fill(0);
-            match file.read(at, memory) {
-                Ok(count) if count > 0 => {}
-                _ if is_first => return Err(Refused::Bus),
-                _ => break,
-            }
-            let mapped = self.pages.map(page, 1, area.rights, &Fill::Copy(frame));
-            match mapped {
-                Err(e) if is_first => return Err(no_memory(e)),
-                Err(_) => break,
-                Ok(()) => {}
-            }
-        }
-        Ok(())
-    }
-
     /// Has the heap end at an address.
     fn set_brk(&mut self, end: u64) -> Result<()> {
         let is = self.heap.end.next_multiple_of(PAGE);
@@ -521,7 +402,9 @@ impl Inner {
         if added.end > TOP || !self.areas.is_free(added.start..added.end + GUARD) {
             return Err(Errno::ENOMEM);
         }
-        self.add(added, Rights::READ | Rights::WRITE, Backing::Heap)
+        self.add(added.clone(), Rights::READ | Rights::WRITE, Backing::Heap)?;
+        self.go_on(added);
+        Ok(())
     }
 
     fn remap(&mut self, from: Range<u64>, wanted: Range<u64>, flags: u32, to: u64) -> Result<u64> {
@@ -576,9 +459,4 @@ impl Inner {
         self.clear(from)?;
         Ok(to.start)
     }
-}
-
-fn no_memory(error: MmError) -> Refused {
-    errno(error);
-    Refused::NoMemory
 }
