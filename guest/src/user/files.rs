@@ -247,6 +247,10 @@ impl Content for Mapped {
         self.0.place.inode.page(at / pages::PAGE, make)
     }
 
+    fn identity(&self) -> usize {
+        Arc::as_ptr(&self.0.place.inode).addr()
+    }
+
     fn place(&self) -> Option<Place> {
         Some(self.0.place.clone())
     }

@@ -1,14 +1,13 @@
 //! Futexes: threads that wait for a word of their program's memory to change.
 //!
-//! A word is known by the memory and the address; a word in memory that programs share is not one here,
-//! as none is shared. Who waits is listed before the word is looked at, so that a change and its wake-up
+//! A word is known by the memory and the address, or by the place in a file where that is shared. Who waits is listed before the word is looked at, so that a change and its wake-up
 //! in between are not missed.
 
 extern crate alloc;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Poll, Waker};
 
 use linux_raw_sys::general as linux;
@@ -23,8 +22,7 @@ use crate::rank;
 
 /// One who waits.
 struct Waiter {
-    memory: usize,
-    address: AtomicU64,
+    word: Lock<Word>,
     bits: u32,
     woken: AtomicBool,
     waker: Lock<Option<Waker>, rank::FutexWaker>,
@@ -32,8 +30,12 @@ struct Waiter {
 
 static WAITING: Lock<Vec<Arc<Waiter>>, rank::Futexes> = Lock::new(Vec::new());
 
-fn key(memory: &Arc<Memory>) -> usize {
-    Arc::as_ptr(memory).addr()
+/// A word as all know it who have it.
+type Word = (usize, u64);
+
+fn word(memory: &Arc<Memory>, address: u64) -> Word {
+    let shared = memory.shared_place(address);
+    shared.unwrap_or((Arc::as_ptr(memory).addr(), address))
 }
 
 /// Waits until it is woken, if a word is as expected; up to a time on the kernel's clock.
@@ -50,8 +52,7 @@ pub(crate) fn wait(
 ) -> Result<()> {
     check(address, bits)?;
     let waiter = Arc::new(Waiter {
-        memory: key(memory),
-        address: AtomicU64::new(address),
+        word: Lock::new(word(memory, address)),
         bits,
         woken: AtomicBool::new(false),
         waker: Lock::new(None),
@@ -103,10 +104,9 @@ fn check(address: u64, bits: u32) -> Result<()> {
 pub(crate) fn wake(memory: &Arc<Memory>, address: u64, most: u32, bits: u32) -> Result<u32> {
     check(address, bits)?;
     let mut count = 0;
+    let word = word(memory, address);
     WAITING.lock().retain(|waiter| {
-        let is_meant = waiter.memory == key(memory)
-            && waiter.address.load(Ordering::Relaxed) == address
-            && waiter.bits & bits != 0;
+        let is_meant = *waiter.word.lock() == word && waiter.bits & bits != 0;
         if !is_meant || count >= most {
             return true;
         }
@@ -126,12 +126,12 @@ pub(crate) fn requeue(memory: &Arc<Memory>, from: u64, to: u64, most: u32) -> Re
     check(from, 1)?;
     check(to, 1)?;
     let mut count = 0;
+    let (from, to) = (word(memory, from), word(memory, to));
     for waiter in WAITING.lock().iter() {
-        let is_meant =
-            waiter.memory == key(memory) && waiter.address.load(Ordering::Relaxed) == from;
-        if is_meant && count < most {
+        let mut word = waiter.word.lock();
+        if *word == from && count < most {
             count += 1;
-            waiter.address.store(to, Ordering::Relaxed);
+            *word = to;
         }
     }
     Ok(count)

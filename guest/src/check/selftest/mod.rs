@@ -32,6 +32,7 @@ mod native_interrupts;
 mod oom;
 mod pages;
 mod pile;
+mod program_shares;
 mod programs;
 mod queues;
 mod runner;

@@ -58,6 +58,8 @@ macro_rules! program {
     };
 }
 
+pub(super) use program;
+
 /// A program file: one segment, readable and executable, that has the headers and the code.
 fn file(code: &[u8]) -> Vec<u8> {
     let mut file = Vec::new();
@@ -139,7 +141,7 @@ fn status(code: &[u8]) -> Result<u32, Trouble> {
 }
 
 /// Fails unless a program ends by itself with 0.
-fn expect_good(code: &[u8]) -> TestResult {
+pub(super) fn expect_good(code: &[u8]) -> TestResult {
     expect_eq!(status(code)?, 0, "the program's status");
     Ok(())
 }

@@ -47,6 +47,9 @@ pub(crate) trait Content: Send + Sync {
     /// `ENODEV` of what has no pages to map, `EFAULT` behind the last one, `ENOSPC`.
     fn page(&self, at: u64, make: bool) -> Result<Option<Arc<dyn Page>>>;
 
+    /// A number that no other file has while anybody has this one.
+    fn identity(&self) -> usize;
+
     /// Where it lies.
     fn place(&self) -> Option<Place>;
 }
@@ -292,6 +295,17 @@ impl Memory {
 }
 
 impl Memory {
+    /// Which file an address lies in that is shared, by a number of its own while anybody has it, and where
+    /// there.
+    pub(crate) fn shared_place(&self, address: u64) -> Option<(usize, u64)> {
+        let inner = self.0.lock();
+        let area = inner.areas.find(address)?;
+        match &area.backing {
+            Backing::Shared(file, at) => Some((file.identity(), at + (address - area.range.start))),
+            _ => None,
+        }
+    }
+
     /// Calls `f` with each area.
     pub(crate) fn each(&self, mut f: impl FnMut(&Area<Backing>)) {
         self.0.lock().areas.iter().for_each(&mut f);
