@@ -337,14 +337,10 @@ impl Current<'_> {
         began: &Cell<Option<u64>>,
         f: impl FnOnce(&Calls<'_>) -> Poll<Result<R>>,
     ) -> Poll<Result<R>> {
-        let process = &self.thread.process;
-        let (Ok(system), Some(descriptors)) = (system(), process.files()) else {
-            return Poll::Ready(Err(Errno::EBADF));
-        };
         f(&Calls {
-            system: &system,
-            view: &process.view,
-            descriptors: &descriptors,
+            system: &self.system,
+            view: &self.thread.process.view,
+            descriptors: &self.files,
             who: &Identity::ROOT,
             caller: &Who(self.thread),
             waker,
@@ -355,7 +351,7 @@ impl Current<'_> {
     /// A call that does not wait.
     ///
     /// # Errors
-    /// Those of `f`; `EBADF` for a process that has no files any more.
+    /// Those of `f`.
     pub(crate) fn now<R>(&self, f: impl FnOnce(&Calls<'_>) -> Result<R>) -> Result<R> {
         match self.poll_files(&task::waker(), &Cell::new(None), |calls| {
             Poll::Ready(f(calls))

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::task::{Poll, Waker};
 
+use guest_files::{Descriptors, System};
 use hypercall::Hypervisor;
 use linux_raw_sys::general as linux;
 
@@ -16,7 +17,7 @@ use super::errno::{Errno, RESTART, Result, Room};
 use super::memory::{Access, Memory, Refused};
 use super::process::{self, Process};
 use super::signal::{self, Fault, Stack};
-use super::{deliver, futex};
+use super::{deliver, files, futex};
 use crate::lock::Lock;
 use crate::rank;
 use crate::task::{self, Hooks, JoinHandle};
@@ -62,6 +63,10 @@ pub(crate) struct Current<'a> {
     pub(crate) context: &'a mut Context,
     /// The memory of its process.
     pub(crate) memory: Arc<Memory>,
+    /// The open files of its process.
+    pub(crate) files: Arc<Descriptors>,
+    /// All files.
+    pub(crate) system: Arc<System>,
 }
 
 impl Current<'_> {
@@ -272,11 +277,18 @@ pub(crate) fn wait_until_time<T>(
 /// Runs a program's thread up to its end.
 fn main(thread: &Arc<Thread>, mut context: Context) {
     *thread.waker.lock() = Some(task::waker());
-    if let Some(memory) = thread.process.memory() {
+    // Those of a process stay the same up to its end, but for the memory, which `execve` replaces.
+    if let (Some(memory), Some(files), Ok(system)) = (
+        thread.process.memory(),
+        thread.process.files(),
+        files::system(),
+    ) {
         let mut current = Current {
             thread,
             context: &mut context,
             memory,
+            files,
+            system,
         };
         run(&mut current);
         futex::leave(thread, &current.memory);

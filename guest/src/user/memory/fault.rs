@@ -66,7 +66,8 @@ impl Access {
     }
 }
 
-/// Where a program goes on if it touches memory page after page, and how much was mapped there last.
+/// Where a program goes on if it touches memory page after page, and how much was wanted there last: more
+/// than was mapped where a table or an area ended.
 #[derive(Default)]
 pub(super) struct Ahead {
     next: u64,
@@ -83,9 +84,12 @@ impl Ahead {
         }
     }
 
+    /// So many pages are there for a fault.
     fn note(&mut self, va: u64, pages: u64) {
-        self.next = va + pages * PAGE;
-        self.pages = pages;
+        if pages > 0 {
+            self.pages = self.pages(va);
+            self.next = va + pages * PAGE;
+        }
     }
 }
 
@@ -160,9 +164,7 @@ impl Inner {
             Backing::Zeros | Backing::Stack | Backing::Heap => {
                 let wanted = self.ahead.pages(va).min(left);
                 let there = self.fault_zeros(&area, va, wanted, access)?;
-                if there > 0 {
-                    self.ahead.note(va, there);
-                }
+                self.ahead.note(va, there);
                 Ok(())
             }
         }
@@ -240,9 +242,7 @@ impl Inner {
             .pages
             .touch(va, ahead, area.rights, write, OnWrite::Copy);
         if let Some(pages) = there.map_err(no_memory)? {
-            if pages > 0 {
-                self.ahead.note(va, pages);
-            }
+            self.ahead.note(va, pages);
             return Ok(pages);
         }
         let at = |va: u64| offset(area, va);
