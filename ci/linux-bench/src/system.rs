@@ -94,6 +94,8 @@ calls! {
     wait4 = 61 (process, status, options, usage);
     /// Sets a file's size.
     ftruncate = 77 (file, bytes);
+    /// How this process and its children are run.
+    personality = 135 (flags);
     /// A file in memory.
     memfd_create = 319 (name, flags);
 }

@@ -38,6 +38,9 @@ const ANYWHERE: u64 = (END / 3 * 2) & !(PAGE - 1);
 /// Pages that a stack is moved down by at most, if it is small.
 const SHIFT: u64 = 1024;
 
+/// Of `personality`: programs and stacks lie at no random addresses (`linux/personality.h`).
+pub(crate) const ADDR_NO_RANDOMIZE: u32 = 0x4_0000;
+
 /// What a program is started with.
 pub(crate) struct Arguments {
     /// The file, as it was named.
@@ -179,12 +182,16 @@ fn copy(bytes: &[u8]) -> Result<Vec<u8>> {
     Ok(copy)
 }
 
-/// Makes the memory of a program and enters it.
+/// Makes the memory of a program and enters it; where things lie in it is `random` or always the same.
 ///
 /// # Errors
 /// `ENOEXEC`, `E2BIG`, `ENOMEM`. The vCPU may then be in a space that is gone: the caller enters
 /// another.
-pub(crate) fn load(file: &Arc<dyn Content>, with: &Arguments) -> Result<(Memory, Start)> {
+pub(crate) fn load(
+    file: &Arc<dyn Content>,
+    with: &Arguments,
+    random: bool,
+) -> Result<(Memory, Start)> {
     let headers = Headers::read(&**file)?;
     if headers.of(abi::PT_INTERP).next().is_some() {
         // Programs that are put together by another one when they start.
@@ -192,8 +199,10 @@ pub(crate) fn load(file: &Arc<dyn Content>, with: &Arguments) -> Result<(Memory,
     }
     let memory = Memory::new()?;
     memory.enter()?;
-    let loaded = map(&memory, file, &headers).and_then(|base| {
-        let rsp = stack(&memory, &headers, base, with)?;
+    let below = |most: u64| if random { random::below(most) } else { 0 };
+    let anywhere = ANYWHERE + below(1 << 20) * PAGE;
+    let loaded = map(&memory, file, &headers, anywhere).and_then(|base| {
+        let rsp = stack(&memory, &headers, base, with, below(SHIFT))?;
         let rip = headers.file.e_entry.wrapping_add(base);
         Ok(Start { rip, rsp })
     });
@@ -207,12 +216,12 @@ pub(crate) fn load(file: &Arc<dyn Content>, with: &Arguments) -> Result<(Memory,
     }
 }
 
-/// Maps the segments; returns what is to be added to the file's addresses.
-fn map(memory: &Memory, file: &Arc<dyn Content>, headers: &Headers) -> Result<u64> {
+/// Maps the segments, at `anywhere` if the file lets them be; returns what is to be added to its addresses.
+fn map(memory: &Memory, file: &Arc<dyn Content>, headers: &Headers, anywhere: u64) -> Result<u64> {
     let span = headers.span()?;
     let base = match headers.file.e_type {
         abi::ET_EXEC => 0,
-        _ => (ANYWHERE + random::below(1 << 20) * PAGE).wrapping_sub(span.start),
+        _ => anywhere.wrapping_sub(span.start),
     };
     for segment in headers.of(abi::PT_LOAD) {
         map_segment(memory, file, segment, base)?;
@@ -265,8 +274,14 @@ fn map_segment(
     Ok(())
 }
 
-/// Lays out the stack; returns where it begins.
-fn stack(memory: &Memory, headers: &Headers, base: u64, with: &Arguments) -> Result<u64> {
+/// Lays out the stack, so many pages further down than it must be; returns where it begins.
+fn stack(
+    memory: &Memory,
+    headers: &Headers,
+    base: u64,
+    with: &Arguments,
+    further: u64,
+) -> Result<u64> {
     let user = User(memory);
     let strings = with.arguments.iter().chain(&with.environment);
     let count: usize = strings.map(|string| string.len() + 1 + 8).sum();
@@ -278,7 +293,7 @@ fn stack(memory: &Memory, headers: &Headers, base: u64, with: &Arguments) -> Res
     let built = END - room.next_multiple_of(PAGE)..END;
     memory.map_stack(built.clone())?;
     let pages = (built.end - built.start) / PAGE;
-    let down = (pages + random::below(SHIFT)) * PAGE;
+    let down = (pages + further) * PAGE;
     let mut top = END;
     let mut push = |bytes: &[u8]| {
         top -= bytes.len() as u64 + 1;

@@ -253,7 +253,7 @@ fn begin(system: &Arc<System>, path: &str, words: &[u8]) -> Result<()> {
         Ok(Arc::new(files::Mapped(file)) as Arc<dyn Content>)
     };
     let (file, with) = exec::interpret(with, program)?;
-    let (memory, start) = exec::load(&file, &with)?;
+    let (memory, start) = exec::load(&file, &with, true)?;
     Memory::leave();
     let new = New {
         parent: None,

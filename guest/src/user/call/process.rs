@@ -83,6 +83,15 @@ pub(super) const CALLS: Family = &[
     }),
     (linux::__NR_arch_prctl, arch_prctl),
     (linux::__NR_prctl, prctl),
+    (linux::__NR_personality, |c, [what, ..]| {
+        // What there is not is remembered as well, as under Linux.
+        let personality = &c.thread.process.personality;
+        Ok(match what as u32 {
+            u32::MAX => personality.load(Ordering::Relaxed),
+            what => personality.swap(what, Ordering::Relaxed),
+        }
+        .into())
+    }),
     (linux::__NR_futex, futex),
 ];
 
@@ -299,7 +308,8 @@ fn execve(
     let (file, with) = exec::interpret(with, open)?;
     let thread = current.thread;
     process::end_other_threads(thread);
-    let loaded = exec::load(&file, &with);
+    let fixed = thread.process.personality.load(Ordering::Relaxed) & exec::ADDR_NO_RANDOMIZE != 0;
+    let loaded = exec::load(&file, &with, !fixed);
     let (memory, start) = match loaded {
         Ok(loaded) => loaded,
         Err(e) => {

@@ -12,7 +12,7 @@ extern crate alloc;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use core::task::{Poll, Waker};
 
 pub(crate) use children::{For, Which, is_stopped, stop, wait};
@@ -52,6 +52,8 @@ pub(crate) struct Process {
     files: Lock<Option<Arc<Descriptors>>, rank::Process>,
     /// Where paths begin for it.
     pub(crate) view: Arc<View>,
+    /// How it wants to be run, by the bits of `personality`.
+    pub(crate) personality: AtomicU32,
     /// Whether it has run a program since it was made.
     pub(crate) has_executed: AtomicBool,
     /// Whether its parent waits until it no longer uses the parent's memory.
@@ -259,6 +261,9 @@ pub(crate) fn create(
         arguments: Lock::new(parent.map_or_else(Vec::new, Process::command_line)),
         files: Lock::new(Some(new.files)),
         view: new.view,
+        personality: AtomicU32::new(
+            parent.map_or(0, |parent| parent.personality.load(Ordering::Relaxed)),
+        ),
         has_executed: AtomicBool::new(false),
         borrows: AtomicBool::new(new.borrows),
         lender: Lock::new(None),
