@@ -159,7 +159,7 @@ mod image {
     }
 
     /// The tables behind the image that the PVH entry builds, in this order: L5, L4, L3, the L2 and
-    /// two L1 tables of the image, the L2 and the L1 table of the fixmap.
+    /// four L1 tables of the image, the L2 and the L1 table of the fixmap.
     #[must_use]
     pub fn early_tables() -> core::ops::Range<u64> {
         address!(__early_tables)..address!(__image_end)

@@ -43,7 +43,7 @@ use crate::{cpu, power, println, time, trap, verdict, xenstore};
 
 const PAGE: u64 = 4096;
 /// Frames that the entry maps.
-const MAPPED: u64 = 1024;
+const MAPPED: u64 = 2048;
 /// The right to write, in an entry.
 const WRITABLE: u64 = 1 << 1;
 
@@ -178,7 +178,7 @@ mod place {
     pub(super) const L4: u64 = 1;
     pub(super) const L3: u64 = 2;
     pub(super) const L1: u64 = 4;
-    pub(super) const FIXMAP_L1: u64 = 7;
+    pub(super) const FIXMAP_L1: u64 = 9;
 }
 
 /// Who can be asked about memory beside the loader.
@@ -277,7 +277,7 @@ fn fit_early_tables(info: &HvmInfo, used: Range<u64>) {
     let frame = |va: u64| (va - layout::IMAGE.start) / PAGE;
     let own = frame(used.start)..frame(used.end);
     Processor.unprotected(|| {
-        // SAFETY: the two L1 tables lie one behind the other and have an entry for each frame. What
+        // SAFETY: the L1 tables lie one behind the other and have an entry for each frame. What
         // loses its mapping is not memory, what loses the right to be written is written only by
         // those who may; the code that ran at physical addresses is done.
         unsafe {

@@ -3,7 +3,7 @@
 //!
 //! The loader enters in 32-bit protected mode without paging, flat segments, EBX = physical address
 //! of `hvm_start_info` (`xen/include/public/arch-x86/hvm/start_info.h`). This builds the tables that
-//! Xen's domain builder would have built for a PV kernel: the first 4 MiB of memory at VIRT_BASE in
+//! Xen's domain builder would have built for a PV kernel: the first 8 MiB of memory at VIRT_BASE in
 //! 4 KiB pages, and beside that the tables of the fixmap, empty. It chooses between four and five
 //! levels, enters long mode and jumps to where the kernel is linked.
 //!
@@ -36,8 +36,8 @@ global_asm!(
     ".set l3, l5 + 0x2000",
     ".set l2, l5 + 0x3000",
     ".set l1, l5 + 0x4000",
-    ".set fix_l2, l5 + 0x6000",
-    ".set fix_l1, l5 + 0x7000",
+    ".set fix_l2, l5 + 0x8000",
+    ".set fix_l1, l5 + 0x9000",
     ".code32",
     "pvh_start:",
     "    cld",
@@ -69,17 +69,19 @@ global_asm!(
     "    outb %al, $0xf4",
     "    ud2",
     ".Llong:",
-    // Both L1 tables: page n of memory at place n.
+    // All four L1 tables: page n of memory at place n.
     "    movl $l1, %edi",
     "    movl $flags, %eax",
     "1:  movl %eax, (%edi)",
     "    addl $0x1000, %eax",
     "    addl $8, %edi",
-    "    cmpl $(l1 + 0x2000), %edi",
+    "    cmpl $(l1 + 0x4000), %edi",
     "    jne 1b",
     // VIRT_BASE is entry 510 of its L3 table, the fixmap 511; entries 0 are for this code.
     "    movl $(l1 + flags), l2",
     "    movl $(l1 + 0x1000 + flags), l2 + 8",
+    "    movl $(l1 + 0x2000 + flags), l2 + 16",
+    "    movl $(l1 + 0x3000 + flags), l2 + 24",
     "    movl $(l2 + flags), l3",
     "    movl $(l2 + flags), l3 + 510 * 8",
     "    movl $(fix_l2 + flags), l3 + 511 * 8",
