@@ -34,8 +34,6 @@ pub(crate) struct Area {
     threads: AtomicPtr<()>,
     /// What the events keep for it; null where they keep nothing.
     events: AtomicPtr<()>,
-    /// Where FS and user mode's GS lead on it.
-    bases: [AtomicU64; 2],
     number: u32,
     /// Locks that it holds.
     pub(crate) held: Held,
@@ -66,7 +64,6 @@ impl Area {
             tables: AtomicPtr::new(core::ptr::null_mut()),
             threads: AtomicPtr::new(core::ptr::null_mut()),
             events: AtomicPtr::new(core::ptr::null_mut()),
-            bases: [const { AtomicU64::new(0) }; 2],
             number,
             held: Held::nothing(),
             upcalls: AtomicU64::new(0),
@@ -107,22 +104,6 @@ impl Area {
     #[inline]
     pub(crate) fn set_user_top(&self, top: u64) {
         self.user_top.store(top, Ordering::Relaxed);
-    }
-
-    /// Where FS and user mode's GS lead.
-    #[inline]
-    pub(crate) fn bases(&self) -> [u64; 2] {
-        self.bases
-            .each_ref()
-            .map(|base| base.load(Ordering::Relaxed))
-    }
-
-    /// Notes where FS and user mode's GS lead.
-    #[inline]
-    pub(crate) fn set_bases(&self, bases: [u64; 2]) {
-        for (base, now) in self.bases.iter().zip(bases) {
-            base.store(now, Ordering::Relaxed);
-        }
     }
 
     /// Says what the page tables keep for it. Whose it is this room does not know.

@@ -172,10 +172,8 @@ unsafe extern "C" fn enter_by_processor(context: *mut Context) {
 /// # Errors
 /// Xen's refusal.
 pub(crate) fn install() -> Result<(), XenError> {
-    // Whatever was told of another life of this vCPU, Xen knows of none of it.
-    let here = crate::cpu::here();
-    here.set_user_top(0);
-    here.set_bases([u64::MAX; 2]);
+    // Whatever was told in another life of this vCPU, Xen knows no more.
+    crate::cpu::here().set_user_top(0);
     let calls = [
         (Callback::Syscall, &raw const usermode_system_call),
         (Callback::Syscall32, &raw const usermode_refused),

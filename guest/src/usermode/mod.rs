@@ -96,19 +96,12 @@ impl Bases {
             native::set_bases(fs, gs);
             return Ok(());
         }
-        let here = cpu::here();
-        let [fs_now, gs_now] = here.bases();
-        if fs != fs_now {
-            // SAFETY: the kernel addresses nothing through FS.
-            unsafe { set_segment_base(&HV, SegmentBase::Fs, fs) }?;
-            here.set_bases([fs, gs_now]);
+        // Told anew each time: user mode changes them by itself, by a selector.
+        // SAFETY: the kernel addresses nothing through FS, and has a GS base of its own.
+        unsafe {
+            set_segment_base(&HV, SegmentBase::Fs, fs)?;
+            set_segment_base(&HV, SegmentBase::GsUser, gs)
         }
-        if gs != gs_now {
-            // SAFETY: the kernel has a GS base of its own.
-            unsafe { set_segment_base(&HV, SegmentBase::GsUser, gs) }?;
-            here.set_bases([fs, gs]);
-        }
-        Ok(())
     }
 }
 
