@@ -134,6 +134,56 @@ fn origin(report: &Report) -> String {
     )
 }
 
+/// What each row of the programs' is to come to.
+const GOALS: &[(&str, u64, u64)] = &[
+    ("syscall_null", SMALL, 750),
+    ("fault", SMALL, 2500),
+    ("fault", LARGE, 1150),
+    ("populate", LARGE, 1000),
+    ("munmap", LARGE, 350),
+    ("fork", LARGE, 20),
+    ("fork_write", LARGE, 3000),
+    ("copy_on_write_fault", SMALL, 3000),
+    ("brk_touch", SMALL, 4000),
+    ("fork_exit_wait", SMALL, 80_000),
+    ("vfork_exec_wait", SMALL, 120_000),
+    ("fork_exec_wait", SMALL, 150_000),
+    ("pipe_ping_pong", SMALL, 8000),
+    ("pipe", SMALL, 2500),
+    ("pwrite", SMALL, 2000),
+    ("pread", SMALL, 2000),
+    ("open_close", SMALL, 3500),
+];
+
+/// The table of what programs wait for.
+fn programs(report: &Report) -> Vec<String> {
+    let mut lines = vec![
+        String::new(),
+        "What a program waits for, counted by the same program on both kernels: instructions of whole \
+         system calls and faults, a page where there are several. `cargo xtask bench --programs --vs linux` \
+         counts these alone."
+            .to_owned(),
+        String::new(),
+        "| by a program | pages | instructions | goal | Linux |".to_owned(),
+        "|---|--:|--:|--:|--:|".to_owned(),
+    ];
+    for &(name, pages, goal) in GOALS {
+        let Some(ours) = report.find(Kind::Program, name, pages) else {
+            continue;
+        };
+        let linux = report.find(Kind::Linux, name, pages);
+        let cells = [
+            format!("`program.{name}.{pages}`"),
+            pages.to_string(),
+            table::per_page(ours),
+            goal.to_string(),
+            linux.map(table::per_page).unwrap_or_default(),
+        ];
+        lines.push(format!("| {} |", cells.join(" | ")));
+    }
+    lines
+}
+
 fn block(report: &Report) -> String {
     let mut lines = vec![
         BEGIN.to_owned(),
@@ -164,6 +214,7 @@ fn block(report: &Report) -> String {
         cells.push(large.hypercalls.to_string());
         lines.push(format!("| {} |", cells.join(" | ")));
     }
+    lines.extend(programs(report));
     if let (Some(least), Some(most)) = (report.memory.first(), report.memory.last()) {
         lines.push(String::new());
         lines.push(format!(
@@ -250,6 +301,33 @@ mod tests {
             wrong(&old, &run),
             ["map: 1.50 is written, 1.58 was counted"]
         );
+    }
+
+    #[test]
+    fn what_programs_wait_for_has_its_goal_beside_it() {
+        let mut run = report();
+        let mut add = |name: &str, pages, instructions| {
+            let all = if name.starts_with("linux") {
+                &mut run.linux
+            } else {
+                &mut run.programs
+            };
+            all.push(super::super::report::tests::measurement(
+                name,
+                pages,
+                instructions,
+            ));
+        };
+        add("program.fault", 4096, 4096 * 1100);
+        add("linux.fault", 4096, 4096 * 6580);
+        let old = block(&run);
+        let row = "| `program.fault.4096` | 4096 | 1100 | 1150 | 6580 |";
+        assert!(old.contains(row), "{old}");
+        run.linux.clear();
+        assert_eq!(wrong(&old, &run), [""; 0]);
+        run.programs[0].instructions = 4096 * 1200;
+        let found = ["program.fault.4096: 1100 is written, 1200 was counted"];
+        assert_eq!(wrong(&old, &run), found);
     }
 
     #[test]
