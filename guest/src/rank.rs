@@ -130,7 +130,7 @@ ranks! {
     Programs,
     /// Those who wait for a word of a program's memory.
     Futexes,
-    /// What wakes one of them.
+    /// What wakes one of them, and for which word it waits.
     FutexWaker,
     /// The file system of programs.
     Files,

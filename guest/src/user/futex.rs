@@ -22,7 +22,7 @@ use crate::rank;
 
 /// One who waits.
 struct Waiter {
-    word: Lock<Word>,
+    word: Lock<Word, rank::FutexWaker>,
     bits: u32,
     woken: AtomicBool,
     waker: Lock<Option<Waker>, rank::FutexWaker>,

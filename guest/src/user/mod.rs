@@ -27,6 +27,7 @@ mod process;
 mod random;
 mod signal;
 mod thread;
+mod traffic;
 
 extern crate alloc;
 
@@ -147,6 +148,7 @@ pub(crate) fn run_from(
         Ok(Ended(console::serve(console)))
     });
     thread::join_all();
+    traffic::tell();
     pages::release_spares();
     console::remove();
     files::set_system(None);

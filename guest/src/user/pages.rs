@@ -13,6 +13,8 @@ use core::ops::Range;
 use guest_files::Page;
 use hypercall::Pfn;
 
+use super::copy;
+use super::traffic::{Work, counted};
 use crate::areas::Rights;
 use crate::mm::error::FrameError;
 use crate::mm::frames::Frame;
@@ -48,15 +50,6 @@ fn flags(rights: Rights) -> Option<Flags> {
         flags.insert(Flags::WRITABLE | Flags::DIRTY);
     }
     Some(flags)
-}
-
-/// Copies what a page of a file holds.
-fn copy_page(page: &dyn Page, to: &mut Words) {
-    let bytes = to.as_mut_ptr().cast::<u8>();
-    // SAFETY: the words' own bytes, which any are, while the words are borrowed.
-    let bytes = unsafe { core::slice::from_raw_parts_mut(bytes, PAGE as usize) };
-    let mut fill = guest_files::Fill::new(bytes);
-    page.read(0, PAGE as usize, &mut fill);
 }
 
 /// Has a page that is mapped be writable, if it is written to, and as many that follow as `most` says;
@@ -177,6 +170,17 @@ pub(crate) enum Fill<'a> {
     Held(&'a dyn Page),
 }
 
+impl Fill<'_> {
+    /// Where the kernel finds it.
+    fn memory(&self) -> *const u8 {
+        let number = match self {
+            Fill::Copy(frame) => frame.pfn().as_u64(),
+            Fill::Held(page) => page.id(),
+        };
+        core::ptr::with_exposed_provenance((layout::DIRECT.start + number * PAGE) as usize)
+    }
+}
+
 impl Pages {
     /// A space with nothing in it.
     ///
@@ -204,9 +208,11 @@ impl Pages {
         hidden
             .try_reserve_exact(self.hidden.len())
             .map_err(|_| MmError::Frame(FrameError::OutOfMemory))?;
-        let space = mm::with(|tables| {
-            check_reserve(tables, 8)?;
-            tables.fork_parts(parent, areas)
+        let space = counted(Work::Fork, || {
+            mm::with(|tables| {
+                check_reserve(tables, 8)?;
+                tables.fork_parts(parent, areas)
+            })
         })?;
         let mut child = Pages {
             space: Some(space),
@@ -356,11 +362,13 @@ impl Pages {
         let Some(flags) = flags(rights) else {
             return Ok(());
         };
+        let from = with.memory();
         self.within(|tables| {
             check_reserve(tables, pages + 4)?;
-            tables.map_user(va, pages, flags, |_, words| match with {
-                Fill::Copy(frame) => *words = *self::words(frame),
-                Fill::Held(page) => copy_page(*page, words),
+            tables.map_user(va, pages, flags, |_, words| {
+                // SAFETY: what is copied is borrowed, be it a frame or a page that programs may have
+                // mapped; the words are this closure's.
+                unsafe { copy::shared(words.as_mut_ptr().cast(), from, PAGE as usize) };
             })
         })
     }
@@ -455,7 +463,8 @@ impl Pages {
     /// No memory, or Xen's refusal.
     pub(crate) fn relocate(&mut self, range: Range<u64>, to: u64) -> Result<(), MmError> {
         let pages = (range.end - range.start) / PAGE;
-        self.within(|tables| tables.move_user(range.start, to, pages))?;
+        let moves = |tables: &mut Tables<Running>| tables.move_user(range.start, to, pages);
+        counted(Work::Move, || self.within(moves))?;
         let hidden = self.hidden_in(&range);
         for (va, _) in &mut self.hidden[hidden] {
             *va = to + (*va - range.start);

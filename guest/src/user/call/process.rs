@@ -15,6 +15,7 @@ use crate::user::files::Mapped;
 use crate::user::memory::Content;
 use crate::user::process::{self, For, New, Which};
 use crate::user::thread::{Current, Thread};
+use crate::user::traffic::{Work, counted};
 use crate::user::{futex, thread};
 use crate::usermode::{Bases, Context, END};
 
@@ -309,7 +310,7 @@ fn execve(
     let thread = current.thread;
     process::end_other_threads(thread);
     let fixed = thread.process.personality.load(Ordering::Relaxed) & exec::ADDR_NO_RANDOMIZE != 0;
-    let loaded = exec::load(&file, &with, !fixed);
+    let loaded = counted(Work::Exec, || exec::load(&file, &with, !fixed));
     let (memory, start) = match loaded {
         Ok(loaded) => loaded,
         Err(e) => {
