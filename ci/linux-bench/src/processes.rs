@@ -65,7 +65,10 @@ const fn small() -> [u8; 64 + 56 + 9] {
     file
 }
 
-const ROWS: &[(&str, fn() -> Measured)] = &[
+/// Does something once and says what it took.
+type Row = fn() -> Measured;
+
+const ROWS: &[(&str, Row)] = &[
     ("copy_on_write_fault", copy_on_write),
     ("brk_touch", brk),
     ("pipe", pipe),
