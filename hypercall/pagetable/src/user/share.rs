@@ -194,11 +194,11 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     fn copy_table(&mut self, start: u64, pmd: Place<L2>, table: Pfn) -> Result<(), MmError> {
         self.count_entries(table)?;
-        let copied = match self.few_entries(table) {
-            Some(entries) if let Some(copy) = self.take_empty_table() => {
-                self.copy_entries_to(copy, table, &entries, pmd)
-            }
-            _ => self.rebuild_table(start, pmd, table),
+        let few = self.few_entries(table);
+        let few = few.and_then(|entries| Some((entries, self.take_empty_table()?)));
+        let copied = match few {
+            Some((entries, copy)) => self.copy_entries_to(copy, table, &entries, pmd),
+            None => self.rebuild_table(start, pmd, table),
         };
         if copied.is_err() && self.value(self.entry(pmd)).is_some_and(|v| v.pfn == table) {
             self.uncount_entries(table, 512);
