@@ -12,7 +12,7 @@
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hypercall::abi::start_info::{start_info, start_info_console, start_info_console_domU};
 use hypercall::event::Port;
@@ -40,6 +40,9 @@ struct Part {
     /// Has it in use again.
     after: fn(&Told) -> Result<(), Trouble>,
 }
+
+/// The part that waits for the tools.
+pub(crate) const WAITS: &str = "console";
 
 /// Every such part: before in this order, after in the opposite one.
 const PARTS: &[Part] = &[
@@ -69,7 +72,7 @@ const PARTS: &[Part] = &[
     },
     // Its port. What the daemon has not taken by now the next one would print again.
     Part {
-        name: "console",
+        name: WAITS,
         before: || {
             console::drain();
             Ok(())
@@ -191,6 +194,36 @@ impl From<Failed> for Trouble {
     }
 }
 
+/// Ticks of the processor's counter that a part took the last time: before the tools had the domain, and
+/// after that. Over a restore each is of one host.
+struct Took {
+    before: AtomicU64,
+    after: AtomicU64,
+}
+
+static TOOK: [Took; PARTS.len()] = [const {
+    Took {
+        before: AtomicU64::new(0),
+        after: AtomicU64::new(0),
+    }
+}; PARTS.len()];
+
+/// What the last suspend cost, by parts in their order: a name, ticks before, ticks after.
+pub(crate) fn costs() -> impl Iterator<Item = (&'static str, u64, u64)> {
+    PARTS.iter().zip(&TOOK).map(|(part, took)| {
+        let [before, after] = [&took.before, &took.after].map(|took| took.load(Ordering::Relaxed));
+        (part.name, before, after)
+    })
+}
+
+/// Calls `f`, and keeps how long that took.
+fn timed<T>(took: &AtomicU64, f: impl FnOnce() -> T) -> T {
+    let began = time::tsc();
+    let result = f();
+    took.store(time::tsc().wrapping_sub(began), Ordering::Relaxed);
+    result
+}
+
 /// How often the domain was suspended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Times {
@@ -247,10 +280,10 @@ fn masked() -> Result<Resumed, Trouble> {
     let mut told = prepare()?;
     let mut done = 0;
     let mut result = Ok(());
-    for part in PARTS {
+    for (part, took) in PARTS.iter().zip(&TOOK) {
         // One that failed may be half done, and is undone with the others.
         done += 1;
-        result = (part.before)();
+        result = timed(&took.before, part.before);
         if result.is_err() {
             break;
         }
@@ -258,8 +291,8 @@ fn masked() -> Result<Resumed, Trouble> {
     if result.is_ok() {
         result = suspend(&mut told);
     }
-    for part in PARTS[..done].iter().rev() {
-        if let Err(e) = (part.after)(&told) {
+    for (part, took) in PARTS.iter().zip(&TOOK).take(done).rev() {
+        if let Err(e) = timed(&took.after, || (part.after)(&told)) {
             panic!("after a suspend, {}: {e}", part.name);
         }
     }

@@ -12,7 +12,7 @@ use crate::mm::frames::Counts;
 use crate::mm::state::{Kind, State};
 use crate::mm::{self, Current};
 use crate::xen::HV;
-use crate::{cpu, println, shared, time};
+use crate::{cpu, println, shared, suspend, time};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -168,4 +168,34 @@ command!(
     "print the lazy mode of the page tables, and how many updates a hypercall carries",
     needs EVERYWHERE,
     lazy
+);
+
+fn suspends(_: &mut Monitor, _: &str) -> Option<End> {
+    let suspend::Times {
+        restored,
+        cancelled,
+    } = suspend::times();
+    println!("suspended {restored} times and restored, {cancelled} times and gone on as it was");
+    if restored + cancelled == 0 {
+        return None;
+    }
+    println!("ticks of the processor's counter, the last time:");
+    println!("    before     after");
+    let mut sum = (0, 0);
+    for (part, before, after) in suspend::costs() {
+        println!("{before:>10}{after:>10}  {part}");
+        // There it is waited for the tools.
+        if part != suspend::WAITS {
+            sum = (sum.0 + before, sum.1 + after);
+        }
+    }
+    println!("{:>10}{:>10}  all but the {}", sum.0, sum.1, suspend::WAITS);
+    None
+}
+command!(
+    "suspend",
+    "",
+    "print how often the domain was saved, and what the last time cost in each part of the kernel",
+    needs XEN_TABLES,
+    suspends
 );

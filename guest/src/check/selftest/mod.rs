@@ -24,6 +24,7 @@ mod forked;
 mod frames;
 mod handlers;
 mod heap;
+mod held;
 mod image;
 mod interrupt;
 mod lazy;
