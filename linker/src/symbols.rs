@@ -1,4 +1,4 @@
-//! Function names for backtraces.
+//! Function names, for backtraces and for whoever types one.
 //!
 //! The image reserves a section that `cargo xtask build` fills after linking with the names of its
 //! functions, already demangled. Layout, little-endian: magic `SYMS`, u32 count, then `count`
@@ -37,6 +37,32 @@ impl<'a> Symbols<'a> {
         }
     }
 
+    /// Where the function begins that has this name, or else the first whose name ends in `::` and this.
+    #[must_use]
+    pub fn address_of(&self, name: &str) -> Option<u64> {
+        let named = |is_it: &dyn Fn(&str) -> bool| {
+            (0..self.count).find_map(|index| {
+                let (start, text) = self.entry(index)?;
+                is_it(text).then(|| self.base + u64::from(start))
+            })
+        };
+        let ends = |text: &str| {
+            let before = text.strip_suffix(name);
+            before.is_some_and(|before| before.ends_with("::"))
+        };
+        named(&|text| text == name).or_else(|| named(&ends))
+    }
+
+    /// The start of a function, from the base, and its name.
+    fn entry(&self, index: usize) -> Option<(u32, &'a str)> {
+        let entry = 8 + index * 8;
+        let start = word(self.bytes, entry)?;
+        let name = word(self.bytes, entry + 4)? as usize;
+        let length = usize::from(*self.bytes.get(name)?);
+        let text = self.bytes.get(name + 1..name + 1 + length)?;
+        Some((start, core::str::from_utf8(text).ok()?))
+    }
+
     /// The function that `address` lies in or behind, and how far behind its start.
     #[must_use]
     pub fn find(&self, address: u64) -> Option<(&'a str, u64)> {
@@ -50,12 +76,8 @@ impl<'a> Symbols<'a> {
                 high = middle;
             }
         }
-        let entry = 8 + low.checked_sub(1)? * 8;
-        let start = word(self.bytes, entry)?;
-        let name = word(self.bytes, entry + 4)? as usize;
-        let length = usize::from(*self.bytes.get(name)?);
-        let text = self.bytes.get(name + 1..name + 1 + length)?;
-        Some((core::str::from_utf8(text).ok()?, u64::from(offset - start)))
+        let (start, name) = self.entry(low.checked_sub(1)?)?;
+        Some((name, u64::from(offset - start)))
     }
 }
 
@@ -125,6 +147,25 @@ mod tests {
         assert_eq!(symbols.find(BASE + 0x1ff), Some(("b::c", 0x7f)));
         assert_eq!(symbols.find(BASE + 0x5000), Some(("d", 0x4e00)));
         assert_eq!(symbols.find(5), None);
+    }
+
+    #[test]
+    fn a_name_finds_its_function() {
+        let table = encode(&[
+            (0x100, "a::run".into()),
+            (0x180, "b::run".into()),
+            (0x200, "run".into()),
+            (0x280, "overrun".into()),
+        ]);
+        let symbols = Symbols::new(&table, BASE);
+        assert_eq!(symbols.address_of("run"), Some(BASE + 0x200));
+        assert_eq!(symbols.address_of("b::run"), Some(BASE + 0x180));
+        let table = encode(&[(0x80, "overrun".into()), (0x100, "a::run".into())]);
+        let symbols = Symbols::new(&table, BASE);
+        assert_eq!(symbols.address_of("run"), Some(BASE + 0x100));
+        assert_eq!(symbols.address_of("::run"), None);
+        assert_eq!(symbols.address_of(""), None);
+        assert_eq!(Symbols::new(&[], BASE).address_of("run"), None);
     }
 
     #[test]

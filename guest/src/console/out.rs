@@ -247,6 +247,13 @@ impl Wire for Out {
     fn now(&self) -> Option<u64> {
         time::monotonic()
     }
+
+    fn is_taken(&self) -> bool {
+        match self {
+            Out::Ring { page, .. } => page.is_connected(),
+            Out::Closed | Out::Hypervisor | Out::Device(_) => true,
+        }
+    }
 }
 
 fn notify(port: u32) {

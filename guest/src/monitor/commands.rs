@@ -106,21 +106,32 @@ command!(
     features
 );
 
+/// The address that is meant by a number or by a function's name.
+fn address(text: &str) -> Option<u64> {
+    let named = || linker::symbols::current().address_of(text);
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => u64::from_str_radix(text, 16).ok().or_else(named),
+    }
+}
+
 fn walk(_: &mut Monitor, argument: &str) -> Option<End> {
-    let digits = argument.trim_start_matches("0x");
-    match u64::from_str_radix(digits, 16) {
-        Ok(address) => {
+    match address(argument) {
+        Some(address) => {
             let walk = mm::with(|tables| tables.walk(address));
             println!("{walk}");
         }
-        Err(_) => println!("walk needs an address, in hexadecimal: walk ffffffff80100000"),
+        None => println!(
+            "walk needs an address, in hexadecimal, or the name of a function: walk ffffffff80100000, \
+             walk monitor::commands::walk"
+        ),
     }
     None
 }
 command!(
     "walk",
     "ADDR",
-    "print the entries that translate an address (hexadecimal), level by level",
+    "print the entries that translate an address (hexadecimal, or a function's name), level by level",
     needs EVERYWHERE,
     walk
 );

@@ -19,3 +19,11 @@ pub struct xencons_interface {
     /// Bytes of `out` produced, written by the guest.
     pub out_prod: u32,
 }
+
+/// Where a byte lies behind the indices, from Xen 4.21 on, that says whether anybody takes what is put:
+/// `connection`, which earlier tools leave 0.
+pub const XENCONS_CONNECTION: usize = size_of::<xencons_interface>();
+/// In `connection`: somebody does, or may.
+pub const XENCONSOLE_CONNECTED: u8 = 0;
+/// In `connection`: nobody does, until it is said to be otherwise.
+pub const XENCONSOLE_DISCONNECTED: u8 = 1;

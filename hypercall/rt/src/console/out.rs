@@ -160,6 +160,13 @@ impl Wire for Out {
     fn now(&self) -> Option<u64> {
         None
     }
+
+    fn is_taken(&self) -> bool {
+        match self {
+            Out::Ring { page, .. } => page.is_connected(),
+            _ => true,
+        }
+    }
 }
 
 fn notify(port: Port) {

@@ -6,7 +6,7 @@
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use byte_ring::{Impossible, Ring};
-use hypercall::abi::console::xencons_interface;
+use hypercall::abi::console::{XENCONS_CONNECTION, XENCONSOLE_DISCONNECTED, xencons_interface};
 
 #[cfg(target_os = "none")]
 use {crate::image::M2P, crate::probe, crate::start_info::BootError, hypercall::Mfn};
@@ -25,6 +25,7 @@ pub struct Page {
     in_prod: AtomicU32,
     out_cons: AtomicU32,
     out_prod: AtomicU32,
+    connection: AtomicU8,
 }
 
 const _: () = {
@@ -34,6 +35,7 @@ const _: () = {
     assert!(offset_of!(Page, in_prod) == offset_of!(xencons_interface, in_prod));
     assert!(offset_of!(Page, out_cons) == offset_of!(xencons_interface, out_cons));
     assert!(offset_of!(Page, out_prod) == offset_of!(xencons_interface, out_prod));
+    assert!(offset_of!(Page, connection) == XENCONS_CONNECTION);
 };
 
 /// The other side put an index where it cannot be.
@@ -91,6 +93,11 @@ impl Page {
     /// As [`Page::put`].
     pub fn pending_output(&self) -> Result<usize, CorruptIndex> {
         self.or_give_up(self.output().unread())
+    }
+
+    /// Whether somebody takes what is put, as far as the other side says: newer tools say that nobody does.
+    pub fn is_connected(&self) -> bool {
+        self.connection.load(Ordering::Relaxed) != XENCONSOLE_DISCONNECTED
     }
 
     /// Takes input into `buffer` and returns how many bytes.
@@ -193,6 +200,15 @@ mod tests {
         assert_eq!(page.pending_output(), Ok(OUTPUT));
         assert_eq!(drain(&page).len(), OUTPUT);
         assert_eq!(page.put(b"y"), Ok(1));
+    }
+
+    #[test]
+    fn only_who_says_so_is_not_there() {
+        let page = page();
+        for (said, connected) in [(0, true), (1, false), (2, true), (0, true)] {
+            page.connection.store(said, Ordering::Relaxed);
+            assert_eq!(page.is_connected(), connected, "{said}");
+        }
     }
 
     #[test]

@@ -43,6 +43,11 @@ pub trait Wire {
 
     /// The time in nanoseconds, if there is a clock.
     fn now(&self) -> Option<u64>;
+
+    /// Whether there is somebody to wait for, as far as is known.
+    fn is_taken(&self) -> bool {
+        true
+    }
 }
 
 /// How long the other side is waited for without any progress.
@@ -160,7 +165,7 @@ impl Stream {
             if left < last {
                 (waiting, last) = (patience.begin(), left);
             }
-            if self.stuck || !waiting.wait(wire) {
+            if self.stuck || !wire.is_taken() || !waiting.wait(wire) {
                 break;
             }
         }
@@ -228,7 +233,7 @@ impl Stream {
         let mut waiting = patience.begin();
         while taken < bytes.len() {
             match wire.put(&bytes[taken..]) {
-                0 if self.stuck => break,
+                0 if self.stuck || !wire.is_taken() => break,
                 0 => self.stuck = !waiting.wait(wire),
                 count => {
                     self.stuck = false;
@@ -274,6 +279,8 @@ mod tests {
         clock: bool,
         /// The daemon sleeps in these times.
         asleep: std::ops::Range<u64>,
+        /// Whether the other side says that it is there.
+        is_there: bool,
     }
 
     impl Fake {
@@ -285,6 +292,7 @@ mod tests {
                 time: 0,
                 clock: true,
                 asleep,
+                is_there: true,
             }
         }
 
@@ -315,6 +323,10 @@ mod tests {
 
         fn now(&self) -> Option<u64> {
             self.clock.then_some(self.time)
+        }
+
+        fn is_taken(&self) -> bool {
+            self.is_there
         }
     }
 
@@ -383,6 +395,25 @@ mod tests {
             text.ends_with("nobody took them]\r\nverdict: pass\r\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn nobody_is_waited_for_who_says_that_he_is_not_there() {
+        let (mut stream, mut wire) = (Stream::new(), Fake::new(64, 0..SECOND));
+        wire.is_there = false;
+        for n in 0..100 {
+            write(&mut stream, &mut wire, &format!("line {n}\n"));
+        }
+        stream.drain(&mut wire, Patience::USUAL, || Some(64));
+        stream.insist();
+        stream.write(&mut wire, b"verdict: pass\n", Patience::LAST);
+        assert_eq!(wire.time, 0);
+        // He comes: what is missing is said, and what follows is waited for.
+        wire.is_there = true;
+        write(&mut stream, &mut wire, "and on\n");
+        assert!(wire.time >= SECOND);
+        let text = wire.text();
+        assert!(text.ends_with("nobody took them]\r\nand on\r\n"), "{text}");
     }
 
     #[test]
