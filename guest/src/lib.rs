@@ -64,6 +64,8 @@ pub mod power;
 pub mod rank;
 #[cfg(target_os = "none")]
 mod refused;
+#[cfg(target_os = "none")]
+mod runstate;
 pub mod selection;
 #[cfg(target_os = "none")]
 mod shared;

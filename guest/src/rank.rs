@@ -149,6 +149,8 @@ ranks! {
     Check,
     /// The vCPUs besides the boot vCPU, and what each has to do.
     Cpus,
+    /// Where Xen says how each vCPU spends its time.
+    Runstates,
     /// Who is called when a port is raised.
     Events,
     /// The words of ports that Xen has, which take page tables to grow, and where a vCPU is in its queues.

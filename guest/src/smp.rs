@@ -47,7 +47,7 @@ use crate::stack::{self, NoStack, Stack};
 use crate::task::{self, NotBegun};
 use crate::xen::HV;
 use crate::xenstore::{self, Failed};
-use crate::{event, time, trap, usermode};
+use crate::{event, runstate, time, trap, usermode};
 
 /// How long a vCPU may take from its start to its idle loop, in nanoseconds.
 const PATIENCE: u64 = 10_000_000_000;
@@ -251,6 +251,7 @@ fn start(number: u32) -> Result<(), NotStarted> {
 fn begin(cpu: &'static Cpu) -> Result<(), NotStarted> {
     let number = cpu.area.number();
     event::prepare(&cpu.area)?;
+    runstate::begin(number);
     cpu.threads.bind()?;
     let info = register(cpu, number)?;
     // SAFETY: the heap's memory is mapped for good, and this is never freed.

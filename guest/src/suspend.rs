@@ -30,7 +30,7 @@ use crate::smp::{self, NotStarted};
 use crate::task::{self, NotBegun};
 use crate::xen::HV;
 use crate::xenstore::{self, Failed};
-use crate::{console, event, shared, time};
+use crate::{console, event, runstate, shared, time};
 
 /// A part of the kernel that holds something by which Xen or its tools know the domain.
 struct Part {
@@ -59,6 +59,17 @@ const PARTS: &[Part] = &[
         after: |told| match told.is_new() {
             true => Ok(task::begin_anew()?),
             false => Ok(()),
+        },
+    },
+    // Where Xen writes how the boot vCPU spends its time.
+    Part {
+        name: "runstate",
+        before: || Ok(()),
+        after: |told| {
+            if told.is_new() {
+                runstate::begin_anew();
+            }
+            Ok(())
         },
     },
     // Its port, and the watches that xenstored keeps.

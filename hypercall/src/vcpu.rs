@@ -12,7 +12,7 @@
 //! ```
 
 use crate::{
-    Hypervisor, MachAddr, Op, XenError,
+    Hypervisor, MachAddr, Op, VirtAddr, XenError,
     abi::{arch::vcpu_guest_context, vcpu},
 };
 
@@ -131,4 +131,55 @@ pub unsafe fn register_vcpu_info<H: Hypervisor + ?Sized>(
         )
     }
     .map(drop)
+}
+
+/// Where Xen keeps something of a vCPU up to date: 8 bytes aligned, within a page if it is named by its
+/// machine address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AreaPlace {
+    /// Xen writes there by whichever tables the vCPU runs with, and not where they map nothing.
+    Virtual(VirtAddr),
+    /// Xen writes there whatever the vCPU does; from Xen 4.18 on (`ENOSYS` else).
+    Machine(MachAddr),
+}
+
+/// Has Xen keep at `place` how long vCPU `id` has spent in each state, instead of where it did before.
+///
+/// # Safety
+/// From now on Xen writes a [`vcpu_runstate_info`](vcpu::vcpu_runstate_info) there.
+#[inline]
+pub unsafe fn register_runstate<H: Hypervisor + ?Sized>(
+    hv: &H,
+    id: u32,
+    place: AreaPlace,
+) -> Result<(), XenError> {
+    let (cmd, addr) = match place {
+        AreaPlace::Virtual(va) => (vcpu::VCPUOP_register_runstate_memory_area, va.as_u64()),
+        AreaPlace::Machine(at) => (vcpu::VCPUOP_register_runstate_phys_area, at.as_u64()),
+    };
+    let arg = vcpu::vcpu_register_runstate_memory_area { addr };
+    let arg = &raw const arg as u64;
+    // SAFETY: Xen reads `arg` during the call; the caller gives the place away.
+    unsafe { op(hv, cmd, "register_runstate", id, arg) }.map(drop)
+}
+
+/// Has Xen keep at `place` the clock of vCPU `id`, as well as in its `vcpu_info`, and instead of where it
+/// did before.
+///
+/// # Safety
+/// From now on Xen writes a [`vcpu_time_info`](crate::abi::shared_info::vcpu_time_info) there.
+#[inline]
+pub unsafe fn register_time<H: Hypervisor + ?Sized>(
+    hv: &H,
+    id: u32,
+    place: AreaPlace,
+) -> Result<(), XenError> {
+    let (cmd, addr) = match place {
+        AreaPlace::Virtual(va) => (vcpu::VCPUOP_register_vcpu_time_memory_area, va.as_u64()),
+        AreaPlace::Machine(at) => (vcpu::VCPUOP_register_vcpu_time_phys_area, at.as_u64()),
+    };
+    let arg = vcpu::vcpu_register_time_memory_area { addr };
+    let arg = &raw const arg as u64;
+    // SAFETY: Xen reads `arg` during the call; the caller gives the place away.
+    unsafe { op(hv, cmd, "register_time", id, arg) }.map(drop)
 }

@@ -226,6 +226,40 @@ fn an_operation_on_a_vcpu_names_it() {
     );
 }
 
+/// An area of a vCPU is named by the command that takes such an address.
+#[test]
+fn an_area_of_a_vcpu_is_virtual_or_of_the_machine() {
+    let va = vcpu::AreaPlace::Virtual(hypercall::VirtAddr::new(0x5000));
+    let machine = vcpu::AreaPlace::Machine(MachAddr::truncate(0x12340));
+    for (place, addr, commands) in [
+        (
+            va,
+            0x5000,
+            [
+                VCPUOP_register_runstate_memory_area,
+                VCPUOP_register_vcpu_time_memory_area,
+            ],
+        ),
+        (
+            machine,
+            0x12340,
+            [
+                VCPUOP_register_runstate_phys_area,
+                VCPUOP_register_vcpu_time_phys_area,
+            ],
+        ),
+    ] {
+        // SAFETY: both take one address.
+        let xen = unsafe { reading(2, move |arg: u64| assert_eq!(arg, addr)) };
+        // SAFETY: nobody writes there.
+        unsafe { vcpu::register_runstate(&xen, 3, place) }.unwrap();
+        xen.saw(Op::VcpuOp, [Some(commands[0].into()), Some(3), None]);
+        // SAFETY: as above.
+        unsafe { vcpu::register_time(&xen, 3, place) }.unwrap();
+        xen.saw(Op::VcpuOp, [Some(commands[1].into()), Some(3), None]);
+    }
+}
+
 /// Whether a vCPU is up, and how it spent its time, is what Xen says and no default.
 #[test]
 fn a_vcpus_state_is_what_xen_says() {

@@ -57,7 +57,11 @@ const ALLOWED: &[Allowed] = &[
         always: false,
     },
     Allowed {
-        tests: &["interrupt.array", "interrupt.priority"],
+        tests: &[
+            "interrupt.array",
+            "interrupt.priority",
+            "interrupt.runstate",
+        ],
         vias: &[Via::Bare, Via::Bare4],
         up_to_mib: None,
         reason: "there is no Xen to ask",

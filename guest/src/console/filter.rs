@@ -25,6 +25,7 @@ const KNOWN: &[&str] = &[
     "mm",
     "mmu",
     "pc",
+    "runstate",
     "smp",
     "suspend",
     "task",

@@ -12,7 +12,7 @@ use crate::mm::frames::Counts;
 use crate::mm::state::{Kind, State};
 use crate::mm::{self, Current};
 use crate::xen::HV;
-use crate::{cpu, println, shared, suspend, time};
+use crate::{cpu, println, runstate, shared, suspend, time};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -35,7 +35,8 @@ fn cpus(_: &mut Monitor, _: &str) -> Option<End> {
                 break;
             }
         };
-        let Ok(state) = vcpu::runstate(&HV, number) else {
+        let written = runstate::of(number);
+        let Some(state) = written.or_else(|| vcpu::runstate(&HV, number).ok()) else {
             println!("{number:>4}  Xen does not say");
             continue;
         };

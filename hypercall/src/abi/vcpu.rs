@@ -27,6 +27,11 @@ pub const VCPUOP_send_nmi: u32 = 11;
 /// Has Xen keep its clock up to date in guest memory, by virtual address.
 pub const VCPUOP_register_vcpu_time_memory_area: u32 = 13;
 
+/// As [`VCPUOP_register_runstate_memory_area`], by machine address; from Xen 4.18 on.
+pub const VCPUOP_register_runstate_phys_area: u32 = 14;
+/// As [`VCPUOP_register_vcpu_time_memory_area`], by machine address; from Xen 4.18 on.
+pub const VCPUOP_register_vcpu_time_phys_area: u32 = 15;
+
 /// On a CPU.
 pub const RUNSTATE_running: i32 = 0;
 /// Waiting for a CPU.
@@ -56,7 +61,8 @@ pub struct vcpu_runstate_info {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct vcpu_register_runstate_memory_area {
-    /// Virtual address of a `vcpu_runstate_info`.
+    /// Virtual address of a `vcpu_runstate_info`; a machine address for
+    /// [`VCPUOP_register_runstate_phys_area`].
     pub addr: u64,
 }
 
@@ -94,6 +100,7 @@ pub struct vcpu_register_vcpu_info {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct vcpu_register_time_memory_area {
-    /// Virtual address of a `vcpu_time_info`.
+    /// Virtual address of a `vcpu_time_info`; a machine address for
+    /// [`VCPUOP_register_vcpu_time_phys_area`].
     pub addr: u64,
 }

@@ -12,13 +12,13 @@ use crate::mm::spaces::AddressSpace;
 use crate::mm::{self, Flags};
 use crate::monitor::Monitor;
 use crate::monitor::commands::command;
-use crate::println;
+use crate::{println, rank};
 
 /// Where each of them maps a page.
 const USER: u64 = 0x12_3456_7000;
 
 /// Those that stay.
-static HELD: Lock<Vec<AddressSpace>> = Lock::new(Vec::new());
+static HELD: Lock<Vec<AddressSpace>, rank::Check> = Lock::new(Vec::new());
 
 /// Makes one more, with tables of every level and a page.
 fn hold() -> TestResult {

@@ -37,6 +37,7 @@ mod program_shares;
 mod programs;
 mod queues;
 mod runner;
+mod runstates;
 mod single;
 mod smp;
 mod smp_pace;
