@@ -293,6 +293,13 @@ impl Caller for Kernel {
 /// The thread that makes a call, as files ask for it.
 pub(crate) struct Who<'a>(pub(crate) &'a Thread);
 
+impl Who<'_> {
+    fn limit(&self, which: u32) -> [u64; 2] {
+        let settings = &self.0.process.settings;
+        settings.limit(which).unwrap_or([0; 2])
+    }
+}
+
 impl Caller for Who<'_> {
     fn process(&self) -> u32 {
         self.0.process.number
@@ -325,7 +332,12 @@ impl Caller for Who<'_> {
     }
 
     fn descriptor_limit(&self) -> u32 {
-        DESCRIPTORS
+        let [limit, _] = self.limit(linux_raw_sys::general::RLIMIT_NOFILE);
+        u32::try_from(limit).unwrap_or(DESCRIPTORS)
+    }
+
+    fn size_limit(&self) -> u64 {
+        self.limit(linux_raw_sys::general::RLIMIT_FSIZE)[0]
     }
 }
 

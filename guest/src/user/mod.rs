@@ -35,11 +35,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::Cell;
 use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
 use core::task::Poll;
 
 use guest_files::{
-    Calls, Descriptors, DeviceNumber, Identity, Limits, MemoryFs, Opening, Refusal, System, View,
-    unpack,
+    Calls, Descriptors, DeviceNumber, FileSystem, Host, Identity, Limits, MemoryFs, Opening,
+    Refusal, System, View, unpack,
 };
 use linux_raw_sys::general as linux;
 
@@ -167,16 +168,28 @@ fn reach(ramdisk: Module) -> Option<&'static [u8]> {
     Some(unsafe { core::slice::from_raw_parts(start, ramdisk.bytes as usize) })
 }
 
-/// Makes the root of all files, from a ramdisk.
-fn root(ramdisk: &[u8]) -> Result<Arc<System>, NotBegun> {
+/// Files in memory, of which there may be half.
+///
+/// # Errors
+/// `ENOMEM`.
+fn memory_files(host: &Arc<dyn Host>) -> Result<Arc<dyn FileSystem>> {
+    /// The number of the next device without a driver, behind those of what the kernel shows.
+    static NEXT: AtomicU32 = AtomicU32::new(16);
     let total = mm::with(|tables| tables.frames().counts().total);
     let limits = Limits {
         pages: total / 2,
         inodes: total / 2,
     };
+    let number = DeviceNumber::new(0, NEXT.fetch_add(1, Ordering::Relaxed));
+    let fs = MemoryFs::new(host.clone(), number, limits, 0o755)?;
+    Ok(fs)
+}
+
+/// Makes the root of all files, from a ramdisk.
+fn root(ramdisk: &[u8]) -> Result<Arc<System>, NotBegun> {
     let host = files::host();
-    let root = MemoryFs::new(host.clone(), DeviceNumber::new(0, 2), limits, 0o755);
-    let system = System::new(host, root.map_err(NotBegun::Files)?);
+    let root = memory_files(&host).map_err(NotBegun::Files)?;
+    let system = System::new(host, root);
     let contents = unpack(&system, ramdisk).map_err(NotBegun::Ramdisk)?;
     log::info!(
         target: "user",

@@ -7,8 +7,8 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
 use guest_files::{
-    Area, Calls, Descriptors, DeviceNumber, Place, ProcessFs, ProcessInfo, Processes, Status,
-    System, Text, table_fs,
+    Area, Calls, Descriptors, DeviceNumber, FileSystem, Place, ProcessFs, ProcessInfo, Processes,
+    Status, System, Text, table_fs,
 };
 
 use linux_raw_sys::general::AT_FDCWD;
@@ -124,7 +124,10 @@ fn meminfo() -> Vec<u8> {
         (frames.counts().total * 4, frames.obtainable() * 4)
     });
     format!(
-        "MemTotal:       {total:>8} kB\nMemFree:        {free:>8} kB\nMemAvailable:   {free:>8} kB\n"
+        "MemTotal:       {total:>8} kB\nMemFree:        {free:>8} kB\nMemAvailable:   {free:>8} kB\n\
+         Buffers:               0 kB\nCached:                0 kB\nSwapCached:            0 kB\n\
+         SwapTotal:             0 kB\nSwapFree:              0 kB\nDirty:                 0 kB\n\
+         Shmem:                 0 kB\nSlab:                  0 kB\nSReclaimable:          0 kB\n"
     )
     .into_bytes()
 }
@@ -133,6 +136,51 @@ fn uptime() -> Vec<u8> {
     let hundredths = crate::time::since_start() / 10_000_000;
     let (seconds, rest) = (hundredths / 100, hundredths % 100);
     format!("{seconds}.{rest:02} 0.00\n").into_bytes()
+}
+
+/// How long the processors did what, in hundredths of a second: nobody counts, so that they seem idle.
+fn stat() -> Vec<u8> {
+    let hundredths = crate::time::since_start() / 10_000_000;
+    let mut text = format!(
+        "cpu  0 0 0 {} 0 0 0 0 0 0\n",
+        hundredths * u64::from(cpu::running())
+    );
+    for number in 0..cpu::running() {
+        text.push_str(&format!("cpu{number} 0 0 0 {hundredths} 0 0 0 0 0 0\n"));
+    }
+    let born = files::wall().saturating_sub(crate::time::since_start()) / 1_000_000_000;
+    let count = process::count();
+    text.push_str(&format!(
+        "ctxt 0\nbtime {born}\nprocesses {count}\nprocs_running 1\nprocs_blocked 0\n"
+    ));
+    text.into_bytes()
+}
+
+fn loadavg() -> Vec<u8> {
+    let numbers = process::numbers();
+    let last = numbers.last().copied().unwrap_or_default();
+    format!("0.00 0.00 0.00 1/{} {last}\n", numbers.len()).into_bytes()
+}
+
+/// A name for this boot.
+fn boot() -> Vec<u8> {
+    static NAME: spin::Once<[u8; 16]> = spin::Once::new();
+    let name = NAME.call_once(|| {
+        let mut name = [0; 16];
+        super::random::fill(&mut name);
+        name
+    });
+    let number = u128::from_be_bytes(*name);
+    let part = |from: u32, digits: u32| number >> from & ((1 << (4 * digits)) - 1);
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}\n",
+        part(96, 8),
+        part(80, 4),
+        part(64, 4),
+        part(48, 4),
+        part(0, 12)
+    )
+    .into_bytes()
 }
 
 fn cpuinfo() -> Vec<u8> {
@@ -169,23 +217,51 @@ pub(super) fn add(system: &Arc<System>, calls: &Calls<'_>) -> Result<()> {
         // They may be there.
         let _ = calls.mkdirat(AT_FDCWD, path, 0o555);
     }
+    calls.mount(processes(system), "proc", b"/proc", false)?;
+    for (target, path) in LINKS {
+        // A ramdisk may have its own.
+        let _ = calls.symlinkat(target, AT_FDCWD, path);
+    }
+    calls.mount(tables(), "sysfs", b"/sys", false)
+}
+
+/// `/proc`.
+pub(super) fn processes(system: &Arc<System>) -> Arc<dyn FileSystem> {
+    let kernel = |text: &'static str| Arc::new(move || text.as_bytes().to_vec()) as Text;
     let texts: Vec<(&str, Text)> = [
         ("meminfo", Arc::new(meminfo) as Text),
         ("uptime", Arc::new(uptime)),
         ("cpuinfo", Arc::new(cpuinfo)),
         ("version", Arc::new(version)),
+        ("stat", Arc::new(stat)),
+        ("loadavg", Arc::new(loadavg)),
+        ("modules", kernel("")),
+        ("sys/kernel/ostype", kernel("Linux\n")),
+        (
+            "sys/kernel/osrelease",
+            Arc::new(|| format!("{}\n", super::RELEASE).into_bytes()),
+        ),
+        (
+            "sys/kernel/hostname",
+            Arc::new(|| {
+                let mut name = super::call::host_name();
+                name.push(b'\n');
+                name
+            }),
+        ),
+        ("sys/kernel/pid_max", kernel("32768\n")),
+        ("sys/kernel/random/boot_id", Arc::new(boot)),
+        ("sys/vm/overcommit_memory", kernel("0\n")),
     ]
     .into_iter()
     .collect();
-    let proc = ProcessFs::new(system, PROC, Arc::new(All), texts);
-    calls.mount(proc, "proc", b"/proc", false)?;
-    for (target, path) in LINKS {
-        // A ramdisk may have its own.
-        let _ = calls.symlinkat(target, AT_FDCWD, path);
-    }
+    ProcessFs::new(system, PROC, Arc::new(All), texts)
+}
+
+/// `/sys`.
+pub(super) fn tables() -> Arc<dyn FileSystem> {
     let texts: Vec<(&str, Text)> = [("hypervisor/type", Arc::new(hypervisor) as Text)]
         .into_iter()
         .collect();
-    let sys = table_fs(SYS, texts, files::host().now());
-    calls.mount(sys, "sysfs", b"/sys", false)
+    table_fs(SYS, texts, files::host().now())
 }

@@ -121,6 +121,19 @@ impl Info {
         }
     }
 
+    /// Of a child by its status, as `wait4` has it.
+    pub(crate) fn of_status(number: u32, status: u32) -> Info {
+        let (low, high) = (status & 0x7f, status >> 8);
+        let (code, shown) = match (low, status & 0x80) {
+            _ if status == 0xffff => (linux::CLD_CONTINUED, linux::SIGCONT),
+            (0x7f, _) => (linux::CLD_STOPPED, high),
+            (0, _) => (linux::CLD_EXITED, high),
+            (_, 0) => (linux::CLD_KILLED, low),
+            _ => (linux::CLD_DUMPED, low),
+        };
+        Info::of_child(number, code, shown)
+    }
+
     /// Of a child that ended, stopped or went on.
     pub(crate) fn of_child(number: u32, code: u32, status: u32) -> Info {
         Info {

@@ -110,6 +110,8 @@ impl Calls<'_> {
                 file.set_flags(value as u32);
                 Ok(0)
             }
+            // Nobody gets signals for it.
+            linux::F_GETOWN | linux::F_GETSIG => Ok(0),
             linux::F_GETPIPE_SZ => Ok(pipe_of(&file)?.capacity() as u64),
             linux::F_SETPIPE_SZ => {
                 let bytes = usize::try_from(value).map_err(|_| Errno::EINVAL)?;

@@ -12,7 +12,9 @@ use crate::user::process::{self, Target};
 use crate::user::signal::Info;
 use crate::user::thread::Current;
 
-use guest_files::Source;
+use guest_files::{OpenFile, Source};
+
+use crate::usermode::END;
 
 pub(super) const CALLS: Family = &[
     (linux::__NR_read, |c, [fd, at, count, ..]| {
@@ -28,10 +30,22 @@ pub(super) const CALLS: Family = &[
         write(c, fd, at, count, Some(offset))
     }),
     (linux::__NR_readv, |c, [fd, at, count, ..]| {
-        vector(c, at, count, |c, at, count| read(c, fd, at, count, None))
+        vector(c, fd, at, count, None, read)
     }),
     (linux::__NR_writev, |c, [fd, at, count, ..]| {
-        vector(c, at, count, |c, at, count| write(c, fd, at, count, None))
+        vector(c, fd, at, count, None, write)
+    }),
+    (linux::__NR_preadv, |c, [fd, at, count, from, ..]| {
+        vector(c, fd, at, count, Some(from), read)
+    }),
+    (linux::__NR_pwritev, |c, [fd, at, count, to, ..]| {
+        vector(c, fd, at, count, Some(to), write)
+    }),
+    (linux::__NR_preadv2, |c, [fd, at, count, from, _, flags]| {
+        vector(c, fd, at, count, plain(from, flags)?, read)
+    }),
+    (linux::__NR_pwritev2, |c, [fd, at, count, to, _, flags]| {
+        vector(c, fd, at, count, plain(to, flags)?, write)
     }),
     (linux::__NR_lseek, lseek),
     (linux::__NR_close, |c, [fd, ..]| {
@@ -74,15 +88,28 @@ pub(super) const CALLS: Family = &[
     (linux::__NR_fdatasync, |c, [fd, ..]| {
         c.now(|calls| calls.fsync(descriptor(fd))).map(|()| 0)
     }),
-    (linux::__NR_fadvise64, |c, [fd, ..]| {
-        c.now(|calls| calls.descriptors.get(descriptor(fd)))
-            .map(|_| 0)
+    (linux::__NR_fadvise64, |c, [fd, _, _, advice, ..]| {
+        let file = c.now(|calls| calls.descriptors.get(descriptor(fd)))?;
+        match file.place.inode.kind() {
+            guest_files::Kind::Fifo => Err(Errno::ESPIPE),
+            _ if advice as u32 > linux::POSIX_FADV_NOREUSE => Err(Errno::EINVAL),
+            _ => Ok(0),
+        }
+    }),
+    (linux::__NR_readahead, |c, [fd, ..]| {
+        let file = c.now(|calls| calls.descriptors.get(descriptor(fd)))?;
+        match file.place.inode.kind() {
+            _ if !file.can_read() => Err(Errno::EBADF),
+            guest_files::Kind::File => Ok(0),
+            _ => Err(Errno::EINVAL),
+        }
     }),
     (linux::__NR_flock, |c, [fd, operation, ..]| {
         c.waiting(|calls| calls.flock(descriptor(fd), operation as u32))
             .map(|()| 0)
     }),
     (linux::__NR_sendfile, sendfile),
+    (linux::__NR_copy_file_range, copy_file_range),
     (linux::__NR_fchdir, |c, [fd, ..]| {
         c.now(|calls| calls.fchdir(descriptor(fd))).map(|()| 0)
     }),
@@ -98,6 +125,10 @@ pub(super) const CALLS: Family = &[
         let told = c.now(|calls| calls.fstatfs(descriptor(fd)))?;
         c.user().write(at, &told).map(|()| 0)
     }),
+    (linux::__NR_syncfs, |c, [fd, ..]| {
+        c.now(|calls| calls.descriptors.get(descriptor(fd)))
+            .map(|_| 0)
+    }),
     (linux::__NR_sync, |_, _| Ok(0)),
 ];
 
@@ -111,14 +142,61 @@ fn position(offset: u64) -> Result<i64> {
     i64::try_from(offset).map_err(|_| Errno::EINVAL)
 }
 
+/// Where `preadv2` begins: -1 is where the file stands. No flags are known.
+fn plain(offset: u64, flags: u64) -> Result<Option<u64>> {
+    match (flags as u32, offset) {
+        (0, u64::MAX) => Ok(None),
+        (0, offset) => Ok(Some(offset)),
+        _ => Err(Errno::EOPNOTSUPP),
+    }
+}
+
+/// Bytes that are moved to or from a program's memory.
+///
+/// # Errors
+/// `EINVAL` for less than none, `EFAULT` for what no program has; `EBADF` before that if the descriptor
+/// does not allow it, which `allows` says.
+fn bytes(
+    current: &Current<'_>,
+    fd: u64,
+    at: u64,
+    count: u64,
+    allows: fn(&OpenFile) -> bool,
+) -> Result<usize> {
+    let has_it = || {
+        let file = current.now(|calls| calls.descriptors.get(descriptor(fd)))?;
+        match allows(&file) {
+            true => Ok(()),
+            false => Err(Errno::EBADF),
+        }
+    };
+    let wanted = i64::try_from(count).map_err(|_| Errno::EINVAL);
+    let end = wanted.map(|_| at.checked_add(count));
+    match end {
+        Ok(Some(end)) if end <= END => Ok((count as usize).min(MOST)),
+        Ok(_) => has_it().and(Err(Errno::EFAULT)),
+        Err(e) => has_it().and(Err(e)),
+    }
+}
+
+/// What a call fails by whose memory is not there: what is wrong with its descriptor comes first.
+fn fault(current: &Current<'_>, fd: u64, allows: fn(&OpenFile) -> bool) -> Errno {
+    match bytes(current, fd, END, 1, allows) {
+        Ok(_) => Errno::EFAULT,
+        Err(e) => e,
+    }
+}
+
 /// Reads into a program's memory, piece by piece as long as each is filled.
 fn read(current: &mut Current<'_>, fd: u64, at: u64, count: u64, from: Option<u64>) -> Result<u64> {
     let from = from.map(position).transpose()?;
-    let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?.min(MOST);
+    let count = bytes(current, fd, at, count, OpenFile::can_read)?;
     let mut done = 0;
     loop {
         let piece = (count - done).min(PIECE);
-        let result = Into::new(current.user(), at + done as u64, piece).and_then(|mut sink| {
+        let sink = Into::new(current.user(), at + done as u64, piece);
+        let sink = sink.map_err(|_| fault(current, fd, OpenFile::can_read));
+        let result = sink.and_then(|mut sink| {
             let poll = |calls: &guest_files::Calls<'_>| match from {
                 Some(from) => calls.pread(descriptor(fd), from + done as i64, &mut sink),
                 None => calls.read(descriptor(fd), &mut sink),
@@ -138,7 +216,7 @@ fn read(current: &mut Current<'_>, fd: u64, at: u64, count: u64, from: Option<u6
                 if got < piece || done == count {
                     return Ok(done as u64);
                 }
-                if !is_regular(current, fd) {
+                if !has_more(current, fd) {
                     return Ok(done as u64);
                 }
             }
@@ -151,20 +229,24 @@ fn read(current: &mut Current<'_>, fd: u64, at: u64, count: u64, from: Option<u6
 /// Bytes that a call moves at most, as Linux (`MAX_RW_COUNT`).
 const MOST: usize = 0x7fff_f000;
 
-/// Whether more may be read without waiting.
-fn is_regular(current: &Current<'_>, fd: u64) -> bool {
+/// Whether more may be read without waiting: from a file, or a device that gives without an end.
+fn has_more(current: &Current<'_>, fd: u64) -> bool {
     let file = current.now(|calls| calls.descriptors.get(descriptor(fd)));
-    file.is_ok_and(|file| file.place.inode.kind() == guest_files::Kind::File)
+    file.is_ok_and(|file| {
+        file.place.inode.kind() == guest_files::Kind::File || file.file.fixed_position().is_some()
+    })
 }
 
 /// Writes from a program's memory, piece by piece.
 fn write(current: &mut Current<'_>, fd: u64, at: u64, count: u64, to: Option<u64>) -> Result<u64> {
     let to = to.map(position).transpose()?;
-    let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?.min(MOST);
+    let count = bytes(current, fd, at, count, OpenFile::can_write)?;
     let mut done = 0;
     loop {
         let piece = (count - done).min(PIECE);
-        let result = From::new(current.user(), at + done as u64, piece).and_then(|mut source| {
+        let source = From::new(current.user(), at + done as u64, piece);
+        let source = source.map_err(|_| fault(current, fd, OpenFile::can_write));
+        let result = source.and_then(|mut source| {
             let result = current.waiting(|calls| match to {
                 Some(to) => calls.pwrite(descriptor(fd), to + done as i64, &mut source),
                 None => calls.write(descriptor(fd), &mut source),
@@ -179,6 +261,14 @@ fn write(current: &mut Current<'_>, fd: u64, at: u64, count: u64, to: Option<u64
             let info = Info::from_process(process, linux::SI_USER as i32);
             process::send(Target::Process(process), linux::SIGPIPE, info)?;
         }
+        if let Err(Errno::EFBIG) = result {
+            let limit = current.thread.process.settings.limit(linux::RLIMIT_FSIZE)?;
+            if limit[0] != u64::MAX {
+                let process = current.thread.process.number;
+                let info = Info::from_process(process, linux::SI_USER as i32);
+                process::send(Target::Process(process), linux::SIGXFSZ, info)?;
+            }
+        }
         match result {
             Ok(got) => {
                 done += got;
@@ -192,25 +282,49 @@ fn write(current: &mut Current<'_>, fd: u64, at: u64, count: u64, to: Option<u64
     }
 }
 
+/// A call that moves bytes between a file and a program's memory: from where the file stands, or from a
+/// place on.
+type Move = fn(&mut Current<'_>, u64, u64, u64, Option<u64>) -> Result<u64>;
+
 /// Makes a call for each part of a list of parts of memory.
 fn vector(
     current: &mut Current<'_>,
+    fd: u64,
     list: u64,
     count: u64,
-    mut each: impl FnMut(&mut Current<'_>, u64, u64) -> Result<u64>,
+    mut place: Option<u64>,
+    each: Move,
 ) -> Result<u64> {
+    place.map(position).transpose()?;
+    let file = current.now(|calls| calls.descriptors.get(descriptor(fd)))?;
+    if place.is_some() && file.place.inode.kind() == guest_files::Kind::Fifo {
+        return Err(Errno::ESPIPE);
+    }
+    drop(file);
     if count > linux::UIO_MAXIOV.into() {
         return Err(Errno::EINVAL);
     }
+    let part = |current: &Current<'_>, i: u64| -> Result<linux::iovec> {
+        let part: linux::iovec = current.user().read(list + i * 16)?;
+        match i64::try_from(part.iov_len) {
+            Ok(_) => Ok(part),
+            Err(_) => Err(Errno::EINVAL),
+        }
+    };
+    // A list that is wrong anywhere moves nothing.
+    for i in 0..count {
+        part(current, i)?;
+    }
     let mut done = 0;
-    for place in (0..count).map(|i| list + i * 16) {
-        let part: linux::iovec = current.user().read(place)?;
+    for i in 0..count {
+        let part = part(current, i)?;
         if part.iov_len == 0 {
             continue;
         }
-        match each(current, part.iov_base as u64, part.iov_len) {
+        match each(current, fd, part.iov_base as u64, part.iov_len, place) {
             Ok(got) => {
                 done += got;
+                place = place.map(|place| place + got);
                 if got < part.iov_len {
                     break;
                 }
@@ -234,6 +348,51 @@ fn fcntl(current: &mut Current<'_>, [fd, command, argument, ..]: Arguments) -> R
 fn ioctl(current: &mut Current<'_>, [fd, request, argument, ..]: Arguments) -> Result<u64> {
     let mut last = Last(current.user(), argument);
     current.waiting(|calls| calls.ioctl(descriptor(fd), request as u32, &mut last))
+}
+
+/// Copies a part of a file to another one.
+fn copy_file_range(
+    current: &mut Current<'_>,
+    [from, from_at, to, to_at, count, flags]: Arguments,
+) -> Result<u64> {
+    let user = current.user();
+    let read = |at: u64| match at {
+        0 => Ok(None),
+        at => user.read::<i64>(at).map(Some),
+    };
+    let (start, target) = (read(from_at)?, read(to_at)?);
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (from, to) = (descriptor(from), descriptor(to));
+    for fd in [from, to] {
+        let file = current.now(|calls| calls.descriptors.get(fd))?;
+        match file.place.inode.kind() {
+            guest_files::Kind::File => {}
+            guest_files::Kind::Directory => return Err(Errno::EISDIR),
+            _ => return Err(Errno::EINVAL),
+        }
+    }
+    let stood = match target {
+        None => None,
+        Some(target) => {
+            let stood = current.waiting(|calls| calls.lseek(to, 0, linux::SEEK_CUR))?;
+            current.waiting(|calls| calls.lseek(to, target, linux::SEEK_SET))?;
+            Some(stood)
+        }
+    };
+    let count = (count as usize).min(MOST);
+    let copied = current.waiting(|calls| calls.sendfile(to, from, start, count));
+    if let Some(stood) = stood {
+        current.waiting(|calls| calls.lseek(to, stood as i64, linux::SEEK_SET))?;
+    }
+    let copied = copied? as u64;
+    for (at, place) in [(from_at, start), (to_at, target)] {
+        if let Some(place) = place {
+            current.user().write(at, &(place + copied as i64))?;
+        }
+    }
+    Ok(copied)
 }
 
 fn pipe(current: &mut Current<'_>, at: u64, flags: u64) -> Result<u64> {

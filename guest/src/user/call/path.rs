@@ -2,9 +2,10 @@
 
 extern crate alloc;
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use guest_files::{Calls, Identity, Opening};
+use guest_files::{Calls, FileSystem, Fill, Identity, Opening};
 use linux_raw_sys::general as linux;
 
 use super::{Arguments, Family, descriptor};
@@ -13,7 +14,7 @@ use crate::user::files::Into;
 use crate::user::thread::Current;
 
 /// Where paths begin for calls that name no directory.
-const HERE: u64 = linux::AT_FDCWD as u64;
+pub(super) const HERE: u64 = linux::AT_FDCWD as u64;
 /// Bytes of a path with its 0.
 const PATH: usize = linux::PATH_MAX as usize;
 
@@ -124,6 +125,26 @@ pub(super) const CALLS: Family = &[
     }),
     (linux::__NR_fchownat, chown),
     (linux::__NR_utimensat, utimensat),
+    (linux::__NR_utimes, |c, [path, times, ..]| {
+        utimes(c, [HERE, path, times, 0, 0, 0])
+    }),
+    (linux::__NR_futimesat, utimes),
+    (linux::__NR_utime, utime),
+    (linux::__NR_mount, mount),
+    (linux::__NR_umount2, umount),
+    // No file system here has attributes beside those that all have.
+    (linux::__NR_getxattr, no_attributes),
+    (linux::__NR_lgetxattr, no_attributes),
+    (linux::__NR_fgetxattr, no_attributes),
+    (linux::__NR_setxattr, no_attributes),
+    (linux::__NR_lsetxattr, no_attributes),
+    (linux::__NR_fsetxattr, no_attributes),
+    (linux::__NR_listxattr, no_attributes),
+    (linux::__NR_llistxattr, no_attributes),
+    (linux::__NR_flistxattr, no_attributes),
+    (linux::__NR_removexattr, no_attributes),
+    (linux::__NR_lremovexattr, no_attributes),
+    (linux::__NR_fremovexattr, no_attributes),
     (linux::__NR_truncate, |c, [path, size, ..]| {
         let path = c.path(path)?;
         c.waiting(|calls| calls.truncate(&path, size as i64))
@@ -250,8 +271,116 @@ fn readlink(current: &mut Current<'_>, [fd, path, at, count, ..]: Arguments) -> 
 }
 
 fn getcwd(current: &mut Current<'_>, [at, count, ..]: Arguments) -> Result<u64> {
-    let mut sink = Into::new(current.user(), at, count as usize)?;
-    Ok(current.now(|calls| calls.getcwd(&mut sink))? as u64)
+    let mut bytes = [0; PATH];
+    let room = (count as usize).min(PATH);
+    let mut fill = Fill::new(&mut bytes[..room]);
+    let done = current.now(|calls| calls.getcwd(&mut fill))?;
+    current.user().write_bytes(at, &bytes[..done])?;
+    Ok(done as u64)
+}
+
+fn no_attributes(_: &mut Current<'_>, _: Arguments) -> Result<u64> {
+    Err(Errno::EOPNOTSUPP)
+}
+
+/// Sets times of a path.
+fn set_times(
+    current: &Current<'_>,
+    fd: u64,
+    path: u64,
+    times: Option<[(u64, u64); 2]>,
+) -> Result<u64> {
+    let [accessed, modified] = match times {
+        None => [guest_files::SetTime::Now; 2],
+        Some([accessed, modified]) => {
+            let time = |(s, n)| guest_files::SetTime::from_program(s as i64, n as i64);
+            [time(accessed)?, time(modified)?]
+        }
+    };
+    with_path(current, path, |calls, path| {
+        calls.utimensat(descriptor(fd), Some(path), accessed, modified, 0)
+    })
+    .map(|()| 0)
+}
+
+fn utimes(current: &mut Current<'_>, [fd, path, times, ..]: Arguments) -> Result<u64> {
+    if times == 0 {
+        return set_times(current, fd, path, None);
+    }
+    let [a, b, c, d]: [u64; 4] = current.user().read(times)?;
+    if b >= 1_000_000 || d >= 1_000_000 {
+        return Err(Errno::EINVAL);
+    }
+    set_times(current, fd, path, Some([(a, b * 1000), (c, d * 1000)]))
+}
+
+fn utime(current: &mut Current<'_>, [path, times, ..]: Arguments) -> Result<u64> {
+    if times == 0 {
+        return set_times(current, HERE, path, None);
+    }
+    let [accessed, modified]: [u64; 2] = current.user().read(times)?;
+    set_times(current, HERE, path, Some([(accessed, 0), (modified, 0)]))
+}
+
+/// Mounts what needs no device: files in memory, and what the kernel shows.
+fn mount(current: &mut Current<'_>, [_, path, kind, flags, ..]: Arguments) -> Result<u64> {
+    /// What is no matter here, or always so: devices, programs, times, and what is said.
+    const PLAIN: u32 = linux::MS_NOSUID
+        | linux::MS_NODEV
+        | linux::MS_NOEXEC
+        | linux::MS_SYNCHRONOUS
+        | linux::MS_NOATIME
+        | linux::MS_NODIRATIME
+        | linux::MS_SILENT
+        | linux::MS_RELATIME
+        | linux::MS_STRICTATIME;
+    // The upper half was a word that told the call from an older one (`MS_MGC_VAL`).
+    const WORD: u64 = 0xc0ed_0000;
+    let flags = if flags & 0xffff_0000 == WORD {
+        flags & 0xffff
+    } else {
+        flags
+    };
+    let kind = match kind {
+        0 => Vec::new(),
+        kind => current.path(kind)?,
+    };
+    let path = current.path(path)?;
+    let read_only = flags as u32 & linux::MS_RDONLY != 0;
+    if flags as u32 & !(PLAIN | linux::MS_RDONLY) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    current.now(|calls| {
+        calls.statfs(&path)?;
+        let (fs, name) = fs_of(calls, &kind)?;
+        calls.mount(fs, name, &path, read_only)
+    })?;
+    Ok(0)
+}
+
+/// A new file system of a kind.
+///
+/// # Errors
+/// `ENODEV` for a kind that there is not.
+fn fs_of(calls: &Calls<'_>, kind: &[u8]) -> Result<(Arc<dyn FileSystem>, &'static str)> {
+    let system = crate::user::files::system()?;
+    match kind {
+        b"tmpfs" | b"ramfs" => Ok((crate::user::memory_files(calls.system.host())?, "tmpfs")),
+        b"proc" => Ok((crate::user::proc::processes(&system), "proc")),
+        b"sysfs" => Ok((crate::user::proc::tables(), "sysfs")),
+        // The devices and terminals that there are have their names in the first `/dev`.
+        b"devtmpfs" | b"devpts" => Err(Errno::EBUSY),
+        _ => Err(Errno::ENODEV),
+    }
+}
+
+fn umount(current: &mut Current<'_>, [path, flags, ..]: Arguments) -> Result<u64> {
+    /// Also if it is used, or soon, or only if it has not been for a while; and not through a link.
+    const KNOWN: u32 = 1 | 2 | 4 | 8;
+    if flags as u32 & !KNOWN != 0 {
+        return Err(Errno::EINVAL);
+    }
+    with_path(current, path, |calls, path| calls.umount(path)).map(|()| 0)
 }
 
 fn chmod(current: &Current<'_>, fd: u64, path: u64, mode: u64, flags: u64) -> Result<u64> {

@@ -60,9 +60,17 @@ pub(super) const CALLS: Family = &[
         |c, [family, kind, protocol, at, ..]| {
             let ends =
                 c.now(|calls| calls.socketpair(family as u32, kind as u32, protocol as u32))?;
-            c.user().write(at, &ends).map(|()| 0)
+            let written = c.user().write(at, &ends);
+            if written.is_err() {
+                for end in ends {
+                    c.now(|calls| calls.close(end))?;
+                }
+            }
+            written.map(|()| 0)
         },
     ),
+    // There are no sockets but pairs.
+    (linux::__NR_socket, |_, _| Err(Errno::EAFNOSUPPORT)),
 ];
 
 /// A descriptor as a result.

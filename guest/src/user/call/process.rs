@@ -2,18 +2,24 @@
 
 extern crate alloc;
 
+use alloc::format;
 use alloc::sync::Arc;
+use core::cell::Cell;
 use core::sync::atomic::Ordering;
+use core::task::Poll;
 
 use guest_files::Opening;
 use linux_raw_sys::general as linux;
 
-use super::{Arguments, Family};
+use super::path::HERE;
+use super::{Arguments, Family, descriptor};
 use crate::user::errno::{Errno, Result};
 use crate::user::exec::{self, ARGUMENTS};
 use crate::user::files::Mapped;
 use crate::user::memory::Content;
+use crate::user::pages::PAGE;
 use crate::user::process::{self, For, New, Which};
+use crate::user::signal::{self, Info};
 use crate::user::thread::{Current, Thread};
 use crate::user::traffic::{Work, counted};
 use crate::user::{futex, thread};
@@ -45,12 +51,14 @@ pub(super) const CALLS: Family = &[
     (
         linux::__NR_execve,
         |c, [path, arguments, environment, ..]| {
-            execve(c, linux::AT_FDCWD, path, arguments, environment)
+            execve(c, [HERE, path, arguments, environment, 0, 0])
         },
     ),
+    (linux::__NR_execveat, execve),
     (linux::__NR_exit, exit),
     (linux::__NR_exit_group, exit_group),
     (linux::__NR_wait4, wait4),
+    (linux::__NR_waitid, waitid),
     (linux::__NR_getpid, |c, _| {
         Ok(c.thread.process.number.into())
     }),
@@ -139,6 +147,9 @@ impl Clone {
 fn clone3(current: &mut Current<'_>, [at, bytes, ..]: Arguments) -> Result<u64> {
     /// Bytes of the first version of the structure, of which later ones add what is 0 here.
     const FIRST: u64 = linux::CLONE_ARGS_SIZE_VER0 as u64;
+    if bytes > PAGE {
+        return Err(Errno::E2BIG);
+    }
     if bytes < FIRST {
         return Err(Errno::EINVAL);
     }
@@ -146,11 +157,25 @@ fn clone3(current: &mut Current<'_>, [at, bytes, ..]: Arguments) -> Result<u64> 
     for (word, place) in words.iter_mut().zip((at..).step_by(8)) {
         *word = current.user().read(place)?;
     }
+    for place in at + FIRST..at + bytes {
+        if current.user().read::<u8>(place)? != 0 {
+            return Err(Errno::E2BIG);
+        }
+    }
     let [flags, _, child, parent, signal, stack, stack_bytes, tls] = words;
     let flags = u32::try_from(flags).map_err(|_| Errno::EINVAL)?;
+    let has = |flag| flags & flag != 0;
+    let is_wrong = signal > signal::COUNT.into()
+        || has(linux::CSIGNAL | linux::CLONE_DETACHED)
+        || has(linux::CLONE_THREAD | linux::CLONE_PARENT) && signal != 0
+        || (stack == 0) != (stack_bytes == 0)
+        || stack.checked_add(stack_bytes).is_none_or(|end| end > END);
+    if is_wrong {
+        return Err(Errno::EINVAL);
+    }
     let what = Clone {
         flags,
-        signal: signal as u32 & linux::CSIGNAL,
+        signal: signal as u32,
         stack: stack + stack_bytes,
         parent,
         child,
@@ -171,6 +196,11 @@ fn clone(current: &mut Current<'_>, what: &Clone) -> Result<u64> {
         | linux::CLONE_NEWUTS
         | linux::CLONE_NEWCGROUP;
     if what.flags & NAMESPACES != 0 || what.has(linux::CLONE_PIDFD) {
+        return Err(Errno::EINVAL);
+    }
+    // Handlers lie in memory; and nobody gives a child to his own parent here.
+    let handlers_alone = what.has(linux::CLONE_SIGHAND) && !what.has(linux::CLONE_VM);
+    if handlers_alone || what.has(linux::CLONE_PARENT) {
         return Err(Errno::EINVAL);
     }
     let mut context = current.context.duplicate();
@@ -288,21 +318,40 @@ fn new_process(current: &mut Current<'_>, what: &Clone, context: Context) -> Res
 /// Runs another program in this process.
 fn execve(
     current: &mut Current<'_>,
-    directory: i32,
-    path: u64,
-    arguments: u64,
-    environment: u64,
+    [directory, path, arguments, environment, flags, _]: Arguments,
 ) -> Result<u64> {
+    let flags = flags as u32;
+    if flags & !(linux::AT_EMPTY_PATH | linux::AT_SYMLINK_NOFOLLOW) != 0 {
+        return Err(Errno::EINVAL);
+    }
     let path = current.path(path)?;
+    let by_descriptor = path.is_empty() && flags & linux::AT_EMPTY_PATH != 0;
+    let named = if by_descriptor {
+        format!("/dev/fd/{}", directory as i32).into_bytes()
+    } else {
+        path
+    };
     let with = exec::Arguments {
         arguments: current.user().read_strings(arguments, ARGUMENTS)?,
         environment: current.user().read_strings(environment, ARGUMENTS)?,
-        path,
+        path: named,
     };
+    let no_follow = match flags & linux::AT_SYMLINK_NOFOLLOW {
+        0 => 0,
+        _ => linux::O_NOFOLLOW,
+    };
+    let is_first = Cell::new(true);
     let open = |path: &[u8]| {
-        let mut opening = Opening::default();
-        let file = current
-            .waiting(|calls| calls.open_file(&mut opening, directory, path, linux::O_RDONLY, 0))?;
+        let is_first = is_first.replace(false);
+        let file = if is_first && by_descriptor {
+            current.now(|calls| calls.descriptors.get(descriptor(directory)))?
+        } else {
+            let flags = linux::O_RDONLY | if is_first { no_follow } else { 0 };
+            let mut opening = Opening::default();
+            current.waiting(|calls| {
+                calls.open_file(&mut opening, descriptor(directory), path, flags, 0)
+            })?
+        };
         check_executable(&file)?;
         Ok(Arc::new(Mapped(file)) as Arc<dyn Content>)
     };
@@ -391,28 +440,84 @@ fn wait4(current: &mut Current<'_>, [number, at, options, usage, ..]: Arguments)
         continues: options & linux::WCONTINUED != 0,
         keep: false,
     };
-    let process = &current.thread.process;
-    let found = if options & linux::WNOHANG != 0 {
-        match process::wait(process, which, what, &crate::task::waker()) {
-            core::task::Poll::Ready(found) => found?,
-            core::task::Poll::Pending => return Ok(0),
-        }
-    } else {
-        thread::wait(current.thread, |waker| {
-            process::wait(process, which, what, waker)
-        })?
+    let Some((number, status)) = look(current, which, what, options & linux::WNOHANG == 0)? else {
+        return Ok(0);
     };
-    let (number, status) = found;
     if at != 0 {
         current.user().write(at, &status)?;
     }
-    if usage != 0 {
-        // How long it ran nobody counts.
-        current
-            .user()
-            .write_bytes(usage, &[0; size_of::<linux::rusage>()])?;
-    }
+    write_usage(current, usage)?;
     Ok(number.into())
+}
+
+/// Waits for a child, and says what became of it as a signal would.
+fn waitid(
+    current: &mut Current<'_>,
+    [kind, number, to, options, usage, _]: Arguments,
+) -> Result<u64> {
+    const ALL: u64 = 0;
+    const ONE: u64 = 1;
+    const GROUP: u64 = 2;
+    let options = options as u32;
+    let wanted = linux::WEXITED | linux::WSTOPPED | linux::WCONTINUED;
+    let known = wanted
+        | linux::WNOHANG
+        | linux::WNOWAIT
+        | linux::__WNOTHREAD
+        | linux::__WCLONE
+        | linux::__WALL;
+    if options & !known != 0 || options & wanted == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let which = match (kind, number as i32) {
+        (ALL, _) => Which::Any,
+        (ONE, 1..) => Which::Process(number as u32),
+        (GROUP, 0..) => Which::Group(number as u32),
+        _ => return Err(Errno::EINVAL),
+    };
+    let what = For {
+        ends: options & linux::WEXITED != 0,
+        stops: options & linux::WSTOPPED != 0,
+        continues: options & linux::WCONTINUED != 0,
+        keep: options & linux::WNOWAIT != 0,
+    };
+    let found = look(current, which, what, options & linux::WNOHANG == 0)?;
+    let mut info = [0_u64; 16];
+    if let Some((number, status)) = found {
+        let told = Info::of_status(number, status);
+        info[0] = linux::SIGCHLD.into();
+        info[1] = u64::from(told.code as u32);
+        info[2..4].copy_from_slice(&told.words);
+    }
+    if to != 0 {
+        for (place, word) in (to..).step_by(8).zip(&info) {
+            current.user().write(place, word)?;
+        }
+    }
+    write_usage(current, usage)?;
+    Ok(0)
+}
+
+/// Looks for a child of which there is something to tell, and waits for that or not.
+fn look(current: &Current<'_>, which: Which, what: For, waits: bool) -> Result<Option<(u32, u32)>> {
+    let process = &current.thread.process;
+    if waits {
+        let wait = |waker: &_| process::wait(process, which, what, waker);
+        return thread::wait(current.thread, wait).map(Some);
+    }
+    match process::wait(process, which, what, &crate::task::waker()) {
+        Poll::Ready(found) => found.map(Some),
+        Poll::Pending => Ok(None),
+    }
+}
+
+/// What a child used, which nobody counts.
+fn write_usage(current: &Current<'_>, at: u64) -> Result<()> {
+    if at == 0 {
+        return Ok(());
+    }
+    let none = [0; size_of::<linux::rusage>()];
+    current.user().write_bytes(at, &none)
 }
 
 fn setpgid(current: &mut Current<'_>, [number, group, ..]: Arguments) -> Result<u64> {
@@ -446,29 +551,67 @@ fn arch_prctl(current: &mut Current<'_>, [what, at, ..]: Arguments) -> Result<u6
     Ok(0)
 }
 
-fn prctl(current: &mut Current<'_>, [what, argument, ..]: Arguments) -> Result<u64> {
+fn prctl(current: &mut Current<'_>, [what, argument, second, ..]: Arguments) -> Result<u64> {
     use linux_raw_sys::prctl as numbers;
+    /// What a process that may everything may do (`CAP_LAST_CAP`).
+    const LAST: u64 = linux::CAP_LAST_CAP as u64;
     let process = &current.thread.process;
+    let settings = &process.settings;
+    let known = |capability: u64| match capability {
+        0..=LAST => Ok(1),
+        _ => Err(Errno::EINVAL),
+    };
     match what as u32 {
         numbers::PR_SET_NAME => {
             let mut name = [0; 16];
-            current.user().take(argument, &mut name);
+            if current.user().take(argument, &mut name) == 0 {
+                return Err(Errno::EFAULT);
+            }
             let end = name.iter().position(|byte| *byte == 0).unwrap_or(15);
             process.set_name(&name[..end.min(15)]);
-            Ok(0)
         }
         numbers::PR_GET_NAME => {
             let mut name = [0; 16];
             let known = process.name.lock().clone();
             name[..known.len()].copy_from_slice(&known);
-            current.user().write_bytes(argument, &name).map(|()| 0)
+            current.user().write_bytes(argument, &name)?;
         }
-        numbers::PR_SET_PDEATHSIG | numbers::PR_SET_DUMPABLE | numbers::PR_SET_NO_NEW_PRIVS => {
-            Ok(0)
+        numbers::PR_SET_PDEATHSIG => {
+            let signal = u32::try_from(argument).map_err(|_| Errno::EINVAL)?;
+            if signal > signal::COUNT {
+                return Err(Errno::EINVAL);
+            }
+            settings.parent_ended.store(signal, Ordering::Relaxed);
         }
-        numbers::PR_GET_DUMPABLE => Ok(1),
-        _ => Err(Errno::EINVAL),
+        numbers::PR_GET_PDEATHSIG => {
+            let signal = settings.parent_ended.load(Ordering::Relaxed);
+            current.user().write(argument, &signal)?;
+        }
+        numbers::PR_SET_DUMPABLE if argument > 1 => return Err(Errno::EINVAL),
+        numbers::PR_SET_DUMPABLE => settings.dumpable.store(argument as u32, Ordering::Relaxed),
+        numbers::PR_GET_DUMPABLE => return Ok(settings.dumpable.load(Ordering::Relaxed).into()),
+        numbers::PR_SET_NO_NEW_PRIVS if argument != 1 => return Err(Errno::EINVAL),
+        numbers::PR_SET_NO_NEW_PRIVS => settings.no_new_privileges.store(true, Ordering::Relaxed),
+        numbers::PR_GET_NO_NEW_PRIVS => {
+            return Ok(settings.no_new_privileges.load(Ordering::Relaxed).into());
+        }
+        numbers::PR_SET_CHILD_SUBREAPER => {
+            settings.inherits.store(argument != 0, Ordering::Relaxed);
+        }
+        numbers::PR_GET_CHILD_SUBREAPER => {
+            let inherits = settings.inherits.load(Ordering::Relaxed);
+            current.user().write(argument, &u32::from(inherits))?;
+        }
+        numbers::PR_CAPBSET_READ => return known(argument),
+        numbers::PR_CAP_AMBIENT => match argument as u32 {
+            numbers::PR_CAP_AMBIENT_IS_SET => return known(second).map(|_| 0),
+            numbers::PR_CAP_AMBIENT_CLEAR_ALL => {}
+            _ => return Err(Errno::EINVAL),
+        },
+        numbers::PR_GET_SECCOMP | numbers::PR_GET_KEEPCAPS | numbers::PR_GET_SECUREBITS => {}
+        _ => return Err(Errno::EINVAL),
     }
+    Ok(0)
 }
 
 fn futex(
@@ -481,6 +624,10 @@ fn futex(
         what as u32 & linux::FUTEX_CLOCK_REALTIME != 0,
     );
     let (thread, memory) = (current.thread, &current.memory);
+    // A word that processes could share must be there; one of its own may be anywhere.
+    if at >= END || what as u32 & linux::FUTEX_PRIVATE_FLAG == 0 {
+        let _: u32 = current.user().read(at & !3)?;
+    }
     let value = value as u32;
     match operation {
         linux::FUTEX_WAIT | linux::FUTEX_WAIT_BITSET => {

@@ -23,7 +23,16 @@ pub(super) const CALLS: Family = &[
     }),
     (linux::__NR_clock_nanosleep, clock_nanosleep),
     (linux::__NR_times, times),
-    (linux::__NR_getrusage, |c, [_, at, ..]| {
+    (linux::__NR_getrusage, |c, [whose, at, ..]| {
+        /// Of the process, of its children, of the thread.
+        const WHOSE: [i32; 3] = [
+            linux::RUSAGE_SELF as i32,
+            linux::RUSAGE_CHILDREN,
+            linux::RUSAGE_THREAD as i32,
+        ];
+        if !WHOSE.contains(&(whose as i32)) {
+            return Err(Errno::EINVAL);
+        }
         c.user()
             .write_bytes(at, &[0; size_of::<linux::rusage>()])
             .map(|()| 0)
@@ -119,6 +128,9 @@ fn clock_nanosleep(
     [clock, flags, request, left, ..]: Arguments,
 ) -> Result<u64> {
     let base = read(clock)?;
+    if clock as u32 == linux::CLOCK_THREAD_CPUTIME_ID {
+        return Err(Errno::EOPNOTSUPP);
+    }
     let time = current.time(request)?;
     let is_absolute = flags as u32 & linux::TIMER_ABSTIME != 0;
     let wait = if is_absolute {

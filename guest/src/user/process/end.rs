@@ -84,11 +84,20 @@ fn process_ended(process: &Arc<Process>) {
         let mut tree = TREE.lock();
         let tree = &mut *tree;
         let number = process.number;
-        let heir = if number == FIRST { 0 } else { FIRST };
+        let heir = if number == FIRST {
+            0
+        } else {
+            heir(tree, number)
+        };
         let mut orphans_ended = false;
         for node in tree.nodes.iter_mut().filter(|node| node.parent == number) {
             node.parent = heir;
             orphans_ended |= matches!(node.life, Life::Ended(_));
+            let signal = node.process.settings.parent_ended.load(Ordering::Relaxed);
+            if signal != 0 {
+                let info = Info::from_process(number, linux::SI_USER as i32);
+                signal::send(&node.process, &node.threads, signal, info);
+            }
         }
         if number == FIRST {
             // Nobody is left to wait for anybody.
@@ -110,17 +119,7 @@ fn process_ended(process: &Arc<Process>) {
         leads = node.session == number;
         node.is_told = false;
         let (parent, signal) = (node.parent, node.end_signal);
-        let code = match (status & 0x7f, status & 0x80) {
-            (0, _) => linux::CLD_EXITED,
-            (_, 0) => linux::CLD_KILLED,
-            _ => linux::CLD_DUMPED,
-        };
-        let shown = if status & 0x7f == 0 {
-            status >> 8
-        } else {
-            status & 0x7f
-        };
-        tree.tell(parent, signal, Info::of_child(number, code, shown));
+        tree.tell(parent, signal, Info::of_status(number, status));
         if orphans_ended {
             tree.tell(heir, linux::SIGCHLD, Info::default());
         }
@@ -150,6 +149,21 @@ fn process_ended(process: &Arc<Process>) {
     }
     // The tree is unlocked: what they have may take a while to give back.
     drop(gone);
+}
+
+/// Who inherits the children of a process: the next of those that it descends from that wants them.
+fn heir(tree: &mut Tree, mut number: u32) -> u32 {
+    while let Some(node) = tree.node(number) {
+        number = node.parent;
+        let wants = |node: &mut Node| {
+            let is_there = !matches!(node.life, Life::Ended(_));
+            is_there && node.process.settings.inherits.load(Ordering::Relaxed)
+        };
+        if number == FIRST || tree.node(number).is_some_and(wants) {
+            break;
+        }
+    }
+    number.max(FIRST)
 }
 
 /// Whether the first process and all others are gone; if so, its status.

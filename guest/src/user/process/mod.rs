@@ -7,6 +7,7 @@
 mod children;
 mod end;
 mod family;
+mod settings;
 
 extern crate alloc;
 
@@ -21,6 +22,8 @@ pub(crate) use family::{
     Target, by_number, count, family, is_orphaned, numbers, send, session_of_group, set_group,
     set_session, thread,
 };
+
+pub(crate) use settings::Settings;
 
 use guest_files::{Descriptors, Place, View};
 
@@ -41,6 +44,7 @@ pub(crate) struct Process {
     /// Its number.
     pub(crate) number: u32,
     pub(crate) signals: Signals,
+    pub(crate) settings: Settings,
     /// None once it has ended.
     memory: Lock<Option<Arc<Memory>>, rank::Process>,
     /// The name of what it runs.
@@ -147,7 +151,8 @@ impl Tree {
         let Some(node) = self.node(parent) else {
             return;
         };
-        if signal != 0 {
+        // `clone` takes any number for it; one that is no signal's is never sent.
+        if (1..=signal::COUNT).contains(&signal) {
             signal::send(&node.process, &node.threads, signal, info);
         }
         node.waiting.drain(..).for_each(Waker::wake);
@@ -253,6 +258,10 @@ pub(crate) fn create(
     let process = Arc::new(Process {
         number,
         signals: parent.map_or_else(Signals::new, |parent| parent.signals.duplicate()),
+        settings: match parent {
+            Some(parent) => parent.settings.duplicate()?,
+            None => Settings::new(),
+        },
         memory: Lock::new(Some(new.memory)),
         name: Lock::new(
             parent.map_or_else(heapless::Vec::new, |parent| parent.name.lock().clone()),
