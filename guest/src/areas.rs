@@ -124,14 +124,19 @@ impl<B: Backing> Areas<B> {
     /// Whether areas cover a range without a hole.
     #[must_use]
     pub fn covers(&self, range: Range<u64>) -> bool {
+        self.covered_from(range.clone()) == range.end
+    }
+
+    /// Up to where a range is covered from its start on.
+    pub fn covered_from(&self, range: Range<u64>) -> u64 {
         let mut next = range.start;
         for area in self.within(range.clone()) {
             if area.range.start > next {
-                return false;
+                break;
             }
             next = area.range.end;
         }
-        next >= range.end
+        next.min(range.end)
     }
 
     /// Makes sure that so many areas more can be remembered.

@@ -3,13 +3,21 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use spin::Once;
+
 use crate::errno::{Errno, Result};
 use crate::file::OpenFile;
 use crate::lock::Mutex;
+use crate::records::{Owner, Records};
 
 /// A table of descriptors: what a process shares with its threads.
-#[derive(Default)]
-pub struct Descriptors(Mutex<Table>);
+pub struct Descriptors {
+    table: Mutex<Table>,
+    /// Whose locks of parts of files are this table's.
+    pub(crate) owner: Owner,
+    /// Where they are, once it has taken one.
+    records: Once<Arc<Records>>,
+}
 
 #[derive(Default)]
 struct Table {
@@ -70,10 +78,47 @@ impl Table {
     }
 }
 
+impl Default for Descriptors {
+    fn default() -> Self {
+        Self::with(Table::default())
+    }
+}
+
+impl Drop for Descriptors {
+    fn drop(&mut self) {
+        if let Some(records) = self.records.get() {
+            records.forget(None, self.owner);
+        }
+    }
+}
+
 impl Descriptors {
     /// A table without descriptors.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    fn with(table: Table) -> Self {
+        Self {
+            table: Mutex::new(table),
+            owner: Owner::new(),
+            records: Once::new(),
+        }
+    }
+
+    /// Has what closes a file give back the locks that this table has of its parts.
+    pub(crate) fn locks_in(&self, records: &Arc<Records>) {
+        self.records.call_once(|| records.clone());
+    }
+
+    /// Gives back what closing a file gives back.
+    fn closed(&self, slot: Slot) {
+        if let Some(records) = self.records.get() {
+            let inode = slot.file.place.inode.attributes();
+            records.forget(Some((inode.device, inode.number)), self.owner);
+        }
+        // The last descriptor of a file may wake others.
+        drop(slot);
     }
 
     /// The open file of a descriptor.
@@ -81,7 +126,7 @@ impl Descriptors {
     /// # Errors
     /// `EBADF` if there is none.
     pub fn get(&self, number: i32) -> Result<Arc<OpenFile>> {
-        self.0.lock().get(number).map(|slot| slot.file.clone())
+        self.table.lock().get(number).map(|slot| slot.file.clone())
     }
 
     /// Gives a file the lowest descriptor that is free, from `from` on and below `limit`.
@@ -95,7 +140,7 @@ impl Descriptors {
         limit: u32,
         close_on_exec: bool,
     ) -> Result<i32> {
-        let mut table = self.0.lock();
+        let mut table = self.table.lock();
         let number = table.free_number(from as usize, limit)?;
         table.grow(number)?;
         if number == table.lowest {
@@ -136,7 +181,7 @@ impl Descriptors {
     /// # Errors
     /// `EBADF` if there is no file, or no such number below `limit`.
     pub fn copy(&self, from: i32, to: i32, limit: u32, close_on_exec: bool) -> Result<i32> {
-        let mut table = self.0.lock();
+        let mut table = self.table.lock();
         let file = table.get(from)?.file.clone();
         let number = usize::try_from(to).map_err(|_| Errno::EBADF)?;
         if number >= limit as usize {
@@ -149,8 +194,7 @@ impl Descriptors {
         };
         let old = table.slots[number].replace(slot);
         drop(table);
-        // Only now: closing the last descriptor of a file may wake others.
-        drop(old);
+        old.into_iter().for_each(|slot| self.closed(slot));
         Ok(to)
     }
 
@@ -160,8 +204,8 @@ impl Descriptors {
     /// `EBADF` if there is none.
     pub fn close(&self, number: i32) -> Result<()> {
         let index = usize::try_from(number).map_err(|_| Errno::EBADF)?;
-        let closed = self.0.lock().take(index);
-        closed.map(drop).ok_or(Errno::EBADF)
+        let closed = self.table.lock().take(index);
+        closed.map(|slot| self.closed(slot)).ok_or(Errno::EBADF)
     }
 
     /// Takes away all descriptors from `first` to `last`, or has them closed by exec
@@ -169,7 +213,7 @@ impl Descriptors {
     pub fn close_range(&self, first: u32, last: u32, only_on_exec: bool) {
         let mut number = first as usize;
         loop {
-            let mut table = self.0.lock();
+            let mut table = self.table.lock();
             if number > last as usize || number >= table.slots.len() {
                 return;
             }
@@ -180,7 +224,7 @@ impl Descriptors {
             } else {
                 let closed = table.take(number);
                 drop(table);
-                drop(closed);
+                closed.into_iter().for_each(|slot| self.closed(slot));
             }
             number += 1;
         }
@@ -191,7 +235,7 @@ impl Descriptors {
     /// # Errors
     /// `EBADF` if there is none.
     pub fn closes_on_exec(&self, number: i32) -> Result<bool> {
-        self.0.lock().get(number).map(|slot| slot.close_on_exec)
+        self.table.lock().get(number).map(|slot| slot.close_on_exec)
     }
 
     /// Says whether exec closes a descriptor.
@@ -199,7 +243,7 @@ impl Descriptors {
     /// # Errors
     /// `EBADF` if there is none.
     pub fn set_close_on_exec(&self, number: i32, close: bool) -> Result<()> {
-        self.0.lock().get_mut(number)?.close_on_exec = close;
+        self.table.lock().get_mut(number)?.close_on_exec = close;
         Ok(())
     }
 
@@ -208,7 +252,7 @@ impl Descriptors {
     /// # Errors
     /// `ENOMEM`.
     pub fn fork(&self) -> Result<Self> {
-        let table = self.0.lock();
+        let table = self.table.lock();
         let used = table.slots.iter().rposition(Option::is_some);
         let used = &table.slots[..used.map_or(0, |last| last + 1)];
         let mut slots = Vec::new();
@@ -217,14 +261,14 @@ impl Descriptors {
             .map_err(|_| Errno::ENOMEM)?;
         slots.extend_from_slice(used);
         let lowest = table.lowest.min(slots.len());
-        Ok(Self(Mutex::new(Table { slots, lowest })))
+        Ok(Self::with(Table { slots, lowest }))
     }
 
     /// Closes what exec closes.
     pub fn exec(&self) {
         let mut number = 0;
         loop {
-            let mut table = self.0.lock();
+            let mut table = self.table.lock();
             if number >= table.slots.len() {
                 return;
             }
@@ -233,14 +277,14 @@ impl Descriptors {
                 _ => None,
             };
             drop(table);
-            drop(closed);
+            closed.into_iter().for_each(|slot| self.closed(slot));
             number += 1;
         }
     }
 
     /// The lowest descriptor that is in use, from `from` on.
     pub fn next_used(&self, from: u32) -> Option<u32> {
-        let table = self.0.lock();
+        let table = self.table.lock();
         let from = from as usize;
         let skipped = table.slots.get(from..)?.iter().position(Option::is_some)?;
         u32::try_from(from + skipped).ok()

@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use core::task::{Poll, Waker, ready};
 
 use linux_raw_sys::general as linux;
+use spin::Once;
 
 use crate::errno::{Errno, Result};
 use crate::host::{Call, Identity, Page};
@@ -14,6 +15,7 @@ use crate::lock::{Mutex, Turn};
 use crate::locks::FileLock;
 use crate::mount::Place;
 use crate::ready::Ready;
+use crate::records::{Owner, Records};
 use crate::transfer::{Argument, Sink, Source};
 
 /// What an open file can do. A call that would wait registers the call's waker, looks again and
@@ -173,6 +175,17 @@ pub struct OpenFile {
     turn: Turn,
     /// The lock of `flock(2)` that it holds.
     pub(crate) lock: FileLock,
+    /// Whose locks of parts of it are this open file's, and where they are once it has taken one.
+    pub(crate) owner: Owner,
+    pub(crate) records: Once<Arc<Records>>,
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        if let Some(records) = self.records.get() {
+            records.forget(None, self.owner);
+        }
+    }
 }
 
 impl OpenFile {
@@ -188,6 +201,8 @@ impl OpenFile {
             position: Mutex::new(0),
             turn: Turn::default(),
             lock: FileLock::default(),
+            owner: Owner::new(),
+            records: Once::new(),
         })
     }
 

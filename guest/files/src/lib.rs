@@ -82,7 +82,7 @@
 //!
 //! ```text
 //! errno transfer host lock ready            words of the seam, locks, who waits
-//! inode file locks mount walk               a file system's side, open files, places, paths
+//! inode file locks records mount walk               a file system's side, open files, places, paths
 //! memory_fs shown                           files in memory; `/proc`, `/sys`
 //! pipe socket event epoll terminal devices  what else there is to open
 //! descriptors system                        a process' numbers, what all processes share
@@ -112,6 +112,7 @@ mod mount;
 mod pipe;
 mod ramdisk;
 mod ready;
+mod records;
 mod shown;
 mod socket;
 mod system;

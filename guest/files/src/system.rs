@@ -15,6 +15,7 @@ use crate::lock::Mutex;
 use crate::locks::FileLocks;
 use crate::mount::{Mount, Mounts, Place};
 use crate::pipe::Pipe;
+use crate::records::Records;
 
 /// A device that can be opened by its number.
 pub trait Device: Send + Sync {
@@ -33,6 +34,7 @@ pub struct System {
     devices: Mutex<BTreeMap<(bool, DeviceNumber), Arc<dyn Device>>>,
     fifos: Mutex<BTreeMap<(u64, u64), Weak<Pipe>>>,
     pub(crate) locks: Arc<FileLocks>,
+    pub(crate) records: Arc<Records>,
     /// Held while a set of watched files comes to watch another one.
     pub(crate) nesting: Mutex<()>,
     nowhere: Arc<Mount>,
@@ -48,6 +50,7 @@ impl System {
             devices: Mutex::default(),
             fifos: Mutex::default(),
             locks: Arc::default(),
+            records: Arc::default(),
             nesting: Mutex::new(()),
             nowhere: Mount::alone(Arc::new(Nowhere), "none"),
             next_anonymous: AtomicU64::new(1),

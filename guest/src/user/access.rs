@@ -168,6 +168,8 @@ impl User<'_> {
     /// # Errors
     /// `EFAULT`, `E2BIG` beyond `most` bytes together, `ENOMEM`.
     pub(crate) fn read_strings(self, address: u64, most: usize) -> Result<Vec<Vec<u8>>> {
+        /// Bytes of one string (`MAX_ARG_STRLEN`).
+        const LONGEST: usize = 32 * PAGE as usize;
         let mut strings = Vec::new();
         let mut bytes = 0;
         if address == 0 {
@@ -178,7 +180,7 @@ impl User<'_> {
             if pointer == 0 {
                 break;
             }
-            let string = self.read_string(pointer, most, Errno::E2BIG)?;
+            let string = self.read_string(pointer, most.min(LONGEST), Errno::E2BIG)?;
             // The pointer counts as well: else there is no end to empty strings.
             bytes += string.len() + 1 + size_of::<u64>();
             if bytes > most {

@@ -153,9 +153,15 @@ pub(crate) fn interpret(
         let Some(line) = start[..count].strip_prefix(b"#!") else {
             return Ok((file, with));
         };
-        let end = line.iter().position(|byte| *byte == b'\n').ok_or(ENOEXEC)?;
-        let line = line[..end].trim_ascii();
         let space = |byte: &u8| matches!(byte, b' ' | b'\t');
+        let end = match line.iter().position(|byte| *byte == b'\n') {
+            Some(end) => end,
+            // The file ends here, or only its name of a program is known to be whole.
+            None if count < LINE => line.len(),
+            None if line.trim_ascii_start().iter().any(space) => line.len(),
+            None => return Err(ENOEXEC),
+        };
+        let line = line[..end].trim_ascii();
         let (name, rest) = line.split_at(line.iter().position(space).unwrap_or(line.len()));
         if name.is_empty() {
             return Err(ENOEXEC);

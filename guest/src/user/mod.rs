@@ -12,6 +12,7 @@
 //! signals, and what it takes is taken from memory beyond what the kernel keeps for itself.
 
 mod access;
+mod alarm;
 mod call;
 mod console;
 mod copy;

@@ -1,16 +1,18 @@
 //! Signals: what a process does about each, which wait, and what is known of them.
 //!
-//! A signal is a number and one bit in each set. Of one that is sent several times before it is taken
-//! the last is kept, as Linux keeps one of each of the first 31; here it is so for all 64.
+//! A signal is a number and one bit in each set. Of one of the first 31 that is sent several times before it
+//! is taken the last is kept; the others come as often as they are sent to a process, as Linux has it.
 
 extern crate alloc;
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::mem::{offset_of, size_of};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use linux_raw_sys::general as linux;
 
+use super::errno::Room;
 use super::process::Process;
 use super::thread::Thread;
 use crate::lock::Lock;
@@ -216,7 +218,14 @@ pub(crate) struct Signals {
     actions: Lock<[Action; COUNT as usize], rank::Signals>,
     pending: AtomicU64,
     infos: Lock<[Info; COUNT as usize], rank::Signals>,
+    /// Signals that come as often as they are sent, in their order.
+    queue: Lock<Vec<(u32, Info)>, rank::Signals>,
 }
+
+/// The first signal that comes as often as it is sent.
+const REAL_TIME: u32 = 32;
+/// Those of a process that wait at most; what is sent beyond that comes once.
+const QUEUE: usize = 1024;
 
 impl Signals {
     /// None, and nothing is done about any.
@@ -225,6 +234,7 @@ impl Signals {
             actions: Lock::new([Action::default(); COUNT as usize]),
             pending: AtomicU64::new(0),
             infos: Lock::new([Info::default(); COUNT as usize]),
+            queue: Lock::new(Vec::new()),
         }
     }
 
@@ -260,7 +270,7 @@ impl Signals {
     pub(crate) fn set_action(&self, signal: u32, action: Action) -> Action {
         let old = core::mem::replace(&mut self.actions.lock()[signal as usize - 1], action);
         if action.effect(signal) == Effect::Nothing {
-            self.pending.fetch_and(!bit(signal), Ordering::AcqRel);
+            self.forget(bit(signal));
         }
         old
     }
@@ -275,6 +285,12 @@ impl Signals {
         if self.action(signal).effect(signal) == Effect::Nothing && !blocked {
             return false;
         }
+        if signal >= REAL_TIME {
+            let mut queue = self.queue.lock();
+            if queue.len() < QUEUE && queue.room(1).is_ok() {
+                queue.push((signal, info));
+            }
+        }
         self.infos.lock()[signal as usize - 1] = info;
         self.pending.fetch_or(bit(signal), Ordering::AcqRel);
         true
@@ -283,12 +299,25 @@ impl Signals {
     /// Those of a set wait no longer.
     pub(crate) fn forget(&self, set: u64) {
         self.pending.fetch_and(!set, Ordering::AcqRel);
+        let mut queue = self.queue.lock();
+        queue.retain(|(signal, _)| bit(*signal) & set == 0);
     }
 
     /// Takes one that waits.
     fn take(&self, signal: u32) -> Option<Info> {
         let was = self.pending.fetch_and(!bit(signal), Ordering::AcqRel);
-        (was & bit(signal) != 0).then(|| self.infos.lock()[signal as usize - 1])
+        if was & bit(signal) == 0 {
+            return None;
+        }
+        let mut queue = self.queue.lock();
+        let mut waiting = (0..queue.len()).filter(|place| queue[*place].0 == signal);
+        let (first, more) = (waiting.next(), waiting.next().is_some());
+        if more {
+            self.pending.fetch_or(bit(signal), Ordering::AcqRel);
+        }
+        let queued = first.map(|place| queue.remove(place).1);
+        drop(queue);
+        Some(queued.unwrap_or_else(|| self.infos.lock()[signal as usize - 1]))
     }
 }
 

@@ -10,6 +10,7 @@ use crate::errno::{Errno, Result};
 use crate::file::{File, OpenFile};
 use crate::inode::Kind;
 use crate::pipe::{Pipe, PipeEnd};
+use crate::records::{Owner, Record};
 use crate::transfer::Argument;
 
 impl Calls<'_> {
@@ -121,6 +122,86 @@ impl Calls<'_> {
         }
     }
 
+    /// Takes, gives back or looks at a lock of a part of a file (`F_SETLK` and its like).
+    ///
+    /// # Errors
+    /// Those of `fcntl(2)`; nobody looks for threads that wait for each other.
+    pub fn record_lock(
+        &self,
+        descriptor: i32,
+        command: u32,
+        argument: &mut dyn Argument,
+    ) -> Poll<Result<u64>> {
+        let asked = self.descriptors.get(descriptor).and_then(|file| {
+            if file.is_path() {
+                return Err(Errno::EBADF);
+            }
+            let mut words = [0; FLOCK];
+            argument.get(&mut words)?;
+            Ok((file, words))
+        });
+        let (file, words) = match asked {
+            Ok(asked) => asked,
+            Err(error) => return Poll::Ready(Err(error)),
+        };
+        let position = match words[2] {
+            1 => match file.seek(&self.call(), 0, linux::SEEK_CUR) {
+                Poll::Ready(at) => at.unwrap_or(0),
+                Poll::Pending => return Poll::Pending,
+            },
+            2 => file.place.inode.attributes().size,
+            _ => 0,
+        };
+        let of_file = matches!(
+            command,
+            linux::F_OFD_GETLK | linux::F_OFD_SETLK | linux::F_OFD_SETLKW
+        );
+        let owner = if of_file {
+            file.owner
+        } else {
+            self.descriptors.owner
+        };
+        let process = if of_file {
+            -1
+        } else {
+            self.caller.process() as i32
+        };
+        let (kind, part) = match part(&words, position, owner, process) {
+            Ok((_, _)) if of_file && words[24..28] != [0; 4] => {
+                return Poll::Ready(Err(Errno::EINVAL));
+            }
+            Ok(found) => found,
+            Err(error) => return Poll::Ready(Err(error)),
+        };
+        let inode = file.place.inode.attributes();
+        let key = (inode.device, inode.number);
+        let records = &self.system.records;
+        if matches!(command, linux::F_GETLK | linux::F_OFD_GETLK) {
+            let told = match kind {
+                linux::F_UNLCK if !of_file => Err(Errno::EINVAL),
+                _ => argument.put(&tell(words, records.against(key, &part))),
+            };
+            return Poll::Ready(told.map(|()| 0));
+        }
+        let allowed = match kind {
+            linux::F_RDLCK => file.can_read(),
+            linux::F_WRLCK => file.can_write(),
+            _ => return Poll::Ready(records.release(key, &part).map(|()| 0)),
+        };
+        if !allowed {
+            return Poll::Ready(Err(Errno::EBADF));
+        }
+        match of_file {
+            true => {
+                file.records.call_once(|| records.clone());
+            }
+            false => self.descriptors.locks_in(records),
+        }
+        let waits = matches!(command, linux::F_SETLKW | linux::F_OFD_SETLKW);
+        let taken = records.take(key, part, waits.then_some(self.waker));
+        taken.map(|taken| taken.map(|()| 0))
+    }
+
     /// Does what an ioctl asks of a descriptor's file.
     ///
     /// # Errors
@@ -198,6 +279,72 @@ impl Calls<'_> {
 /// `close_range` only marks (`include/uapi/linux/close_range.h`, which the crate of Linux' numbers
 /// leaves out).
 const CLOSE_RANGE_CLOEXEC: u32 = 1 << 2;
+
+/// Bytes of a `struct flock`: kind and whence, the start from byte 8 on, the length, the process.
+const FLOCK: usize = size_of::<linux::flock>();
+
+/// What a `struct flock` asks for: its kind, and the bytes.
+fn part(words: &[u8; FLOCK], position: u64, owner: Owner, process: i32) -> Result<(u32, Record)> {
+    let number = |at: usize| {
+        let bytes = words[at..].first_chunk().copied();
+        i64::from_ne_bytes(bytes.unwrap_or_default())
+    };
+    let kind = u32::from(u16::from_ne_bytes([words[0], words[1]]));
+    let whence = u16::from_ne_bytes([words[2], words[3]]);
+    if kind > linux::F_UNLCK || whence > 2 {
+        return Err(Errno::EINVAL);
+    }
+    let start = (position as i64)
+        .checked_add(number(8))
+        .ok_or(Errno::EOVERFLOW)?;
+    let length = number(16);
+    let (start, last) = match length {
+        0 => (start, i64::MAX),
+        1.. => (
+            start,
+            start.checked_add(length - 1).ok_or(Errno::EOVERFLOW)?,
+        ),
+        _ => (start.checked_add(length).ok_or(Errno::EINVAL)?, start - 1),
+    };
+    if start < 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (start, last) = (start as u64, last as u64);
+    let exclusive = kind == linux::F_WRLCK;
+    let record = Record {
+        owner,
+        process,
+        start,
+        last,
+        exclusive,
+    };
+    Ok((kind, record))
+}
+
+/// Writes what was found into a `struct flock`.
+fn tell(mut words: [u8; FLOCK], found: Option<Record>) -> [u8; FLOCK] {
+    let mut put = |at: usize, bytes: &[u8]| words[at..][..bytes.len()].copy_from_slice(bytes);
+    match found {
+        None => put(0, &(linux::F_UNLCK as u16).to_ne_bytes()),
+        Some(found) => {
+            let kind = if found.exclusive {
+                linux::F_WRLCK
+            } else {
+                linux::F_RDLCK
+            };
+            let length = match found.last {
+                last if last == i64::MAX as u64 => 0,
+                last => last - found.start + 1,
+            };
+            put(0, &(kind as u16).to_ne_bytes());
+            put(2, &[0; 2]);
+            put(8, &found.start.to_ne_bytes());
+            put(16, &length.to_ne_bytes());
+            put(24, &found.process.to_ne_bytes());
+        }
+    }
+    words
+}
 
 /// The pipe that a file is an end of.
 fn pipe_of(file: &OpenFile) -> Result<&Arc<Pipe>> {

@@ -76,11 +76,16 @@ const STEP: usize = 256;
 impl Terminal {
     /// A terminal that writes to `output`.
     pub fn new(host: Arc<dyn Host>, output: Arc<dyn Output>) -> Arc<Self> {
+        Self::with(host, output, Settings::STANDARD)
+    }
+
+    /// One that is set so.
+    fn with(host: Arc<dyn Host>, output: Arc<dyn Output>, settings: Settings) -> Arc<Self> {
         Arc::new(Self {
             host,
             output,
             state: Mutex::new(State {
-                settings: Settings::STANDARD,
+                settings,
                 window: [0; 4],
                 incoming: Incoming::default(),
                 outgoing: Outgoing::default(),

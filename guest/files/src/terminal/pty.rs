@@ -12,6 +12,7 @@ use core::task::{Poll, Waker, ready};
 use linux_raw_sys::{general as linux, ioctl};
 
 use super::file::TerminalFile;
+use super::settings::Settings;
 use super::{Output, OwnTerminalDevice, Terminal};
 use crate::devices::add_device;
 use crate::errno::{Errno, Result};
@@ -124,7 +125,7 @@ impl Device for Maker {
     fn open(&self, call: &Call<'_>, _flags: u32) -> Result<Arc<dyn File>> {
         let pseudo = &self.0;
         let screen = Arc::new(Screen::default());
-        let terminal = Terminal::new(pseudo.host.clone(), screen.clone());
+        let terminal = Terminal::with(pseudo.host.clone(), screen.clone(), Settings::PAIR);
         let mut all = pseudo.all.lock();
         let number = (0..MOST)
             .find(|number| !all.contains_key(number))

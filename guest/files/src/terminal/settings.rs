@@ -49,6 +49,12 @@ const fn control_key(key: u8) -> u8 {
 const SPEED: u32 = 38_400;
 
 impl Settings {
+    /// Those of a pair's: nothing hangs up when it is closed.
+    pub(super) const PAIR: Self = Self {
+        control: linux::B38400 | linux::CS8 | linux::CREAD,
+        ..Self::STANDARD
+    };
+
     /// Those of a new terminal (`tty_std_termios` in Linux' `drivers/tty/tty_io.c`).
     pub(super) const STANDARD: Self = Self {
         input: linux::ICRNL | linux::IXON,

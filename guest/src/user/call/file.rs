@@ -342,6 +342,18 @@ fn lseek(current: &mut Current<'_>, [fd, offset, whence, ..]: Arguments) -> Resu
 
 fn fcntl(current: &mut Current<'_>, [fd, command, argument, ..]: Arguments) -> Result<u64> {
     let mut last = Last(current.user(), argument);
+    if matches!(
+        command as u32,
+        linux::F_GETLK
+            | linux::F_SETLK
+            | linux::F_SETLKW
+            | linux::F_OFD_GETLK
+            | linux::F_OFD_SETLK
+            | linux::F_OFD_SETLKW
+    ) {
+        return current
+            .waiting(|calls| calls.record_lock(descriptor(fd), command as u32, &mut last));
+    }
     current.now(|calls| calls.fcntl(descriptor(fd), command as u32, &mut last))
 }
 

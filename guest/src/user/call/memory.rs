@@ -21,11 +21,29 @@ pub(super) const CALLS: Family = &[
     (linux::__NR_mremap, mremap),
     (linux::__NR_madvise, madvise),
     (linux::__NR_brk, brk),
-    (linux::__NR_msync, covered),
+    (linux::__NR_msync, msync),
     (linux::__NR_mlock, covered),
+    (linux::__NR_mlock2, |c, [at, bytes, flags, ..]| {
+        match flags as u32 & !linux::MLOCK_ONFAULT {
+            0 => covered(c, [at, bytes, 0, 0, 0, 0]),
+            _ => Err(Errno::EINVAL),
+        }
+    }),
+    (linux::__NR_mlockall, |_, [flags, ..]| {
+        let known = linux::MCL_CURRENT | linux::MCL_FUTURE | linux::MCL_ONFAULT;
+        match flags as u32 {
+            0 | linux::MCL_ONFAULT => Err(Errno::EINVAL),
+            flags if flags & !known != 0 => Err(Errno::EINVAL),
+            _ => Ok(0),
+        }
+    }),
+    (linux::__NR_munlockall, |_, _| Ok(0)),
     (linux::__NR_munlock, covered),
     (linux::__NR_mincore, mincore),
 ];
+
+/// `/dev/zero`.
+const ZERO: guest_files::DeviceNumber = guest_files::DeviceNumber::new(1, 5);
 
 /// The rights that `PROT_*` asks for. Code is never writable.
 ///
@@ -40,9 +58,14 @@ fn rights(word: u64) -> Result<Rights> {
 }
 
 fn mmap(current: &mut Current<'_>, [at, bytes, prot, flags, fd, offset]: Arguments) -> Result<u64> {
-    let (rights, flags) = (rights(prot)?, flags as u32);
+    // Rights that there are not are passed over, unlike in `mprotect`.
+    let known = Rights::all().bits();
+    let (rights, flags) = (rights(prot & u64::from(known))?, flags as u32);
     if bytes == 0 || !offset.is_multiple_of(PAGE) {
         return Err(Errno::EINVAL);
+    }
+    if offset.checked_add(bytes).is_none() {
+        return Err(Errno::EOVERFLOW);
     }
     let how = match (
         flags & linux::MAP_FIXED_NOREPLACE != 0,
@@ -54,6 +77,9 @@ fn mmap(current: &mut Current<'_>, [at, bytes, prot, flags, fd, offset]: Argumen
     };
     let shared = match flags & linux::MAP_TYPE {
         linux::MAP_PRIVATE => false,
+        linux::MAP_SHARED_VALIDATE if flags & linux::MAP_ANONYMOUS != 0 => {
+            return Err(Errno::EINVAL);
+        }
         linux::MAP_SHARED | linux::MAP_SHARED_VALIDATE => true,
         _ => return Err(Errno::EINVAL),
     };
@@ -65,13 +91,14 @@ fn mmap(current: &mut Current<'_>, [at, bytes, prot, flags, fd, offset]: Argumen
             if !file.can_read() || shared && rights.contains(Rights::WRITE) && !file.can_write() {
                 return Err(Errno::EACCES);
             }
-            if file.place.inode.kind() != guest_files::Kind::File {
-                return Err(Errno::ENODEV);
-            }
+            let inode = file.place.inode.attributes();
+            let is_zero = inode.names_device == ZERO && !shared;
             let file = Arc::new(Mapped(file));
-            match shared {
-                true => Backing::Shared(file, offset),
-                false => Backing::File(file, offset),
+            match (inode.kind, shared) {
+                (guest_files::Kind::File, true) => Backing::Shared(file, offset),
+                (guest_files::Kind::File, false) => Backing::File(file, offset),
+                (guest_files::Kind::CharDevice, _) if is_zero => Backing::Zeros,
+                _ => return Err(Errno::ENODEV),
             }
         }
     };
@@ -112,6 +139,11 @@ fn madvise(current: &mut Current<'_>, [at, bytes, advice, ..]: Arguments) -> Res
     if !at.is_multiple_of(PAGE) {
         return Err(Errno::EINVAL);
     }
+    let whole = || match bytes {
+        0 => Ok(()),
+        bytes if current.memory.covers(at, bytes) => Ok(()),
+        _ => Err(Errno::ENOMEM),
+    };
     match advice as u32 {
         linux::MADV_DONTNEED => current.memory.discard(at, bytes)?,
         linux::MADV_NORMAL
@@ -122,10 +154,21 @@ fn madvise(current: &mut Current<'_>, [at, bytes, advice, ..]: Arguments) -> Res
         | linux::MADV_HUGEPAGE
         | linux::MADV_NOHUGEPAGE
         | linux::MADV_DONTDUMP
-        | linux::MADV_DODUMP => {}
+        | linux::MADV_DODUMP => whole()?,
         _ => return Err(Errno::EINVAL),
     }
     Ok(0)
+}
+
+/// Nothing is written back.
+fn msync(current: &mut Current<'_>, [at, bytes, flags, ..]: Arguments) -> Result<u64> {
+    let both = linux::MS_SYNC | linux::MS_ASYNC;
+    let flags = flags as u32;
+    let known = flags & !(both | linux::MS_INVALIDATE) == 0;
+    if !known || flags & both == both || !at.is_multiple_of(PAGE) {
+        return Err(Errno::EINVAL);
+    }
+    covered(current, [at, bytes, 0, 0, 0, 0])
 }
 
 fn brk(current: &mut Current<'_>, [end, ..]: Arguments) -> Result<u64> {

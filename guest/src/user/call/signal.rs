@@ -6,11 +6,11 @@ use core::task::Poll;
 use linux_raw_sys::general as linux;
 
 use super::{Arguments, Family};
-use crate::user::deliver;
 use crate::user::errno::{Errno, Result};
 use crate::user::process::{self, Target};
 use crate::user::signal::{self, ABSOLUTE, ACTION, Action, COUNT, Info, Stack};
 use crate::user::thread::{self, Current};
+use crate::user::{alarm, deliver};
 
 /// Bytes of a set of signals.
 const SET: u64 = 8;
@@ -25,6 +25,46 @@ pub(super) const CALLS: Family = &[
     (linux::__NR_sigaltstack, sigaltstack),
     (linux::__NR_pause, pause),
     (linux::__NR_kill, kill),
+    (linux::__NR_rt_sigqueueinfo, sigqueueinfo),
+    (
+        linux::__NR_rt_tgsigqueueinfo,
+        |c, [process, thread, signal, info, ..]| {
+            process::thread(Some(process as u32), thread as u32).ok_or(Errno::ESRCH)?;
+            sigqueueinfo(c, [process, signal, info, 0, 0, 0])
+        },
+    ),
+    (linux::__NR_alarm, |c, [seconds, ..]| {
+        let time = u64::from(seconds as u32) * SECOND;
+        let [left, _] = alarm::set(&c.thread.process, time, 0)?;
+        // What is left of a second counts as one where it is most of it, or all there is.
+        let rest = u64::from(left % SECOND >= SECOND / 2 || (left < SECOND && left > 0));
+        Ok(left / SECOND + rest)
+    }),
+    (linux::__NR_setitimer, |c, [which, new, old, ..]| {
+        let words: [u64; 4] = match new {
+            0 => [0; 4],
+            new => c.user().read(new)?,
+        };
+        let [interval, value] = [micros(words[0], words[1])?, micros(words[2], words[3])?];
+        let was = match which as u32 {
+            linux::ITIMER_REAL => alarm::set(&c.thread.process, value, interval)?,
+            // How long a process ran nobody counts.
+            linux::ITIMER_VIRTUAL | linux::ITIMER_PROF => [0; 2],
+            _ => return Err(Errno::EINVAL),
+        };
+        match old {
+            0 => Ok(0),
+            old => c.user().write(old, &alarm_words(was)).map(|()| 0),
+        }
+    }),
+    (linux::__NR_getitimer, |c, [which, at, ..]| {
+        let now = match which as u32 {
+            linux::ITIMER_REAL => alarm::get(&c.thread.process),
+            linux::ITIMER_VIRTUAL | linux::ITIMER_PROF => [0; 2],
+            _ => return Err(Errno::EINVAL),
+        };
+        c.user().write(at, &alarm_words(now)).map(|()| 0)
+    }),
     (linux::__NR_tkill, |c, [thread, signal, ..]| {
         tgkill(c, None, thread, signal)
     }),
@@ -32,6 +72,43 @@ pub(super) const CALLS: Family = &[
         tgkill(c, Some(process as u32), thread, signal)
     }),
 ];
+
+const SECOND: u64 = 1_000_000_000;
+
+/// Nanoseconds of a `struct timeval`.
+fn micros(seconds: u64, micros: u64) -> Result<u64> {
+    if (seconds as i64) < 0 || micros >= 1_000_000 {
+        return Err(Errno::EINVAL);
+    }
+    Ok(seconds.saturating_mul(SECOND).saturating_add(micros * 1000))
+}
+
+/// What is left and the interval, as a `struct itimerval`.
+fn alarm_words([left, interval]: [u64; 2]) -> [u64; 4] {
+    let micros = |time: u64| time % SECOND / 1000;
+    [
+        interval / SECOND,
+        micros(interval),
+        left / SECOND,
+        micros(left),
+    ]
+}
+
+/// Sends a signal with what a program says of it.
+fn sigqueueinfo(current: &mut Current<'_>, [process, signal, at, ..]: Arguments) -> Result<u64> {
+    let words: [u64; 4] = current.user().read(at)?;
+    let info = Info {
+        code: words[1] as i32,
+        words: [words[2], words[3]],
+    };
+    let own = current.thread.process.number;
+    // The kernel's own words, and those of `kill`, are said of nobody but oneself.
+    if (info.code >= 0 || info.code == linux::SI_TKILL) && process as u32 != own {
+        return Err(Errno::EPERM);
+    }
+    let signal = number(signal)?;
+    process::send(Target::Process(process as u32), signal, info).map(|()| 0)
+}
 
 /// A signal's number, as it comes in a register; 0 is none.
 fn number(word: u64) -> Result<u32> {

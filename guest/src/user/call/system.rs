@@ -11,6 +11,7 @@ use linux_raw_sys::system::new_utsname;
 
 use super::{Arguments, Family};
 use crate::lock::Lock;
+use crate::rank;
 use crate::user::errno::{Errno, Result};
 use crate::user::process::{self, Process};
 use crate::user::thread::Current;
@@ -140,7 +141,7 @@ struct Names {
 /// Bytes of a name with its 0.
 const FIELD: usize = linux_raw_sys::system::__NEW_UTS_LEN as usize + 1;
 
-static NAMES: Lock<Names> = Lock::new(Names {
+static NAMES: Lock<Names, rank::Process> = Lock::new(Names {
     host: field("guest"),
     domain: field("(none)"),
 });

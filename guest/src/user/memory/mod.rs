@@ -225,14 +225,23 @@ impl Memory {
         let range = check(start, bytes).map_err(|_| Errno::ENOMEM)?;
         let mut inner = self.0.lock();
         let inner = &mut *inner;
-        if !inner.areas.covers(range.clone()) {
-            return Err(Errno::ENOMEM);
+        // What lies before the first hole is changed all the same, as Linux does.
+        let is_whole = inner.areas.covers(range.clone());
+        let covered = match is_whole {
+            true => range,
+            false => start..inner.areas.covered_from(range),
+        };
+        if !covered.is_empty() {
+            inner
+                .areas
+                .set_rights(covered.clone(), rights)
+                .map_err(too_many)?;
+            inner.pages.protect(covered, rights).map_err(errno)?;
         }
-        inner
-            .areas
-            .set_rights(range.clone(), rights)
-            .map_err(too_many)?;
-        inner.pages.protect(range, rights).map_err(errno)
+        match is_whole {
+            true => Ok(()),
+            false => Err(Errno::ENOMEM),
+        }
     }
 
     /// Forgets what a range holds, which then is as it was when it was mapped.
@@ -275,7 +284,7 @@ impl Memory {
             return Err(Errno::EINVAL);
         }
         let from = check(old, old_bytes)?;
-        let wanted = check(old, bytes)?;
+        let wanted = check(old, bytes).map_err(|_| Errno::ENOMEM)?;
         self.0.lock().remap(from, wanted, flags, to)
     }
 
@@ -351,7 +360,11 @@ impl Inner {
         let start = match how {
             Fixed::No => self.find(place & !(PAGE - 1), bytes)?,
             Fixed::Free | Fixed::Replace => {
-                let range = check(place, bytes)?;
+                let beyond = || match place.is_multiple_of(PAGE) {
+                    true => Errno::ENOMEM,
+                    false => Errno::EINVAL,
+                };
+                let range = check(place, bytes).map_err(|_| beyond())?;
                 if range.start < START {
                     return Err(Errno::EPERM);
                 }

@@ -75,6 +75,8 @@ fn process_ended(process: &Arc<Process>) {
     let (memory, files) = (process.set_memory(None), process.files.lock().take());
     drop(memory);
     drop(files);
+    let alarm = process.alarm.lock().take();
+    drop(alarm);
     process.note_program(None, &[]);
     process.give_back_memory();
     let status = process.status().unwrap_or(0);

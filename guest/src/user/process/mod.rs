@@ -29,6 +29,7 @@ use guest_files::{Descriptors, Place, View};
 
 use crate::lock::Lock;
 use crate::rank;
+use crate::user::alarm::Alarm;
 use crate::user::errno::{Errno, Result, Room};
 use crate::user::memory::Memory;
 use crate::user::signal::{self, Info, Signals};
@@ -64,6 +65,8 @@ pub(crate) struct Process {
     borrows: AtomicBool,
     /// That parent's thread.
     lender: Lock<Option<Waker>, rank::Process>,
+    /// What tells it at some time.
+    pub(crate) alarm: Lock<Option<Alarm>, rank::Process>,
     /// How it ends, once that is settled: the status and one.
     end: AtomicU64,
 }
@@ -276,6 +279,7 @@ pub(crate) fn create(
         has_executed: AtomicBool::new(false),
         borrows: AtomicBool::new(new.borrows),
         lender: Lock::new(None),
+        alarm: Lock::new(None),
         end: AtomicU64::new(0),
     });
     let thread = thread(number, process.clone()).ok_or(Errno::ENOMEM)?;

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use linux_raw_sys::general as linux;
 
 use crate::lock::Lock;
+use crate::rank;
 use crate::user::errno::{Errno, Result, Room};
 use crate::user::files::DESCRIPTORS;
 use crate::user::memory::STACK;
@@ -35,8 +36,8 @@ pub(crate) struct Settings {
     pub(crate) inherits: AtomicBool,
     /// The signal that it gets when its parent ends.
     pub(crate) parent_ended: AtomicU32,
-    groups: Lock<Vec<u32>>,
-    limits: Lock<[[u64; 2]; LIMITS]>,
+    groups: Lock<Vec<u32>, rank::Process>,
+    limits: Lock<[[u64; 2]; LIMITS], rank::Process>,
 }
 
 impl Settings {
