@@ -9,6 +9,7 @@ use core::fmt;
 use crate::checks::{self, Facts};
 use crate::control::{self, End};
 use crate::init_memory::{self, Given};
+use crate::mm::Tables;
 use crate::mm::levels::Levels;
 use crate::monitor::Monitor;
 use crate::selection::Selection;
@@ -79,6 +80,11 @@ pub(crate) fn run(booted: &Booted<'_>) -> ! {
 fn run_program(booted: &Booted<'_>) -> Option<Result<Ended, ()>> {
     let (path, arguments) = booted.init?;
     let ended = user::run(booted.module, booted.console, path, arguments);
+    // Whatever programs did, all that is left is as the records say.
+    if let Err(e) = mm::with_all(Tables::audit) {
+        println!("init={path}: the page tables that programs left: {e}");
+        return Some(Err(()));
+    }
     Some(ended.map_err(|e| println!("init={path}: {e}")))
 }
 

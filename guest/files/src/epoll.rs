@@ -71,7 +71,7 @@ impl Wish {
         if self.is_removed || self.events & !WAYS == 0 {
             return Ready::empty();
         }
-        ready & (Ready::from_bits_retain(self.events & !WAYS) | Ready::ALWAYS)
+        ready & Ready::from_bits_retain(self.events & !WAYS)
     }
 }
 
@@ -201,7 +201,7 @@ impl Epoll {
             epoll: self.me.clone(),
             file: Arc::downgrade(file),
             wish: Mutex::new(Wish {
-                events,
+                events: events | Ready::ALWAYS.bits(),
                 data,
                 is_noted: false,
                 is_removed: false,
@@ -255,7 +255,7 @@ impl Epoll {
         if (wish.events | events) & linux::EPOLLEXCLUSIVE != 0 {
             return Err(Errno::EINVAL);
         }
-        wish.events = events;
+        wish.events = events | Ready::ALWAYS.bits();
         wish.data = data;
         drop(wish);
         self.look_first(interest);

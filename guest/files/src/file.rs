@@ -311,9 +311,16 @@ impl OpenFile {
             return Poll::Ready(done.map(|(_, count)| count));
         }
         let _turn = ready!(self.turn.take(call.waker));
+        let position = *self.position.lock();
+        if position
+            .checked_add(from.left() as u64)
+            .is_none_or(|end| end > i64::MAX as u64)
+        {
+            return Poll::Ready(Err(Errno::EINVAL));
+        }
         let at = match append {
             true => Where::End,
-            false => Where::At(*self.position.lock()),
+            false => Where::At(position),
         };
         let done = ready!(self.file.write(call, at, from));
         // Nothing written moves nothing, not even to the end of what appends.

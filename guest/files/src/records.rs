@@ -91,7 +91,8 @@ impl Records {
         }
         let done = cut(records, &wanted).and_then(|()| {
             records.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-            records.push(wanted);
+            let joined = join(records, wanted);
+            records.push(joined);
             Ok(())
         });
         drop(held);
@@ -130,6 +131,23 @@ impl Records {
         drop(held);
         self.waiting.wake();
     }
+}
+
+/// Makes one of a lock and those of the same owner and kind that end where it begins, or begin where it
+/// ends.
+fn join(records: &mut Vec<Record>, mut wanted: Record) -> Record {
+    records.retain(|held| {
+        let is_alike = held.owner == wanted.owner && held.exclusive == wanted.exclusive;
+        let before = held.last.checked_add(1) == Some(wanted.start);
+        let after = wanted.last.checked_add(1) == Some(held.start);
+        let joins = is_alike && (before || after);
+        if joins {
+            wanted.start = wanted.start.min(held.start);
+            wanted.last = wanted.last.max(held.last);
+        }
+        !joins
+    });
+    wanted
 }
 
 /// Takes the bytes of `part` from the locks of its owner.
@@ -238,5 +256,17 @@ mod tests {
         records.forget(None, one);
         let taken = records.take(KEY, all(two), Some(Waker::noop()));
         assert_eq!(taken, Poll::Ready(Ok(())));
+    }
+
+    #[test]
+    fn neighbours_are_one_lock() {
+        let (one, two) = (Owner::new(), Owner::new());
+        let records = Records::default();
+        for (start, last) in [(0, 1), (4, 5), (2, 3)] {
+            let taken = records.take(KEY, record(one, start, last, true), None);
+            assert_eq!(taken, Poll::Ready(Ok(())));
+        }
+        let found = records.against(KEY, &record(two, 3, 3, false));
+        assert_eq!(found, Some(record(one, 0, 5, true)));
     }
 }

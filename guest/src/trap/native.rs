@@ -9,8 +9,8 @@ use core::arch::global_asm;
 
 use marks::native;
 use spin::Once;
-use x86_64::VirtAddr;
 use x86_64::structures::idt::InterruptDescriptorTable;
+use x86_64::{PrivilegeLevel, VirtAddr};
 
 use crate::frame::Frame;
 use crate::pc::descriptors::DOUBLE_FAULT_STACK;
@@ -83,12 +83,19 @@ fn table() -> InterruptDescriptorTable {
             };
         }
         set! {
-            0 divide_error 1 debug 2 non_maskable_interrupt 3 breakpoint 4 overflow
+            0 divide_error 1 debug 2 non_maskable_interrupt
             5 bound_range_exceeded 6 invalid_opcode 7 device_not_available
             10 invalid_tss 11 segment_not_present 12 stack_segment_fault
             13 general_protection_fault 14 page_fault 16 x87_floating_point
             17 alignment_check 18 machine_check 19 simd_floating_point
         }
+        // The two that programs may raise by an instruction of their own.
+        idt.breakpoint
+            .set_handler_addr(stub(3))
+            .set_privilege_level(PrivilegeLevel::Ring3);
+        idt.overflow
+            .set_handler_addr(stub(4))
+            .set_privilege_level(PrivilegeLevel::Ring3);
         idt.double_fault
             .set_handler_addr(stub(8))
             .set_stack_index(DOUBLE_FAULT_STACK);

@@ -181,13 +181,14 @@ struct OneProcess {
 }
 
 /// What a process' directory has.
-const NAMES: [(&str, Kind); 12] = [
+const NAMES: [(&str, Kind); 13] = [
     ("cmdline", Kind::File),
     ("comm", Kind::File),
     ("cwd", Kind::Symlink),
     ("environ", Kind::File),
     ("exe", Kind::Symlink),
     ("fd", Kind::Directory),
+    ("loginuid", Kind::File),
     ("maps", Kind::File),
     ("mounts", Kind::File),
     ("root", Kind::Symlink),
@@ -213,6 +214,8 @@ impl Listing for OneProcess {
                 name.push(b'\n');
                 name
             }),
+            // Nobody logged in: -1.
+            b"loginuid" => self.text(|_| u32::MAX.to_string().into_bytes()),
             b"stat" => self.text(|process| process.status().stat()),
             b"statm" => self.text(|process| process.status().statm()),
             b"status" => self.text(|process| process.status().status()),

@@ -44,6 +44,7 @@ mod smp_pace;
 mod smp_spaces;
 mod soak;
 mod spaces;
+mod starved;
 mod task;
 mod task_mix;
 mod usermode;

@@ -39,7 +39,7 @@ macro_rules! program {
             "ud2",
             concat!($label, "_end:"),
             ".popsection",
-            exit = const linux::__NR_exit_group,
+            exit = const linux_raw_sys::general::__NR_exit_group,
             $($($constant = const $value,)*)?
         );
 
@@ -61,7 +61,7 @@ macro_rules! program {
 pub(super) use program;
 
 /// A program file: one segment, readable and executable, that has the headers and the code.
-fn file(code: &[u8]) -> Vec<u8> {
+pub(super) fn file(code: &[u8]) -> Vec<u8> {
     let mut file = Vec::new();
     let size = HEADERS + code.len() as u64;
     file.extend_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
@@ -88,7 +88,7 @@ fn file(code: &[u8]) -> Vec<u8> {
 }
 
 /// An archive (cpio, newc) with one file, `/t`.
-fn archive(file: &[u8]) -> Vec<u8> {
+pub(super) fn archive(file: &[u8]) -> Vec<u8> {
     let mut archive = Vec::new();
     for (name, mode, data) in [("t\0", 0o100_755_u32, file), ("TRAILER!!!\0", 0, &[])] {
         let mut header = String::<110>::new();

@@ -11,6 +11,7 @@ mod process;
 mod signal;
 mod system;
 mod time;
+mod wait;
 
 pub(super) use system::host_name;
 
@@ -44,6 +45,7 @@ const FAMILIES: &[Family] = &[
     signal::CALLS,
     system::CALLS,
     time::CALLS,
+    wait::CALLS,
 ];
 
 static TABLE: [Option<Call>; NUMBERS] = table();

@@ -10,21 +10,26 @@ use linux_raw_sys::general as linux;
 
 use super::{Arguments, Family, descriptor};
 use crate::user::errno::{Errno, RESTART, Result, Room};
-use crate::user::files::DESCRIPTORS;
+use crate::user::files::{DESCRIPTORS, now};
 use crate::user::thread::Current;
 
 pub(super) const CALLS: Family = &[
     (linux::__NR_poll, |c, [at, count, time, ..]| {
         poll(c, at, count, milliseconds(time))
     }),
-    (linux::__NR_ppoll, |c, [at, count, time, mask, ..]| {
-        let timeout = timeout(c, time)?;
-        set_mask(c, mask)?;
-        poll(c, at, count, timeout)
+    (linux::__NR_ppoll, |c, [at, count, time, mask, bytes, _]| {
+        let (timeout, began) = (timeout(c, time)?, now());
+        set_mask(c, mask, bytes)?;
+        let found = poll(c, at, count, timeout);
+        tell_left(c, time, timeout, began, NANO);
+        found
     }),
     (linux::__NR_select, select),
     (linux::__NR_pselect6, pselect),
-    (linux::__NR_epoll_create, |c, _| {
+    (linux::__NR_epoll_create, |c, [size, ..]| {
+        if size as i32 <= 0 {
+            return Err(Errno::EINVAL);
+        }
         number(c.now(|calls| calls.epoll_create1(0)))
     }),
     (linux::__NR_epoll_create1, |c, [flags, ..]| {
@@ -36,8 +41,8 @@ pub(super) const CALLS: Family = &[
     }),
     (
         linux::__NR_epoll_pwait,
-        |c, [set, at, most, time, mask, _]| {
-            set_mask(c, mask)?;
+        |c, [set, at, most, time, mask, bytes]| {
+            set_mask(c, mask, bytes)?;
             epoll_wait(c, set, at, most, milliseconds(time))
         },
     ),
@@ -93,12 +98,30 @@ fn timeout(current: &Current<'_>, at: u64) -> Result<Option<u64>> {
 }
 
 /// Has another mask while it waits, if one is given.
-fn set_mask(current: &Current<'_>, at: u64) -> Result<()> {
+fn set_mask(current: &Current<'_>, at: u64, bytes: u64) -> Result<()> {
     if at != 0 {
+        if bytes != size_of::<u64>() as u64 {
+            return Err(Errno::EINVAL);
+        }
         let mask: u64 = current.user().read(at)?;
         current.with_mask(mask);
     }
     Ok(())
+}
+
+/// Nanoseconds of the lesser part of a time: of a `struct timespec`, and of a `struct timeval`.
+const NANO: u64 = 1;
+const MICRO: u64 = 1000;
+
+/// Writes what is left of the time that a call was given to where that stood.
+fn tell_left(current: &Current<'_>, at: u64, timeout: Option<u64>, began: u64, unit: u64) {
+    let Some(timeout) = timeout.filter(|_| at != 0) else {
+        return;
+    };
+    let left = timeout.saturating_sub(now().saturating_sub(began));
+    let words = [left / 1_000_000_000, left % 1_000_000_000 / unit];
+    // A time that cannot be written was meant to stay as it is.
+    let _ = current.user().write(at, &words);
 }
 
 /// A call that waits and is never made again by itself.
@@ -144,19 +167,24 @@ fn select(
             Some(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
         }
     };
-    select_for(current, count, [reads, writes, others], timeout)
+    let began = now();
+    let found = select_for(current, count, [reads, writes, others], timeout);
+    tell_left(current, time, timeout, began, MICRO);
+    found
 }
 
 fn pselect(
     current: &mut Current<'_>,
     [count, reads, writes, others, time, mask]: Arguments,
 ) -> Result<u64> {
-    let timeout = timeout(current, time)?;
+    let (timeout, began) = (timeout(current, time)?, now());
     if mask != 0 {
-        let at: u64 = current.user().read(mask)?;
-        set_mask(current, at)?;
+        let [at, bytes]: [u64; 2] = current.user().read(mask)?;
+        set_mask(current, at, bytes)?;
     }
-    select_for(current, count, [reads, writes, others], timeout)
+    let found = select_for(current, count, [reads, writes, others], timeout);
+    tell_left(current, time, timeout, began, NANO);
+    found
 }
 
 fn select_for(

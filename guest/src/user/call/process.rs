@@ -6,7 +6,6 @@ use alloc::format;
 use alloc::sync::Arc;
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
-use core::task::Poll;
 
 use guest_files::Opening;
 use linux_raw_sys::general as linux;
@@ -16,13 +15,13 @@ use super::{Arguments, Family, descriptor};
 use crate::user::errno::{Errno, Result};
 use crate::user::exec::{self, ARGUMENTS};
 use crate::user::files::Mapped;
+use crate::user::futex;
 use crate::user::memory::Content;
 use crate::user::pages::PAGE;
-use crate::user::process::{self, For, New, Which};
-use crate::user::signal::{self, Info};
+use crate::user::process::{self, New};
+use crate::user::signal;
 use crate::user::thread::{Current, Thread};
 use crate::user::traffic::{Work, counted};
-use crate::user::{futex, thread};
 use crate::usermode::{Bases, Context, END};
 
 pub(super) const CALLS: Family = &[
@@ -57,8 +56,6 @@ pub(super) const CALLS: Family = &[
     (linux::__NR_execveat, execve),
     (linux::__NR_exit, exit),
     (linux::__NR_exit_group, exit_group),
-    (linux::__NR_wait4, wait4),
-    (linux::__NR_waitid, waitid),
     (linux::__NR_getpid, |c, _| {
         Ok(c.thread.process.number.into())
     }),
@@ -377,7 +374,7 @@ fn execve(
     process.give_back_memory();
     process.set_name(&with.path);
     process.note_program(file.place(), &with.arguments);
-    process.has_executed.store(true, Ordering::Relaxed);
+    process::executed(process);
     process.signals.reset();
     *thread.stack.lock() = Default::default();
     thread.set_bases(Bases::default());
@@ -415,109 +412,6 @@ fn exit(current: &mut Current<'_>, [status, ..]: Arguments) -> Result<u64> {
 fn exit_group(current: &mut Current<'_>, [status, ..]: Arguments) -> Result<u64> {
     process::end(&current.thread.process, (status as u32 & 0xff) << 8);
     Ok(0)
-}
-
-fn wait4(current: &mut Current<'_>, [number, at, options, usage, ..]: Arguments) -> Result<u64> {
-    let (number, options) = (number as i32, options as u32);
-    let known = linux::WNOHANG
-        | linux::WUNTRACED
-        | linux::WCONTINUED
-        | linux::__WNOTHREAD
-        | linux::__WCLONE
-        | linux::__WALL;
-    if options & !known != 0 {
-        return Err(Errno::EINVAL);
-    }
-    let which = match number {
-        -1 => Which::Any,
-        0 => Which::Group(0),
-        1.. => Which::Process(number as u32),
-        _ => Which::Group(number.unsigned_abs()),
-    };
-    let what = For {
-        ends: true,
-        stops: options & linux::WUNTRACED != 0,
-        continues: options & linux::WCONTINUED != 0,
-        keep: false,
-    };
-    let Some((number, status)) = look(current, which, what, options & linux::WNOHANG == 0)? else {
-        return Ok(0);
-    };
-    if at != 0 {
-        current.user().write(at, &status)?;
-    }
-    write_usage(current, usage)?;
-    Ok(number.into())
-}
-
-/// Waits for a child, and says what became of it as a signal would.
-fn waitid(
-    current: &mut Current<'_>,
-    [kind, number, to, options, usage, _]: Arguments,
-) -> Result<u64> {
-    const ALL: u64 = 0;
-    const ONE: u64 = 1;
-    const GROUP: u64 = 2;
-    let options = options as u32;
-    let wanted = linux::WEXITED | linux::WSTOPPED | linux::WCONTINUED;
-    let known = wanted
-        | linux::WNOHANG
-        | linux::WNOWAIT
-        | linux::__WNOTHREAD
-        | linux::__WCLONE
-        | linux::__WALL;
-    if options & !known != 0 || options & wanted == 0 {
-        return Err(Errno::EINVAL);
-    }
-    let which = match (kind, number as i32) {
-        (ALL, _) => Which::Any,
-        (ONE, 1..) => Which::Process(number as u32),
-        (GROUP, 0..) => Which::Group(number as u32),
-        _ => return Err(Errno::EINVAL),
-    };
-    let what = For {
-        ends: options & linux::WEXITED != 0,
-        stops: options & linux::WSTOPPED != 0,
-        continues: options & linux::WCONTINUED != 0,
-        keep: options & linux::WNOWAIT != 0,
-    };
-    let found = look(current, which, what, options & linux::WNOHANG == 0)?;
-    let mut info = [0_u64; 16];
-    if let Some((number, status)) = found {
-        let told = Info::of_status(number, status);
-        info[0] = linux::SIGCHLD.into();
-        info[1] = u64::from(told.code as u32);
-        info[2..4].copy_from_slice(&told.words);
-    }
-    if to != 0 {
-        for (place, word) in (to..).step_by(8).zip(&info) {
-            current.user().write(place, word)?;
-        }
-    }
-    write_usage(current, usage)?;
-    Ok(0)
-}
-
-/// Looks for a child of which there is something to tell, and waits for that or not.
-fn look(current: &Current<'_>, which: Which, what: For, waits: bool) -> Result<Option<(u32, u32)>> {
-    let process = &current.thread.process;
-    if waits {
-        let wait = |waker: &_| process::wait(process, which, what, waker);
-        return thread::wait(current.thread, wait).map(Some);
-    }
-    match process::wait(process, which, what, &crate::task::waker()) {
-        Poll::Ready(found) => found.map(Some),
-        Poll::Pending => Ok(None),
-    }
-}
-
-/// What a child used, which nobody counts.
-fn write_usage(current: &Current<'_>, at: u64) -> Result<()> {
-    if at == 0 {
-        return Ok(());
-    }
-    let none = [0; size_of::<linux::rusage>()];
-    current.user().write_bytes(at, &none)
 }
 
 fn setpgid(current: &mut Current<'_>, [number, group, ..]: Arguments) -> Result<u64> {

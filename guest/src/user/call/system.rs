@@ -13,6 +13,7 @@ use super::{Arguments, Family};
 use crate::lock::Lock;
 use crate::rank;
 use crate::user::errno::{Errno, Result};
+use crate::user::pages::PAGE;
 use crate::user::process::{self, Process};
 use crate::user::thread::Current;
 use crate::user::{RELEASE, random};
@@ -33,7 +34,6 @@ pub(super) const CALLS: Family = &[
         NAMES.lock().domain = c.name(at, count)?;
         Ok(0)
     }),
-    (linux::__NR_personality, personality),
     (linux::__NR_reboot, reboot),
     (linux::__NR_getrandom, getrandom),
     (linux::__NR_prlimit64, prlimit),
@@ -268,16 +268,6 @@ fn ranks(policy: u64) -> Result<[u64; 2]> {
     }
 }
 
-/// Another system to be taken for; the bits have no effect but on what the machine is called.
-fn personality(current: &mut Current<'_>, [persona, ..]: Arguments) -> Result<u64> {
-    let known = &current.thread.process.settings.persona;
-    Ok(match persona as u32 {
-        u32::MAX => known.load(Ordering::Relaxed),
-        persona => known.swap(persona, Ordering::Relaxed),
-    }
-    .into())
-}
-
 /// Ends all programs, and with them the run: `include/uapi/linux/reboot.h`.
 fn reboot(_: &mut Current<'_>, [one, two, command, ..]: Arguments) -> Result<u64> {
     const WORD: u32 = 0xfee1_dead;
@@ -301,12 +291,7 @@ fn reboot(_: &mut Current<'_>, [one, two, command, ..]: Arguments) -> Result<u64
 }
 
 fn uname(current: &mut Current<'_>, [at, ..]: Arguments) -> Result<u64> {
-    let persona = current
-        .thread
-        .process
-        .settings
-        .persona
-        .load(Ordering::Relaxed);
+    let persona = current.thread.process.personality.load(Ordering::Relaxed);
     /// A persona without what is added to it, and a 32-bit one (`include/uapi/linux/personality.h`).
     const KIND: u32 = 0xff;
     const LINUX32: u32 = 8;
@@ -378,11 +363,11 @@ fn sysinfo(current: &mut Current<'_>, [at, ..]: Arguments) -> Result<u64> {
     const WORDS: usize = size_of::<linux_raw_sys::system::sysinfo>() / 8;
     let mut words = [0_u64; WORDS];
     words[0] = time::since_start() / 1_000_000_000;
-    (words[4], words[5]) = (total, free);
+    (words[4], words[5]) = (total * PAGE, free * PAGE);
     // Processes, in the lower half of a word.
     words[10] = process::count() as u64 & 0xffff;
     // Bytes of a unit of memory, behind what 32-bit programs have.
-    words[13] = 4096;
+    words[13] = 1;
     for (place, word) in (at..).step_by(8).zip(&words) {
         current.user().write(place, word)?;
     }

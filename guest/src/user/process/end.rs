@@ -94,6 +94,8 @@ fn process_ended(process: &Arc<Process>) {
         let mut orphans_ended = false;
         for node in tree.nodes.iter_mut().filter(|node| node.parent == number) {
             node.parent = heir;
+            // What the parent asked for is nothing to the heir.
+            node.end_signal = linux::SIGCHLD;
             orphans_ended |= matches!(node.life, Life::Ended(_));
             let signal = node.process.settings.parent_ended.load(Ordering::Relaxed);
             if signal != 0 {

@@ -165,6 +165,14 @@ pub(crate) fn set_session(caller: &Process) -> Result<u32> {
     Ok(number)
 }
 
+/// Notes that a process runs a program of its own; whoever made it is told of its end as of any child's.
+pub(crate) fn executed(process: &Process) {
+    process.has_executed.store(true, Ordering::Relaxed);
+    if let Some(node) = TREE.lock().node(process.number) {
+        node.end_signal = linux::SIGCHLD;
+    }
+}
+
 /// The session of a group.
 pub(crate) fn session_of_group(group: u32) -> Option<u32> {
     let tree = TREE.lock();

@@ -19,8 +19,8 @@ use core::task::{Poll, Waker};
 pub(crate) use children::{For, Which, is_stopped, stop, wait};
 pub(crate) use end::{all_ended, end, end_other_threads, is_only_thread, thread_ended};
 pub(crate) use family::{
-    Target, by_number, count, family, is_orphaned, numbers, send, session_of_group, set_group,
-    set_session, thread,
+    Target, by_number, count, executed, family, is_orphaned, numbers, send, session_of_group,
+    set_group, set_session, thread,
 };
 
 pub(crate) use settings::Settings;

@@ -22,8 +22,6 @@ const GROUPS: usize = 65_536;
 
 /// What a process has set for itself.
 pub(crate) struct Settings {
-    /// Which system it takes this for (`personality`).
-    pub(crate) persona: AtomicU32,
     /// How important it is, as `getpriority` has it: 20 less what is called niceness. Nobody looks at it.
     pub(crate) priority: AtomicU32,
     /// The same of its files (`ioprio_set`).
@@ -50,7 +48,6 @@ impl Settings {
         limits[linux::RLIMIT_NICE as usize] = [0; 2];
         limits[linux::RLIMIT_RTPRIO as usize] = [0; 2];
         Settings {
-            persona: AtomicU32::new(0),
             priority: AtomicU32::new(20),
             files_priority: AtomicU32::new(0),
             dumpable: AtomicU32::new(1),
@@ -69,7 +66,6 @@ impl Settings {
     pub(crate) fn duplicate(&self) -> Result<Settings> {
         let number = |of: &AtomicU32| AtomicU32::new(of.load(Ordering::Relaxed));
         Ok(Settings {
-            persona: number(&self.persona),
             priority: number(&self.priority),
             files_priority: number(&self.files_priority),
             dumpable: number(&self.dumpable),
