@@ -8,7 +8,7 @@ use linux_raw_sys::ioctl;
 use crate::system::{at, call, exit, fork, print, to, wait};
 
 /// Milliseconds without a word after which a program is taken to wait for a key.
-const QUIET: u64 = 300;
+const QUIET: u64 = 400;
 /// Milliseconds that a program gets in all after its last key.
 const LAST: u64 = 5000;
 

@@ -37,7 +37,7 @@ impl Program {
         Ok(Self { file, name })
     }
 
-    /// Packs the ramdisk, with further files by their names.
+    /// Packs the ramdisk, with further files by their names; those of them that are programs can be run.
     pub(crate) fn pack(&self, to: &Path, files: &[(&str, &[u8])]) -> Result<()> {
         let written = || Failure::file("write", to);
         let mut archive = Archive::new(File::create(to).map_err(written())?);
@@ -50,7 +50,8 @@ impl Program {
                 .map_err(written())?;
         }
         for (name, bytes) in files {
-            archive.file(name, bytes, false).map_err(written())?;
+            let is_program = bytes.starts_with(b"\x7fELF");
+            archive.file(name, bytes, is_program).map_err(written())?;
         }
         for dir in ["dev", "proc", "root", "sys", "tmp"] {
             archive.dir(dir).map_err(written())?;
@@ -76,7 +77,7 @@ impl Program {
     }
 
     /// The names that a program is known by besides its own.
-    fn applets(&self) -> Result<Vec<String>> {
+    pub(crate) fn applets(&self) -> Result<Vec<String>> {
         if self.name != BUSYBOX {
             return Ok(Vec::new());
         }

@@ -13,6 +13,7 @@ use crate::workspace::FUZZER;
 /// Crates that are part of an image without an operating system's target, and lint as such too.
 const FREESTANDING: &[&str] = &[
     "byte-ring",
+    "calls",
     "guest",
     "guest-files",
     "hostile",

@@ -8,6 +8,7 @@ mod examples;
 mod foreign;
 mod hostile;
 mod lean;
+mod linux;
 mod located;
 mod machines;
 mod memory;
@@ -88,6 +89,9 @@ pub(crate) enum Group {
     /// Optional: the kernel's lock in every order in which vCPUs can come to it, and long runs of the page
     /// tables with several vCPUs
     Vcpus,
+    /// Optional: every applet of busybox, two hundred commands, a thousand system calls and threads as under
+    /// Linux; calls at random, and many processes
+    Programs,
     /// Optional, for cargo-mutants: broken code that the unit tests must notice, a sample
     Mutants,
 }
@@ -118,6 +122,7 @@ const OPTIONAL: &[Group] = &[
     Group::Package,
     Group::Miri,
     Group::Vcpus,
+    Group::Programs,
     Group::Mutants,
 ];
 
@@ -143,6 +148,7 @@ impl Group {
             Self::Package => "package",
             Self::Miri => "miri",
             Self::Vcpus => "vcpus",
+            Self::Programs => "programs",
             Self::Mutants => "mutants",
         }
     }
@@ -314,6 +320,7 @@ fn run(suite: &mut Suite, provision: &ProvisionArgs, groups: &[Group]) -> Result
             Group::Package => package::run(suite),
             Group::Miri => miri::run(suite),
             Group::Vcpus => vcpus::run(suite),
+            Group::Programs => linux::run(suite),
             Group::Mutants => mutants::run(suite),
             Group::Dom0 | Group::Xl | Group::Shim | Group::Pvh | Group::Bare | Group::Bare4 => {
                 booted(suite, &vias)

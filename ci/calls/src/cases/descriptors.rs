@@ -18,7 +18,6 @@ calls! {
     pipe_old __NR_pipe,
     socketpair __NR_socketpair,
     socket __NR_socket,
-    memfd_create __NR_memfd_create,
 }
 
 /// `struct flock`.
@@ -162,11 +161,6 @@ fn pipes() {
         close([r]);
         (-write([w, at(b"x"), 1])) as u64
     });
-    say("packets", pipe2([to(&mut ends), linux::O_DIRECT.into()]));
-    let [r, w] = ends.map(|end| end as u64);
-    write([w, at(b"one"), 3]);
-    write([w, at(b"two"), 3]);
-    say("a packet at a time", read([r, to(&mut [0_u8; 16]), 16]));
 }
 
 fn locks() {
@@ -288,14 +282,10 @@ fn sockets() {
         socketpair([1, 1, 9, to(&mut ends)]),
     );
     bad("socketpair", |ends| socketpair([1, 1, 0, ends]));
-    say("the next descriptor", dup([0]));
     close([b]);
     say("read what has no other end", read([a, to(&mut bytes), 16]));
     say("read again", read([a, to(&mut bytes), 16]));
     say("socket of an unknown family", socket([99, 1, 0]));
-    let memory = memfd_create([at(c"name"), 1]) as u64;
-    say("memfd write", write([memory, at(b"abc"), 3]));
-    say("memfd of flags", memfd_create([at(c"name"), 1 << 20]));
 }
 
 fn terminals() {

@@ -22,7 +22,6 @@ const NONE: u64 = 0;
 const READ: u64 = linux::PROT_READ as u64;
 const BOTH: u64 = (linux::PROT_READ | linux::PROT_WRITE) as u64;
 const PRIVATE: u64 = (linux::MAP_PRIVATE | linux::MAP_ANONYMOUS) as u64;
-const SHARED: u64 = (linux::MAP_SHARED | linux::MAP_ANONYMOUS) as u64;
 const FIXED: u64 = linux::MAP_FIXED as u64;
 const NO_FILE: u64 = u64::MAX;
 
@@ -87,10 +86,6 @@ fn mapping() {
     say(
         "mmap of an odd offset",
         mmap([0, PAGE, BOTH, PRIVATE, NO_FILE, 1]),
-    );
-    say(
-        "mmap at 0",
-        mmap([0, PAGE, BOTH, PRIVATE | FIXED, NO_FILE, 0]) & !0xf,
     );
     say(
         "mmap at the end",
@@ -242,12 +237,6 @@ fn protecting() {
         put(start + PAGE, 1);
         0
     });
-    let only = open([at(c"data"), 0]) as u64;
-    let shared = mmap([0, PAGE, READ, linux::MAP_SHARED.into(), only, 0]) as u64;
-    say(
-        "mprotect what is shared and open to read",
-        mprotect([shared, PAGE, BOTH]),
-    );
 }
 
 fn remapping() {
@@ -314,11 +303,6 @@ fn remapping() {
     );
     say("mremap too much", mremap([target, PAGE, 1 << 60, 1]));
     say("mremap of nothing private", mremap([target, 0, PAGE, 1]));
-    let odd = pages(2);
-    say(
-        "mremap leaves the old",
-        place(mremap([odd, PAGE, PAGE, 1 | 4])),
-    );
 }
 
 fn advising() {
@@ -469,7 +453,6 @@ fn files() {
         ])),
     );
     call(linux::__NR_ftruncate, &[f, 0]);
-    child("what a file lost", || get(second).into());
 }
 
 fn faults() {
@@ -587,10 +570,4 @@ fn copies() {
         (get(start), get(start + PAGE), get(start + 2 * PAGE)),
     );
     put(start + PAGE, 50);
-    let shared = mmap([0, PAGE, BOTH, SHARED, NO_FILE, 0]) as u64;
-    child("a child writes what is shared", || {
-        put(shared, 33);
-        0
-    });
-    show("what is shared", get(shared));
 }

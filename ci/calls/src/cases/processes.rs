@@ -4,9 +4,7 @@ use core::ffi::CStr;
 
 use linux_raw_sys::general as linux;
 
-use super::{
-    BAD, CLOSED, HERE, NOWHERE, bad, calls, child, close, file, open, pipe, read, say, show, write,
-};
+use super::{BAD, HERE, bad, calls, child, close, file, open, pipe, read, say, show, write};
 use crate::system::{at, call, exit, fork, to, wait};
 
 calls! {
@@ -270,9 +268,6 @@ fn programs() {
     child("execveat", || {
         (-execveat([HERE, at(c"/bin/busybox"), at(&words), 0, 0])) as u64
     });
-    child("write to what runs", || {
-        (-open([at(c"/bin/busybox"), 1])).clamp(0, 1000) as u64
-    });
 }
 
 fn clones() {
@@ -340,6 +335,28 @@ fn clones() {
 
 /// A thread that writes a word, and whose end is waited for.
 fn thread() {
+    child("an orphan's heir is told as of any child", || {
+        prctl([36, 1, 0, 0, 0]);
+        let one = fork();
+        if one == 0 {
+            if clone([linux::SIGUSR1.into(), 0, 0, 0, 0]) == 0 {
+                call(linux::__NR_nanosleep, &[at(&[0_u64, 20_000_000]), 0]);
+                exit(0);
+            }
+            exit(0);
+        }
+        (wait(one) + wait(-1)) as u64
+    });
+    child("a signal that there is none of, for a child's end", || {
+        let one = clone([231, 0, 0, 0, 0]);
+        if one == 0 {
+            exit(6);
+        }
+        let mut status = 0_i32;
+        let all: u64 = linux::__WALL.into();
+        let found = wait4([u64::MAX, to(&mut status), all, 0]) == one;
+        u64::from(found) + status as u64 / 256
+    });
     child("a thread", || {
         let stack = core::hint::black_box([0_u64; 1024]);
         let mut words = [0_u32, 1];
@@ -468,5 +485,4 @@ fn futexes() {
         futex([here, 4, 1, 1, here, 6]),
     );
     say("futex wakes none of bits", futex([here, 10, 1, 0, 0, 0]));
-    say("nothing", (NOWHERE + CLOSED) as i64);
 }

@@ -61,7 +61,12 @@ extern "C" fn caught(signal: u64, info: *const u64, _context: u64) {
 extern "C" fn leaves(_signal: u64, info: *const u64, _context: u64) {
     // SAFETY: as above.
     let (code, address) = unsafe { (info.add(1).read(), info.add(2).read()) };
-    show("a fault's code and address", (code & 0xffff_ffff, address));
+    // Where this program lies is no matter.
+    let is_high = address >> 47 != 0;
+    show(
+        "a fault's code and address",
+        (code & 0xffff_ffff, address != 0, is_high),
+    );
     exit(44);
 }
 

@@ -20,8 +20,6 @@ calls! {
     timerfd_create __NR_timerfd_create,
     timerfd_settime __NR_timerfd_settime,
     timerfd_gettime __NR_timerfd_gettime,
-    signalfd __NR_signalfd4,
-    inotify_init __NR_inotify_init1,
 }
 
 fn entry(fd: u64, events: u32) -> linux::pollfd {
@@ -281,11 +279,6 @@ fn events() {
     say("poll of events", poll([to(&mut list), 2, 0]));
     show("poll of events", list.map(|entry| entry.revents));
     say("eventfd without flags", eventfd([0]).clamp(-1, 0));
-    say(
-        "signalfd of another size",
-        signalfd([u64::MAX, at(&0_u64), 4, 0]),
-    );
-    say("inotify of flags", inotify_init([1]));
 }
 
 fn timers() {

@@ -1,7 +1,6 @@
 # Runs each line of `applets` in a shell of its own: what its applet says and how it ends.
-[ -e /proc/self ] || { mount -t devtmpfs dev /dev; mount -t proc proc /proc; mount -t sysfs sys /sys; }
 export PATH=/bin HOME=/root TERM=linux
-mkdir -p /etc /work /usr /lib /var/run /var/log /dev/pts
+mkdir -p /etc /work /usr /lib /var/run /var/log
 echo root:x:0:0:root:/root:/bin/sh > /etc/passwd
 echo user:x:1000:1000::/tmp:/bin/sh >> /etc/passwd
 echo root:x:0: > /etc/group
@@ -23,4 +22,3 @@ while IFS= read -r line; do
     timeout -s KILL 20 sh -c "${line#*: }" < /dev/null 2>&1
     echo "-- $?"
 done < /applets
-echo end of script
