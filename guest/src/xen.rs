@@ -120,7 +120,7 @@ impl Hypervisor for Hv {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn page_tables(&self) -> Option<&dyn PageTables> {
         if subarch::is_pv() {
             return None;

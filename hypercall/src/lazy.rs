@@ -147,6 +147,15 @@ impl LazyMmu {
         }
     }
 
+    /// Leaves a section that is not the outermost, which asks for nothing; `false` if it is, or in an
+    /// interrupt: [`disable`](Self::disable) does that.
+    #[inline(always)]
+    pub const fn leave_inner(&mut self) -> bool {
+        let inner = self.irq_depth == 0 && self.enable_count > 1;
+        self.enable_count -= inner as u8;
+        inner
+    }
+
     /// Suspends laziness.
     #[inline]
     pub const fn pause(&mut self) -> Result<Action, LazyError> {
@@ -275,6 +284,30 @@ mod tests {
         lazy.enable().unwrap();
         assert_eq!(lazy.disable(), Ok(Action::None));
         assert_eq!(lazy.disable(), Ok(Action::Flush));
+    }
+
+    /// What leaves the inner sections does as `disable` would, and leaves the outermost to it.
+    #[test]
+    fn an_inner_section_is_left_without_a_flush() {
+        for depth in 0..4 {
+            for (paused, interrupted) in [(false, false), (true, false), (false, true)] {
+                let mut lazy = LazyMmu::new();
+                (0..depth).for_each(|_| lazy.enable().unwrap());
+                if paused {
+                    let _ = lazy.pause().unwrap();
+                }
+                if interrupted {
+                    lazy.enter_irq().unwrap();
+                }
+                let mut long = lazy;
+                let left = lazy.leave_inner();
+                assert_eq!(left, depth > 1 && !interrupted);
+                if left {
+                    assert_eq!(long.disable(), Ok(Action::None));
+                }
+                assert_eq!(lazy, long);
+            }
+        }
     }
 
     #[test]

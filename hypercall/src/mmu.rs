@@ -380,7 +380,7 @@ pub enum VaFlush {
 
 impl VaFlush {
     /// As Xen takes it. vCPUs are named by pointer: this one's, if it has any.
-    #[inline]
+    #[inline(always)]
     pub fn raw(&self) -> u64 {
         let (kind, scope) = match self {
             Self::None => return mmu::UVMF_NONE,
@@ -419,5 +419,42 @@ pub unsafe fn update_va_mapping<H: Hypervisor + ?Sized>(
     // SAFETY: a bitmap of vCPUs lives in `flush` until the call is over. The caller promises
     // that no mapping which safe code relies on goes away, moves or is narrowed by the new value.
     let value = unsafe { hv.call(Op::UpdateVaMapping, args) };
+    XenError::check(Op::UpdateVaMapping, None, value).map(drop)
+}
+
+/// The flags of [`update_va_by_flags`] that flush the address itself, if no list of vCPUs goes with them.
+#[inline(always)]
+pub(crate) const fn invlpg_flags(scope: Scope) -> Option<u64> {
+    match scope {
+        Scope::Local => Some(mmu::UVMF_INVLPG | mmu::UVMF_LOCAL),
+        Scope::All => Some(mmu::UVMF_INVLPG | mmu::UVMF_ALL),
+        Scope::Vcpus(_) => None,
+    }
+}
+
+/// As [`update_va_mapping`], with no flush or one of [`invlpg_flags`], as Xen takes it: nothing of it is
+/// in memory.
+///
+/// # Safety
+/// As [`update_va_mapping`].
+#[inline(always)]
+pub(crate) unsafe fn update_va_by_flags<H: Hypervisor + ?Sized>(
+    hv: &H,
+    va: VirtAddr,
+    value: u64,
+    flags: u64,
+) -> Result<(), XenError> {
+    if let Some(tables) = hv.page_tables() {
+        let flush = match flags & mmu::UVMF_FLUSHTYPE_MASK {
+            mmu::UVMF_NONE => VaFlush::None,
+            _ if flags & mmu::UVMF_ALL != 0 => VaFlush::Page(Scope::All),
+            _ => VaFlush::Page(Scope::Local),
+        };
+        // SAFETY: the caller's promise covers it.
+        let answer = unsafe { tables.update_va(va, value, flush) };
+        return check(Op::UpdateVaMapping, None, answer);
+    }
+    // SAFETY: the caller's promise covers it; the flags name no memory.
+    let value = unsafe { hv.call(Op::UpdateVaMapping, [va.as_u64(), value, flags, 0, 0]) };
     XenError::check(Op::UpdateVaMapping, None, value).map(drop)
 }

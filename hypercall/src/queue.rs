@@ -73,7 +73,9 @@ use heapless::Vec;
 
 use crate::{
     Hypervisor, MachAddr, Mfn, Pfn, VirtAddr,
-    batch::{Batch, Completion, DEFAULT_CAPACITY, EXT_CAPACITY, FlushError, FlushReason, Update},
+    batch::{
+        Batch, Completion, DEFAULT_CAPACITY, EXT_CAPACITY, FlushError, FlushReason, Update, Write,
+    },
     lazy::{Action, LazyError, LazyMmu, SwitchOut},
     mmu::{ExtOp, Scope},
 };
@@ -195,6 +197,12 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
         &self.lazy
     }
 
+    /// Whether a write goes to Xen by itself: none may wait, and nothing does.
+    #[inline(always)]
+    pub fn is_idle(&self) -> bool {
+        !self.lazy.is_lazy() && self.batch.is_empty()
+    }
+
     /// Writes an entry: later if lazy, else now.
     ///
     /// # Safety
@@ -214,7 +222,7 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
     /// if lazy, else both now, in one hypercall where Xen has one.
     ///
     /// # Safety
-    /// As [`Batch::queue`] and [`Batch::write_now`].
+    /// As [`Batch::queue`] and [`Batch::write_and_flush_now`].
     #[inline(always)]
     pub unsafe fn set_and_flush(
         &mut self,
@@ -229,29 +237,41 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
             return Ok(());
         }
         self.send_interrupted();
-        self.batch.flush_tlb(scope, Some(address));
+        let (hv, completion) = (&self.hv, &mut self.completion);
         // SAFETY: the caller's promise covers it.
-        unsafe { self.batch.write_now(&self.hv, &mut self.completion, update) }
+        unsafe {
+            self.batch
+                .write_and_flush_now(hv, completion, update, scope, address)
+        }
     }
 
     /// Writes entries that follow each other in one table; see [`Batch::queue_run`]. Outside of
     /// lazy mode they still go to Xen together.
     ///
+    /// # Errors
+    /// Those of `each`, or what Xen refused.
+    ///
     /// # Safety
     /// As [`Batch::queue_run`].
-    #[inline]
-    pub unsafe fn set_run(
+    #[inline(always)]
+    pub unsafe fn set_run<E: From<FlushError>>(
         &mut self,
         first: Update,
-        values: impl IntoIterator<Item = u64>,
-    ) -> Result<(), FlushError> {
+        count: usize,
+        flush: Option<(Scope, VirtAddr)>,
+        each: impl FnMut(Option<&Batch<N>>, usize) -> Result<Option<Write>, E>,
+    ) -> Result<(), E> {
         self.send_interrupted();
+        let (hv, completion) = (&self.hv, &mut self.completion);
         // SAFETY: the caller's promise covers it.
-        unsafe {
+        let queued = unsafe {
             self.batch
-                .queue_run(&self.hv, &mut self.completion, first, values)
-        }?;
-        self.send_unless_lazy()
+                .queue_run(hv, completion, first, count, flush, each)
+        };
+        // What was queued before an error is not left to be refused to somebody else.
+        let sent = self.send_unless_lazy();
+        queued?;
+        Ok(sent?)
     }
 
     /// Carries out an operation, after all writes so far: later if lazy, else now.
@@ -336,6 +356,13 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
     pub fn disable(&mut self) -> Result<(), MmuError> {
         let action = self.lazy.disable()?;
         self.act(action, FlushReason::LeaveLazy)
+    }
+
+    /// Leaves a lazy section that is not the outermost; `false` if it is, or in a handler:
+    /// [`disable`](Self::disable) does that.
+    #[inline(always)]
+    pub const fn leave_inner(&mut self) -> bool {
+        self.lazy.leave_inner()
     }
 
     /// Pauses lazy mode.

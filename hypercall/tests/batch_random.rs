@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Request, rig::*};
-use hypercall::{Errno, ExtOp, Scope, VirtAddr, abi::mmu::*};
+use hypercall::{Batch, Errno, ExtOp, FlushError, Scope, VirtAddr, abi::mmu::*, batch::Write};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ enum Step {
         n: u64,
         count: u64,
         value: u64,
+        /// Entries that it has nothing for, by bits.
+        holes: u8,
     },
     Ext,
     Tlb {
@@ -28,6 +30,7 @@ enum Step {
     Now {
         n: u64,
         value: u64,
+        flush: bool,
     },
 }
 
@@ -35,12 +38,13 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         10 => (0..12u64, any::<u64>(), any::<bool>(), prop::bool::weighted(0.2))
             .prop_map(|(n, value, preserve, tag)| Step::Write { n, value, preserve, tag }),
-        2 => (0..8u64, 1..5u64, any::<u64>())
-            .prop_map(|(n, count, value)| Step::Run { n, count, value }),
+        4 => (0..8u64, 1..5u64, any::<u64>(), any::<u8>())
+            .prop_map(|(n, count, value, holes)| Step::Run { n, count, value, holes }),
         2 => Just(Step::Ext),
         2 => (0..30u64, any::<bool>()).prop_map(|(page, all)| Step::Tlb { page, all }),
         1 => Just(Step::Flush),
-        1 => (0..12u64, any::<u64>()).prop_map(|(n, value)| Step::Now { n, value }),
+        1 => (0..12u64, any::<u64>(), any::<bool>())
+            .prop_map(|(n, value, flush)| Step::Now { n, value, flush }),
     ]
 }
 
@@ -83,23 +87,59 @@ proptest! {
                     rig.queue(write);
                     eager.write(n, value, preserve);
                 }
-                Step::Run { n, count, value } => {
-                    let values = (0..count).map(|i| value.wrapping_add(i));
-                    rig.queue_run(update(n, 0), values.clone());
-                    values.enumerate().for_each(|(i, v)| eager.write(n + i as u64, v, false));
+                Step::Run { n, count, value, holes } => {
+                    let address = VirtAddr::new(n << 12);
+                    let (xen, log) = (&rig.xen, &mut rig.log);
+                    let mut stale = Vec::new();
+                    let each = |batch: Option<&Batch<16>>, at: usize| -> Result<_, FlushError> {
+                        let slot = slot(n + at as u64);
+                        let in_table = xen.entry(slot.as_u64());
+                        let old = batch.map_or(in_table, |batch| batch.read(slot, in_table));
+                        assert_eq!(old, eager.get(n + at as u64));
+                        if holes >> at & 1 == 1 {
+                            return Ok(None);
+                        }
+                        if old & 1 == 1 {
+                            stale.push((n + at as u64, xen.requests.borrow().len()));
+                        }
+                        Ok(Some(Write { old, value: value.wrapping_add(at as u64) }))
+                    };
+                    let flush = Some((Scope::Local, address));
+                    let first = update(n, 0);
+                    // SAFETY: nothing here is a page table.
+                    unsafe {
+                        rig.batch.queue_run(xen, log, first, count as usize, flush, each)
+                    }.unwrap();
+                    // Each that was present, behind its own write.
+                    flushes.extend(stale.into_iter().map(|(n, from)| (n << 12, from, Some(slot(n)))));
+                    for at in (0..count).filter(|at| holes >> at & 1 == 0) {
+                        eager.write(n + at, value.wrapping_add(at), false);
+                    }
                 }
                 Step::Ext => rig.ext(ExtOp::Unpin(mfn(1)), 0),
                 Step::Tlb { page, all } => {
                     let scope = if all { Scope::All } else { Scope::Local };
                     rig.batch.flush_tlb(scope, Some(VirtAddr::new(page << 12)));
-                    flushes.push((page << 12, rig.requests().len()));
+                    flushes.push((page << 12, rig.requests().len(), None));
                 }
                 Step::Flush => rig.flush().unwrap(),
-                Step::Now { n, value } => {
+                Step::Now { n, value, flush } => {
+                    let (xen, log) = (&rig.xen, &mut rig.log);
+                    let asked = xen.requests.borrow().len();
+                    let address = VirtAddr::new(n << 12);
+                    xen.by_va.borrow_mut().insert(address.as_u64(), slot(n).as_u64());
+                    let update = update(n, value).va(address);
                     // SAFETY: nothing here is a page table.
-                    unsafe {
-                        rig.batch.write_now(&rig.xen, &mut rig.log, update(n, value))
+                    match flush {
+                        false => unsafe { rig.batch.write_now(xen, log, update) },
+                        // SAFETY: as above.
+                        true => unsafe {
+                            rig.batch.write_and_flush_now(xen, log, update, Scope::All, address)
+                        },
                     }.unwrap();
+                    if flush {
+                        flushes.push((address.as_u64(), asked, Some(slot(n))));
+                    }
                     eager.write(n, value, false);
                     // A single request cannot be interrupted, and is not masked.
                     rig.xen.unmasked_requests.set(0);
@@ -117,12 +157,22 @@ proptest! {
         prop_assert_eq!(&rig.log.0, &tags);
         // Every TLB flush asked for was covered by one that came after it was asked for.
         let requests = rig.requests();
-        for (address, asked) in flushes {
-            let covered = requests[asked..].iter().any(|request| match request {
-                Request::Ext { cmd, arg1 } => match *cmd {
-                    MMUEXT_INVLPG_LOCAL | MMUEXT_INVLPG_ALL => *arg1 == address,
+        for (address, asked, written) in flushes {
+            let is_write = |request: &Request| match (request, written) {
+                (Request::Update { ptr, .. }, Some(slot)) => ptr & !7 == slot.as_u64(),
+                (Request::Va { va, .. }, Some(_)) => *va == address,
+                _ => false,
+            };
+            let from = asked + requests[asked..].iter().position(is_write).unwrap_or(0);
+            let covered = requests[from..].iter().any(|request| match *request {
+                Request::Ext { cmd, arg1 } => match cmd {
+                    MMUEXT_INVLPG_LOCAL | MMUEXT_INVLPG_ALL => arg1 == address,
                     MMUEXT_TLB_FLUSH_LOCAL | MMUEXT_TLB_FLUSH_ALL => true,
                     _ => false,
+                },
+                Request::Va { va, flags, .. } => match flags & UVMF_FLUSHTYPE_MASK {
+                    UVMF_INVLPG => va == address,
+                    kind => kind == UVMF_TLB_FLUSH,
                 },
                 _ => false,
             });

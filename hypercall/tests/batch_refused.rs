@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::rig::*;
+use common::{Request, rig::*};
 use hypercall::{
     Errno, ExtOp, Level, MachAddr, Pfn, Scope, Update, VirtAddr,
     abi::mmu::*,
@@ -118,6 +118,47 @@ fn a_refused_lone_entry_does_not_swallow_its_flush() {
         Some(&ext(MMUEXT_INVLPG_LOCAL, 0x7000))
     );
     assert_eq!(rig.log.0, [(1, false)]);
+}
+
+/// Updates that go by address, each with its flush or the last with one of everything: what comes behind
+/// a refused one is not tried, and what was asked to be flushed is.
+#[test]
+fn a_refusal_among_those_that_go_by_address_is_counted_as_in_a_list() {
+    for (count, pages) in [(3, 3), (20, 20)] {
+        for refused in 0..count {
+            let mut rig = Rig::<512>::new();
+            for n in 0..count {
+                let va = VirtAddr::new((n + 1) << 12);
+                rig.xen
+                    .by_va
+                    .borrow_mut()
+                    .insert(va.as_u64(), slot(n).as_u64());
+                rig.queue(update(n, 0x1061).va(va).tag(n as u32 + 1));
+                if n < pages {
+                    rig.batch.flush_tlb(Scope::Local, Some(va));
+                }
+            }
+            rig.xen
+                .refuse_slots
+                .borrow_mut()
+                .insert(slot(refused).as_u64());
+            let error = rig.flush().unwrap_err();
+            let index = refused as u16;
+            assert!(matches!(error.failed, Failed::Update { index: at, .. } if at == index));
+            let counts = (error.applied, error.refused, error.skipped);
+            assert_eq!(counts, (index, 1, count as u16 - index - 1), "{count}");
+            let told = (0..count).map(|n| (n as u32 + 1, n < refused));
+            assert!(rig.log.0.iter().copied().eq(told), "{:?}", rig.log.0);
+            assert!(!error.tlb_stale && rig.batch.is_empty());
+            let flushed = |request: &Request| {
+                let Request::Ext { cmd, .. } = request else {
+                    return false;
+                };
+                [MMUEXT_INVLPG_LOCAL, MMUEXT_TLB_FLUSH_LOCAL].contains(cmd)
+            };
+            assert!(rig.requests().iter().any(flushed), "{count} {refused}");
+        }
+    }
 }
 
 #[test]

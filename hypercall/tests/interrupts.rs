@@ -34,6 +34,12 @@ fn set_and_flush(mmu: &mut Cpu<'_>, update: Update, va: VirtAddr) -> Result<(), 
     unsafe { mmu.set_and_flush(update, Scope::Local, va) }
 }
 
+fn set_run(mmu: &mut Cpu<'_>, first: Update, values: Vec<u64>) -> Result<(), FlushError> {
+    let count = values.len();
+    // SAFETY: nothing here is a page table.
+    unsafe { mmu.set_run(first, count, None, each_of(values)) }
+}
+
 /// In a lazy section that has queued writes to these entries, in a handler.
 fn interrupted(xen: &Double, queued: impl IntoIterator<Item = u64>) -> Cpu<'_> {
     let mut mmu = Mmu::new(xen, ());
@@ -114,8 +120,7 @@ fn what_is_queued_for_a_table_goes_before_a_handlers_write_into_it() {
     type Write = fn(&mut Cpu<'_>, Update);
     let plain: Write = |mmu, update| set(mmu, update).unwrap();
     let flushed: Write = |mmu, update| set_and_flush(mmu, update, VirtAddr::new(0x7000)).unwrap();
-    // SAFETY: nothing here is a page table.
-    let run: Write = |mmu, update| unsafe { mmu.set_run(update, [update.value; 1]) }.unwrap();
+    let run: Write = |mmu, update| set_run(mmu, update, vec![update.value]).unwrap();
     for (n, wait) in waits.into_iter().enumerate() {
         for write in [plain, flushed, run] {
             let xen = Double::default();
@@ -142,8 +147,7 @@ fn a_sections_refusal_is_told_at_its_end_and_not_to_the_handler() {
         // The very entry that was refused before.
         |mmu| set(mmu, Update::new(Level::L2, slot(2), 0x61)),
         |mmu| set_and_flush(mmu, update(100, 0x61), VirtAddr::new(0x7000)),
-        // SAFETY: nothing here is a page table.
-        |mmu| unsafe { mmu.set_run(update(100, 0), 0..20) },
+        |mmu| set_run(mmu, update(100, 0), (0..20).collect()),
         // SAFETY: nothing here is a page table.
         |mmu| unsafe { mmu.ext(ExtOp::Unpin(mfn(1)), 0) },
         // SAFETY: nothing here is a page table.
@@ -174,8 +178,7 @@ fn a_handler_is_told_of_its_own_refusals_and_of_nothing_else() {
     let acts: [Act; 3] = [
         |mmu| set(mmu, update(100, 0x61)),
         |mmu| set_and_flush(mmu, update(100, 0x61), VirtAddr::new(0x7000)),
-        // SAFETY: nothing here is a page table.
-        |mmu| unsafe { mmu.set_run(update(100, 0), [1]) },
+        |mmu| set_run(mmu, update(100, 0), vec![1]),
     ];
     for section_is_refused in [false, true] {
         for (n, act) in acts.into_iter().enumerate() {

@@ -5,6 +5,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hypercall::{Mfn, Pfn};
+use pagetable::layout::Layout;
 use pagetable::machine::{Machine, Words};
 use pagetable::pv::FrameLists;
 
@@ -118,6 +119,15 @@ impl Machine for Running {
         }
         self.lists
             .pfn::<layout::Regions>(mfn, |address| probe::read(address).ok())
+    }
+
+    #[inline]
+    fn pfn_to_check(&self, mfn: Mfn) -> Option<Pfn> {
+        if self.lists.is_empty() {
+            return self.memory.pfn(mfn);
+        }
+        let place = layout::Regions::XEN.start + mfn.as_u64() * 8;
+        probe::read(place).ok().map(Pfn::truncate)
     }
 
     fn list_entry(&self, pfn: Pfn) -> Option<u64> {

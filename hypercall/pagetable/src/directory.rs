@@ -184,6 +184,15 @@ impl Directory {
         }
     }
 
+    /// The records of a chunk, if it has any: those of frames beyond the domain's last are zero.
+    #[inline]
+    pub(super) fn records(&self, chunk: u64) -> Option<&[AtomicU64; CHUNK as usize]> {
+        let first = self.record(Pfn::truncate(chunk * CHUNK))?;
+        // SAFETY: the record of a chunk's first frame begins the page of its records, which are looked
+        // at in no other way once it was made.
+        Some(unsafe { &*core::ptr::from_ref(first).cast() })
+    }
+
     /// The number of the root for a chunk, and the entry in it.
     #[inline]
     const fn places(chunk: u64) -> (usize, usize) {

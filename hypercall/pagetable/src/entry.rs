@@ -242,6 +242,20 @@ impl<L: TableLevel> Entry<L> {
         self.0 & 1 != 0
     }
 
+    /// Whether it lets what it leads to be written.
+    #[inline]
+    #[must_use]
+    pub const fn is_writable(self) -> bool {
+        self.0 & Flags::WRITABLE.bits() != 0
+    }
+
+    /// Whether it lets what it leads to be executed.
+    #[inline]
+    #[must_use]
+    pub const fn is_executable(self) -> bool {
+        self.0 & Flags::NO_EXECUTE.bits() == 0
+    }
+
     /// Whether it maps a large page. Only ever read.
     #[inline]
     #[must_use]
@@ -301,6 +315,18 @@ impl<L: TableLevel> Entry<L> {
     #[must_use]
     pub const fn same(self, other: Self) -> bool {
         (self.asked() ^ other.asked()) & !(XEN_BITS & !Flags::USER.bits()) == 0
+    }
+}
+
+impl Pte {
+    /// Whether a translation that was cached of this entry is not one of `new`: it was present, and more
+    /// than software's own bit differs.
+    #[inline]
+    #[must_use]
+    pub(super) const fn is_stale_as(self, new: Pte) -> bool {
+        let added = XEN_BITS & !(Flags::USER.bits() | Flags::ACCESSED.bits() | Flags::DIRTY.bits());
+        let ignored = Flags::SOFTWARE0.bits() | added;
+        self.is_present() && (self.asked() ^ new.asked()) & !ignored != 0
     }
 }
 

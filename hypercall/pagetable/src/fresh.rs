@@ -153,6 +153,7 @@ impl<M: Machine> Tables<M> {
     ///
     /// # Safety
     /// As [`Tables::link_table`].
+    #[inline(never)]
     #[track_caller]
     pub(super) unsafe fn install<L: UpperLevel>(
         &mut self,

@@ -77,6 +77,14 @@ impl<'a> Live<'a> {
         Some(from + first + found)
     }
 
+    /// The places from one on where an entry is present.
+    #[inline]
+    pub fn present_from(self, from: usize) -> impl Iterator<Item = usize> + use<'a> {
+        core::iter::successors(self.next_present(from), move |last| {
+            self.next_present(last + 1)
+        })
+    }
+
     /// The entries before a place, and those from it on.
     ///
     /// # Panics
@@ -111,6 +119,13 @@ pub trait Machine: 'static {
 
     /// The pfn of a machine frame of this domain (the M2P, checked against the p2m).
     fn pfn(&self, mfn: Mfn) -> Option<Pfn>;
+
+    /// A pfn whose frame is the machine frame behind `mfn` if any of this domain's is: not checked against
+    /// the p2m, for loops that ask seldom whether it is true.
+    #[inline]
+    fn pfn_to_check(&self, mfn: Mfn) -> Option<Pfn> {
+        self.pfn(mfn)
+    }
 
     /// The address of the entry of the p2m list for a pfn, where there is a list. The list is mapped
     /// read-only; whoever changes an entry has its page writable in the direct map meanwhile.

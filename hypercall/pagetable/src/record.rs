@@ -2,7 +2,7 @@
 //!
 //! 8 bytes a frame, so that a page of records serves exactly one chunk of the direct map.
 
-use crate::state::{Kind, State};
+use crate::state::{Kind, State, Transition};
 
 /// What is known about one frame. A state takes 24 bits: kind in 0-3, level in 4-6, pinned in 7,
 /// links from 8 on. The applied one lies in bits 0-23, the planned one in 24-47; bit 48 says that
@@ -17,6 +17,16 @@ const STATE: u32 = 24;
 const ORPHAN: u64 = 1 << 48;
 /// Where the number of transitions in waiting begins: 15 bits, more than the logs of 63 vCPUs hold.
 const WAITING: u32 = 49;
+
+/// The most there can be.
+const MOST_WAITING: u16 = (1 << (64 - WAITING)) - 1;
+/// Where the links of the applied state begin, and those of the planned one.
+const APPLIED_LINKS: u32 = 8;
+const PLANNED_LINKS: u32 = STATE + APPLIED_LINKS;
+/// All bits of a number of links.
+const LINKS: u64 = u16::MAX as u64;
+/// The bits of a state's kind and level.
+const KIND_AND_LEVEL: u64 = 0x7f;
 
 const _: () = assert!(Kind::ALL.len() <= 16, "a kind has four bits");
 
@@ -86,6 +96,70 @@ impl Record {
         (unpack(self.0), unpack(self.0 >> STATE))
     }
 
+    /// The same with one more link of a table of this level planned, or one less: what changes most
+    /// often, and nothing else of the record. `None` if it takes a closer look. For the drop of a link
+    /// the caller has seen that nobody else has any in waiting.
+    #[inline(always)]
+    pub(super) const fn with_link_planned(self, transition: Transition) -> Option<Record> {
+        let (links, waiting) = (self.0 >> PLANNED_LINKS & LINKS, self.waiting());
+        if waiting == MOST_WAITING {
+            return None;
+        }
+        let one = 1 << PLANNED_LINKS;
+        let waits = 1 << WAITING;
+        match transition {
+            Transition::Link(level) if self.is_table_of(level) && links < LINKS => {
+                Some(Record(self.0 + one + waits))
+            }
+            Transition::Unlink if self.is_table_in_both() && links > 0 => {
+                Some(Record(self.0 - one + waits))
+            }
+            _ => None,
+        }
+    }
+
+    /// The same with a planned link of a table, or the drop of one, come true; as
+    /// [`with_link_planned`](Self::with_link_planned).
+    #[inline(always)]
+    pub(super) const fn with_link_applied(self, transition: Transition) -> Option<Record> {
+        let links = self.0 >> APPLIED_LINKS & LINKS;
+        if self.waiting() == 0 {
+            return None;
+        }
+        let one = 1 << APPLIED_LINKS;
+        let waits = 1 << WAITING;
+        match transition {
+            Transition::Link(level) if self.is_table_of(level) && links < LINKS => {
+                Some(Record(self.0 + one - waits))
+            }
+            Transition::Unlink if self.is_table_in_both() && links > 0 => {
+                Some(Record(self.0 - one - waits))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the frame is a table of this level in both states.
+    #[inline(always)]
+    const fn is_table_of(self, level: u8) -> bool {
+        let table = Kind::Table as u64 | (level as u64 & 7) << 4;
+        self.0 & KIND_AND_LEVEL == table && self.0 >> STATE & KIND_AND_LEVEL == table
+    }
+
+    /// Whether the frame is a table in both states.
+    #[inline(always)]
+    const fn is_table_in_both(self) -> bool {
+        let table = Kind::Table as u64;
+        self.0 & 15 == table && self.0 >> STATE & 15 == table
+    }
+
+    /// Whether the frame is handed out and nothing else, in both states: what most are.
+    #[inline(always)]
+    pub(super) const fn is_owned(self) -> bool {
+        const KINDS: u64 = 15 | 15 << STATE;
+        self.0 & KINDS == Kind::Owned as u64 | (Kind::Owned as u64) << STATE
+    }
+
     /// Whether the frame may be mapped writable in both states: as [`State::may_be_writable`], for
     /// loops over many frames.
     #[inline]
@@ -148,6 +222,51 @@ mod tests {
         }
     }
 
+    /// The short ways change what the long ones do, or nothing.
+    #[test]
+    fn a_link_counts_as_the_states_say() {
+        let states = Kind::ALL.into_iter().flat_map(|kind| {
+            [0, 1, 2, 5, 7].into_iter().flat_map(move |level| {
+                [0, 1, 2, 0x7fff, 0xfffe, 0xffff].map(move |links| State {
+                    kind,
+                    level,
+                    links,
+                    pinned: links == 2,
+                })
+            })
+        });
+        let mut short = 0;
+        for (applied, planned) in states
+            .clone()
+            .flat_map(|a| states.clone().map(move |p| (a, p)))
+        {
+            for transition in [0, 1, 2, 5]
+                .map(Transition::Link)
+                .into_iter()
+                .chain([Transition::Unlink])
+            {
+                for waiting in [0, 1, 2, MOST_WAITING] {
+                    let record = Record::new(applied, planned)
+                        .with_waiting(waiting)
+                        .with_orphan(true);
+                    if let Some(found) = record.with_link_planned(transition) {
+                        let next = planned.after(transition).unwrap();
+                        let long = record.with_states(applied, next).with_waiting(waiting + 1);
+                        assert_eq!(found, long, "{applied} {planned} {transition}");
+                        short += 1;
+                    }
+                    if let Some(found) = record.with_link_applied(transition) {
+                        let next = applied.after(transition).unwrap();
+                        let long = record.with_states(next, planned).with_waiting(waiting - 1);
+                        assert_eq!(found, long, "{applied} {planned} {transition}");
+                        short += 1;
+                    }
+                }
+            }
+        }
+        assert!(short > 100);
+    }
+
     #[test]
     fn the_short_cut_says_what_the_states_say() {
         for applied in Kind::ALL.map(State::of) {
@@ -155,6 +274,8 @@ mod tests {
                 let record = Record::new(applied, planned);
                 let both = applied.may_be_writable() && planned.may_be_writable();
                 assert_eq!(record.may_be_writable(), both, "{applied} and {planned}");
+                let owned = State::of(Kind::Owned);
+                assert_eq!(record.is_owned(), (applied, planned) == (owned, owned));
             }
         }
     }

@@ -300,9 +300,9 @@ impl<M: Machine> Tables<M> {
         let live = unsafe { machine.live(root) }.ok_or(FrameError::NoRecord(root))?;
         self.log_mut().plan_all(frames, |log| {
             log.plan_one(frames, root, own)?;
-            let kept = live.iter().enumerate().filter(|(i, _)| !xens.contains(i));
+            let kept = live.present_from(0).filter(|i| !xens.contains(i));
             // Entries of any level are read alike.
-            let tables = kept.filter_map(|(_, word)| Entry::<L1>::from_table(word).mfn());
+            let tables = kept.filter_map(|i| Entry::<L1>::from_table(live.get(i)).mfn());
             for pfn in tables.filter_map(|mfn| machine.pfn(mfn)) {
                 let (_, planned) = frames.states(pfn).unwrap_or_default();
                 if planned.kind == Kind::Table {
@@ -534,8 +534,11 @@ impl<M: Machine> Tables<M> {
         let last = if level == top { UPPER_HALF } else { 512 };
         // SAFETY: a table that is not released yet is nobody's own memory.
         let live = unsafe { self.machine().live(table) };
-        let entries = live.iter().flat_map(|live| live.iter()).take(last);
-        for word in entries.filter(|word| level > 1 && word & 1 == 1) {
+        let live = live.filter(|_| level > 1);
+        let present = live
+            .iter()
+            .flat_map(|live| live.present_from(0).map(|i| (i, live.get(i))));
+        for (_, word) in present.take_while(|(i, _)| *i < last) {
             let entry = Entry::<L2>::from_table(word);
             let Some(value) = self.value(entry).filter(|v| self.is_recorded_table(v.pfn)) else {
                 continue;

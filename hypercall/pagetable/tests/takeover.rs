@@ -54,7 +54,7 @@ fn taken_over(layout: &Layout) -> World {
     assert_eq!(counts.mapped, world.report.initial_pages, "{layout:?}");
     // L2 and L1 of the fixmap, L3 and L2 of the direct map, whose L1 tables are Xen's, and the
     // image's own; and the empty L3 tables of the regions that are used at run time.
-    let tables = 7 + image_tables(layout);
+    let tables = 8 + image_tables(layout);
     assert_eq!(counts.free, world.report.reclaimed - tables, "{layout:?}");
     assert_eq!(world.model.counters().emulated_stores, 0, "{layout:?}");
     world

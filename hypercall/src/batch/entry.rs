@@ -84,11 +84,29 @@ impl Update {
         Self { tag, ..self }
     }
 
+    /// The address by which Xen finds the entry: that of an L1 entry, whose bits need not be preserved.
+    #[inline]
+    pub(super) fn by_address(&self) -> Option<VirtAddr> {
+        match self.level {
+            Level::L1 if !self.preserve_ad => self.va,
+            _ => None,
+        }
+    }
+
     /// As Xen takes it.
     #[inline]
     pub(crate) const fn request(&self) -> mmu_update {
         pt_update(self.slot, self.value, self.preserve_ad)
     }
+}
+
+/// A write to one entry of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Write {
+    /// What is there now.
+    pub old: u64,
+    /// What to write.
+    pub value: u64,
 }
 
 /// Who keeps a record of what page tables hold, and so has to know what Xen applied.
@@ -113,34 +131,30 @@ impl Completion for () {
 /// buckets at once.
 const NO_BUCKET: u16 = 0;
 
-/// An update's companion: 32 bytes.
+/// An update's companion: 32 bytes, in four words.
 #[derive(Clone, Copy)]
 pub(super) struct Info {
     pub(super) caller: Option<&'static Location<'static>>,
     va: u64,
     pub(super) old: u64,
-    pub(super) tag: u32,
-    pub(super) bucket: u16,
-    /// 1 to 4; 0 for the M2P.
-    pub(super) level: u8,
-    flags: u8,
+    /// The tag in bits 0-31, the bucket in 32-47, the level (1 to 4; 0 for the M2P) in 48-55, flags.
+    rest: u64,
 }
 
 impl Info {
+    const BUCKET: u32 = 32;
+    const LEVEL: u32 = 48;
     /// `va` holds.
-    const HAS_VA: u8 = 1;
+    const HAS_VA: u64 = 1 << 56;
     /// A read does not look at the table, although the write preserves bits: an earlier write in
     /// the queue does not.
-    const HIDES_TABLE: u8 = 2;
+    const HIDES_TABLE: u64 = 1 << 57;
 
     pub(super) const ZERO: Self = Self {
         caller: None,
         va: 0,
         old: 0,
-        tag: 0,
-        bucket: NO_BUCKET,
-        level: 0,
-        flags: 0,
+        rest: (NO_BUCKET as u64) << Self::BUCKET,
     };
 
     #[inline]
@@ -156,21 +170,22 @@ impl Info {
             caller: Some(update.caller),
             va,
             old,
-            tag,
-            bucket: NO_BUCKET,
-            level: level as u8,
-            flags,
+            rest: tag as u64 | (level as u64) << Self::LEVEL | flags | Self::ZERO.rest,
         }
     }
 
-    /// On to the next entry of the table.
-    #[inline]
-    pub(super) fn advance(&mut self) {
-        // Where there is no address this counts for nothing.
-        self.va = self.va.wrapping_add(1 << (3 + 9 * (self.level as u32 & 7)));
-        if self.tag != 0 {
-            self.tag = self.tag.wrapping_add(1);
-        }
+    /// What is added to go on to the next entry of the table: to its address, and to its tag if it has one.
+    #[inline(always)]
+    pub(super) fn step(&self) -> [u64; 2] {
+        let span = 1 << (3 + 9 * (self.number() as u32 & 7));
+        [span, (self.tag() != 0) as u64]
+    }
+
+    /// On to the next entry of the table. Where there is no address, that counts for nothing.
+    #[inline(always)]
+    pub(super) fn advance(&mut self, [address, tag]: [u64; 2]) {
+        self.va = self.va.wrapping_add(address);
+        self.rest += tag;
     }
 
     #[inline]
@@ -181,14 +196,38 @@ impl Info {
         }
     }
 
+    /// If not zero, the number by which the completion knows it.
+    #[inline]
+    pub(super) const fn tag(&self) -> u32 {
+        self.rest as u32
+    }
+
+    /// The bucket of the index that it took.
+    #[inline]
+    pub(super) const fn bucket(&self) -> u16 {
+        (self.rest >> Self::BUCKET) as u16
+    }
+
+    #[inline]
+    pub(super) const fn set_bucket(&mut self, bucket: u16) {
+        self.rest =
+            self.rest & !((u16::MAX as u64) << Self::BUCKET) | (bucket as u64) << Self::BUCKET;
+    }
+
+    /// The number of the level: 0 for the M2P.
+    #[inline]
+    pub(super) const fn number(&self) -> u8 {
+        (self.rest >> Self::LEVEL) as u8
+    }
+
     #[inline]
     pub(super) fn va(&self) -> Option<VirtAddr> {
-        (self.flags & Self::HAS_VA != 0).then(|| VirtAddr::new_truncate(self.va))
+        (self.rest & Self::HAS_VA != 0).then(|| VirtAddr::new_truncate(self.va))
     }
 
     #[inline]
     pub(super) fn level(&self) -> Option<Level> {
-        match self.level {
+        match self.number() {
             1 => Some(Level::L1),
             2 => Some(Level::L2),
             3 => Some(Level::L3),
@@ -199,17 +238,17 @@ impl Info {
 
     #[inline]
     pub(super) fn forget_address(&mut self) {
-        self.flags &= !Self::HAS_VA;
+        self.rest &= !Self::HAS_VA;
     }
 
     #[inline]
     pub(super) fn hides_table(&self) -> bool {
-        self.flags & Self::HIDES_TABLE != 0
+        self.rest & Self::HIDES_TABLE != 0
     }
 
     #[inline]
     pub(super) fn hide_table(&mut self) {
-        self.flags |= Self::HIDES_TABLE;
+        self.rest |= Self::HIDES_TABLE;
     }
 
     /// Becomes `later`, which the index finds in the same bucket, except for what the table holds.

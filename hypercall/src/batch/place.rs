@@ -43,7 +43,9 @@ impl<const N: usize> Batch<N> {
             ext_len = 0,
             start = Round::ZERO,
             closed = 0,
+            run = 0,
             tagged = false,
+            run_end = 0,
             pending = Pending::new(),
             stats = Stats::new();
             index.buckets of [0; 2],

@@ -79,7 +79,7 @@ impl<const N: usize> Batch<N> {
         tally.updates = outcome.done as u16;
         let refused = tally.count(count, &outcome);
         for (at, info) in self.info.iter().enumerate().take(count) {
-            report(sink, info.tag, at < outcome.done);
+            report(sink, info.tag(), at < outcome.done);
         }
         tally.first = error.map(|error| {
             let (failed, caller) = self.failed_update(refused);
@@ -117,21 +117,11 @@ impl<const N: usize> Batch<N> {
     /// Goes through the calls and says what became of each request.
     pub(super) fn collect_results<C: Completion + ?Sized>(
         &mut self,
-        calls: usize,
         list_error: Option<Errno>,
         queued_ext: usize,
         sink: &mut C,
     ) -> (Tally, bool) {
         let mut tally = Tally::default();
-        let all_done = list_error.is_none()
-            && self.calls[..calls]
-                .iter()
-                .all(|c| matches!(multicall::result(c), Some(Ok(_))));
-        if all_done && !self.tagged {
-            tally.updates = self.len;
-            self.stats.ext_ops += self.ext_len as u64;
-            return (tally, true);
-        }
         let mut flushed = true;
         let mut call = 0;
         let mut from = Round::ZERO;
@@ -144,7 +134,7 @@ impl<const N: usize> Batch<N> {
                 tally.updates += outcome.done as u16;
                 let refused = tally.count(last - first, &outcome).map(|at| first + at);
                 for at in first..last {
-                    report(sink, self.info[at].tag, at < first + outcome.done);
+                    report(sink, self.info[at].tag(), at < first + outcome.done);
                 }
                 if let (Some(errno), None) = (outcome.error, &tally.first) {
                     let (failed, caller) = self.failed_update(refused);

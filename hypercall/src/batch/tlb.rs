@@ -8,7 +8,7 @@ use heapless::Vec;
 use crate::{
     VirtAddr,
     addr::PAGE_SIZE,
-    mmu::{ExtOp, Scope, VaFlush, VcpuMask},
+    mmu::{ExtOp, Scope, VcpuMask},
 };
 
 /// Addresses flushed one by one, at most; beyond, everything is.
@@ -107,20 +107,25 @@ impl Pending {
         }
     }
 
-    /// The same as part of an `update_va_mapping` of `va`, if that can express it.
-    pub(super) fn with_va(&self, va: VirtAddr) -> Option<VaFlush> {
-        if self.is_empty() {
-            return Some(VaFlush::None);
-        }
+    /// Whose TLBs, if that is one scope.
+    pub(super) fn only_scope(&self) -> Option<Scope> {
         let mut scopes = self.scopes();
-        let (Some(scope), None) = (scopes.next(), scopes.next()) else {
-            return None;
-        };
-        match self.addresses.as_slice() {
-            _ if self.everything => Some(VaFlush::Tlb(scope)),
-            [page] if *page == va.align_down(PAGE_SIZE) => Some(VaFlush::Page(scope)),
-            _ => None,
-        }
+        let only = scopes.next();
+        only.filter(|_| scopes.next().is_none())
+    }
+
+    /// Whether all translations are to be flushed.
+    #[inline]
+    pub(super) fn is_everything(&self) -> bool {
+        self.everything
+    }
+
+    /// Whether the translations to be flushed are those of these pages, in this order.
+    pub(super) fn are(&self, pages: impl ExactSizeIterator<Item = Option<VirtAddr>>) -> bool {
+        pages.len() == self.addresses.len()
+            && pages
+                .zip(&self.addresses)
+                .all(|(va, page)| va.map(|va| va.align_down(PAGE_SIZE)) == Some(*page))
     }
 }
 
@@ -163,8 +168,16 @@ mod tests {
         pending.add(Scope::Local, Some(va(1)));
         pending.add(Scope::Local, Some(va(1)));
         assert_eq!(ops(&pending), [ExtOp::Invlpg(Scope::Local, page(1))]);
-        assert_eq!(pending.with_va(va(1)), Some(VaFlush::Page(Scope::Local)));
-        assert_eq!(pending.with_va(va(2)), None);
+        assert_eq!(pending.only_scope(), Some(Scope::Local));
+        assert!(pending.are([Some(va(1))].into_iter()));
+        for pages in [
+            &[][..],
+            &[None],
+            &[Some(va(2))],
+            &[Some(va(1)), Some(va(2))],
+        ] {
+            assert!(!pending.are(pages.iter().copied()), "{pages:?}");
+        }
         pending.add(Scope::Vcpus(mask(3)), Some(va(2)));
         pending.add(Scope::Vcpus(mask(70)), Some(va(2)));
         let both = Scope::Vcpus(mask(3).with(70));
@@ -174,7 +187,7 @@ mod tests {
                 .map(|s| [1, 2].map(|p| ExtOp::Invlpg(s, page(p))))
                 .concat()
         );
-        assert_eq!(pending.with_va(va(1)), None);
+        assert_eq!(pending.only_scope(), None);
         pending.add(Scope::All, Some(va(1)));
         assert_eq!(
             ops(&pending),

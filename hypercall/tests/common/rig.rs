@@ -1,6 +1,7 @@
 //! A batch, the stand-in for Xen it is sent to, and the record of what was applied.
 #![allow(dead_code, reason = "each test uses its part")]
 
+use hypercall::batch::Write;
 use hypercall::{Batch, Completion, ExtOp, FlushError, FlushReason, Level, MachAddr, Mfn, Update};
 
 use proptest::prelude::ProptestConfig;
@@ -13,6 +14,18 @@ pub(crate) fn cases(cases: u32) -> ProptestConfig {
         cases,
         failure_persistence: None,
         ..ProptestConfig::default()
+    }
+}
+
+/// What a run is written with: these values, where nothing was.
+pub(crate) fn each_of<const N: usize>(
+    values: Vec<u64>,
+) -> impl FnMut(Option<&Batch<N>>, usize) -> Result<Option<Write>, FlushError> {
+    move |_, at| {
+        Ok(Some(Write {
+            old: 0,
+            value: values[at],
+        }))
     }
 }
 
@@ -68,8 +81,14 @@ impl<const N: usize> Rig<N> {
     #[track_caller]
     pub(crate) fn queue_run(&mut self, first: Update, values: impl IntoIterator<Item = u64>) {
         let (xen, log) = (&self.xen, &mut self.log);
+        let values: Vec<u64> = values.into_iter().collect();
+        let count = values.len();
         // SAFETY: nothing here is a page table.
-        unsafe { self.batch.queue_run(xen, log, first, values) }.unwrap();
+        unsafe {
+            self.batch
+                .queue_run(xen, log, first, count, None, each_of(values))
+        }
+        .unwrap();
     }
 
     pub(crate) fn ext(&mut self, op: ExtOp, tag: u32) {

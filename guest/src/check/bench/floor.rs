@@ -3,7 +3,8 @@
 //!
 //! One page goes by `update_va_mapping`, a few by one `mmu_update`, whole tables by filling fresh
 //! ones with plain stores and exchanging them in one `mmu_update` (which way is cheapest was counted
-//! on Xen 4.17; tables win from 35 to 40 entries on). Counted are the hypercalls and the copying
+//! on Xen 4.17; tables win from 35 to 40 entries on). Of a few, the last goes by `update_va_mapping`
+//! where something is to be flushed: it brings the flush for less than a hypercall of its own. Counted are the hypercalls and the copying
 //! that fills tables; requests, and the entries of new mappings, are made before. A change that takes rights away includes one flush.
 //!
 //! Everything here goes on behind the back of [`Tables`] and puts back what it finds: a cycle of
@@ -38,13 +39,12 @@ const ASIDE: u64 = THERE + (TABLES as u64) * SPAN;
 /// By how many pages an unaligned move is off.
 const SKEW: usize = 5;
 /// From how many pages on tables are exchanged rather than entries updated.
-const BREAK_EVEN: u64 = REQUESTS as u64;
+const BREAK_EVEN: u64 = 36;
 
 /// Most tables in use: of 4096 pages, one more where they lie askew.
 const TABLES: usize = 9;
-/// Requests of the longest list: tables linked in place of others, and both given new rights. Lists
-/// lie on the stack.
-const REQUESTS: usize = 4 * TABLES;
+/// Requests of the longest list: entries that move, each in two places. Lists lie on the stack.
+const REQUESTS: usize = 64;
 
 /// U, G and the bit by which Xen tells kernel pages: Xen sets them, and a table that is written
 /// anew must not hold them.
@@ -174,9 +174,14 @@ impl<'a> Ground<'a> {
         let moved = self.requests(there, Some(Flags::DATA))?;
         for name in ["floor.move_unaligned", "floor.move_aligned"] {
             self.carry_out(there, &nowhere, true)?;
-            tally.count(name, self.pages, || {
-                let calls = self.carry_out(there, &moved, false)?;
-                Ok(calls + self.carry_out(HERE, &none, true)?)
+            let mut both = moved.clone();
+            both.extend(none.iter().copied());
+            tally.count(name, self.pages, || match self.pages {
+                1 => {
+                    let calls = self.carry_out(there, &moved, false)?;
+                    Ok(calls + self.carry_out(HERE, &none, true)?)
+                }
+                _ => Ok(self.carry_out(HERE, &both, true)?),
             })?;
             self.carry_out(HERE, &data, false)?;
         }
@@ -216,25 +221,26 @@ impl<'a> Ground<'a> {
         self.pool.frames(1).next().ok_or(none)
     }
 
-    /// Sends the requests, the way that is cheapest for their number; `flush` what was mapped.
+    /// Sends the requests, the way that is cheapest for their number; `flush` what was mapped. The last
+    /// of them is for the last page from `va` on.
     fn carry_out(&self, va: u64, list: &[mmu_update], flush: bool) -> Result<u64, XenError> {
-        if let [request] = list {
-            let flush = match flush {
-                true => VaFlush::Page(Scope::Local),
-                false => VaFlush::None,
-            };
-            // SAFETY: nothing else uses this part of the address space, and the pool's frames are
-            // nobody's.
-            let done = unsafe {
-                raw::update_va_mapping(&PV, VirtAddr::new_truncate(va), request.val, flush)
-            };
-            return done.map(|()| 1);
+        let flush = match (flush, list) {
+            (false, _) => VaFlush::None,
+            (true, [_]) => VaFlush::Page(Scope::Local),
+            (true, _) => VaFlush::Tlb(Scope::Local),
+        };
+        let (last, before) = match list.split_last() {
+            Some((last, before)) if before.is_empty() || flush != VaFlush::None => (last, before),
+            _ => return send(list),
+        };
+        if !before.is_empty() {
+            send(before)?;
         }
-        send(list)?;
-        if !flush {
-            return Ok(1);
-        }
-        raw::flush(&PV, Scope::Local, None).map(|()| 2)
+        let page = VirtAddr::new_truncate(va + (self.pages - 1) * PAGE);
+        // SAFETY: nothing else uses this part of the address space, and the pool's frames are
+        // nobody's.
+        unsafe { raw::update_va_mapping(&PV, page, last.val, flush) }?;
+        Ok(1 + u64::from(!before.is_empty()))
     }
 
     // ---- Table by table ----

@@ -44,6 +44,7 @@ pub(crate) const OPS: &[Op] = &[
     single("lazy_nested_8", lazy_nested),
     single("set_pte_flags", set_pte_flags),
     single("space_create_destroy", space),
+    single("space_reuse", space_reuse),
     sized("user_map", user_ops::map),
     sized("user_unmap", user_ops::unmap),
     sized("fork", user_ops::fork),
@@ -181,6 +182,17 @@ fn set_pte_flags(bench: &mut Bench<'_>) -> Result<(), MmError> {
         unsafe { tables.set_pte(place, BASE, flags) }
     })?;
     teardown(bench, BASE)
+}
+
+/// What a process pays for a space, of which another has had the tables.
+fn space_reuse(bench: &mut Bench<'_>) -> Result<(), MmError> {
+    let space = bench.tables.create_space()?;
+    bench.tables.spare_space(space).map_err(refused)?;
+    bench.measure(|tables, _, _| {
+        let space = tables.create_space()?;
+        tables.spare_space(space).map_err(refused)
+    })?;
+    bench.tables.release_spares()
 }
 
 fn space(bench: &mut Bench<'_>) -> Result<(), MmError> {

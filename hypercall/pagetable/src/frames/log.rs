@@ -125,6 +125,11 @@ impl Log {
             return Err(FrameError::Full);
         }
         frames.change(pfn, |record| {
+            let is_simple =
+                transition != Transition::Unlink || self.holds_all(pfn, record.waiting());
+            if is_simple && let Some(changed) = record.with_link_planned(transition) {
+                return Ok(changed);
+            }
             let (applied, planned) = record.states();
             let next = planned
                 .after(transition)
@@ -222,6 +227,9 @@ impl Log {
             };
             let mut thawed = false;
             let changed = frames.change(logged.pfn, |record| {
+                if let Some(changed) = record.with_link_applied(logged.transition) {
+                    return Ok(changed);
+                }
                 let (applied, planned) = record.states();
                 let illegal = |e| FrameError::Illegal(logged.pfn, e);
                 let next = applied.after(logged.transition).map_err(illegal)?;

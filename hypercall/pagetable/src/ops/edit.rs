@@ -3,17 +3,19 @@
 use heapless::Vec;
 use hypercall::Pfn;
 
+use super::map::may_be_frozen;
 use super::{
     Change, Chunk, PAGE, check_present, check_range, check_rights, chunks, copy, mask, present,
 };
 use crate::cost::{self, Cost};
-use crate::entry::{Entry, Flags, Keep, L1, L2, Pte};
+use crate::domain::Domain;
+use crate::entry::{Entry, Flags, Keep, L1, L2, Pte, Value};
 use crate::error::MmError;
-use crate::frames::FrameError;
+use crate::frames::{FrameError, Kinds};
 use crate::fresh::Fresh;
 use crate::layout::Layout;
 use crate::machine::{Live, Machine};
-use crate::tables::{Place, Tables, slots};
+use crate::tables::{Place, Tables};
 
 /// Tables that are rebuilt before the queue is flushed: reading them while they are copied is
 /// cheap as long as nothing is queued.
@@ -32,61 +34,177 @@ enum Edit {
     Rights { add: Flags, remove: Flags },
     /// They are cleared.
     Clear,
+    /// They map consecutive frames, the `first` at the address `from`.
+    Set { from: u64, first: Value<L1> },
 }
 
 impl Edit {
     fn cost(self) -> Cost {
         match self {
-            Edit::Rights { .. } => cost::PROTECT,
+            Edit::Rights { .. } | Edit::Set { .. } => cost::PROTECT,
             Edit::Clear => cost::CLEAR,
         }
     }
 
-    /// The entry after the edit.
+    /// The entry after the edit; nothing if it need not be written.
     #[inline(always)]
-    fn apply<M: Machine>(self, tables: &Tables<M>, va: u64, old: Pte) -> Result<Pte, MmError> {
-        let Edit::Rights { add, remove } = self else {
-            return Ok(Pte::NONE);
-        };
-        if !old.is_present() {
-            return Err(MmError::NotMapped { va });
+    fn apply<M: Machine>(
+        self,
+        domain: &Domain<M>,
+        va: u64,
+        old: Pte,
+    ) -> Result<Option<Pte>, MmError> {
+        match self {
+            Edit::Clear => Ok((!Pte::NONE.same(old)).then_some(Pte::NONE)),
+            // Who sets an entry says what A and D are as well.
+            Edit::Set { from, first } => set(domain, from, first, va).map(Some),
+            Edit::Rights { add, remove } => {
+                let check = || check_may_be_writable(domain, va, old);
+                Masks::new(add, remove).apply(va, old, check)
+            }
         }
-        let was = old.flags();
-        let flags = (was - remove) | add;
-        if flags.contains(Flags::WRITABLE) && !was.contains(Flags::WRITABLE) {
-            tables.check_may_be_writable(va, old)?;
-        }
-        check_rights(va, flags)?;
-        Ok(old.with_flags(flags))
     }
 
     /// The entries after the edit, for consecutive pages from `va` on.
     fn apply_all<M: Machine>(
         self,
-        tables: &Tables<M>,
+        domain: &Domain<M>,
         va: u64,
         new: &mut [u64],
         old: Live<'_>,
     ) -> Result<(), MmError> {
         match self {
             Edit::Clear => new.fill(0),
-            // Rights that only shrink need no look at each page.
             Edit::Rights { add, remove }
-                if !add.contains(Flags::WRITABLE)
-                    && !remove.intersects(Flags::NO_EXECUTE | Flags::PRESENT) =>
+                if !remove.intersects(Flags::NO_EXECUTE | Flags::PRESENT) =>
             {
                 check_present(va, old)?;
                 mask(new, old, Keep::all_but(remove), add);
+                // Rights that only shrink need no look at each page.
+                if add.contains(Flags::WRITABLE) {
+                    check_all_may_be_writable(domain, va, old, add)?;
+                }
+            }
+            Edit::Set { from, first } => {
+                for (new, i) in new.iter_mut().zip(0_u64..) {
+                    *new = set(domain, from, first, va + i * PAGE)?.bits();
+                }
             }
             Edit::Rights { .. } => {
                 for ((new, old), i) in new.iter_mut().zip(old.iter()).zip(0_u64..) {
                     let old = Pte::from_table(old);
-                    *new = self.apply(tables, va + i * PAGE, old)?.bits();
+                    let changed = self.apply(domain, va + i * PAGE, old)?;
+                    *new = changed.unwrap_or(old.with_flags(old.flags())).bits();
                 }
             }
         }
         Ok(())
     }
+}
+
+/// A change of rights, as masks.
+#[derive(Clone, Copy)]
+struct Masks {
+    keep: Keep,
+    add: Flags,
+}
+
+impl Masks {
+    #[inline(always)]
+    fn new(add: Flags, remove: Flags) -> Masks {
+        Masks {
+            keep: Keep::all_but(remove),
+            add,
+        }
+    }
+
+    /// The entry of a mapped page after the change; nothing if it is that already. `may_grow` is asked
+    /// where it becomes writable.
+    #[inline(always)]
+    fn apply(
+        self,
+        va: u64,
+        old: Pte,
+        may_grow: impl FnOnce() -> Result<(), MmError>,
+    ) -> Result<Option<Pte>, MmError> {
+        if !old.is_present() {
+            return Err(MmError::NotMapped { va });
+        }
+        let new = old.masked(self.keep, self.add);
+        if new.is_writable() && !old.is_writable() {
+            may_grow()?;
+        }
+        if !new.is_present() || new.is_writable() && new.is_executable() {
+            check_rights(va, new.flags())?;
+        }
+        Ok((!new.same(old)).then_some(new))
+    }
+}
+
+/// The entry that maps at an address the frame that lies there if the `first` lies at `from`.
+#[inline(always)]
+fn set<M: Machine>(
+    domain: &Domain<M>,
+    from: u64,
+    first: Value<L1>,
+    va: u64,
+) -> Result<Pte, MmError> {
+    let pfn = Pfn::truncate(first.pfn.as_u64() + (va - from) / PAGE);
+    let mfn = domain.machine().mfn(pfn);
+    let mfn = mfn.ok_or(MmError::NoMemory { pfn: pfn.as_u64() })?;
+    let new = Pte::from_mfn(mfn, first.flags);
+    if may_be_frozen(domain, first.flags) {
+        check_may_be_writable(domain, va, new)?;
+    }
+    Ok(new)
+}
+
+/// Refuses to make the mapping of a frame writable that has to stay read-only.
+pub(super) fn check_may_be_writable<M: Machine>(
+    domain: &Domain<M>,
+    va: u64,
+    entry: Pte,
+) -> Result<(), MmError> {
+    // A frame without a record is none of the kernel's tables or constants.
+    let pfn = entry.mfn().and_then(|mfn| domain.machine().pfn(mfn));
+    if pfn.is_some_and(|pfn| !domain.frames().may_be_writable(pfn)) {
+        return Err(MmError::MustStayReadOnly { va });
+    }
+    Ok(())
+}
+
+/// Refuses to make one of consecutive mapped pages writable that has to stay read-only, or would be
+/// executable as well.
+fn check_all_may_be_writable<M: Machine>(
+    domain: &Domain<M>,
+    va: u64,
+    entries: Live<'_>,
+    add: Flags,
+) -> Result<(), MmError> {
+    let mut kinds = domain.frames().kinds();
+    for (word, i) in entries.iter().zip(0_u64..) {
+        let old = Pte::from_table(word);
+        if old.is_writable() {
+            continue;
+        }
+        if old.is_executable() {
+            check_rights(va + i * PAGE, old.flags() | add)?;
+        }
+        if !looks_writable(domain, &mut kinds, old) {
+            check_may_be_writable(domain, va + i * PAGE, old)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a frame may be mapped writable as far as its number tells that stands in the M2P: one that
+/// is not this domain's may look as if it might not.
+#[inline(always)]
+fn looks_writable<M: Machine>(domain: &Domain<M>, kinds: &mut Kinds<'_>, entry: Pte) -> bool {
+    let pfn = entry
+        .mfn()
+        .and_then(|mfn| domain.machine().pfn_to_check(mfn));
+    pfn.is_none_or(|pfn| kinds.may_be_writable(pfn))
 }
 
 impl<M: Machine> Tables<M> {
@@ -130,25 +248,22 @@ impl<M: Machine> Tables<M> {
         check_rights(va, flags)?;
         for chunk in chunks(va, pages) {
             let first = self.pte_place(chunk.va)?;
-            for (i, slot) in slots(first, chunk.count).enumerate() {
-                let (va, old) = (chunk.va + i as u64 * PAGE, self.entry(slot));
-                if !old.is_present() {
-                    return Err(MmError::NotMapped { va });
-                }
-                // SAFETY: the page keeps its frame; the caller says that nobody needs the rights.
-                unsafe { self.set_pte_queued(slot, va, old, old.with_flags(flags)) }?;
-            }
+            // SAFETY: the pages keep their frames; the caller says that nobody needs the rights.
+            unsafe {
+                self.write_run(first, chunk.va, chunk.count, |va, old| {
+                    match old.is_present() {
+                        true => Ok(Some(old.with_flags(flags))),
+                        false => Err(MmError::NotMapped { va }),
+                    }
+                })
+            }?;
         }
         Ok(())
     }
 
+    /// See [`check_may_be_writable`].
     pub(crate) fn check_may_be_writable(&self, va: u64, entry: Pte) -> Result<(), MmError> {
-        // A frame without a record is none of the kernel's tables or constants.
-        let pfn = entry.mfn().and_then(|mfn| self.machine().pfn(mfn));
-        if pfn.is_some_and(|pfn| !self.frames().may_be_writable(pfn)) {
-            return Err(MmError::MustStayReadOnly { va });
-        }
-        Ok(())
+        check_may_be_writable(self.domain(), va, entry)
     }
 
     /// Unmaps consecutive pages. Pages that are not mapped are passed over.
@@ -164,29 +279,73 @@ impl<M: Machine> Tables<M> {
         unsafe { self.edit(va, pages, Edit::Clear) }
     }
 
+    /// Writes entries for `count` consecutive pages and pfns from `va` and `first` on, in tables
+    /// that exist.
+    ///
+    /// # Errors
+    /// A bad range, rights that a page must not have, a missing table, no memory behind a pfn, or
+    /// Xen's refusal.
+    ///
+    /// # Safety
+    /// As [`Tables::set_pte`], for each page.
+    #[track_caller]
+    pub unsafe fn set_ptes(
+        &mut self,
+        va: u64,
+        first: Value<L1>,
+        count: u64,
+    ) -> Result<Change, MmError> {
+        check_rights(va, first.flags)?;
+        // SAFETY: nothing in use is mapped in the range, as the caller says.
+        unsafe { self.edit(va, count, Edit::Set { from: va, first }) }
+    }
+
+    /// Edits every entry of a range.
+    ///
+    /// # Safety
+    /// Whoever uses the range can do so after the edit.
+    #[inline(always)]
+    #[track_caller]
+    unsafe fn edit(&mut self, va: u64, pages: u64, edit: Edit) -> Result<Change, MmError> {
+        if let Some(slot) = self.single(va, pages) {
+            let old = self.entry(slot);
+            if let Some(new) = edit.apply(self.domain(), va, old)? {
+                // SAFETY: the caller's users of this page can do with what the edit leaves.
+                unsafe { self.set_pte_queued(slot, va, old, new) }?;
+            }
+            return Ok(Change { va, pages });
+        }
+        // SAFETY: as the caller says.
+        unsafe { self.edit_range(va, pages, edit) }
+    }
+
     /// Edits every entry of a range.
     ///
     /// Chunks are taken in groups: those worth it get a new table, filled while nothing is queued
     /// for the old one, which can be read as it is; then all are swapped in by one request.
     ///
     /// # Safety
-    /// Whoever uses the range can do so after the edit.
+    /// As [`Tables::edit`].
+    #[inline(never)]
     #[track_caller]
-    unsafe fn edit(&mut self, va: u64, pages: u64, edit: Edit) -> Result<Change, MmError> {
+    unsafe fn edit_range(&mut self, va: u64, pages: u64, edit: Edit) -> Result<Change, MmError> {
         check_range(va, pages)?;
-        if let Some(slot) = self.single(va, pages) {
-            // SAFETY: the caller's users of this page can do with what the edit leaves.
-            unsafe { self.edit_slot(slot, va, edit) }?;
-            return Ok(Change { va, pages });
+        if pages < edit.cost().break_even() {
+            return self.lazily(|tables| {
+                for chunk in chunks(va, pages) {
+                    if let Some(first) = tables.find_chunk(chunk, edit)? {
+                        // SAFETY: a part of the range whose users can do with what the edit leaves.
+                        unsafe { tables.edit_entries(first, chunk, edit) }?;
+                    }
+                }
+                Ok(Change { va, pages })
+            });
         }
-        let whole = pages >= edit.cost().break_even();
         let mut todo = chunks(va, pages).peekable();
         while todo.peek().is_some() {
-            if whole {
-                // What is queued would hide in the tables that are copied below. What the group
-                // itself queues is for other tables, one a chunk.
-                self.flush()?;
-            }
+            // What is queued would hide in the tables that are copied below. What the group itself
+            // queues is for other tables, one a chunk.
+            self.flush()?;
             self.lazily(|tables| {
                 let mut swaps = Vec::<Swap, GROUP>::new();
                 let mut result = Ok(());
@@ -224,14 +383,8 @@ impl<M: Machine> Tables<M> {
     /// # Safety
     /// As [`Tables::edit`], for the chunk.
     unsafe fn edit_chunk(&mut self, chunk: Chunk, edit: Edit) -> Result<Option<Swap>, MmError> {
-        let first = match self.pte_place(chunk.va) {
-            Ok(first) => first,
-            Err(MmError::NoTable { .. }) => {
-                // Nothing is mapped: fine if that is what is asked for, an error otherwise.
-                edit.apply(self, chunk.va, Pte::NONE)?;
-                return Ok(None);
-            }
-            Err(e) => return Err(e),
+        let Some(first) = self.find_chunk(chunk, edit)? else {
+            return Ok(None);
         };
         let cost = edit.cost();
         if chunk.count as u64 >= cost.break_even()
@@ -261,26 +414,73 @@ impl<M: Machine> Tables<M> {
                 }
             }
         }
-        for (i, slot) in slots(first, chunk.count).enumerate() {
-            // SAFETY: a page of the chunk, whose users can do with what the edit leaves.
-            unsafe { self.edit_slot(slot, chunk.va + i as u64 * PAGE, edit) }?;
-        }
+        // SAFETY: the users of the chunk can do with what the edit leaves.
+        unsafe { self.edit_entries(first, chunk, edit) }?;
         Ok(None)
     }
 
-    /// Edits one entry.
+    /// The place of a chunk's first entry, or none where there is no table and nothing to edit.
+    fn find_chunk(&self, chunk: Chunk, edit: Edit) -> Result<Option<Place<L1>>, MmError> {
+        match self.pte_place(chunk.va) {
+            Err(MmError::NoTable { .. }) if !matches!(edit, Edit::Set { .. }) => {
+                // Nothing is mapped: fine if that is what is asked for, an error otherwise.
+                edit.apply(self.domain(), chunk.va, Pte::NONE)?;
+                Ok(None)
+            }
+            found => found.map(Some),
+        }
+    }
+
+    /// Edits the entries of a chunk in place, from the `first` on.
     ///
     /// # Safety
-    /// As [`Tables::edit`], for the page; `slot` is its entry.
-    #[inline]
-    unsafe fn edit_slot(&mut self, slot: Place<L1>, va: u64, edit: Edit) -> Result<(), MmError> {
-        let old = self.entry(slot);
-        let new = edit.apply(self, va, old)?;
-        if new.same(old) {
-            return Ok(());
+    /// As [`Tables::edit`], for the chunk.
+    #[track_caller]
+    unsafe fn edit_entries(
+        &mut self,
+        first: Place<L1>,
+        chunk: Chunk,
+        edit: Edit,
+    ) -> Result<(), MmError> {
+        let domain = self.domain();
+        let Chunk { va, count, .. } = chunk;
+        // SAFETY (all): the users of the chunk can do with what the edit leaves, as the caller says.
+        match edit {
+            // SAFETY: see above.
+            Edit::Clear => unsafe {
+                self.write_run(first, va, count, |va, old| {
+                    Edit::Clear.apply(domain, va, old)
+                })
+            },
+            Edit::Rights { add, remove } if add.contains(Flags::WRITABLE) => {
+                let masks = Masks::new(add, remove);
+                let mut kinds = domain.frames().kinds();
+                // SAFETY: see above.
+                unsafe {
+                    self.write_run(first, va, count, |va, old| {
+                        masks.apply(va, old, || match looks_writable(domain, &mut kinds, old) {
+                            true => Ok(()),
+                            false => check_may_be_writable(domain, va, old),
+                        })
+                    })
+                }
+            }
+            Edit::Rights { add, remove } => {
+                let masks = Masks::new(add, remove);
+                // SAFETY: see above.
+                unsafe {
+                    self.write_run(first, va, count, |va, old| masks.apply(va, old, || Ok(())))
+                }
+            }
+            Edit::Set { from, first: value } => {
+                // SAFETY: see above.
+                unsafe {
+                    self.write_run(first, va, count, |va, _| {
+                        set(domain, from, value, va).map(Some)
+                    })
+                }
+            }
         }
-        // SAFETY: users of the page can do with what the edit leaves, as the caller says.
-        unsafe { self.set_pte_queued(slot, va, old, new) }
     }
 
     /// Whether a table may be swapped for a copy: one entry refers to it and nothing else does.
@@ -308,7 +508,12 @@ impl<M: Machine> Tables<M> {
             let end = chunk.first + chunk.count;
             copy(&mut words[..chunk.first], before);
             copy(&mut words[end..], after);
-            edit.apply_all(tables, chunk.va, &mut words[chunk.first..end], inside)
+            edit.apply_all(
+                tables.domain(),
+                chunk.va,
+                &mut words[chunk.first..end],
+                inside,
+            )
         })?;
         Ok(Swap {
             pmd,

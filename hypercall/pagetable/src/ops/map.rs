@@ -5,12 +5,30 @@
 
 use hypercall::{Mfn, Pfn};
 
-use super::{Change, Chunk, PAGE, check_range, check_rights, chunks, fill_around};
-use crate::entry::{Flags, L1, Pte, Value};
+use super::edit::check_may_be_writable;
+use super::{Change, Chunk, PAGE, check_range, check_rights, chunks, fill_around, is_canonical};
+use crate::domain::Domain;
+use crate::entry::{Flags, L1, L2, Pte, Value};
 use crate::error::MmError;
+use crate::frames::Frame;
 use crate::fresh::Fresh;
 use crate::machine::Machine;
-use crate::tables::{Place, Tables, slots};
+use crate::tables::{Place, Tables};
+
+/// What the pages of a chunk are mapped with.
+enum Ground {
+    /// Entries of a table that exists, this one first.
+    Entries(Place<L1>),
+    /// A table that is to be made in the frame, for this entry.
+    Table(Place<L2>, Frame),
+}
+
+/// Whether a mapping with these rights may be a writable one of a frozen frame, as far as can be told
+/// without a look at the frame.
+#[inline]
+pub(super) fn may_be_frozen<M: Machine>(domain: &Domain<M>, flags: Flags) -> bool {
+    flags.contains(Flags::WRITABLE) && domain.frames().has_frozen()
+}
 
 impl<M: Machine> Tables<M> {
     /// Maps frames at consecutive pages from `va` on, where nothing is mapped.
@@ -21,6 +39,7 @@ impl<M: Machine> Tables<M> {
     ///
     /// # Safety
     /// The frames' owner agrees to their being reached at these addresses with these rights.
+    #[inline]
     #[track_caller]
     pub unsafe fn map(
         &mut self,
@@ -29,7 +48,6 @@ impl<M: Machine> Tables<M> {
         flags: Flags,
     ) -> Result<Change, MmError> {
         let pages = frames.len() as u64;
-        check_range(va, pages)?;
         check_rights(va, flags)?;
         if let Some(slot) = self.single(va, pages)
             && let Some(pfn) = frames.next()
@@ -38,11 +56,29 @@ impl<M: Machine> Tables<M> {
                 return Err(MmError::Occupied { va });
             }
             let new = self.make_pte(Value::new(pfn, flags))?;
-            self.check_frozen(va, flags, [new])?;
+            if may_be_frozen(self.domain(), flags) {
+                check_may_be_writable(self.domain(), va, new)?;
+            }
             // SAFETY: nothing was mapped there.
             unsafe { self.set_pte_queued(slot, va, Pte::NONE, new) }?;
             return Ok(Change { va, pages });
         }
+        // SAFETY: the frames' owner agrees, as the caller says.
+        unsafe { self.map_range(va, pages, frames, flags) }
+    }
+
+    /// # Safety
+    /// As [`Tables::map`].
+    #[inline(never)]
+    #[track_caller]
+    unsafe fn map_range(
+        &mut self,
+        va: u64,
+        pages: u64,
+        mut frames: impl Iterator<Item = Pfn>,
+        flags: Flags,
+    ) -> Result<Change, MmError> {
+        check_range(va, pages)?;
         self.lazily(|tables| {
             for chunk in chunks(va, pages) {
                 // SAFETY: the frames' owner agrees, as the caller says.
@@ -56,10 +92,9 @@ impl<M: Machine> Tables<M> {
     /// not be queued to be cheap.
     #[inline]
     pub(super) fn single(&self, va: u64, pages: u64) -> Option<Place<L1>> {
-        if pages == 1 {
-            self.pte_place(va).ok()
-        } else {
-            None
+        match pages == 1 && va.is_multiple_of(PAGE) && is_canonical(va) {
+            true => self.pte_place(va).ok(),
+            false => None,
         }
     }
 
@@ -71,43 +106,59 @@ impl<M: Machine> Tables<M> {
         frames: &mut impl Iterator<Item = Pfn>,
         flags: Flags,
     ) -> Result<(), MmError> {
-        let Ok(first) = self.pte_place(chunk.va) else {
-            let pmd = self.ensure_pmd_place(chunk.va)?;
-            if self.entry(pmd).is_large() {
-                return Err(MmError::Large {
-                    va: chunk.va,
-                    level: 2,
-                });
+        let first = match self.prepare(chunk)? {
+            Ground::Entries(first) => first,
+            Ground::Table(pmd, frame) => {
+                let fresh = Fresh::<L1>::filled(self, frame, |tables, words| {
+                    fill_around(words, chunk);
+                    let target = &mut words[chunk.first..chunk.first + chunk.count];
+                    tables.make_run(chunk.va, target, frames, flags)?;
+                    let made = target.iter().map(|word| Pte::from_table(*word));
+                    tables.check_frozen(chunk.va, flags, made)
+                })?;
+                // SAFETY: nothing was mapped below the entry.
+                return unsafe { self.install(pmd, fresh, Flags::TABLE) };
             }
-            let frame = self.alloc_frame()?;
-            let fresh = Fresh::<L1>::filled(self, frame, |tables, words| {
-                fill_around(words, chunk);
-                let target = &mut words[chunk.first..chunk.first + chunk.count];
-                tables.make_run(chunk.va, target, frames, flags)?;
-                let made = target.iter().map(|word| Pte::from_table(*word));
-                tables.check_frozen(chunk.va, flags, made)
-            })?;
-            // SAFETY: nothing was mapped below the entry.
-            return unsafe { self.install(pmd, fresh, Flags::TABLE) };
         };
-        for (i, slot) in slots(first, chunk.count).enumerate() {
-            if self.entry(slot).is_present() {
-                return Err(MmError::Occupied {
-                    va: chunk.va + i as u64 * PAGE,
-                });
-            }
+        let domain = self.domain();
+        let must_look = may_be_frozen(domain, flags);
+        // SAFETY: the entries were seen to be empty, so nothing in use is mapped by them.
+        unsafe {
+            self.write_run(first, chunk.va, chunk.count, |va, _| {
+                let Some(pfn) = frames.next() else {
+                    return Ok(None);
+                };
+                let mfn = domain.machine().mfn(pfn);
+                let mfn = mfn.ok_or(MmError::NoMemory { pfn: pfn.as_u64() })?;
+                let new = Pte::from_mfn(mfn, flags);
+                if must_look {
+                    check_may_be_writable(domain, va, new)?;
+                }
+                Ok(Some(new))
+            })
         }
-        for (i, slot) in slots(first, chunk.count).enumerate() {
-            let Some(pfn) = frames.next() else { break };
-            let (va, new) = (
-                chunk.va + i as u64 * PAGE,
-                self.make_pte(Value::new(pfn, flags))?,
-            );
-            self.check_frozen(va, flags, [new])?;
-            // SAFETY: the entry was seen to be empty, so nothing in use is mapped by it.
-            unsafe { self.set_pte_queued(slot, va, Pte::NONE, new) }?;
+    }
+
+    /// Finds where a chunk is to be mapped, and sees that nothing is mapped there.
+    #[inline(never)]
+    #[track_caller]
+    fn prepare(&mut self, chunk: Chunk) -> Result<Ground, MmError> {
+        if let Ok(first) = self.pte_place(chunk.va) {
+            return match self.first_present(first, chunk.count) {
+                None => Ok(Ground::Entries(first)),
+                Some(index) => Err(MmError::Occupied {
+                    va: chunk.va + index as u64 * PAGE,
+                }),
+            };
         }
-        Ok(())
+        let pmd = self.ensure_pmd_place(chunk.va)?;
+        if self.entry(pmd).is_large() {
+            return Err(MmError::Large {
+                va: chunk.va,
+                level: 2,
+            });
+        }
+        Ok(Ground::Table(pmd, self.alloc_frame()?))
     }
 
     /// Checks, where any frame is frozen, that none of consecutive pages would make one writable.
@@ -118,14 +169,15 @@ impl<M: Machine> Tables<M> {
         flags: Flags,
         entries: impl IntoIterator<Item = Pte>,
     ) -> Result<(), MmError> {
-        if !self.frames().has_frozen() || !flags.contains(Flags::WRITABLE) {
+        let domain = self.domain();
+        if !may_be_frozen(domain, flags) {
             return Ok(());
         }
         let mut pages = (0..).map(|i| va + i * PAGE);
         entries
             .into_iter()
             .zip(&mut pages)
-            .try_for_each(|(entry, page)| self.check_may_be_writable(page, entry))
+            .try_for_each(|(entry, page)| check_may_be_writable(domain, page, entry))
     }
 
     /// Writes the machine entries for frames, to be mapped from `va` on, into words: as

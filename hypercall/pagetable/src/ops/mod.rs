@@ -48,6 +48,7 @@ impl Change {
     ///
     /// # Errors
     /// What Xen refused.
+    #[inline]
     pub fn commit<M: Machine>(self, tables: &mut Tables<M>) -> Result<(), MmError> {
         tables.flush()
     }
@@ -89,16 +90,21 @@ pub(crate) fn chunks(va: u64, pages: u64) -> impl Iterator<Item = Chunk> {
     })
 }
 
+/// Whether the bits above the 48 that four levels look at are as the last of those.
+#[inline]
+fn is_canonical(va: u64) -> bool {
+    (va.cast_signed() << 16 >> 16).cast_unsigned() == va
+}
+
 pub(crate) fn check_range(va: u64, pages: u64) -> Result<(), MmError> {
     let bad = MmError::BadRange { va, pages };
     let end = pages
         .checked_mul(PAGE)
         .and_then(|n| va.checked_add(n))
         .ok_or(bad)?;
-    let canonical = |a: u64| !(1 << 47..0xffff_8000_0000_0000).contains(&a);
     let same_half = va >> 63 == (end - 1) >> 63;
-    if pages == 0 || !va.is_multiple_of(PAGE) || !canonical(va) || !canonical(end - 1) || !same_half
-    {
+    let canonical = is_canonical(va) && is_canonical(end - 1);
+    if pages == 0 || !va.is_multiple_of(PAGE) || !canonical || !same_half {
         return Err(bad);
     }
     Ok(())
@@ -128,6 +134,13 @@ impl<M: Machine> Tables<M> {
     ) -> Result<R, MmError> {
         self.mmu.enable()?;
         let result = f(self);
+        if self.mmu.leave_inner() {
+            // As it is, but without a copy of the room that an error takes.
+            return match result {
+                Ok(value) => Ok(value),
+                Err(error) => Err(error),
+            };
+        }
         let left = self.mmu.disable();
         self.apply_log();
         if let (Err(_), Err(also)) = (&result, &left) {

@@ -3,11 +3,23 @@
 use hypercall::Pfn;
 
 use super::{Change, Chunk, PAGE, SPAN, check_present, check_range, chunks, copy, fill_around};
-use crate::entry::{Entry, Flags, L1, L2, Pte};
+use crate::entry::{Entry, Flags, L1, L2, Pte, TableLevel};
 use crate::error::MmError;
 use crate::fresh::Fresh;
 use crate::machine::Machine;
 use crate::tables::{Place, Tables, slots};
+
+/// The entry for a page that moves from one place to another.
+#[inline]
+fn moved(old: Pte, from: u64, there: Pte, to: u64) -> Result<Pte, MmError> {
+    if !old.is_present() {
+        return Err(MmError::NotMapped { va: from });
+    }
+    if there.is_present() {
+        return Err(MmError::Occupied { va: to });
+    }
+    Ok(old.with_flags(old.flags()))
+}
 
 impl<M: Machine> Tables<M> {
     /// Moves consecutive pages to where nothing is mapped; the ranges must not overlap.
@@ -35,19 +47,28 @@ impl<M: Machine> Tables<M> {
             // SAFETY: nothing in use is mapped at the source, as the caller says.
             return unsafe { self.move_tables(from, to, pages / 512) };
         }
-        // The new places first: a frame that stays mapped somewhere is cheaper to map again.
+        // What is queued would hide in the tables that are copied.
         self.flush()?;
+        if let (Some(source), Some(target)) = (self.single(from, pages), self.single(to, pages)) {
+            let old = source.in_table();
+            let new = moved(old, from, target.in_table(), to)?;
+            // SAFETY: the frame stays its users', who find it at the new place.
+            unsafe { self.set_pte_queued(target, to, Pte::NONE, new) }?;
+            // SAFETY: nothing in use is mapped at the source, as the caller says.
+            unsafe { self.set_pte_queued(source, from, old, Pte::NONE) }?;
+            return Ok(Change { va: to, pages });
+        }
         self.lazily(|tables| {
+            // The new places first: a frame that stays mapped somewhere is cheaper to map again.
             for chunk in chunks(to, pages) {
                 let source = from + (chunk.va - to);
                 // SAFETY: the frames stay their users', who find them at the new place.
                 unsafe { tables.copy_chunk(source, chunk) }?;
             }
-            Ok(())
-        })?;
-        // SAFETY: nothing in use is mapped at the source, as the caller says.
-        let gone = unsafe { self.unmap(from, pages) }?;
-        Ok(Change { va: to, ..gone })
+            // SAFETY: nothing in use is mapped at the source, as the caller says.
+            let gone = unsafe { tables.unmap(from, pages) }?;
+            Ok(Change { va: to, ..gone })
+        })
     }
 
     /// Maps at a chunk what is mapped from `source` on.
@@ -89,31 +110,50 @@ impl<M: Machine> Tables<M> {
     /// # Safety
     /// As [`Tables::copy_chunk`].
     unsafe fn copy_entries(&mut self, source: u64, chunk: Chunk) -> Result<(), MmError> {
-        for i in 0..chunk.count as u64 {
-            let (from, to) = (source + i * PAGE, chunk.va + i * PAGE);
-            let old = self.ptep_get(from)?;
-            if !old.is_present() {
-                return Err(MmError::NotMapped { va: from });
-            }
-            self.ensure_pte_table(to)?;
-            let slot = self.pte_place(to)?;
-            if self.entry(slot).is_present() {
-                return Err(MmError::Occupied { va: to });
-            }
-            let new = old.with_flags(old.flags());
-            // SAFETY: nothing was mapped there.
-            unsafe { self.set_pte_queued(slot, to, Pte::NONE, new) }?;
+        self.ensure_pte_table(chunk.va)?;
+        for piece in chunks(source, chunk.count as u64) {
+            let to = chunk.va + (piece.va - source);
+            let (from, target) = (self.pte_place(piece.va)?, self.pte_place(to)?);
+            // SAFETY: for the same frames and users as this is.
+            unsafe { self.copy_run(from, piece.va, target, to, piece.count) }?;
         }
         Ok(())
+    }
+
+    /// Copies entries of one table to empty ones of another, or of the same. Nothing is queued for them.
+    ///
+    /// # Safety
+    /// As [`Tables::copy_chunk`].
+    #[inline]
+    unsafe fn copy_run(
+        &mut self,
+        source: Place<L1>,
+        from: u64,
+        target: Place<L1>,
+        to: u64,
+        count: usize,
+    ) -> Result<(), MmError> {
+        let each = |va, there| {
+            let old = source.at(((va - to) / PAGE) as usize).in_table();
+            moved(old, va - to + from, there, va).map(Some)
+        };
+        // SAFETY: nothing was mapped there.
+        unsafe { self.write_run(target, to, count, each) }
     }
 
     /// # Safety
     /// Nothing in use is mapped at the source.
     unsafe fn move_tables(&mut self, from: u64, to: u64, count: u64) -> Result<Change, MmError> {
         self.lazily(|tables| {
+            // The tables that these lie in stay.
+            let (mut before, mut behind) = (None, None);
             for i in 0..count {
                 let (from, to) = (from + i * SPAN, to + i * SPAN);
-                let source = tables.pmd_place(from)?;
+                let source = match before {
+                    Some(source) if L2::index(from) != 0 => Place::<L2>::at(source, 1),
+                    _ => tables.pmd_place(from)?,
+                };
+                before = Some(source);
                 let entry = tables.entry(source);
                 if entry.is_large() {
                     return Err(MmError::Large { va: from, level: 2 });
@@ -121,7 +161,11 @@ impl<M: Machine> Tables<M> {
                 if !entry.is_present() {
                     return Err(MmError::NotMapped { va: from });
                 }
-                let target = tables.ensure_pmd_place(to)?;
+                let target = match behind {
+                    Some(target) if L2::index(to) != 0 => Place::at(target, 1),
+                    _ => tables.ensure_pmd_place(to)?,
+                };
+                behind = Some(target);
                 let empty = tables.empty_table(target, to)?;
                 // Linked before it is unlinked, so that Xen need not validate it again.
                 // SAFETY: nothing is mapped at the destination, nothing in use at the source.

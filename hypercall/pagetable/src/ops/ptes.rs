@@ -1,49 +1,11 @@
-//! Operations on single entries, and runs of them, in tables that exist.
+//! Operations on single entries, in tables that exist.
 
-use hypercall::Pfn;
-
-use super::{Change, PAGE, check_range, check_rights, chunks};
-use crate::entry::{Flags, L1, Pte, Value};
+use crate::entry::{Flags, Pte};
 use crate::error::MmError;
 use crate::machine::Machine;
-use crate::tables::{Tables, slots};
+use crate::tables::Tables;
 
 impl<M: Machine> Tables<M> {
-    /// Writes entries for `count` consecutive pages and pfns from `va` and `first` on, in tables
-    /// that exist. Enters lazy mode by itself, whether or not it is active.
-    ///
-    /// # Errors
-    /// A bad range, rights that a page must not have, a missing table, no memory behind a pfn, or
-    /// Xen's refusal.
-    ///
-    /// # Safety
-    /// As [`Tables::set_pte`], for each page.
-    #[track_caller]
-    pub unsafe fn set_ptes(
-        &mut self,
-        va: u64,
-        first: Value<L1>,
-        count: u64,
-    ) -> Result<Change, MmError> {
-        check_range(va, count)?;
-        check_rights(va, first.flags)?;
-        self.lazily(|tables| {
-            for chunk in chunks(va, count) {
-                let slot = tables.pte_place(chunk.va)?;
-                let offset = (chunk.va - va) / PAGE;
-                for (i, slot) in slots(slot, chunk.count).enumerate() {
-                    let pfn = Pfn::truncate(first.pfn.as_u64() + offset + i as u64);
-                    let new = tables.make_pte(Value::new(pfn, first.flags))?;
-                    tables.check_frozen(chunk.va + i as u64 * PAGE, first.flags, [new])?;
-                    let old = tables.entry(slot);
-                    // SAFETY: nothing in use is mapped in the range, as the caller says.
-                    unsafe { tables.set_pte_queued(slot, chunk.va + i as u64 * PAGE, old, new) }?;
-                }
-            }
-            Ok(Change { va, pages: count })
-        })
-    }
-
     /// Clears the entry of a page and returns what it was, A and D bits included as far as they
     /// were set when it was read.
     ///

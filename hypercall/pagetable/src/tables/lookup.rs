@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 
 use hypercall::{MachAddr, Pfn};
 
-use super::{Fold, Place, Remembered, Slot, Tables};
+use super::{Fold, Place, Remembered, Slot, Tables, slots};
 use crate::entry::{Entry, L1, L2, L3, L4, L5, Pte, TableLevel, UpperLevel};
 use crate::error::MmError;
 use crate::machine::{Live, Machine};
@@ -202,10 +202,7 @@ impl<M: Machine> Tables<M> {
     /// The entry as it is once everything queued has been carried out.
     #[inline]
     pub(crate) fn entry<L: TableLevel>(&self, slot: Place<L>) -> Entry<L> {
-        // SAFETY: a place is made from a table that the window maps. The processor may change A and
-        // D meanwhile, hence volatile; an aligned word is read at once.
-        let in_table = unsafe { slot.memory.read_volatile() };
-        Entry::from_table(self.mmu.read(slot.machine, in_table))
+        Entry::from_table(self.mmu.read(slot.machine, slot.in_table().bits()))
     }
 
     /// The first address from `va` on whose entry is present, of those in the table that `place`, the
@@ -225,6 +222,18 @@ impl<M: Machine> Tables<M> {
         } else {
             start + found as u64 * L::SPAN
         })
+    }
+
+    /// The number of the first entry that is present, of `count` from one on in its table.
+    pub(crate) fn first_present(&self, first: Place<L1>, count: usize) -> Option<usize> {
+        if self.mmu.batch().is_empty() {
+            let index = first.machine.entry_index();
+            let table = first.memory.wrapping_sub(index);
+            // SAFETY: a place lies in a table, which is nobody's own memory.
+            let entries = unsafe { Live::of(table) }.split_at(index).1;
+            return entries.split_at(count).0.next_present(0);
+        }
+        slots(first, count).position(|slot| self.entry(slot).is_present())
     }
 
     /// The entry that maps the page at an address, as it is once the queue is carried out.

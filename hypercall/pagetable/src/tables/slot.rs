@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 
 use hypercall::MachAddr;
 
-use crate::entry::{L1, TableLevel};
+use crate::entry::{Entry, L1, TableLevel};
 
 /// How many levels the tables have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +97,14 @@ impl<L> Clone for Place<L> {
 impl<L> Copy for Place<L> {}
 
 impl<L: TableLevel> Place<L> {
+    /// What stands in the table, whatever is queued for it.
+    #[inline]
+    pub(crate) fn in_table(self) -> Entry<L> {
+        // SAFETY: a place is made from a table that the window maps. The processor may change A and
+        // D meanwhile, hence volatile; an aligned word is read at once.
+        Entry::from_table(unsafe { self.memory.read_volatile() })
+    }
+
     /// The place `index` entries on, in the same table as this, its first.
     #[inline]
     pub(crate) fn at(self, index: usize) -> Self {

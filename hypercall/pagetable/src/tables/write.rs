@@ -1,6 +1,6 @@
 //! Writing entries: each through the queue, each change of a table's use through the record first.
 
-use hypercall::batch::{FlushError, Update};
+use hypercall::batch::{Batch, FlushError, Update, Write};
 use hypercall::mmu::{Level, Scope};
 use hypercall::{Pfn, VirtAddr};
 
@@ -11,6 +11,7 @@ use crate::entry::{
 use crate::error::MmError;
 use crate::frames::{Frame, FrameError};
 use crate::machine::Machine;
+use crate::ops::PAGE;
 use crate::state::Transition;
 
 impl<M: Machine> Tables<M> {
@@ -28,7 +29,7 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub unsafe fn set_pte(&mut self, slot: Place<L1>, va: u64, entry: Pte) -> Result<(), MmError> {
         // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
-        unsafe { self.write_pte(slot, va, self.entry(slot), entry, false) }
+        unsafe { self.write_apart(slot, va, self.entry(slot), entry) }
     }
 
     /// As [`Tables::set_pte`], but A and D bits that the processor sets meanwhile are kept.
@@ -51,7 +52,7 @@ impl<M: Machine> Tables<M> {
     }
 
     /// As [`Tables::set_pte`], by a caller who has just read the entry.
-    #[inline]
+    #[inline(always)]
     #[track_caller]
     pub(crate) unsafe fn set_pte_queued(
         &mut self,
@@ -61,10 +62,54 @@ impl<M: Machine> Tables<M> {
         entry: Pte,
     ) -> Result<(), MmError> {
         // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
-        unsafe { self.write_pte(slot, va, old, entry, false) }
+        unsafe { self.write_one(slot, va, old, entry) }
     }
 
-    #[inline]
+    /// Writes an L1 entry: where nothing waits and nothing may wait, by a short way.
+    #[inline(always)]
+    #[track_caller]
+    unsafe fn write_one(
+        &mut self,
+        slot: Place<L1>,
+        va: u64,
+        old: Pte,
+        entry: Pte,
+    ) -> Result<(), MmError> {
+        if !self.mmu.is_idle() || !self.is_current(va) {
+            // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
+            return unsafe { self.write_pte(slot, va, old, entry, false) };
+        }
+        let page = VirtAddr::new_truncate(va);
+        let update = Update::new(Level::L1, slot.machine, entry.bits())
+            .old(old.bits())
+            .va(page);
+        // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
+        let result = unsafe {
+            if old.is_stale_as(entry) {
+                let scope = self.scope_at(va);
+                self.mmu.set_and_flush(update, scope, page)
+            } else {
+                self.mmu.set(update)
+            }
+        };
+        self.apply_if_refused(result)
+    }
+
+    /// As [`Tables::write_one`], for callers of whom there are many.
+    #[inline(never)]
+    #[track_caller]
+    unsafe fn write_apart(
+        &mut self,
+        slot: Place<L1>,
+        va: u64,
+        old: Pte,
+        entry: Pte,
+    ) -> Result<(), MmError> {
+        // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
+        unsafe { self.write_one(slot, va, old, entry) }
+    }
+
+    #[inline(never)]
     #[track_caller]
     unsafe fn write_pte(
         &mut self,
@@ -83,12 +128,13 @@ impl<M: Machine> Tables<M> {
         if current {
             update = update.va(page);
         }
-        if old.is_present() && current {
+        let stale = old.is_stale_as(entry);
+        if stale && current {
             let scope = self.scope_at(va);
             // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
             let result = unsafe { self.mmu.set_and_flush(update, scope, page) };
             self.apply_if_refused(result)
-        } else if old.is_present() && self.others_run_there() {
+        } else if stale && self.others_run_there() {
             // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
             let result = unsafe { self.mmu.set_and_flush(update, Scope::All, page) };
             self.apply_if_refused(result)
@@ -98,6 +144,56 @@ impl<M: Machine> Tables<M> {
             let result = unsafe { self.mmu.set(update) };
             self.apply_if_refused(result)
         }
+    }
+
+    /// Writes L1 entries that follow each other in one table, from the one for `va` on, in a lazy
+    /// section: `edit` is asked for each what it is to become, given its address and what it is; one
+    /// that it has nothing for stays. Translations are flushed as [`Tables::set_pte`] does.
+    ///
+    /// # Errors
+    /// Those of `edit`, of which nothing is queued, or Xen's refusal of what was queued before.
+    ///
+    /// # Safety
+    /// As [`Tables::set_pte`] for each.
+    #[inline]
+    #[track_caller]
+    pub(crate) unsafe fn write_run(
+        &mut self,
+        first: Place<L1>,
+        va: u64,
+        count: usize,
+        mut edit: impl FnMut(u64, Pte) -> Result<Option<Pte>, MmError>,
+    ) -> Result<(), MmError> {
+        let page = VirtAddr::new_truncate(va);
+        let mut update = Update::new(Level::L1, first.machine, 0);
+        let scope = if self.is_current(va) {
+            update = update.va(page);
+            Some(self.scope_at(va))
+        } else {
+            // What is cached of a space where nobody runs is forgotten before somebody comes there.
+            self.others_run_there().then_some(Scope::All)
+        };
+        let flush = scope.map(|scope| (scope, page));
+        let each = |batch: Option<&Batch>, at: usize| {
+            let slot = first.at(at);
+            let in_table = slot.in_table();
+            let old = match batch {
+                None => in_table,
+                Some(batch) => Pte::from_table(batch.read(slot.machine, in_table.bits())),
+            };
+            let new = edit(va + PAGE * at as u64, old)?;
+            let write = |new: Pte| Write {
+                old: old.bits(),
+                value: new.bits(),
+            };
+            Ok(new.map(write))
+        };
+        // SAFETY: what is in use on the pages stays mapped as its users need, as the caller says.
+        let result = unsafe { self.mmu.set_run(update, count, flush, each) };
+        if result.is_err() {
+            self.apply_log();
+        }
+        result
     }
 
     /// Brings the record up to date after a refusal.
@@ -218,22 +314,19 @@ impl<M: Machine> Tables<M> {
                 level: L::NUMBER,
             });
         }
-        let mut transitions = heapless::Vec::<(Pfn, Transition), 2>::new();
-        if old.mfn() != entry.mfn() {
+        let tag = if old.mfn() != entry.mfn() {
             // Linked before the old one is unlinked, should both be the same table.
-            if let Some(value) = self.value(entry) {
-                let transition = Transition::Link(L::Below::NUMBER as u8);
-                transitions
-                    .push((value.pfn, transition))
-                    .map_err(|_| FrameError::Full)?;
-            }
-            if let Some(value) = self.value(old) {
-                transitions
-                    .push((value.pfn, Transition::Unlink))
-                    .map_err(|_| FrameError::Full)?;
-            }
-        }
-        let tag = self.plan(&transitions)?;
+            let link = Transition::Link(L::Below::NUMBER as u8);
+            let linked = self.value(entry).map(|value| (value.pfn, link));
+            let unlinked = self.value(old).map(|value| (value.pfn, Transition::Unlink));
+            match (linked, unlinked) {
+                (Some(linked), Some(unlinked)) => self.plan(&[linked, unlinked]),
+                (Some(only), None) | (None, Some(only)) => self.plan(&[only]),
+                (None, None) => Ok(0),
+            }?
+        } else {
+            0
+        };
         let level = L::XEN.unwrap_or(Level::L4);
         let update = Update::new(level, slot.machine, entry.bits())
             .old(old.bits())
