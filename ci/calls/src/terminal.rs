@@ -97,9 +97,8 @@ pub(crate) fn run(keys: &CStr, words: &[&CStr]) -> u64 {
         let is_word = key.is_ascii_alphanumeric();
         is_there = show(master, if is_word { 20 } else { QUIET });
     }
-    while is_there && show(master, LAST) {
+    if is_there && show(master, LAST) {
         call(linux::__NR_kill, &[child as u64, linux::SIGKILL.into()]);
-        break;
     }
     let status = wait(child);
     print(format_args!("\nended with {status:#x}\n"));

@@ -359,8 +359,7 @@ fn faults() {
     child("told of no address", || read(BAD[2]));
     child("told of a right", || {
         let page = super::mmap([0, 4096, 0, 0x22, u64::MAX, 0]) as u64;
-        let found = read(page);
-        found
+        read(page)
     });
     child("told of no instruction", || {
         // SAFETY: the case is to be told of it.
