@@ -14,6 +14,7 @@
 //! the same whatever the size of the domain.
 
 mod given;
+mod kinds;
 mod log;
 mod mapped;
 mod orphans;
@@ -27,6 +28,7 @@ use hypercall::Pfn;
 use hypercall::batch::Completion;
 use spin::{Mutex, MutexGuard};
 
+pub(crate) use self::kinds::Kinds;
 pub use self::log::Log;
 use crate::directory::{self, Directory};
 use crate::domain::Domain;
@@ -469,16 +471,6 @@ impl Frames {
         self.load(pfn).is_ok_and(Record::may_be_writable) || self.record(pfn).is_err()
     }
 
-    /// A look at many frames, one after the other.
-    #[inline]
-    pub(crate) fn kinds(&self) -> Kinds<'_> {
-        Kinds {
-            frames: self,
-            chunk: u64::MAX,
-            records: None,
-        }
-    }
-
     /// What a frame is now: (applied by Xen, planned once the queue is flushed).
     ///
     /// # Errors
@@ -554,31 +546,6 @@ impl Frames {
             free: self.free.load(Ordering::Relaxed),
             given: self.given.load(Ordering::Relaxed),
         }
-    }
-}
-
-/// Looks at frames, most of which lie in the same chunk as the one before.
-pub(crate) struct Kinds<'a> {
-    frames: &'a Frames,
-    /// The chunk of the last one, and its records, if it has any.
-    chunk: u64,
-    records: Option<&'a [AtomicU64; CHUNK as usize]>,
-}
-
-impl Kinds<'_> {
-    /// As [`Frames::may_be_writable`].
-    #[inline(always)]
-    pub(crate) fn may_be_writable(&mut self, pfn: Pfn) -> bool {
-        let (chunk, index) = (pfn.as_u64() / CHUNK, pfn.as_u64() % CHUNK);
-        if chunk != self.chunk {
-            self.chunk = chunk;
-            self.records = self.frames.directory.records(chunk);
-        }
-        let record = |records: &[AtomicU64; CHUNK as usize]| {
-            Record::from_bits(records[index as usize].load(Ordering::Relaxed))
-        };
-        let may_be = |record: Record| record.is_owned() || record.may_be_writable();
-        self.records.map(record).is_none_or(may_be)
     }
 }
 
