@@ -4,8 +4,8 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::context::{ABSENT_READ, Context, PAGE, READ_ONLY};
-use super::smp::need_others;
-use super::smp_spaces::{enter, on_racers};
+use super::race::{need_others, on_racers};
+use super::smp_spaces::enter;
 use super::{TestResult, Trouble, expect_eq, selftest};
 use crate::mm::spaces::AddressSpace;
 use crate::mm::user::OnWrite;

@@ -36,6 +36,7 @@ mod pile;
 mod program_shares;
 mod programs;
 mod queues;
+mod race;
 mod runner;
 mod runstates;
 mod single;

@@ -10,7 +10,7 @@ use hypercall::{Errno, Hypervisor};
 use super::alloc::vec::Vec;
 use super::context::Context;
 use super::interrupt::Open;
-use super::smp::need_others;
+use super::race::need_others;
 use super::{TestResult, Trouble, expect_eq, selftest};
 use crate::event::{self, Handler};
 use crate::xen::HV;

@@ -6,24 +6,13 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::context::{ABSENT_READ, Context, PAGE, SPAN, in_table, marked};
+use super::race::{need_others, on_racers, race_beside};
 use super::{TestResult, Trouble, expect_eq, selftest};
-use crate::mm::{self, Flags, MmError};
+use crate::mm::{self, Flags};
 use crate::{cpu, probe, smp, time};
 
 /// Rounds of a race.
 const ROUNDS: u64 = 4;
-/// vCPUs that race: more of them than the host has processors only wait for each other.
-pub(super) const RACERS: u32 = 8;
-/// Pages that each vCPU races with: its range crosses the end of an L1 table.
-const RACED: u64 = 8;
-
-/// Skips a test where there is nobody to race with.
-pub(super) fn need_others() -> Result<u32, Trouble> {
-    match cpu::running() {
-        1 => Err(Trouble::skip("one vCPU runs")),
-        running => Ok(running),
-    }
-}
 
 /// Work reaches every vCPU that runs, once each, and each finds by GS the number that it was told.
 fn everywhere(_: &mut Context) -> TestResult {
@@ -147,22 +136,14 @@ fn raced(context: &mut Context) -> TestResult {
     let base = context.area(0);
     // Frames, whether they are in use or free, stay as many.
     let before = mm::with(|tables| tables.frames().counts().free);
-    let (wrong, errors) = (AtomicU64::new(0), AtomicU64::new(0));
-    smp::on_all(&|number| {
-        for round in 0..if number < RACERS { ROUNDS } else { 0 } {
-            match race(base, number.into(), round) {
-                Ok(0) => {}
-                Ok(pages) => {
-                    wrong.fetch_add(pages, Ordering::Relaxed);
-                }
-                Err(e) => {
-                    errors.fetch_add(1, Ordering::Relaxed);
-                    log::error!(target: "smp", "vCPU {number}, round {round}: {e}");
-                }
-            }
-        }
-    });
-    expect_eq!(errors.into_inner(), 0, "errors of all vCPUs");
+    let wrong = AtomicU64::new(0);
+    on_racers("side by side", &|number| {
+        (0..ROUNDS).try_for_each(|round| {
+            let pages = race_beside(base, number, round)?;
+            wrong.fetch_add(pages, Ordering::Relaxed);
+            Ok(())
+        })
+    })?;
     expect_eq!(
         wrong.into_inner(),
         0,
@@ -201,49 +182,3 @@ fn queued_is_sent(context: &mut Context) -> TestResult {
     })
 }
 selftest!("smp.queued", queued_is_sent, &[1], needs XEN_TABLES);
-
-/// One round of a vCPU; how many pages were wrong.
-pub(super) fn race(base: u64, number: u64, round: u64) -> Result<u64, MmError> {
-    // Neighbours share L1 tables, and the ranges wander over the ends of tables.
-    let one = base + (number * 2 * RACED + round % 5 * 201) * PAGE;
-    let two = one + RACED * PAGE;
-    let lazy = (round & 1 == 0).then(mm::lazy).transpose()?;
-    let mut wrong = 0;
-    for page in 0..RACED {
-        let (from, to) = (one + page * PAGE, two + page * PAGE);
-        mm::with(|tables| {
-            let mut frame = tables.alloc_frame()?;
-            tables.frame_memory(&mut frame)[0] = from ^ round;
-            // SAFETY: unmapped below, where its frame is taken back.
-            let _ = tables.map_frames(from, [frame], Flags::DATA)?;
-            Ok::<_, MmError>(())
-        })?;
-        mm::with(|tables| {
-            // SAFETY: the page is this vCPU's.
-            unsafe { tables.protect(from, 1, Flags::empty(), Flags::WRITABLE) }?.commit(tables)
-        })?;
-        mm::with(|tables| {
-            // SAFETY: as above.
-            unsafe { tables.move_pages(from, to, 1) }?.commit(tables)
-        })?;
-    }
-    if let Some(lazy) = lazy {
-        lazy.end()?;
-    }
-    for page in 0..RACED {
-        let (from, to) = (one + page * PAGE, two + page * PAGE);
-        wrong += u64::from(probe::read(to) != Ok(from ^ round));
-        // SAFETY: the page is this vCPU's.
-        wrong += u64::from(unsafe { probe::write(to, 0) }.is_ok());
-        wrong += u64::from(probe::read(from) != ABSENT_READ);
-        mm::with(|tables| {
-            let value = tables.pte_val(tables.ptep_get(to)?);
-            let pfn = value.ok_or(MmError::NotMapped { va: to })?.pfn;
-            // SAFETY: the page is this vCPU's.
-            unsafe { tables.unmap(to, 1) }?.commit(tables)?;
-            // SAFETY: it was handed out above, and only this page's number was kept of it.
-            tables.free_frame(unsafe { mm::frames::Frame::from_pfn(pfn) })
-        })?;
-    }
-    Ok(wrong)
-}

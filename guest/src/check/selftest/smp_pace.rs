@@ -7,8 +7,8 @@ use hypercall::VirtAddr;
 use hypercall::mmu::{Scope, VaFlush, update_va_mapping};
 
 use super::context::Context;
-use super::smp::need_others;
-use super::smp_spaces::{enter, on_racers};
+use super::race::{need_others, on_racers};
+use super::smp_spaces::enter;
 use super::{TestResult, Trouble, selftest};
 use crate::mm::spaces::AddressSpace;
 use crate::mm::{self, Flags, MmError};

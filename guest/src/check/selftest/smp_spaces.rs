@@ -3,12 +3,11 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::context::{ABSENT_READ, Context, marked};
-use super::smp::{RACERS, need_others};
+use super::race::{Half, need_others, on_racers, race};
 use super::{TestResult, Trouble, expect_eq, selftest};
-use crate::mm::frames::Frame;
 use crate::mm::spaces::{AddressSpace, NotDestroyed};
 use crate::mm::{self, Flags, MmError};
-use crate::{probe, smp};
+use crate::probe;
 
 /// An address of the user half, near the end of an L1 table.
 const USER: u64 = 0x12_3456_7000 | 0x1f_d000;
@@ -17,22 +16,6 @@ const PAGE: u64 = 4096;
 const PAGES: u64 = 6;
 /// Times that it does so.
 const ROUNDS: u64 = 6;
-
-/// Has every vCPU up to the racers do something, and counts those that fail, whose errors it logs.
-pub(super) fn on_racers(what: &str, f: &(dyn Fn(u64) -> Result<(), MmError> + Sync)) -> TestResult {
-    let errors = AtomicU64::new(0);
-    smp::on_all(&|number| {
-        if number >= RACERS {
-            return;
-        }
-        if let Err(e) = f(number.into()) {
-            errors.fetch_add(1, Ordering::Relaxed);
-            log::error!(target: "smp", "vCPU {number}, {what}: {e}");
-        }
-    });
-    expect_eq!(errors.into_inner(), 0, "vCPUs that failed: {what}");
-    Ok(())
-}
 
 /// Has this vCPU run in a space, or again in the one that boot ran in.
 pub(super) fn enter(space: Option<&AddressSpace>) -> Result<(), MmError> {
@@ -53,7 +36,10 @@ fn side_by_side(context: &mut Context) -> TestResult {
     let work = |space: &AddressSpace, user, number| {
         enter(Some(space))?;
         let raced = (0..ROUNDS).try_for_each(|round| {
-            let pages = race(space, user, kernel + number * PAGE, number << 32 | round)?;
+            let mark = number << 32 | round;
+            let ranges = [user, user + (PAGES + mark % 3 * 512) * PAGE];
+            let beside = || map_briefly(kernel + number * PAGE);
+            let pages = race(Half::User(space), ranges, PAGES, mark, beside)?;
             wrong.fetch_add(pages, Ordering::Relaxed);
             Ok(())
         });
@@ -85,56 +71,15 @@ fn side_by_side(context: &mut Context) -> TestResult {
 }
 selftest!("smp.spaces", side_by_side, needs XEN_TABLES);
 
-/// One round of a vCPU in a space, with addresses of its own; how many pages were wrong.
-fn race(space: &AddressSpace, user: u64, kernel: u64, mark: u64) -> Result<u64, MmError> {
-    let (one, two) = (user, user + (PAGES + mark % 3 * 512) * PAGE);
-    let lazy = (mark & 1 == 0).then(mm::lazy).transpose()?;
-    for page in 0..PAGES {
-        let (from, to) = (one + page * PAGE, two + page * PAGE);
-        mm::in_space(space, |tables| {
-            let mut frame = tables.alloc_frame()?;
-            tables.frame_memory(&mut frame)[0] = from ^ mark;
-            let pfn = [frame.pfn()].into_iter();
-            // SAFETY: the frame is this vCPU's, kept by the entry until it is unmapped below.
-            unsafe { tables.map(from, pfn, Flags::DATA)?.commit(tables) }
-        })?;
-        mm::in_space(space, |tables| {
-            // SAFETY: the space is this vCPU's.
-            unsafe { tables.protect(from, 1, Flags::empty(), Flags::WRITABLE) }?.commit(tables)
-        })?;
-        mm::with(|tables| {
-            let frame = tables.alloc_frame()?;
-            // SAFETY: the address is this vCPU's, and unmapped at once.
-            let mapping = tables.map_frames(kernel, [frame], Flags::DATA)?;
-            let ended = tables.unmap_and_free(mapping);
-            ended.map_err(|refused| refused.error)
-        })?;
-        mm::in_space(space, |tables| {
-            // SAFETY: the space is this vCPU's.
-            unsafe { tables.move_pages(from, to, 1) }?.commit(tables)
-        })?;
-    }
-    if let Some(lazy) = lazy {
-        lazy.end()?;
-    }
-    let mut wrong = 0;
-    for page in 0..PAGES {
-        let (from, to) = (one + page * PAGE, two + page * PAGE);
-        wrong += u64::from(probe::read(to) != Ok(from ^ mark));
-        // SAFETY: the page is this vCPU's.
-        wrong += u64::from(unsafe { probe::write(to, 0) }.is_ok());
-        wrong += u64::from(probe::read(from) != ABSENT_READ);
-        mm::in_space(space, |tables| {
-            let value = tables.pte_val(tables.ptep_get(to)?);
-            let pfn = value.ok_or(MmError::NotMapped { va: to })?.pfn;
-            // SAFETY: the space is this vCPU's.
-            unsafe { tables.unmap(to, 1) }?.commit(tables)?;
-            // SAFETY: it was handed out above, and only the entry's number was kept of it.
-            tables.free_frame(unsafe { Frame::from_pfn(pfn) })
-        })?;
-        wrong += u64::from(probe::read(to) != ABSENT_READ);
-    }
-    Ok(wrong)
+/// Maps a page of the kernel's half, for a moment.
+fn map_briefly(va: u64) -> Result<(), MmError> {
+    mm::with(|tables| {
+        let frame = tables.alloc_frame()?;
+        // SAFETY: the address is this vCPU's, and unmapped at once.
+        let mapping = tables.map_frames(va, [frame], Flags::DATA)?;
+        let ended = tables.unmap_and_free(mapping);
+        ended.map_err(|refused| refused.error)
+    })
 }
 
 /// All vCPUs run in one space. What one of them maps, protects and unmaps there, from outside of it or

@@ -12,7 +12,7 @@ use hypercall::event::{Port, bind_ipi, send};
 
 use super::context::Context;
 use super::interrupt::Open;
-use super::smp::{RACERS, race};
+use super::race::{RACERS, race_beside};
 use super::{TestResult, Trouble, expect_eq, reason};
 use crate::control::{self, End};
 use crate::event::{self, Bound, Handler};
@@ -148,7 +148,7 @@ impl Soak {
             if number >= RACERS {
                 return;
             }
-            match race(base, number.into(), round) {
+            match race_beside(base, number.into(), round) {
                 Ok(pages) => wrong.fetch_add(pages, Ordering::Relaxed),
                 Err(e) => {
                     log::error!(target: "smp", "vCPU {number}, turn {round}: {e}");

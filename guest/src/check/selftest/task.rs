@@ -11,7 +11,7 @@ use hypercall::Hypervisor;
 use hypercall::queue::Access;
 
 use super::context::{Context, PAGE, in_table, marked};
-use super::smp::RACERS;
+use super::race::RACERS;
 use super::{TestResult, Trouble, expect_eq, selftest};
 use crate::capability::{PC, is_here};
 use crate::lock::Lock;

@@ -11,7 +11,7 @@ use core::task::Waker;
 use hypercall::queue::Access;
 
 use super::context::{Context, PAGE};
-use super::smp::RACERS;
+use super::race::RACERS;
 use super::{TestResult, expect_eq, selftest};
 use crate::lock::Lock;
 use crate::mm::fuzz::Rng;
