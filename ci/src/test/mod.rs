@@ -319,7 +319,7 @@ fn run(suite: &mut Suite, provision: &ProvisionArgs, groups: &[Group]) -> Result
             Group::Mirror => mirror::run(suite),
             Group::Package => package::run(suite),
             Group::Miri => miri::run(suite),
-            Group::Vcpus => vcpus::run(suite),
+            Group::Vcpus => vcpus::run(suite, provision),
             Group::Programs => linux::run(suite),
             Group::Mutants => mutants::run(suite),
             Group::Dom0 | Group::Xl | Group::Shim | Group::Pvh | Group::Bare | Group::Bare4 => {
