@@ -14,6 +14,39 @@
 //!
 //! A port that comes to another vCPU or priority stays in the queue where it is linked. Whoever finds it
 //! there passes it on: masked, and unmasked by Xen, which links it where it belongs.
+//!
+//! ```
+//! use core::cell::Cell;
+//! use hypercall::event::Port;
+//! use hypercall::fifo::{LINKED, PENDING, Reader, Shared, Taken};
+//!
+//! /// Xen has raised port 3, the head of queue 7.
+//! struct Raised {
+//!     ready: Cell<u32>,
+//!     word: Cell<u32>,
+//! }
+//!
+//! impl Shared for Raised {
+//!     fn take_ready(&self) -> u32 {
+//!         self.ready.take()
+//!     }
+//!     fn head(&self, queue: usize) -> u32 {
+//!         if queue == 7 { 3 } else { 0 }
+//!     }
+//!     fn clear(&self, port: Port, bits: u32) -> Option<u32> {
+//!         let word = self.word.get();
+//!         self.word.set(word & !bits);
+//!         (port == Port(3)).then_some(word)
+//!     }
+//! }
+//!
+//! let shared = Raised { ready: Cell::new(1 << 7), word: Cell::new(PENDING | LINKED) };
+//! let mut reader = Reader::new();
+//! assert_eq!(reader.next(&shared), Some(Taken::Port(Port(3), PENDING | LINKED)));
+//! // It is in no queue any more, and raised until whoever calls its handler clears that.
+//! assert_eq!(shared.word.get(), PENDING);
+//! assert_eq!(reader.next(&shared), None);
+//! ```
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
