@@ -36,18 +36,18 @@ extern "C" fn start(arguments: u64) -> ! {
     let refused = operations::run();
     // With an argument it is no machine's only program: who began it judges by its status.
     match refused {
-        _ if arguments > 1 => {}
+        _ if arguments > 1 => system::exit_group(refused),
         0 => system::print(format_args!("verdict: pass\n")),
         _ => system::print(format_args!("verdict: fail reason=\"{refused} refused\"\n")),
     }
-    system::halt(refused)
+    system::halt()
 }
 
 #[cfg(target_os = "none")]
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     system::print(format_args!("{info}\nverdict: crash reason=\"panic\"\n"));
-    system::halt(1)
+    system::halt()
 }
 
 #[cfg(not(target_os = "none"))]

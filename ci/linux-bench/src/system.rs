@@ -155,17 +155,23 @@ pub(crate) fn print(text: fmt::Arguments<'_>) {
     let _ = Console.write_fmt(text);
 }
 
-/// Stops the machine, or ends with a status where that is refused.
-pub(crate) fn halt(status: usize) -> ! {
-    const REBOOT: u64 = 169;
+/// Ends this process.
+pub(crate) fn exit_group(status: usize) -> ! {
     const EXIT_GROUP: u64 = 231;
+    loop {
+        // SAFETY: takes no memory.
+        unsafe { call(EXIT_GROUP, [status as u64, 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// Stops the machine.
+pub(crate) fn halt() -> ! {
+    const REBOOT: u64 = 169;
     const MAGIC: [u64; 2] = [0xfee1_dead, 672_274_793];
     const HALT: u64 = 0xcdef_0123;
     loop {
         // SAFETY: takes no memory.
         unsafe { call(REBOOT, [MAGIC[0], MAGIC[1], HALT, 0, 0, 0]) };
-        // SAFETY: as above.
-        unsafe { call(EXIT_GROUP, [status as u64, 0, 0, 0, 0, 0]) };
     }
 }
 
