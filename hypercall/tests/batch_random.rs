@@ -129,14 +129,15 @@ proptest! {
                     let address = VirtAddr::new(n << 12);
                     xen.by_va.borrow_mut().insert(address.as_u64(), slot(n).as_u64());
                     let update = update(n, value).va(address);
-                    // SAFETY: nothing here is a page table.
-                    match flush {
-                        false => unsafe { rig.batch.write_now(xen, log, update) },
-                        // SAFETY: as above.
-                        true => unsafe {
-                            rig.batch.write_and_flush_now(xen, log, update, Scope::All, address)
-                        },
-                    }.unwrap();
+                    let batch = &mut rig.batch;
+                    let done = if flush {
+                        // SAFETY: nothing here is a page table.
+                        unsafe { batch.write_and_flush_now(xen, log, update, Scope::All, address) }
+                    } else {
+                        // SAFETY: nothing here is a page table.
+                        unsafe { batch.write_now(xen, log, update) }
+                    };
+                    done.unwrap();
                     if flush {
                         flushes.push((address.as_u64(), asked, Some(slot(n))));
                     }
