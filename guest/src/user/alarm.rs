@@ -14,6 +14,9 @@ use super::process::{self, Process, Target};
 use super::signal::Info;
 use crate::task::{self, Timer};
 
+/// The time between two signals, at least, in nanoseconds: a program is not to keep a vCPU at its timer.
+const SHORTEST: u64 = 100_000;
+
 /// When a process is to be told, and how often, in nanoseconds.
 pub(crate) struct Alarm {
     at: u64,
@@ -55,7 +58,7 @@ fn ring(process: &Process) {
     let next = match (is_due, alarm.interval) {
         (false, _) => Some(alarm.at),
         (true, 0) => None,
-        (true, interval) => Some(alarm.at.saturating_add(interval).max(now)),
+        (true, interval) => Some(after(alarm.at, interval, now)),
     };
     let interval = alarm.interval;
     drop(alarm);
@@ -70,6 +73,13 @@ fn ring(process: &Process) {
         // It may have ended meanwhile.
         let _ = process::send(Target::Process(process.number), linux::SIGALRM, info);
     }
+}
+
+/// The next time of an alarm: those that have passed meanwhile are told by this one.
+fn after(at: u64, interval: u64, now: u64) -> u64 {
+    let passed = now.saturating_sub(at) / interval;
+    let next = interval.saturating_mul(passed + 1);
+    at.saturating_add(next).max(now.saturating_add(SHORTEST))
 }
 
 /// Sets a process' alarm, or takes it away with 0; what was left of the one before and its interval.
