@@ -16,7 +16,8 @@
 //! What programs control takes memory that is counted (`ENOSPC`, `EMFILE`) or that may be refused
 //! (`ENOMEM`). Errors, flags and layouts are Linux', from `linux-raw-sys`.
 //!
-//! Not there: locks of parts of files (`F_SETLK`), extended attributes, access lists, `O_TMPFILE`,
+//! Not there: a look for locks of parts of files that wait for each other (`EDEADLK`), extended
+//! attributes, access lists, `O_TMPFILE`,
 //! `inotify`, sockets but connected streams, packet mode and `TIOCSTI` of terminals.
 //!
 //! # Example
