@@ -61,7 +61,7 @@ unsafe impl Source for Pages {
         let end = match talc.source.end {
             // SAFETY: the pages behind the heap's end were mapped just now, for nobody else.
             Some(end) => Some(unsafe { talc.extend(end, base.wrapping_add(bytes)) }),
-            // SAFETY: as above, for the first pages of the heap.
+            // SAFETY: the first pages of the heap were mapped just now, for nobody else.
             None => unsafe { talc.claim(base, bytes) },
         };
         talc.source.end = end;

@@ -223,7 +223,7 @@ impl Probe for Native {
     fn store(&mut self, va: u64, value: u64) -> bool {
         match self.cpu().translate(va) {
             Some(entry) if entry & 2 != 0 => {
-                // SAFETY: as above.
+                // SAFETY: a frame of this memory, used by one thread.
                 unsafe { self.cpu().entry((entry & !0xfff) + va % PAGE).write(value) };
                 true
             }
@@ -510,7 +510,7 @@ fn spaces_differ_in_the_user_half_alone() {
                 .commit(tables)
                 .unwrap();
         }
-        // SAFETY: as above.
+        // SAFETY: the frame is the test's.
         unsafe { tables.switch_space(&boot) }.unwrap();
         assert_eq!(cpu.translate(user), None, "{fold:?}");
         assert_eq!(
@@ -579,9 +579,9 @@ fn what_xen_would_not_have_is_refused() {
     }
     // A and D bits stay where they are to stay.
     let keeping = [pt_update(slot_zero(), 0x30_0001, true)];
-    // SAFETY: as above.
+    // SAFETY: this memory is the test's.
     unsafe { hypercall::mmu::update(&hv, &keeping, 0x7ff0) }.unwrap();
-    // SAFETY: as above.
+    // SAFETY: this memory is the test's.
     assert_eq!(unsafe { cpu.entry(slot_zero().as_u64()).read() }, 0x30_0061);
     // SAFETY: refused; nothing is cleared.
     let error = unsafe { hypercall::mmu::ext(&hv, ExtOp::ClearPage(Mfn::truncate(3))) };

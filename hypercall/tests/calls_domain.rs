@@ -254,7 +254,7 @@ fn an_area_of_a_vcpu_is_virtual_or_of_the_machine() {
         // SAFETY: nobody writes there.
         unsafe { vcpu::register_runstate(&xen, 3, place) }.unwrap();
         xen.saw(Op::VcpuOp, [Some(commands[0].into()), Some(3), None]);
-        // SAFETY: as above.
+        // SAFETY: nobody writes there.
         unsafe { vcpu::register_time(&xen, 3, place) }.unwrap();
         xen.saw(Op::VcpuOp, [Some(commands[1].into()), Some(3), None]);
     }

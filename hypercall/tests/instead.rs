@@ -90,7 +90,7 @@ fn run(hv: &impl Hypervisor, steps: &[Step]) -> Told {
                 // SAFETY: nothing here is a page table.
                 note(unsafe { batch.queue(hv, &mut log, update) });
             }
-            // SAFETY: as above.
+            // SAFETY: nothing here is a page table.
             Step::Ext => note(unsafe { batch.queue_ext(hv, &mut log, ExtOp::Unpin(mfn(1)), tag) }),
             Step::Tlb { page } => batch.flush_tlb(Scope::Local, Some(VirtAddr::new(page << 12))),
             Step::Flush => note(batch.flush(hv, FlushReason::Explicit, &mut log)),

@@ -47,11 +47,11 @@ mod run {
 
     /// `stack` is as Linux leaves it: the number of arguments, then a pointer to each.
     pub(crate) extern "C" fn start(stack: *const u64) -> ! {
-        // SAFETY: as above.
+        // SAFETY: the number of arguments, as the caller has it from Linux.
         let count = unsafe { stack.read() } as usize;
         let mut words = [c""; WORDS];
         for (at, word) in words.iter_mut().enumerate().take(count) {
-            // SAFETY: as above.
+            // SAFETY: there are as many pointers behind the number.
             let pointer = unsafe { stack.add(1 + at).read() };
             // SAFETY: an argument is a string that ends in a zero byte, there for good.
             *word = unsafe { CStr::from_ptr(core::ptr::with_exposed_provenance(pointer as usize)) };

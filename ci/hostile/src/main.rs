@@ -55,11 +55,11 @@ mod run {
 
     /// `stack` is as Linux leaves it: the number of arguments, then a pointer to each.
     pub(crate) extern "C" fn start(stack: *const u64) -> ! {
-        // SAFETY: as above.
+        // SAFETY: the number of arguments, as the caller has it from Linux.
         let count = unsafe { stack.read() } as usize;
         let mut words = [""; 16];
         for (at, word) in words.iter_mut().enumerate().take(count.saturating_sub(1)) {
-            // SAFETY: as above; the first is the program's own name.
+            // SAFETY: there are as many pointers behind the number; the first is the program's own name.
             let pointer = unsafe { stack.add(2 + at).read() };
             // SAFETY: an argument is a string that ends in a zero byte, there for good.
             let text =

@@ -122,12 +122,12 @@ fn null() -> Measured {
 /// Anonymous memory, with or without pages.
 pub(crate) fn anonymous(at: u64, pages: u64, flags: u64) -> Result<u64, Refusal> {
     let flags = PRIVATE | FIXED | ANONYMOUS | flags;
-    // SAFETY: see above.
+    // SAFETY: takes no memory.
     unsafe { system::mmap(at, pages * PAGE, READ | WRITE, flags, NO_FILE, 0) }
 }
 
 pub(crate) fn release(at: u64, pages: u64) -> Result<u64, Refusal> {
-    // SAFETY: see above.
+    // SAFETY: takes no memory.
     unsafe { system::munmap(at, pages * PAGE) }
 }
 
@@ -144,7 +144,7 @@ fn file(pages: u64) -> Result<u64, Refusal> {
         FILE.store(file, core::sync::atomic::Ordering::Relaxed);
     }
     let flags = SHARED | FIXED | POPULATE;
-    // SAFETY: see above.
+    // SAFETY: the name is a string; the file is new.
     unsafe { system::mmap(HERE, pages * PAGE, READ | WRITE, flags, file, 0) }
 }
 
@@ -171,7 +171,7 @@ fn munmap(pages: u64) -> Measured {
 }
 
 fn protect(pages: u64, rights: u64) -> Measured {
-    // SAFETY: see above.
+    // SAFETY: the name is a string; the file is new.
     count(|| unsafe { system::mprotect(HERE, pages * PAGE, rights) })
 }
 
@@ -193,7 +193,7 @@ fn protect_rw(pages: u64) -> Measured {
 fn move_to(pages: u64, to: u64) -> Measured {
     anonymous(HERE, pages, POPULATE)?;
     let bytes = pages * PAGE;
-    // SAFETY: see above.
+    // SAFETY: the name is a string; the file is new.
     let ticks = count(|| unsafe { system::mremap(HERE, bytes, bytes, MAYMOVE_FIXED, to) })?;
     release(to, pages)?;
     Ok(ticks)

@@ -206,16 +206,16 @@ fn fork_write() -> Measured {
 fn brk() -> Measured {
     // SAFETY: nothing of the program is in the heap.
     let end = unsafe { system::brk(0) }?.next_multiple_of(PAGE);
-    // SAFETY: as above.
+    // SAFETY: nothing of the program is in the heap.
     unsafe { system::brk(end + PAGE) }?;
     touch(end);
     let ticks = count(|| {
-        // SAFETY: as above.
+        // SAFETY: nothing of the program is in the heap.
         unsafe { system::brk(end + 2 * PAGE) }?;
         touch(end + PAGE);
         Ok(())
     })?;
-    // SAFETY: as above.
+    // SAFETY: nothing of the program is in the heap.
     unsafe { system::brk(end) }?;
     Ok(ticks)
 }

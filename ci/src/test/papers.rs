@@ -15,18 +15,18 @@ fn root() -> &'static Path {
 /// All Markdown of the repository.
 fn papers() -> Vec<PathBuf> {
     let mut papers = Vec::new();
-    collect(root(), &mut papers);
+    collect(root(), ".md", &mut papers);
     papers.sort();
     papers
 }
 
-fn collect(dir: &Path, papers: &mut Vec<PathBuf>) {
+fn collect(dir: &Path, end: &str, papers: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
         if path.is_dir() && !matches!(name, "target" | ".git") && !path.is_symlink() {
-            collect(&path, papers);
-        } else if name.ends_with(".md") {
+            collect(&path, end, papers);
+        } else if name.ends_with(end) {
             papers.push(path);
         }
     }
@@ -212,6 +212,22 @@ fn module(at: &Path) -> String {
         text += &module(&entry.unwrap().path().with_extension(""));
     }
     text
+}
+
+#[test]
+fn every_unsafe_block_has_a_proof_of_its_own() {
+    let mut files = Vec::new();
+    collect(root(), ".rs", &mut files);
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for (number, line) in (1..).zip(text.lines()) {
+            let proof = line.trim().strip_prefix("// SAFETY: ").unwrap_or_default();
+            let elsewhere = ["as above", "see above"]
+                .iter()
+                .any(|words| proof.starts_with(words));
+            assert!(!elsewhere, "{}:{number}: {line}", file.display());
+        }
+    }
 }
 
 #[test]

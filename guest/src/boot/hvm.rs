@@ -53,9 +53,9 @@ pub struct HvmInfo {
 unsafe trait Plain: Default {}
 // SAFETY: integers without padding, in C's layout.
 unsafe impl Plain for StartInfo {}
-// SAFETY: as above.
+// SAFETY: integers without padding, in C's layout.
 unsafe impl Plain for MemmapTableEntry {}
-// SAFETY: as above.
+// SAFETY: integers without padding, in C's layout.
 unsafe impl Plain for ModlistEntry {}
 
 #[init]

@@ -36,7 +36,7 @@ struct State(UnsafeCell<TaskStateSegment>);
 
 // SAFETY: after it is loaded one word of it changes, by the one processor that uses it.
 unsafe impl Sync for State {}
-// SAFETY: as above.
+// SAFETY: after it is loaded one word of it changes, by the one processor that uses it.
 unsafe impl Send for State {}
 
 /// Loads the tables.

@@ -106,7 +106,8 @@ pub(super) fn measure() -> Option<u64> {
         (status & (OVER | NOT_LOADED) == 0).then_some((left, ticks))
     };
     let measured = without_interrupts(|| {
-        // SAFETY: as above.
+        // SAFETY: the ports are the timer's, which nobody else sets; the count's two bytes follow the
+        // command that asks for them.
         unsafe {
             let (mut command, mut channel) = ports();
             command.write(ONE_SHOT);
@@ -121,7 +122,7 @@ pub(super) fn measure() -> Option<u64> {
             (counted >= LEAST).then(|| (ticks - before) * HZ / counted / 1000)
         })
     });
-    // SAFETY: as above: it stands still until it is set.
+    // SAFETY: the channel is this timer's alone: it stands still until it is set.
     unsafe { ports().0.write(ONE_SHOT) };
     measured.filter(|khz| *khz != 0)
 }

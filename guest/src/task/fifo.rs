@@ -20,7 +20,8 @@ pub(super) struct Link<T>(UnsafeCell<Option<Arc<T>>>);
 // SAFETY: the queue that its owner waits in uses it, and a queue is used by one at a time; it is moved
 // from one to the other with what it holds.
 unsafe impl<T: Send + Sync> Sync for Link<T> {}
-// SAFETY: as above.
+// SAFETY: the queue that its owner waits in uses it, and a queue is used by one at a time; it is moved
+// from one to the other with what it holds.
 unsafe impl<T: Send + Sync> Send for Link<T> {}
 
 impl<T> Link<T> {
@@ -63,7 +64,7 @@ impl<T: Linked> Fifo<T> {
         // SAFETY: null, or one that this queue owns, which is why it is there and why nobody else uses
         // its link.
         match unsafe { last.as_ref() } {
-            // SAFETY: as above; what was there is none, as it was the last.
+            // SAFETY: nobody else uses the link of what this queue owns; what was there is none, as it was the last.
             Some(last) => unsafe { *last.link().0.get() = Some(item) },
             None => self.first = Some(item),
         }
@@ -84,12 +85,12 @@ impl<T: Linked> Fifo<T> {
                 if behind.is_none() {
                     self.last = before;
                 }
-                // SAFETY: as above.
+                // SAFETY: it was one of this queue's until now.
                 unsafe { *place = behind };
                 self.length -= 1;
                 return Some(item);
             }
-            // SAFETY: as above.
+            // SAFETY: it was one of this queue's until now.
             let item = unsafe { (*place).as_ref() }?;
             before = Arc::as_ptr(item);
             place = item.link().0.get();

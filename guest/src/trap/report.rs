@@ -33,7 +33,7 @@ fn enter(what: &str) {
         // SAFETY: the report never returns to whoever holds the console.
         0 => unsafe { console::steal() },
         1 => {
-            // SAFETY: as above; the outer report never runs again either.
+            // SAFETY: neither who holds the console nor the outer report runs again.
             unsafe { console::steal() };
             console::print_panicking("\n");
             console::print(format_args!("\n"));

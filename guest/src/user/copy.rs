@@ -36,7 +36,8 @@ unsafe fn copy_words(to: *mut u8, from: *const u8, count: usize) -> usize {
 /// As [`copy_words`].
 unsafe fn copy_bytes(to: *mut u8, from: *const u8, count: usize) -> usize {
     let left: usize;
-    // SAFETY: as above.
+    // SAFETY: the caller's promise. Where an access faults, the exception table goes on behind the
+    // instruction, with what is left in RCX; RAX gets a word about it.
     unsafe {
         core::arch::asm!(
             "2: rep movsb",

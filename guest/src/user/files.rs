@@ -180,7 +180,7 @@ impl Held {
             unsafe { copy::shared(piece.as_mut_ptr(), place, piece.len()) };
             let taken = f(piece);
             if back {
-                // SAFETY: as above.
+                // SAFETY: the page's memory on one side, the kernel's own on the other.
                 unsafe { copy::shared(place, piece.as_ptr(), taken.min(piece.len())) };
             }
             done += taken;

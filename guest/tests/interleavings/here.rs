@@ -76,7 +76,7 @@ word!(AtomicPtr<T>, *mut T);
 
 // SAFETY: a pointer is a number here; nobody but its reader says what is behind it.
 unsafe impl<T> Send for AtomicPtr<T> {}
-// SAFETY: as above, and the word is atomic.
+// SAFETY: the word is atomic, and a pointer a number: nobody but its reader says what is behind it.
 unsafe impl<T> Sync for AtomicPtr<T> {}
 
 /// One word that is set while somebody holds it.

@@ -110,10 +110,10 @@ impl Directory {
         }
         // SAFETY: a root is a page of this value's, mapped for good, of 512 words.
         let entry = unsafe { root.add(at) };
-        // SAFETY: as the root, of which this is a word.
+        // SAFETY: a word of the root, a page of this value's.
         if unsafe { entry.read() } == 0 {
             let page = empty()?;
-            // SAFETY: as above.
+            // SAFETY: a word of the root, a page of this value's.
             unsafe { entry.write(page.expose_provenance() as u64) };
         }
         let records = empty()?;

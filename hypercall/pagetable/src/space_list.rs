@@ -112,7 +112,7 @@ impl SpaceList {
             // SAFETY: a frame of the list's, filled by `push`: there are as many as hold the spaces.
             at = page(unsafe { (&raw const (*at).below).read() });
         }
-        // SAFETY: as above; the index is within the frame.
+        // SAFETY: a frame of the list's, filled by `push`; the index is within the frame.
         unsafe {
             (&raw mut (*at).spaces)
                 .cast::<Roots>()

@@ -53,7 +53,8 @@ impl Spans {
             let Node { end, next } = unsafe { node.read() };
             if end == piece.start {
                 let end = piece.end;
-                // SAFETY: as above.
+                // SAFETY: the frames of waiting pieces belong to this value alone, and their first words
+                // were written when they began to wait.
                 unsafe { node.write(Node { end, next }) };
                 return;
             }

@@ -522,7 +522,7 @@ fn give_image_its_tables<M: Machine>(
     // Cheaper than to make them read-only, and as safe.
     // SAFETY: this code runs where the image is linked, by tables of its own from here on.
     let change = unsafe { tables.unmap(direct, (consts.end - consts.start) / PAGE) }?;
-    // SAFETY: as above.
+    // SAFETY: this code runs where the image is linked, by tables of its own from here on.
     unsafe { change.defer() };
     Ok(())
 }

@@ -121,7 +121,7 @@ fn the_kernel_half_is_changed_for_all_from_anywhere() {
     }
     world.switch(&here);
     assert!(world.probe().store(va, 0), "cached as writable");
-    // SAFETY: as above.
+    // SAFETY: nothing runs on the model.
     in_space(&mut world, &there, |tables| unsafe {
         tables
             .protect(va, 1, Flags::empty(), Flags::WRITABLE)?

@@ -59,7 +59,7 @@ fn map(tables: &mut Tables<ModelMachine>, va: u64, frames: &[Pfn]) -> Result<(),
 }
 
 fn protect(tables: &mut Tables<ModelMachine>, va: u64) -> Result<pagetable::Change, MmError> {
-    // SAFETY: as above.
+    // SAFETY: the model's memory.
     unsafe { tables.protect(va, 1, Flags::empty(), Flags::WRITABLE) }
 }
 

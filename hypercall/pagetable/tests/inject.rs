@@ -193,7 +193,7 @@ const CASES: &[Case] = &[
     Case {
         name: "ptep_set_wrprotect",
         prepare: some,
-        // SAFETY: as above.
+        // SAFETY: the model's memory.
         act: |world, _| unsafe { world.tables.ptep_set_wrprotect(BASE) },
     },
     Case {
@@ -206,7 +206,7 @@ const CASES: &[Case] = &[
         prepare: nothing,
         act: |world, frames| {
             let mfn = world.tables.mfn(frames[0])?;
-            // SAFETY: as above.
+            // SAFETY: the model's memory.
             unsafe { world.tables.map_machine(BASE, mfn, Flags::DATA) }
         },
     },
@@ -293,7 +293,7 @@ const CASES: &[Case] = &[
         name: "set_memory_x",
         prepare: constants,
         act: |world, _| {
-            // SAFETY: as above.
+            // SAFETY: the model's memory.
             unsafe { world.tables.set_memory_x(BASE, 100) }?.commit(&mut world.tables)
         },
     },
@@ -302,7 +302,7 @@ const CASES: &[Case] = &[
         prepare: nothing,
         act: |world, _| {
             let va = world.image.data.start;
-            // SAFETY: as above.
+            // SAFETY: the model's memory.
             unsafe { world.tables.set_memory_ro(va, 3) }?.commit(&mut world.tables)
         },
     },
@@ -310,7 +310,7 @@ const CASES: &[Case] = &[
         name: "set_memory_rw of variables",
         prepare: |world, _| {
             let va = world.image.data.start;
-            // SAFETY: as above.
+            // SAFETY: the model's memory.
             unsafe { world.tables.set_memory_ro(va, 3) }
                 .unwrap()
                 .commit(&mut world.tables)
@@ -318,7 +318,7 @@ const CASES: &[Case] = &[
         },
         act: |world, _| {
             let va = world.image.data.start;
-            // SAFETY: as above.
+            // SAFETY: the model's memory.
             unsafe { world.tables.set_memory_rw(va, 3) }?.commit(&mut world.tables)
         },
     },
@@ -326,14 +326,14 @@ const CASES: &[Case] = &[
         name: "set_memory_nx",
         prepare: |world, frames| {
             constants(world, frames);
-            // SAFETY: as above.
+            // SAFETY: the model's memory.
             unsafe { world.tables.set_memory_x(BASE, 100) }
                 .unwrap()
                 .commit(&mut world.tables)
                 .unwrap();
         },
         act: |world, _| {
-            // SAFETY: as above.
+            // SAFETY: the model's memory.
             unsafe { world.tables.set_memory_nx(BASE, 100) }?.commit(&mut world.tables)
         },
     },

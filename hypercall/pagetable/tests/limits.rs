@@ -33,7 +33,7 @@ fn a_space_of_any_spread_is_given_back() {
         for slot in 1..=slots {
             world.map(slot << 39, &frames, Flags::DATA).unwrap();
         }
-        // SAFETY: as above.
+        // SAFETY: nothing runs on the model.
         unsafe { world.tables.switch_space(&boot) }.unwrap();
         world.tables.destroy_space(space).unwrap();
         assert_eq!(free(&world), before, "{slots} slots");
@@ -61,7 +61,7 @@ fn spaces_are_as_many_as_memory_allows() {
         assert_eq!(world.mapped(BASE + (1 << 39)).map(|m| m.0), Some(frames[0]));
     }
     let boot = world.tables.boot_space();
-    // SAFETY: as above.
+    // SAFETY: nothing runs on the model.
     unsafe { world.tables.switch_space(&boot) }.unwrap();
     world.unmap(BASE + (1 << 39), 1).unwrap();
     while !spaces.is_empty() {
@@ -239,7 +239,7 @@ fn what_was_code_can_be_freed_and_written() {
         assert!(!world.probe().store(window, 1), "code is not written");
         if thawed {
             let tables = &mut world.tables;
-            // SAFETY: as above.
+            // SAFETY: nothing runs on the model.
             let change = unsafe { tables.set_memory_nx(BASE, 1) }.unwrap();
             change.commit(tables).unwrap();
             assert_eq!(record(&world), Frame::Owned);
@@ -285,7 +285,7 @@ fn code_is_writable_by_no_alias() {
     );
     expect::clean(&world);
     world.unmap(BASE, 1).unwrap();
-    // SAFETY: as above.
+    // SAFETY: nothing runs on the model.
     let change = unsafe { world.tables.set_memory_x(other, 1) }.unwrap();
     change.commit(&mut world.tables).unwrap();
     let stays = |result: Result<(), MmError>, at: u64, what: &str| {
@@ -313,7 +313,7 @@ fn code_is_writable_by_no_alias() {
     // Two executable aliases: it stays code until the second is gone.
     let window = world.tables.machine().window(first);
     for (va, writable) in [(other, false), (second, true)] {
-        // SAFETY: as above.
+        // SAFETY: nothing runs on the model.
         unsafe { world.tables.set_memory_x(second, 1) }
             .unwrap()
             .commit(&mut world.tables)
@@ -321,7 +321,7 @@ fn code_is_writable_by_no_alias() {
         if writable {
             world.unmap(other, 1).unwrap();
         }
-        // SAFETY: as above.
+        // SAFETY: nothing runs on the model.
         unsafe { world.tables.set_memory_nx(va, 1) }
             .unwrap()
             .commit(&mut world.tables)

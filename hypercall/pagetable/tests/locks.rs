@@ -221,7 +221,7 @@ fn a_space_lasts_until_the_last_has_left() {
     // SAFETY: nothing runs on the model.
     not_held(unsafe { other.switch_space(&space) }, 0);
     other.hold(Part::Space(&space)).unwrap();
-    // SAFETY: as above.
+    // SAFETY: nothing runs on the model.
     unsafe { other.switch_space(&space) }.unwrap();
     other.let_go();
     let refused = tables.destroy_space(space).unwrap_err();
@@ -234,7 +234,7 @@ fn a_space_lasts_until_the_last_has_left() {
     };
     let boot = other.boot_space();
     other.hold(Part::Space(&boot)).unwrap();
-    // SAFETY: as above.
+    // SAFETY: nothing runs on the model.
     unsafe { other.switch_space(&boot) }.unwrap();
     other.let_go();
     tables.destroy_space(space).unwrap();

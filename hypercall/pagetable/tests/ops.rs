@@ -274,7 +274,7 @@ fn stale_translations_end_with_the_commit() {
     assert!(probe.load(BASE).is_some(), "not in force yet");
     change.commit(&mut world.tables).unwrap();
     assert_eq!(probe.load(BASE), None);
-    // SAFETY: as above.
+    // SAFETY: the model's memory.
     let map = unsafe {
         world
             .tables
@@ -363,7 +363,7 @@ fn a_handler_runs_between_the_writes_of_a_section() {
             pagetable::fuzz::is_lazy(&world.tables),
             "the section goes on"
         );
-        // SAFETY: as above.
+        // SAFETY: nothing runs on the model.
         let map = unsafe {
             world
                 .tables
@@ -600,7 +600,7 @@ fn dirty_bits_of_the_page_before_are_not_kept() {
     // SAFETY: the model's memory.
     unsafe { world.tables.set_pte(place, BASE, entry) }.unwrap();
     // Both writes go out as one, which must not preserve what the first one ended.
-    // SAFETY: as above.
+    // SAFETY: the model's memory.
     unsafe { world.tables.ptep_set_wrprotect(BASE) }.unwrap();
     assert_eq!(queued(&world.tables).0, 1);
     world.mode(Mode::Leave);

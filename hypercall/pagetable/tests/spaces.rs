@@ -111,12 +111,12 @@ fn the_topmost_entry_leads_user_mode_as_well() {
     world.leave_space();
     let place = world.tables.pgd_offset(other).unwrap().place();
     world.switch(&space);
-    // SAFETY: as above.
+    // SAFETY: nobody uses the page.
     unsafe { world.tables.set_pgd(place, again) }.unwrap();
     assert!(!is_user_page(&world, other) && world.mapped(other).is_none());
     world.leave_space();
     assert!(world.mapped(other).is_some());
-    // SAFETY: as above.
+    // SAFETY: nobody uses the page.
     unsafe { world.tables.set_pgd(place, Pgd::NONE) }.unwrap();
     world.tables.destroy_space(space).unwrap();
     sound(&world);

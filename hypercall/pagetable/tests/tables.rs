@@ -376,7 +376,7 @@ fn a_flush_makes_the_processor_look_again() {
                 world.mode(Mode::Leave);
             }
             assert_eq!(world.probe().load(BASE), None);
-            // SAFETY: as above.
+            // SAFETY: the model's memory, which this thread alone uses.
             unsafe { (*words)[place.entry_index()] = entry };
             expect::clean(&world);
         }

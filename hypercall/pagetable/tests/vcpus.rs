@@ -91,14 +91,14 @@ fn act(
                 return Ok(());
             }
             mapped.extend(pages.into_iter().map(|(page, frame)| ((to, page), frame)));
-            // SAFETY: as above.
+            // SAFETY: nothing runs on the model.
             unsafe { tables.move_pages(va(from, 0), va(to, 0), 512) }?.commit(tables)
         }
         Op::Space => {
             let space = tables.create_space()?;
             tables.in_space(&space, |tables| {
                 let frame = frames[..1].iter().copied();
-                // SAFETY: as above.
+                // SAFETY: nothing runs on the model.
                 unsafe { tables.map(PAGE, frame, Flags::DATA) }?.commit(tables)
             })?;
             tables.destroy_space(space).map_err(|refused| refused.error)

@@ -437,7 +437,8 @@ impl<const N: usize> Batch<N> {
             only.result = unsafe { hv.call(op, [a, b, c, d, e]) } as u64;
             return (calls, None);
         }
-        // SAFETY: as above, for each entry.
+        // SAFETY: the lists and counts of all calls are this batch's own and live; whoever queued the
+        // requests answered for them.
         let result = unsafe { multicall::multicall(hv, &mut self.calls[..calls]) };
         (calls, result.err().map(|error| error.errno))
     }

@@ -90,7 +90,7 @@ fn opening() {
     // SAFETY: the page before the edge is this program's and nobody else uses it.
     unsafe { core::ptr::with_exposed_provenance_mut::<u8>(edge as usize - 2).write(b'/') };
     say("open a path that ends with its page", open([edge - 2, 0]));
-    // SAFETY: as above.
+    // SAFETY: the page before the edge is this program's and nobody else uses it.
     unsafe { core::ptr::with_exposed_provenance_mut::<u8>(edge as usize - 1).write(b'/') };
     say("open a path that leaves its page", open([edge - 1, 0]));
     say("openat of no directory", openat([CLOSED, at(c"x"), 0]));

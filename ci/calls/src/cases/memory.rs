@@ -38,7 +38,7 @@ fn put(address: u64, byte: u8) {
 
 /// Reads a byte of this program's.
 fn get(address: u64) -> u8 {
-    // SAFETY: as above.
+    // SAFETY: what is written is mapped for the case alone, or the case is to die of it.
     unsafe { core::ptr::with_exposed_provenance::<u8>(address as usize).read_volatile() }
 }
 
@@ -477,46 +477,46 @@ fn faults() {
         0
     });
     child("no instruction", || {
-        // SAFETY: as above.
+        // SAFETY: the case is to die of it.
         unsafe { core::arch::asm!("ud2") }
         0
     });
     child("an instruction of the kernel's", || {
-        // SAFETY: as above.
+        // SAFETY: the case is to die of it.
         unsafe { core::arch::asm!("hlt") }
         0
     });
     child("a port", || {
-        // SAFETY: as above.
+        // SAFETY: the case is to die of it.
         unsafe { core::arch::asm!("out 0x80, al") }
         0
     });
     child("a division by 0", || {
-        // SAFETY: as above.
+        // SAFETY: the case is to die of it.
         unsafe {
             core::arch::asm!("xor ecx, ecx", "mov eax, 1", "xor edx, edx", "div ecx", out("eax") _, out("ecx") _, out("edx") _)
         }
         0
     });
     child("a breakpoint", || {
-        // SAFETY: as above.
+        // SAFETY: the case is to die of it.
         unsafe { core::arch::asm!("int3") }
         0
     });
     child("a jump to no address", || {
-        // SAFETY: as above.
+        // SAFETY: the case is to die of it.
         unsafe { core::arch::asm!("jmp {}", in(reg) BAD[2]) }
         0
     });
     child("a stack that grows", || deep(200));
     child("a stack that grows too far", || deep(5000));
     child("a stack at no address", || {
-        // SAFETY: as above.
+        // SAFETY: the case is to die of it.
         unsafe { core::arch::asm!("mov rsp, {}", "push rax", in(reg) BAD[2]) }
         0
     });
     child("another stack segment", || {
-        // SAFETY: as above.
+        // SAFETY: the case is to die of it.
         unsafe { core::arch::asm!("mov ax, 0xffff", "mov ss, ax", out("ax") _) }
         0
     });
@@ -529,7 +529,7 @@ fn faults() {
         put(0x7fff_ffff_effe, 0x0f);
         put(0x7fff_ffff_efff, 0x05);
         mprotect([0x7fff_ffff_e000, PAGE, READ | 4]);
-        // SAFETY: as above.
+        // SAFETY: the case is to die of it.
         unsafe { core::arch::asm!("jmp {}", in(reg) 0x7fff_ffff_effe_u64, in("rax") 39) }
         0
     });

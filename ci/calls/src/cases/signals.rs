@@ -59,7 +59,7 @@ extern "C" fn caught(signal: u64, info: *const u64, _context: u64) {
 
 /// A handler that leaves the process, for signals that come again.
 extern "C" fn leaves(_signal: u64, info: *const u64, _context: u64) {
-    // SAFETY: as above.
+    // SAFETY: the kernel's `siginfo_t`, of 16 words.
     let (code, address) = unsafe { (info.add(1).read(), info.add(2).read()) };
     // Where this program lies is no matter.
     let is_high = address >> 47 != 0;

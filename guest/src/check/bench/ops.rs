@@ -55,7 +55,7 @@ pub(crate) const OPS: &[Op] = &[
 // nothing else uses; the frames are the pool's, whose memory nobody touches.
 
 fn setup(bench: &mut Bench<'_>, at: u64) -> Result<(), MmError> {
-    // SAFETY: see above.
+    // SAFETY: the range and the frames are the benchmark's own.
     unsafe {
         bench
             .tables
@@ -65,13 +65,13 @@ fn setup(bench: &mut Bench<'_>, at: u64) -> Result<(), MmError> {
 }
 
 fn teardown(bench: &mut Bench<'_>, at: u64) -> Result<(), MmError> {
-    // SAFETY: see above.
+    // SAFETY: the range and the frames are the benchmark's own.
     unsafe { bench.tables.unmap(at, bench.pages) }?.commit(bench.tables)
 }
 
 fn map(bench: &mut Bench<'_>) -> Result<(), MmError> {
     bench.measure(|tables, pool, pages| {
-        // SAFETY: see above.
+        // SAFETY: the range and the frames are the benchmark's own.
         unsafe { tables.map(BASE, pool.frames(pages), Flags::DATA) }?.commit(tables)
     })?;
     teardown(bench, BASE)
@@ -80,7 +80,7 @@ fn map(bench: &mut Bench<'_>) -> Result<(), MmError> {
 fn unmap(bench: &mut Bench<'_>) -> Result<(), MmError> {
     setup(bench, BASE)?;
     bench.measure(|tables, _, pages| {
-        // SAFETY: see above.
+        // SAFETY: the range and the frames are the benchmark's own.
         unsafe { tables.unmap(BASE, pages) }?.commit(tables)
     })
 }
@@ -88,7 +88,7 @@ fn unmap(bench: &mut Bench<'_>) -> Result<(), MmError> {
 fn protect_ro(bench: &mut Bench<'_>) -> Result<(), MmError> {
     setup(bench, BASE)?;
     bench.measure(|tables, _, pages| {
-        // SAFETY: see above.
+        // SAFETY: the range and the frames are the benchmark's own.
         unsafe { tables.protect(BASE, pages, Flags::empty(), Flags::WRITABLE) }?.commit(tables)
     })?;
     teardown(bench, BASE)
@@ -96,7 +96,7 @@ fn protect_ro(bench: &mut Bench<'_>) -> Result<(), MmError> {
 
 fn protect_rw(bench: &mut Bench<'_>) -> Result<(), MmError> {
     setup(bench, BASE)?;
-    // SAFETY: see above.
+    // SAFETY: the range and the frames are the benchmark's own.
     unsafe {
         bench
             .tables
@@ -104,7 +104,7 @@ fn protect_rw(bench: &mut Bench<'_>) -> Result<(), MmError> {
     }?
     .commit(bench.tables)?;
     bench.measure(|tables, _, pages| {
-        // SAFETY: see above.
+        // SAFETY: the range and the frames are the benchmark's own.
         unsafe { tables.protect(BASE, pages, Flags::WRITABLE, Flags::empty()) }?.commit(tables)
     })?;
     teardown(bench, BASE)
@@ -114,7 +114,7 @@ fn move_unaligned(bench: &mut Bench<'_>) -> Result<(), MmError> {
     let to = OTHER + 5 * 4096;
     setup(bench, BASE)?;
     bench.measure(|tables, _, pages| {
-        // SAFETY: see above.
+        // SAFETY: the range and the frames are the benchmark's own.
         unsafe { tables.move_pages(BASE, to, pages) }?.commit(tables)
     })?;
     teardown(bench, to)
@@ -123,7 +123,7 @@ fn move_unaligned(bench: &mut Bench<'_>) -> Result<(), MmError> {
 fn move_aligned(bench: &mut Bench<'_>) -> Result<(), MmError> {
     setup(bench, BASE)?;
     bench.measure(|tables, _, pages| {
-        // SAFETY: see above.
+        // SAFETY: the range and the frames are the benchmark's own.
         unsafe { tables.move_pages(BASE, OTHER, pages) }?.commit(tables)
     })?;
     teardown(bench, OTHER)
@@ -135,7 +135,7 @@ fn set_ptes(bench: &mut Bench<'_>) -> Result<(), MmError> {
         return Ok(());
     };
     bench.measure(|tables, _, pages| {
-        // SAFETY: see above. The frames from the first on are read only.
+        // SAFETY: the range is the benchmark's own. The frames from the first on are read only.
         unsafe { tables.set_ptes(BASE, Value::new(first, Flags::CONST), pages) }?.commit(tables)
     })?;
     teardown(bench, BASE)
@@ -178,7 +178,7 @@ fn set_pte_flags(bench: &mut Bench<'_>) -> Result<(), MmError> {
         entry.with_flags(entry.flags() | Flags::SOFTWARE0),
     );
     bench.measure(|tables, _, _| {
-        // SAFETY: see above.
+        // SAFETY: the range and the frames are the benchmark's own.
         unsafe { tables.set_pte(place, BASE, flags) }
     })?;
     teardown(bench, BASE)

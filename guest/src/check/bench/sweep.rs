@@ -67,7 +67,7 @@ pub(super) fn run(selection: &Selection<'_>, pool: &Pool) -> Result<usize, Refus
                     .ok_or(MmError::NotMapped { va: HERE })?;
                 let value = Value::new(first, Flags::CONST);
                 tally.count(SET_PTES, count, || {
-                    // SAFETY: as above; the frames from the first on are read only.
+                    // SAFETY: the range is the benchmark's own; the frames from the first on are read only.
                     unsafe { tables.set_ptes(HERE, value, count) }?.commit(tables)?;
                     Ok(tables.stats().hypercalls - before)
                 })?;

@@ -252,7 +252,7 @@ fn executable(context: &mut Context) -> TestResult {
                 tables.set_memory_x(va, 1)?.commit(tables)
             }
         })?;
-        // SAFETY: as above.
+        // SAFETY: nobody writes the page any more; it holds `ret`.
         expect_eq!(unsafe { probe::execute(va) }, Ok(()), "execution");
         let window = mm::with(|tables| {
             use crate::mm::machine::Machine;
@@ -273,7 +273,7 @@ fn executable(context: &mut Context) -> TestResult {
                 tables.set_memory_rw(va, 1)?.commit(tables)
             }
         })?;
-        // SAFETY: as above.
+        // SAFETY: nobody executes the page any more.
         let late = unsafe { probe::execute(va) };
         expect_eq!(late, NO_EXECUTE, "execution when it is data again");
         expect_eq!(

@@ -252,7 +252,7 @@ fn new_tables(context: &mut Context) -> TestResult {
                     "frame of page {i}, read back"
                 );
             }
-            // SAFETY: as above.
+            // SAFETY: the area and the frames are the test's, and not touched meanwhile.
             unsafe {
                 tables.ptep_set_wrprotect(va)?;
                 let old = tables.ptep_get_and_clear(va + PAGE)?;

@@ -111,7 +111,7 @@ fn without_memory(context: &mut Context, va: u64, pile: &Pile) -> TestResult {
     });
     expect_matches!(there, Ok(()), "mapping where there is a table");
     let elsewhere = mm::with(|tables| {
-        // SAFETY: as above.
+        // SAFETY: the frames and the area are the test's.
         unsafe { tables.map(context.area(1), four(), Flags::DATA) }.map(|_| ())
     });
     expect_matches!(

@@ -218,7 +218,7 @@ fn reuse(context: &mut Context) -> TestResult {
                 // SAFETY: the area and the frames are the test's.
                 let change = unsafe { tables.protect(va, pages, Flags::empty(), Flags::WRITABLE) }?;
                 change.commit(tables)?;
-                // SAFETY: as above.
+                // SAFETY: the area and the frames are the test's.
                 unsafe { tables.unmap(va, pages / 2 + 1) }?.commit(tables)
             })?;
             context.expect_absent(va, pages / 2 + 1)

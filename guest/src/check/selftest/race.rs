@@ -94,7 +94,7 @@ pub(super) fn race(
         })?;
         beside()?;
         half.with(|tables| {
-            // SAFETY: as above.
+            // SAFETY: the page is this vCPU's.
             unsafe { tables.move_pages(from, to, 1) }?.commit(tables)
         })?;
     }

@@ -121,7 +121,7 @@ fn wrprotect(context: &mut Context) -> TestResult {
             // SAFETY: nobody relies on writing there.
             mm::with(|tables| unsafe { tables.ptep_set_wrprotect(at) })?;
             if let Some(section) = section {
-                // SAFETY: as above. The request is still queued.
+                // SAFETY: the frame is the test's. The request is still queued.
                 expect_eq!(unsafe { probe::write(at, i) }, Ok(()), "write while queued");
                 section.end()?;
             }

@@ -109,18 +109,18 @@ fn seen_by_all(context: &mut Context) -> TestResult {
         })?;
         expect(one, Seen::Const, "once it is read-only")?;
         mm::with(|tables| {
-            // SAFETY: as above.
+            // SAFETY: the pages are the test's.
             unsafe { tables.protect(one, pages, Flags::WRITABLE, Flags::empty()) }?.commit(tables)
         })?;
         expect(one, Seen::Data, "once it is writable again")?;
         mm::with(|tables| {
-            // SAFETY: as above.
+            // SAFETY: the pages are the test's.
             unsafe { tables.move_pages(one, two, pages) }?.commit(tables)
         })?;
         expect(one, Seen::Nothing, "where it was")?;
         expect(two, Seen::Data, "where it went")?;
         mm::with(|tables| {
-            // SAFETY: as above.
+            // SAFETY: the pages are the test's.
             unsafe { tables.unmap(two, pages) }?.commit(tables)
         })?;
         expect(two, Seen::Nothing, "once it is unmapped")

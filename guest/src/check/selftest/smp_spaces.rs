@@ -121,13 +121,13 @@ fn in_one(context: &mut Context) -> TestResult {
             })?;
             look("once it is mapped", true, true)?;
             mm::in_space(&space, |tables| {
-                // SAFETY: as above.
+                // SAFETY: the frames and the space are the test's.
                 unsafe { tables.protect(USER, pages, Flags::empty(), Flags::WRITABLE) }?
                     .commit(tables)
             })?;
             look("once it is read-only", true, false)?;
             mm::in_space(&space, |tables| {
-                // SAFETY: as above.
+                // SAFETY: the frames and the space are the test's.
                 unsafe { tables.unmap(USER, pages) }?.commit(tables)
             })?;
             look("once it is unmapped", false, false)

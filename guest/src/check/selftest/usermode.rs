@@ -38,7 +38,7 @@ fn with_program(context: &mut Context, f: impl FnOnce() -> TestResult) -> TestRe
             outcome
         });
         let boot = mm::with(|tables| tables.boot_space());
-        // SAFETY: as above.
+        // SAFETY: nothing in use lies in the user half.
         unsafe { mm::switch_space(&boot) }?;
         mm::with(|tables| tables.destroy_space(space)).map_err(|refused| refused.error)?;
         outcome

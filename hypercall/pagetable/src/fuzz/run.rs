@@ -98,7 +98,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
                     return Ok(());
                 }
                 let result = tables.mfn(self.pfn(frame)).and_then(|mfn| {
-                    // SAFETY: as above.
+                    // SAFETY: the window and the pool are the run's own.
                     unsafe { tables.map_machine(self.va(pages.start), mfn, flags) }
                 });
                 self.judge(tables, probe, op, pages, result, |_, _| {
@@ -107,7 +107,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
             }
             Op::Unmap { at, n } => {
                 let pages = self.range(at, n);
-                // SAFETY: as above.
+                // SAFETY: the window and the pool are the run's own.
                 let result = unsafe { tables.unmap(self.va(pages.start), pages.len() as u64) };
                 let result = self.commit(tables, at, result);
                 self.judge(tables, probe, op, pages, result, |_, _| Page::NONE)
@@ -116,7 +116,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
                 let pages = self.range(at, n);
                 let (add, remove) = CHANGES[change as usize % CHANGES.len()];
                 let (va, n) = (self.va(pages.start), pages.len() as u64);
-                // SAFETY: as above.
+                // SAFETY: the window and the pool are the run's own.
                 let result = unsafe { tables.protect(va, n, add, remove) };
                 let result = self.commit(tables, at, result);
                 self.judge(tables, probe, op, pages, result, |page, _| {
@@ -135,7 +135,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
                 let flags = kind_of(kind);
                 let value = Value::new(self.pfn(first + frame), flags);
                 let (va, n) = (self.va(pages.start), pages.len() as u64);
-                // SAFETY: as above.
+                // SAFETY: the window and the pool are the run's own.
                 let result = unsafe { tables.set_ptes(va, value, n) };
                 let result = self.commit(tables, at, result);
                 let start = pages.start;
@@ -153,7 +153,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
                 }
                 let result = tables.pte_place(va).and_then(|slot| {
                     let entry = tables.make_pte(Value::new(self.pfn(frame), flags))?;
-                    // SAFETY: as above.
+                    // SAFETY: the window and the pool are the run's own.
                     unsafe { tables.set_pte(slot, va, entry) }
                 });
                 self.judge(tables, probe, op, pages, result, |_, _| {
@@ -163,7 +163,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
             Op::GetAndClear { at } => {
                 let pages = self.range(at, 1);
                 let at = pages.start;
-                // SAFETY: as above.
+                // SAFETY: the window and the pool are the run's own.
                 let result = unsafe { tables.ptep_get_and_clear(self.va(at)) };
                 if let Ok(was) = result {
                     self.agree(tables, (op, at, What::Entry), self.pages[at], was)?;
@@ -174,7 +174,7 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
             }
             Op::WriteProtect { at } => {
                 let pages = self.range(at, 1);
-                // SAFETY: as above.
+                // SAFETY: the window and the pool are the run's own.
                 let result = unsafe { tables.ptep_set_wrprotect(self.va(pages.start)) };
                 self.judge(tables, probe, op, pages, result, |page, _| {
                     page.with_flags(page.flags() - Flags::WRITABLE)

@@ -269,7 +269,7 @@ fn relink<M: Machine>(
         return Ok(false);
     };
     let entry = tables.make_pud(value)?;
-    // SAFETY: as above.
+    // SAFETY: what is mapped below is the run's own, and comes back at once.
     unsafe {
         tables.set_pud(target, entry)?;
         tables.set_pud(source, Entry::NONE)?;

@@ -446,7 +446,7 @@ impl<M: Machine> Tables<M> {
         let Chunk { va, count, .. } = chunk;
         // SAFETY (all): the users of the chunk can do with what the edit leaves, as the caller says.
         match edit {
-            // SAFETY: see above.
+            // SAFETY: the users of the chunk can do with what the edit leaves.
             Edit::Clear => unsafe {
                 self.write_run(first, va, count, |va, old| {
                     Edit::Clear.apply(domain, va, old)
@@ -455,7 +455,7 @@ impl<M: Machine> Tables<M> {
             Edit::Rights { add, remove } if add.contains(Flags::WRITABLE) => {
                 let masks = Masks::new(add, remove);
                 let mut kinds = domain.frames().kinds();
-                // SAFETY: see above.
+                // SAFETY: the users of the chunk can do with what the edit leaves.
                 unsafe {
                     self.write_run(first, va, count, |va, old| {
                         masks.apply(va, old, || match looks_writable(domain, &mut kinds, old) {
@@ -467,13 +467,13 @@ impl<M: Machine> Tables<M> {
             }
             Edit::Rights { add, remove } => {
                 let masks = Masks::new(add, remove);
-                // SAFETY: see above.
+                // SAFETY: the users of the chunk can do with what the edit leaves.
                 unsafe {
                     self.write_run(first, va, count, |va, old| masks.apply(va, old, || Ok(())))
                 }
             }
             Edit::Set { from, first: value } => {
-                // SAFETY: see above.
+                // SAFETY: the users of the chunk can do with what the edit leaves.
                 unsafe {
                     self.write_run(first, va, count, |va, _| {
                         set(domain, from, value, va).map(Some)

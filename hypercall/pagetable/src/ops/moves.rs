@@ -170,7 +170,7 @@ impl<M: Machine> Tables<M> {
                 // Linked before it is unlinked, so that Xen need not validate it again.
                 // SAFETY: nothing is mapped at the destination, nothing in use at the source.
                 let moved = unsafe { tables.set_pmd(target, entry.with_flags(entry.flags())) }
-                    // SAFETY: as above.
+                    // SAFETY: nothing is mapped at the destination, nothing in use at the source.
                     .and_then(|()| unsafe { tables.set_pmd(source, Entry::NONE) });
                 let Some(empty) = empty else {
                     moved?;

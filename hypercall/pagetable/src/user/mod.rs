@@ -275,7 +275,7 @@ impl<M: Machine> Tables<M> {
                 let run = (next..chunk.count as u64).take_while(is_there).count() as u64;
                 if run > 0 {
                     let offset = next * PAGE;
-                    // SAFETY: as above.
+                    // SAFETY: user mode's memory, which its governor moves.
                     unsafe { tables.move_pages(chunk.va + offset, target + offset, run) }?
                         .commit(tables)?;
                 }

@@ -97,7 +97,7 @@ impl Others {
             return;
         }
         if let Ok((frame, _)) = model.access(va, Access::Write, mode) {
-            // SAFETY: as above.
+            // SAFETY: the model's memory, which this thread alone uses.
             unsafe { model.frame_ptr(frame).cast::<u64>().write(word) };
         }
     }

@@ -302,7 +302,7 @@ impl Run {
             }
             Op::Map { at, n, .. } | Op::Unmap { at, n } => {
                 self.change(vcpu, at, |tables| {
-                    // SAFETY: as above.
+                    // SAFETY: the model's memory, and pages that are the run's own.
                     unsafe { tables.unmap(va(at), n as u64) }
                 })?;
                 (at..at + n).for_each(|at| self.set_page(space, at, None));
@@ -317,7 +317,7 @@ impl Run {
                     return Ok(Vec::new());
                 }
                 self.change(vcpu, from, |tables| {
-                    // SAFETY: as above.
+                    // SAFETY: the model's memory, and pages that are the run's own.
                     unsafe { tables.move_pages(va(from), va(to), TABLE) }
                 })?;
                 Ok(self.carry_over(space, pages_of(from), to))
@@ -325,7 +325,7 @@ impl Run {
             Op::Set { at, frame, kind } => {
                 let (pfn, flags) = (self.pool[frame], rights(at, kind));
                 let set = self.try_change(vcpu, at, |tables| {
-                    // SAFETY: as above.
+                    // SAFETY: the model's memory, and pages that are the run's own.
                     unsafe { tables.set_ptes(va(at), Value::new(pfn, flags), 1) }
                 })?;
                 match set {

@@ -42,7 +42,8 @@ fn with_port(bench: &TestBench<'_>, port: u32) -> Check {
             &raw mut (*info).evtchn_upcall_pending,
         )
     };
-    // SAFETY: as above.
+    // SAFETY: both structures are mapped as long as the kernel runs, and fields are accessed as Xen does,
+    // whole. With upcalls masked no handler of this vCPU is in the way.
     let look = || unsafe {
         (
             pending.read_volatile() & bit != 0,
@@ -50,10 +51,11 @@ fn with_port(bench: &TestBench<'_>, port: u32) -> Check {
             upcall.read_volatile() != 0,
         )
     };
-    // SAFETY: as above; what other ports had pending in these two is kept pending in their bits,
+    // SAFETY: both structures are mapped as long as the kernel runs; what other ports had pending in these two is kept pending in their bits,
     // and put back below.
     let (old_select, old_upcall) = unsafe { (select.read_volatile(), upcall.read_volatile()) };
-    // SAFETY: as above.
+    // SAFETY: both structures are mapped as long as the kernel runs, and fields are accessed as Xen does,
+    // whole. With upcalls masked no handler of this vCPU is in the way.
     let clear = || unsafe {
         select.write_volatile(0);
         upcall.write_volatile(0);
@@ -65,11 +67,13 @@ fn with_port(bench: &TestBench<'_>, port: u32) -> Check {
     clear();
     expect_result!(bench.send(port), 0, "sending again");
     let second = look();
-    // SAFETY: as above.
+    // SAFETY: both structures are mapped as long as the kernel runs, and fields are accessed as Xen does,
+    // whole. With upcalls masked no handler of this vCPU is in the way.
     unsafe { pending.write_volatile(pending.read_volatile() & !bit) };
     expect_result!(bench.send(port), 0, "sending with the port's bit cleared");
     let third = look();
-    // SAFETY: as above.
+    // SAFETY: both structures are mapped as long as the kernel runs, and fields are accessed as Xen does,
+    // whole. With upcalls masked no handler of this vCPU is in the way.
     unsafe {
         pending.write_volatile(pending.read_volatile() & !bit);
         select.write_volatile(old_select);
