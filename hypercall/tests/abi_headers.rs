@@ -354,6 +354,8 @@ fn nothing_is_left_out(facts: &Facts) {
         "domid_t",
         "e820entry",
         "evtchn_port_t",
+        "VCPUOP_register_runstate_phys_area",
+        "VCPUOP_register_vcpu_time_phys_area",
         "XENCONS_CONNECTION",
         "XENCONSOLE_CONNECTED",
         "XENCONSOLE_DISCONNECTED",

@@ -410,13 +410,13 @@ mod tests {
     #[test]
     fn what_is_claimed_twice_is_not_memory() {
         let map = &[
-            (0, 0x80_0000, 1),
-            (0x50_0800, 0x800, 2),
-            (0x40_0000, 0x80_0000, 1),
+            (0, 0x100_0000, 1),
+            (0xd0_0800, 0x800, 2),
+            (0x80_0000, 0x100_0000, 1),
         ];
         let info = Loader::new(map, &[], "").parse().unwrap();
-        let hole = 0x500..0x501;
-        assert!(info.memory.holes(0xc00).eq([hole]));
+        let hole = 0xd00..0xd01;
+        assert!(info.memory.holes(0x1800).eq([hole]));
     }
 
     #[test]

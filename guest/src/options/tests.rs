@@ -42,6 +42,7 @@ fn every_word_of_the_table_is_understood() {
             "fuzz" => "fuzz=0x2a:1000",
             "differential" => "differential=7",
             "init" => "init=/bin/sh",
+            "events" => "events=2level",
             other => other,
         };
         parse(example.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
