@@ -29,17 +29,20 @@
 //! nothing to do ([`idle`]).
 
 mod entry;
+mod error;
 mod fifo;
+mod told;
 mod two_level;
 mod vector;
 
 pub(crate) use self::entry::entry;
+pub(crate) use self::error::BindError;
 pub(crate) use self::fifo::NotReady;
+pub(crate) use self::told::{Told, abi, tell};
 
 extern crate alloc;
 
 use alloc::vec::Vec;
-use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::Waker;
 
@@ -219,35 +222,6 @@ pub(crate) fn make_urgent(port: Port) -> Result<bool, XenError> {
     Ok(fifo::is_used())
 }
 initcall!("events", Service, after [], needs EVERYWHERE, init);
-
-/// Why a port did not get a handler.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum BindError {
-    /// The heap has no room for the entry.
-    NoMemory,
-    /// The ABI has no such port.
-    NoSuchPort,
-    /// The port has a handler.
-    Taken,
-    /// The FIFO ABI has no word for it.
-    NoWord(NotReady),
-    /// Xen refused to unmask it.
-    Refused(XenError),
-}
-
-impl fmt::Display for BindError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            BindError::NoMemory => f.write_str("no memory for the handler of a port"),
-            BindError::NoSuchPort => f.write_str("there is no such port"),
-            BindError::Taken => f.write_str("the port has a handler"),
-            BindError::NoWord(e) => e.fmt(f),
-            BindError::Refused(e) => e.fmt(f),
-        }
-    }
-}
-
-impl core::error::Error for BindError {}
 
 /// A port with its handler: dropped, the port is masked and closed, and the handler is forgotten.
 #[derive(Debug)]
@@ -601,14 +575,6 @@ pub(crate) fn idle() {
     reopen(|_| true);
 }
 
-/// The ABI by which Xen says what is raised, in words.
-pub(crate) fn abi() -> &'static str {
-    match fifo::is_used() {
-        true => "in queues by priority (FIFO)",
-        false => "by two levels of bits",
-    }
-}
-
 /// Pages that Xen has for what it says.
 #[cfg_attr(
     not(feature = "check"),
@@ -616,28 +582,4 @@ pub(crate) fn abi() -> &'static str {
 )]
 pub(crate) fn pages() -> u64 {
     fifo::pages()
-}
-
-/// A port that somebody has.
-pub(crate) struct Told {
-    pub(crate) port: Port,
-    pub(crate) vcpu: u32,
-    /// Calls of its handler; `None` for one that somebody waits for.
-    pub(crate) calls: Option<u64>,
-    pub(crate) is_held: bool,
-}
-
-/// Every port that has a handler or is waited for, by number.
-pub(crate) fn tell() -> impl Iterator<Item = Told> {
-    let count = TABLE.lock().entries.len();
-    (0..count as u32).filter_map(|number| {
-        let mut table = TABLE.lock();
-        let entry = table.entry(Port(number))?;
-        Some(Told {
-            port: Port(number),
-            vcpu: entry.vcpu,
-            calls: matches!(entry.called, Called::Handler(_)).then_some(entry.total),
-            is_held: entry.held.is_some(),
-        })
-    })
 }
