@@ -2,9 +2,10 @@
 
 use core::ffi::CStr;
 
+use linux_program::{exit, print};
 use linux_raw_sys::general as linux;
 
-use crate::system::{at, call, exit, fork, print, to, wait};
+use crate::system::{at, call, fork, to, wait};
 
 /// Forks, runs this program anew and waits, so many times; every one must end as it was told.
 pub(crate) fn spawn(program: &CStr, count: u64) -> u64 {

@@ -6,9 +6,10 @@
 //! `SEED` and the number of a child say all that it did. Calls are counted as they are made: a child that
 //! dies of its first ones counts as no more.
 
+use linux_program::{exit, print};
 use linux_raw_sys::general as linux;
 
-use crate::system::{at, call, exit, fork, print, to};
+use crate::system::{at, call, fork, to};
 
 /// Calls of one child.
 const SHARE: u64 = 200;

@@ -9,8 +9,7 @@
 //! calls type KEYS PROGRAM...      runs a program in a terminal, types keys there, prints what it shows
 //! ```
 //!
-//! Built for the kernel's own target, as `linux-bench` is: a static ELF file that makes its system calls
-//! itself, and so asks for exactly what the list says.
+//! It makes its system calls itself, and so asks for exactly what the list says.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
@@ -25,39 +24,27 @@ mod system;
 mod terminal;
 
 #[cfg(target_os = "none")]
-core::arch::global_asm!(
-    ".globl _start",
-    "_start:",
-    "xor ebp, ebp",
-    "mov rdi, rsp",
-    "and rsp, -16",
-    "call {start}",
-    "ud2",
-    start = sym run::start,
-);
+linux_program::entry!(run::run);
 
 #[cfg(target_os = "none")]
 mod run {
     use core::ffi::CStr;
 
-    use crate::{cases, crowd, fuzz, system, terminal};
+    use linux_program::{Arguments, print};
+
+    use crate::{cases, crowd, fuzz, terminal};
 
     /// Words that are looked at.
     const WORDS: usize = 16;
 
-    /// `stack` is as Linux leaves it: the number of arguments, then a pointer to each.
-    pub(crate) extern "C" fn start(stack: *const u64) -> ! {
-        // SAFETY: the number of arguments, as the caller has it from Linux.
-        let count = unsafe { stack.read() } as usize;
+    /// Does what the arguments say; returns the status.
+    pub(crate) fn run(arguments: Arguments) -> u64 {
         let mut words = [c""; WORDS];
-        for (at, word) in words.iter_mut().enumerate().take(count) {
-            // SAFETY: there are as many pointers behind the number.
-            let pointer = unsafe { stack.add(1 + at).read() };
-            // SAFETY: an argument is a string that ends in a zero byte, there for good.
-            *word = unsafe { CStr::from_ptr(core::ptr::with_exposed_provenance(pointer as usize)) };
+        let count = arguments.len().min(WORDS);
+        for (word, argument) in words.iter_mut().zip(arguments) {
+            *word = argument;
         }
-        let status = act(&words, count.min(WORDS));
-        system::exit(status)
+        act(&words, count)
     }
 
     fn act(words: &[&CStr; WORDS], count: usize) -> u64 {
@@ -72,7 +59,7 @@ mod run {
             ("leave", Ok(status), _) => status,
             ("type", ..) if count > 3 => terminal::run(words[2], &words[3..count]),
             _ => {
-                system::print(format_args!("calls cases|fuzz|spawn|crowd|type ...\n"));
+                print(format_args!("calls cases|fuzz|spawn|crowd|type ...\n"));
                 2
             }
         }
@@ -82,8 +69,8 @@ mod run {
 #[cfg(target_os = "none")]
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    system::print(format_args!("{info}\n"));
-    system::exit(3)
+    linux_program::print(format_args!("{info}\n"));
+    linux_program::exit(3)
 }
 
 #[cfg(not(target_os = "none"))]

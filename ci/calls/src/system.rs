@@ -1,8 +1,5 @@
 //! Linux' system calls, as numbers go in and come out.
 
-use core::arch::asm;
-use core::fmt::{self, Write};
-
 use linux_raw_sys::general as linux;
 
 /// Makes a system call; returns what is in RAX then.
@@ -12,19 +9,8 @@ use linux_raw_sys::general as linux;
 pub(crate) fn call(number: u32, arguments: &[u64]) -> i64 {
     let mut all = [0; 6];
     all[..arguments.len()].copy_from_slice(arguments);
-    let [a, b, c, d, e, f] = all;
-    let result: i64;
-    // SAFETY: the registers are those that Linux reads and writes; memory that it writes is the caller's
-    // to give, as above.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") u64::from(number) => result,
-            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
-            lateout("rcx") _, lateout("r11") _,
-        );
-    }
-    result
+    // SAFETY: memory that Linux writes is the caller's to give, as above.
+    unsafe { linux_program::call(number.into(), all) }
 }
 
 /// Where something is.
@@ -52,57 +38,5 @@ pub(crate) fn wait(child: i64) -> i64 {
             error @ ..0 => return error,
             _ => return status.into(),
         }
-    }
-}
-
-/// Standard output.
-struct Console;
-
-impl Write for Console {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut rest = text.as_bytes();
-        while !rest.is_empty() {
-            let done = call(linux::__NR_write, &[1, at(rest), rest.len() as u64]);
-            // A console that refuses is beyond help.
-            rest = &rest[usize::try_from(done).map_err(|_| fmt::Error)?..];
-        }
-        Ok(())
-    }
-}
-
-/// A line, which goes out in one piece.
-struct Line {
-    bytes: [u8; 512],
-    used: usize,
-}
-
-impl Write for Line {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            *self.bytes.get_mut(self.used).ok_or(fmt::Error)? = byte;
-            self.used += 1;
-        }
-        Ok(())
-    }
-}
-
-/// Prints.
-pub(crate) fn print(text: fmt::Arguments<'_>) {
-    let mut line = Line {
-        bytes: [0; 512],
-        used: 0,
-    };
-    let fits = line.write_fmt(text).is_ok();
-    let text = core::str::from_utf8(&line.bytes[..line.used]).unwrap_or("?\n");
-    let _ = Console.write_str(text);
-    if !fits {
-        let _ = Console.write_str("...\n");
-    }
-}
-
-/// Ends the program.
-pub(crate) fn exit(status: u64) -> ! {
-    loop {
-        call(linux::__NR_exit_group, &[status]);
     }
 }

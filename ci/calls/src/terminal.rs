@@ -2,10 +2,11 @@
 
 use core::ffi::CStr;
 
+use linux_program::{exit, print};
 use linux_raw_sys::general as linux;
 use linux_raw_sys::ioctl;
 
-use crate::system::{at, call, exit, fork, print, to, wait};
+use crate::system::{at, call, fork, to, wait};
 
 /// Milliseconds without a word after which a program is taken to wait for a key.
 const QUIET: u64 = 400;

@@ -9,31 +9,22 @@
 //! ```
 //! Numbers are decimal, or hexadecimal behind `0x`.
 //!
-//! Built for the kernel's own target, as `linux-bench` is: a static ELF file that makes its system calls
-//! itself. Memory of a domain is mapped by `/dev/xen/privcmd` (`include/uapi/xen/privcmd.h` in Linux).
+//! Memory of a domain is mapped by `/dev/xen/privcmd` (`include/uapi/xen/privcmd.h` in Linux).
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
 mod system;
 
 #[cfg(target_os = "none")]
-core::arch::global_asm!(
-    ".globl _start",
-    "_start:",
-    "xor ebp, ebp",
-    "mov rdi, rsp",
-    "and rsp, -16",
-    "call {start}",
-    "ud2",
-    start = sym run::start,
-);
+linux_program::entry!(run::run);
 
 #[cfg(target_os = "none")]
 mod run {
-    use core::ffi::CStr;
     use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
-    use crate::system::{self, Refusal};
+    use linux_program::{Arguments, Refusal, print};
+
+    use crate::system;
 
     const PAGE: u64 = 4096;
     /// Ports that dom0 can have by the 2-level ABI.
@@ -53,31 +44,24 @@ mod run {
         }
     }
 
-    /// `stack` is as Linux leaves it: the number of arguments, then a pointer to each.
-    pub(crate) extern "C" fn start(stack: *const u64) -> ! {
-        // SAFETY: the number of arguments, as the caller has it from Linux.
-        let count = unsafe { stack.read() } as usize;
+    /// Does what the arguments say; returns the status.
+    pub(crate) fn run(arguments: Arguments) -> u64 {
         let mut words = [""; 16];
-        for (at, word) in words.iter_mut().enumerate().take(count.saturating_sub(1)) {
-            // SAFETY: there are as many pointers behind the number; the first is the program's own name.
-            let pointer = unsafe { stack.add(2 + at).read() };
-            // SAFETY: an argument is a string that ends in a zero byte, there for good.
-            let text =
-                unsafe { CStr::from_ptr(core::ptr::with_exposed_provenance(pointer as usize)) };
-            *word = text.to_str().unwrap_or_default();
+        // The first is the program's own name.
+        for (word, argument) in words.iter_mut().zip(arguments.skip(1)) {
+            *word = argument.to_str().unwrap_or_default();
         }
-        let status = match act(&words) {
+        match act(&words) {
             Ok(()) => 0,
             Err(Trouble::Usage) => {
-                system::print(format_args!("hostile words|add|noise|storm NUMBER...\n"));
+                print(format_args!("hostile words|add|noise|storm NUMBER...\n"));
                 2
             }
             Err(Trouble::Refused(refusal)) => {
-                system::print(format_args!("hostile: {refusal}\n"));
+                print(format_args!("hostile: {refusal}\n"));
                 1
             }
-        };
-        system::exit(status)
+        }
     }
 
     fn number(text: &str) -> Result<u64, Trouble> {
@@ -175,7 +159,7 @@ mod run {
                 count += u64::from(system::hypercall(file, SEND, &port).is_ok());
             }
         }
-        system::print(format_args!("hostile: {count} events\n"));
+        print(format_args!("hostile: {count} events\n"));
         Ok(())
     }
 }
@@ -183,8 +167,8 @@ mod run {
 #[cfg(target_os = "none")]
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    system::print(format_args!("{info}\n"));
-    system::exit(3)
+    linux_program::print(format_args!("{info}\n"));
+    linux_program::exit(3)
 }
 
 #[cfg(not(target_os = "none"))]

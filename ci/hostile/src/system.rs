@@ -1,39 +1,15 @@
 //! Linux' system calls (numbers: `arch/x86/entry/syscalls/syscall_64.tbl`), and what `privcmd` takes
 //! (`include/uapi/xen/privcmd.h`).
 
-use core::arch::asm;
-use core::fmt::{self, Write};
-
-/// A system call that failed, with the error's number.
-pub(crate) struct Refusal(&'static str, i64);
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: error {}", self.0, self.1)
-    }
-}
+use linux_program::{Refusal, checked};
 
 /// Makes a system call.
 ///
 /// # Safety
 /// Pointers among the arguments are good for what the call does with them.
 unsafe fn call(name: &'static str, number: u64, arguments: [u64; 6]) -> Result<u64, Refusal> {
-    let [a, b, c, d, e, f] = arguments;
-    let result: i64;
-    // SAFETY: the registers are those that Linux reads and writes. The caller promises that pointers
-    // are good for this call.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number => result,
-            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
-            lateout("rcx") _, lateout("r11") _,
-        );
-    }
-    match result {
-        -4095..0 => Err(Refusal(name, -result)),
-        _ => Ok(result as u64),
-    }
+    // SAFETY: the caller promises that pointers are good for this call.
+    checked(name, unsafe { linux_program::call(number, arguments) })
 }
 
 /// Opens the device by which Linux lets programs work on domains.
@@ -76,7 +52,10 @@ pub(crate) fn map_foreign(file: u64, domain: u16, frame: u64, address: u64) -> R
     unsafe { ioctl("map a page of the domain", file, 4, &batch) }?;
     match error {
         0 => Ok(()),
-        _ => Err(Refusal("map a page of the domain", i64::from(-error))),
+        _ => Err(Refusal {
+            call: "map a page of the domain",
+            errno: i64::from(-error),
+        }),
     }
 }
 
@@ -129,29 +108,4 @@ pub(crate) fn now() -> Result<u64, Refusal> {
         call("clock_gettime", 228, [MONOTONIC, to, 0, 0, 0, 0])
     }?;
     Ok(time[0] * 1000 + time[1] / 1_000_000)
-}
-
-/// Standard output.
-struct Console;
-
-impl Write for Console {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let (start, length) = (text.as_ptr() as u64, text.len() as u64);
-        // SAFETY: Linux reads the text during the call. A console that refuses is beyond help.
-        let _ = unsafe { call("write", 1, [1, start, length, 0, 0, 0]) };
-        Ok(())
-    }
-}
-
-/// Prints.
-pub(crate) fn print(text: fmt::Arguments<'_>) {
-    let _ = Console.write_fmt(text);
-}
-
-/// Ends the program.
-pub(crate) fn exit(status: u64) -> ! {
-    loop {
-        // SAFETY: takes no memory.
-        let _ = unsafe { call("exit", 60, [status, 0, 0, 0, 0, 0]) };
-    }
 }

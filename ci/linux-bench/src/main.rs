@@ -2,9 +2,6 @@
 //! system calls, and what programs do besides, and prints lines of the same form. What is counted is
 //! what a program waits for: the system call with everything that its kernel and Xen do for it.
 //!
-//! Built for the kernel's own target, so that no other toolchain or C library is needed: a static
-//! ELF file that makes its system calls itself.
-//!
 //! - `map` and `unmap` are of a file in memory whose pages exist (`memfd`), so that no page is
 //!   allocated, cleared or freed, as with the kernel's; `populate`, `fault` and `munmap` are of
 //!   anonymous memory, and include that.
@@ -19,26 +16,16 @@ mod processes;
 mod system;
 
 #[cfg(target_os = "none")]
-core::arch::global_asm!(
-    ".globl _start",
-    "_start:",
-    "xor ebp, ebp",
-    // The number of arguments, the program's name first.
-    "mov rdi, [rsp]",
-    "and rsp, -16",
-    "call {start}",
-    "ud2",
-    start = sym start,
-);
+linux_program::entry!(run);
 
+/// Measures. With an argument it is no machine's only program: who began it judges by its status.
 #[cfg(target_os = "none")]
-extern "C" fn start(arguments: u64) -> ! {
-    let refused = operations::run();
-    // With an argument it is no machine's only program: who began it judges by its status.
+fn run(arguments: linux_program::Arguments) -> u64 {
+    let refused = operations::run() as u64;
     match refused {
-        _ if arguments > 1 => system::exit_group(refused),
-        0 => system::print(format_args!("verdict: pass\n")),
-        _ => system::print(format_args!("verdict: fail reason=\"{refused} refused\"\n")),
+        _ if arguments.len() > 1 => return refused,
+        0 => linux_program::print(format_args!("verdict: pass\n")),
+        _ => linux_program::print(format_args!("verdict: fail reason=\"{refused} refused\"\n")),
     }
     system::halt()
 }
@@ -46,7 +33,7 @@ extern "C" fn start(arguments: u64) -> ! {
 #[cfg(target_os = "none")]
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    system::print(format_args!("{info}\nverdict: crash reason=\"panic\"\n"));
+    linux_program::print(format_args!("{info}\nverdict: crash reason=\"panic\"\n"));
     system::halt()
 }
 

@@ -1,7 +1,9 @@
 //! What is measured.
 
 use crate::processes;
-use crate::system::{self, Refusal, print, tsc};
+use linux_program::{Refusal, print};
+
+use crate::system::{self, tsc};
 
 /// Numbers of pages, as in the kernel's bench.
 const SIZES: [u64; 4] = [1, 32, 512, 4096];

@@ -1,7 +1,9 @@
 //! What programs do besides mapping memory: processes, pipes, files, the heap.
 
 use crate::operations::{HERE, Measured, PAGE, POPULATE, anonymous, count, least, line, release};
-use crate::system::{self, Refusal, Spawn, tsc};
+use linux_program::Refusal;
+
+use crate::system::{self, Spawn, tsc};
 
 /// Rounds that do not count: the first ones fill what both kernels keep.
 const IDLE: usize = 3;

@@ -1,38 +1,8 @@
 //! Linux' system calls (numbers: `arch/x86/entry/syscalls/syscall_64.tbl`).
 
 use core::arch::asm;
-use core::fmt::{self, Write};
 
-/// A system call that failed, with the error's number.
-pub(crate) struct Refusal(&'static str, i64);
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: error {}", self.0, self.1)
-    }
-}
-
-/// Makes a system call.
-///
-/// # Safety
-/// Pointers among the arguments are good for what the call does with them, and memory that it takes
-/// away or changes is not in use.
-#[inline(always)]
-pub(crate) unsafe fn call(number: u64, arguments: [u64; 6]) -> i64 {
-    let [a, b, c, d, e, f] = arguments;
-    let result;
-    // SAFETY: the registers are those that Linux reads and writes. The caller promises that pointers
-    // are good for this call and that memory which it takes away or changes is not in use.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number => result,
-            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
-            lateout("rcx") _, lateout("r11") _,
-        );
-    }
-    result
-}
+use linux_program::{Refusal, call, checked};
 
 macro_rules! calls {
     ($($(#[$doc:meta])* $name:ident = $number:literal ($($argument:ident),*);)*) => {
@@ -49,11 +19,7 @@ macro_rules! calls {
                 // SAFETY: the arguments are the caller's own, and zeros that the call does not read. As
                 // `call` demands, the caller promises that pointers among them are good and that memory
                 // which is taken away or changed is not in use.
-                let result = unsafe { call($number, arguments) };
-                if (-4095..0).contains(&result) {
-                    return Err(Refusal(stringify!($name), -result));
-                }
-                Ok(result as u64)
+                checked(stringify!($name), unsafe { call($number, arguments) })
             }
         )*
     };
@@ -126,10 +92,7 @@ pub(crate) unsafe fn spawn(by: Spawn, words: [u64; 3]) -> Result<u64, Refusal> {
             lateout("rcx") _, lateout("r11") _,
         );
     }
-    if result < 0 {
-        return Err(Refusal("fork", -result));
-    }
-    Ok(result as u64)
+    checked("fork", result)
 }
 
 /// How a process is made that runs another program: the number of the call.
@@ -139,31 +102,6 @@ pub(crate) enum Spawn {
     Vfork = 58,
 }
 
-/// Standard output.
-struct Console;
-
-impl Write for Console {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        // SAFETY: Linux reads the text during the call. A console that refuses is beyond help.
-        unsafe { call(1, [1, text.as_ptr() as u64, text.len() as u64, 0, 0, 0]) };
-        Ok(())
-    }
-}
-
-/// Prints.
-pub(crate) fn print(text: fmt::Arguments<'_>) {
-    let _ = Console.write_fmt(text);
-}
-
-/// Ends this process.
-pub(crate) fn exit_group(status: usize) -> ! {
-    const EXIT_GROUP: u64 = 231;
-    loop {
-        // SAFETY: takes no memory.
-        unsafe { call(EXIT_GROUP, [status as u64, 0, 0, 0, 0, 0]) };
-    }
-}
-
 /// Stops the machine.
 pub(crate) fn halt() -> ! {
     const REBOOT: u64 = 169;
@@ -171,7 +109,7 @@ pub(crate) fn halt() -> ! {
     const HALT: u64 = 0xcdef_0123;
     loop {
         // SAFETY: takes no memory.
-        unsafe { call(REBOOT, [MAGIC[0], MAGIC[1], HALT, 0, 0, 0]) };
+        let _ = unsafe { call(REBOOT, [MAGIC[0], MAGIC[1], HALT, 0, 0, 0]) };
     }
 }
 

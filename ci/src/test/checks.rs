@@ -20,6 +20,7 @@ const FREESTANDING: &[&str] = &[
     "hypercall",
     "linker",
     "linux-bench",
+    "linux-program",
     "pagetable",
     "xen-pv-rt",
     "xenstore-wire",

@@ -558,7 +558,7 @@ fn copies() {
         for page in 0..8 {
             put(start + page * PAGE, 100);
         }
-        crate::system::exit(get(start).into());
+        linux_program::exit(get(start).into());
     }
     say("a child writes", wait(forked));
     show("the parent's own", (get(start), get(start + 7 * PAGE)));

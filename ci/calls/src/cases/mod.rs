@@ -12,9 +12,10 @@ mod signals;
 mod system;
 mod waiting;
 
+use linux_program::{exit, print};
 use linux_raw_sys::general as linux;
 
-use crate::system::{at, call, exit, fork, print, wait};
+use crate::system::{at, call, fork, wait};
 
 /// Where there is never anything: below what may be mapped, the last page of a program, no address, the
 /// kernel's.

@@ -2,10 +2,11 @@
 
 use core::ffi::CStr;
 
+use linux_program::exit;
 use linux_raw_sys::general as linux;
 
 use super::{BAD, HERE, bad, calls, child, close, file, open, pipe, read, say, show, write};
-use crate::system::{at, call, exit, fork, to, wait};
+use crate::system::{at, call, fork, to, wait};
 
 calls! {
     wait4 __NR_wait4,

@@ -2,10 +2,11 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use linux_program::exit;
 use linux_raw_sys::general as linux;
 
 use super::{BAD, bad, calls, child, pipe, read, say, show};
-use crate::system::{at, call, exit, fork, to, wait};
+use crate::system::{at, call, fork, to, wait};
 
 calls! {
     sigaction __NR_rt_sigaction,
