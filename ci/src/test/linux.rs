@@ -12,6 +12,7 @@ use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::programs::difference;
 use super::session::{self, Boot};
 use super::smoke::{self, PASS, Smoke};
 use super::{Suite, quietly};
@@ -415,14 +416,10 @@ fn compare(
     }
     let mut wrong = Vec::new();
     for (name, expected) in expected {
-        let none = Vec::new();
-        let found = found.get(name).unwrap_or(&none);
-        let count = found.len().max(expected.len());
-        if let Some(at) = (0..count).find(|&at| found.get(at) != expected.get(at)) {
-            let (found, expected) = (found.get(at), expected.get(at));
+        let found = found.get(name).map_or(&[][..], Vec::as_slice);
+        if let Some((line, found, expected)) = difference(found, expected) {
             wrong.push(format!(
-                "{name}: line {}: {found:?}, and {expected:?} under Linux",
-                at + 1
+                "{name}: line {line}: {found:?}, and {expected:?} under Linux"
             ));
         }
     }

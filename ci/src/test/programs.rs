@@ -139,16 +139,21 @@ fn said(lines: &[String]) -> Vec<String> {
     own.cloned().collect()
 }
 
-fn compare(found: &[String], expected: &[String]) -> std::result::Result<(), String> {
+/// The first line in which two texts differ: its number, and what each has there.
+pub(super) fn difference<'a>(
+    found: &'a [String],
+    expected: &'a [String],
+) -> Option<(usize, Option<&'a String>, Option<&'a String>)> {
     let count = found.len().max(expected.len());
-    let differs = (0..count).find(|&i| found.get(i) != expected.get(i));
-    match differs {
+    let mut lines = (0..count).map(|at| (at + 1, found.get(at), expected.get(at)));
+    lines.find(|(_, found, expected)| found != expected)
+}
+
+fn compare(found: &[String], expected: &[String]) -> std::result::Result<(), String> {
+    match difference(found, expected) {
         None => Ok(()),
-        Some(i) => Err(format!(
-            "line {} of the program's output is {:?}, and {:?} under Linux",
-            i + 1,
-            found.get(i),
-            expected.get(i)
+        Some((line, found, expected)) => Err(format!(
+            "line {line} of the program's output is {found:?}, and {expected:?} under Linux"
         )),
     }
 }
