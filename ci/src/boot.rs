@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use self::program::Program;
 use crate::cli::BootArgs;
 use crate::console::contract::{Contract, judge};
-use crate::console::transcript::{Show, Transcript};
+use crate::console::transcript::Show;
 use crate::console::verdict::{End, Kind, Outcome, Shutdown, Verdict};
 use crate::exit::{Failure, Result};
 use crate::interrupt;
@@ -60,7 +60,6 @@ fn reported(arguments: &BootArgs, report: &mut Report) -> Result<()> {
         program.pack(&ramdisk, &[])?;
         hand(&program, ramdisk, arguments, &mut job);
     }
-    let jobs = [job];
     let setting = Setting {
         provision: &provision,
         mode,
@@ -68,21 +67,18 @@ fn reported(arguments: &BootArgs, report: &mut Report) -> Result<()> {
         dir: &dir,
     };
     let since = Instant::now();
-    let mut session = jobs[0].via.stack().open(setting, &jobs)?;
-    let transcript = Transcript::create(&dir, Show::Guest, arguments.log.as_deref())?;
-    let mut transcript = transcript.explaining(&jobs[0]);
-    let end = session.run(&jobs[0], &mut transcript);
-    transcript.finish();
-    drop(session);
+    let stack = job.via.stack();
+    let ran = setting.run(&*stack, &job, Show::Guest, arguments.log.as_deref())?;
+    let (transcript, end) = (ran.transcript, ran.end);
     if arguments.interactive && matches!(end, Err(Failure::Interrupted)) && !interrupt::requested()
     {
         ui::say("left the console; the domain is gone");
         return Ok(());
     }
-    let contract = &jobs[0].contract;
+    let contract = &job.contract;
     let mut row = Row {
-        group: jobs[0].via.name().into(),
-        name: file_name(&jobs[0].kernel),
+        group: job.via.name().into(),
+        name: file_name(&job.kernel),
         state: State::Pass,
         message: String::new(),
         seconds: Some(since.elapsed().as_secs_f64()),

@@ -4,12 +4,12 @@
 
 mod count;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 
 use crate::cli::{ProvisionArgs, ReportArgs};
-use crate::console::transcript::{Show, Transcript};
+use crate::console::transcript::Show;
 use crate::console::verdict::judge;
 use crate::exit::{Failure, Result};
 use crate::report::{Facts, Report, Row, State};
@@ -74,14 +74,14 @@ pub(crate) fn soak(arguments: &SoakArgs) -> Result<()> {
 fn reported(arguments: &SoakArgs, report: &mut Report) -> Result<()> {
     let workspace = Workspace::find()?;
     let provision = arguments.provision.open()?;
-    let jobs = [Job {
+    let job = Job {
         cmdline: "log=warn monitor".into(),
         mem_mib: Some(arguments.mem),
         vcpus: Some(arguments.vcpus),
         acts: acts(arguments.cycles, arguments.cancel),
         timeout: Some(BOOT + CYCLE * arguments.cycles),
         ..Job::new("soak", Via::Xl, workspace.build_kernel()?)
-    }];
+    };
     let dir = workspace.run_dir("soak")?;
     let setting = Setting {
         provision: &provision,
@@ -89,13 +89,9 @@ fn reported(arguments: &SoakArgs, report: &mut Report) -> Result<()> {
         workspace: &workspace.root,
         dir: &dir,
     };
-    let mut session = jobs[0].via.stack().open(setting, &jobs)?;
-    let mut transcript = Transcript::create(&dir, Show::Nothing, None)?.explaining(&jobs[0]);
-    let since = Instant::now();
-    let end = session.run(&jobs[0], &mut transcript);
-    let seconds = since.elapsed().as_secs_f64();
-    transcript.finish();
-    drop(session);
+    let stack = job.via.stack();
+    let ran = setting.run(&*stack, &job, Show::Nothing, None)?;
+    let (transcript, end, seconds) = (ran.transcript, ran.end, ran.took.as_secs_f64());
     let done = transcript.guest.iter().rev().find_map(|line| figures(line));
     let done = done.unwrap_or_default();
     let cycles = done.first().map_or(0, |(_, count)| *count);

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::report::{Boot, Measurement, Report};
-use crate::console::transcript::{Show, Transcript};
+use crate::console::transcript::Show;
 use crate::console::verdict::{Outcome, judge};
 use crate::exit::{Failure, Result};
 use crate::interrupt;
@@ -191,12 +191,10 @@ pub(super) fn boot(
         workspace: &workspace.root,
         dir: &dir,
     };
-    let jobs = [job];
-    let mut session = jobs[0].via.stack().open(setting, &jobs)?;
-    let mut transcript = Transcript::create(&dir, Show::Nothing, None)?.explaining(&jobs[0]);
-    let end = session.run(&jobs[0], &mut transcript);
-    transcript.finish();
-    let outcome = judge(&transcript.guest, &end?);
+    let stack = job.via.stack();
+    let ran = setting.run(&*stack, &job, Show::Nothing, None)?;
+    let (transcript, end) = (ran.transcript, ran.end?);
+    let outcome = judge(&transcript.guest, &end);
     if outcome != Outcome::Pass {
         ui::say(transcript.tail(30));
     }

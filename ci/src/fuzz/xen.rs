@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{On, Run};
-use crate::console::transcript::{Show, Transcript};
+use crate::console::transcript::Show;
 use crate::console::verdict::{Outcome, judge};
 use crate::exit::{Failure, Result};
 use crate::provision::Provision;
@@ -26,12 +26,12 @@ pub(super) fn run(workspace: &Workspace, provision: &Provision, run: Run) -> Res
         On::Domu => Via::Xl,
         On::Dom0 | On::Model => Via::Dom0,
     };
-    let jobs = [Job {
+    let job = Job {
         cmdline: words(run),
         mem_mib: Some(MEM_MIB),
         timeout: Some(timeout(run.ops)),
         ..Job::new("fuzz", via, workspace.build_kernel()?)
-    }];
+    };
     let dir = workspace.run_dir("fuzz")?;
     let setting = Setting {
         provision,
@@ -39,12 +39,9 @@ pub(super) fn run(workspace: &Workspace, provision: &Provision, run: Run) -> Res
         workspace: &workspace.root,
         dir: &dir,
     };
-    let mut session = via.stack().open(setting, &jobs)?;
-    let mut transcript = Transcript::create(&dir, Show::Nothing, None)?.explaining(&jobs[0]);
-    let end = session.run(&jobs[0], &mut transcript);
-    transcript.finish();
-    drop(session);
-    let end = end?;
+    let stack = via.stack();
+    let ran = setting.run(&*stack, &job, Show::Nothing, None)?;
+    let (transcript, end) = (ran.transcript, ran.end?);
     let done = transcript
         .guest
         .iter()

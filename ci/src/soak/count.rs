@@ -9,7 +9,7 @@
 use std::time::Instant;
 
 use super::{BOOT, CYCLE, SoakArgs};
-use crate::console::transcript::{Show, Transcript};
+use crate::console::transcript::Show;
 use crate::console::verdict::judge;
 use crate::exit::{Failure, Result};
 use crate::report::{Facts, Report, Row, State};
@@ -116,7 +116,7 @@ pub(super) fn reported(arguments: &SoakArgs, report: &mut Report) -> Result<()> 
     let mut failed = None;
     println!("instructions of the kernel and of Xen for it: until it is saved, and from there on");
     for case in &CASES {
-        let jobs = [case.job(&workspace)?];
+        let job = case.job(&workspace)?;
         let dir = workspace.run_dir("soak")?;
         let setting = Setting {
             provision: &provision,
@@ -125,11 +125,9 @@ pub(super) fn reported(arguments: &SoakArgs, report: &mut Report) -> Result<()> 
             dir: &dir,
         };
         let since = Instant::now();
-        let mut session = jobs[0].via.stack().open(setting, &jobs)?;
-        let mut transcript = Transcript::create(&dir, Show::Nothing, None)?.explaining(&jobs[0]);
-        let end = session.run(&jobs[0], &mut transcript);
-        transcript.finish();
-        drop(session);
+        let stack = job.via.stack();
+        let ran = setting.run(&*stack, &job, Show::Nothing, None)?;
+        let (transcript, end) = (ran.transcript, ran.end);
         let found = sums(&transcript.guest);
         let level = |sums| is_level(sums, *first.get_or_insert(sums));
         let result = end

@@ -24,13 +24,13 @@ mod shim;
 mod xl;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(crate) use by_hand::ByHand;
 pub(crate) use dump::Dump;
 
 use crate::console::contract::Contract;
-use crate::console::transcript::Transcript;
+use crate::console::transcript::{Show, Transcript};
 use crate::console::verdict::End;
 use crate::exit::Result;
 use crate::provision::Provision;
@@ -216,6 +216,43 @@ pub(crate) trait Stack {
         setting: Setting<'_>,
         jobs: &'jobs [Job],
     ) -> Result<Box<dyn Session + 'jobs>>;
+}
+
+/// What came of a job that had its stack for itself.
+pub(crate) struct Ran {
+    /// What was said.
+    pub(crate) transcript: Transcript,
+    /// How it ended.
+    pub(crate) end: Result<End>,
+    /// How long it took, once the stack was open.
+    pub(crate) took: Duration,
+}
+
+impl Setting<'_> {
+    /// Runs a job by a stack of its own, whose logs go where those of the stack do, and to `copy`.
+    ///
+    /// # Errors
+    /// The stack cannot be opened, or its logs cannot be written.
+    pub(crate) fn run(
+        self,
+        stack: &dyn Stack,
+        job: &Job,
+        show: Show,
+        copy: Option<&Path>,
+    ) -> Result<Ran> {
+        let dir = self.dir;
+        let mut session = stack.open(self, std::slice::from_ref(job))?;
+        let mut transcript = Transcript::create(dir, show, copy)?.explaining(job);
+        let since = Instant::now();
+        let end = session.run(job, &mut transcript);
+        let took = since.elapsed();
+        transcript.finish();
+        Ok(Ran {
+            transcript,
+            end,
+            took,
+        })
+    }
 }
 
 /// An open stack.

@@ -1,7 +1,7 @@
 //! A boot of one job by a stack of its own, for rows that share no stack with others.
 
 use super::Suite;
-use crate::console::transcript::{Show, Transcript};
+use crate::console::transcript::Show;
 use crate::console::verdict::judge;
 use crate::exit::{Failure, Result};
 use crate::report::Facts;
@@ -26,17 +26,16 @@ pub(super) fn boot(
     job: Job,
     check: impl FnOnce(&[String]) -> std::result::Result<(), String>,
 ) -> Result<Booted> {
-    let jobs = [job];
-    let dir = suite.workspace.run_dir("test")?.join(&jobs[0].name);
-    let mut transcript = Transcript::create(&dir, Show::Nothing, None)?.explaining(&jobs[0]);
+    let dir = suite.workspace.run_dir("test")?.join(&job.name);
+    std::fs::create_dir_all(&dir).map_err(Failure::file("create", &dir))?;
     let setting = Setting {
         provision: &suite.provision,
         mode: Mode::default(),
         workspace: &suite.workspace.root,
         dir: &dir,
     };
-    let end = stack.open(setting, &jobs)?.run(&jobs[0], &mut transcript);
-    transcript.finish();
+    let ran = setting.run(stack, &job, Show::Nothing, None)?;
+    let (transcript, end) = (ran.transcript, ran.end);
     let result = match end {
         Err(Failure::Interrupted) => return Err(Failure::Interrupted),
         Err(failure) => Err(failure.to_string()),
