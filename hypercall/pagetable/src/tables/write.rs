@@ -51,24 +51,11 @@ impl<M: Machine> Tables<M> {
         unsafe { self.write_pte(slot, va, self.entry(slot), entry, true) }
     }
 
-    /// As [`Tables::set_pte`], by a caller who has just read the entry.
+    /// As [`Tables::set_pte`], by a caller who has just read the entry: where nothing waits and nothing may
+    /// wait, by a short way.
     #[inline(always)]
     #[track_caller]
     pub(crate) unsafe fn set_pte_queued(
-        &mut self,
-        slot: Place<L1>,
-        va: u64,
-        old: Pte,
-        entry: Pte,
-    ) -> Result<(), MmError> {
-        // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
-        unsafe { self.write_one(slot, va, old, entry) }
-    }
-
-    /// Writes an L1 entry: where nothing waits and nothing may wait, by a short way.
-    #[inline(always)]
-    #[track_caller]
-    unsafe fn write_one(
         &mut self,
         slot: Place<L1>,
         va: u64,
@@ -95,7 +82,7 @@ impl<M: Machine> Tables<M> {
         self.apply_if_refused(result)
     }
 
-    /// As [`Tables::write_one`], for callers of whom there are many.
+    /// As [`Tables::set_pte_queued`], for callers of whom there are many.
     #[inline(never)]
     #[track_caller]
     unsafe fn write_apart(
@@ -106,7 +93,7 @@ impl<M: Machine> Tables<M> {
         entry: Pte,
     ) -> Result<(), MmError> {
         // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
-        unsafe { self.write_one(slot, va, old, entry) }
+        unsafe { self.set_pte_queued(slot, va, old, entry) }
     }
 
     #[inline(never)]
@@ -124,25 +111,31 @@ impl<M: Machine> Tables<M> {
             preserve_ad,
             ..Update::new(Level::L1, slot.machine, entry.bits()).old(old.bits())
         };
-        let current = self.is_current(va);
-        if current {
+        if self.is_current(va) {
             update = update.va(page);
         }
-        let stale = old.is_stale_as(entry);
-        if stale && current {
-            let scope = self.scope_at(va);
-            // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
-            let result = unsafe { self.mmu.set_and_flush(update, scope, page) };
-            self.apply_if_refused(result)
-        } else if stale && self.others_run_there() {
-            // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
-            let result = unsafe { self.mmu.set_and_flush(update, Scope::All, page) };
-            self.apply_if_refused(result)
+        let scope = match old.is_stale_as(entry) {
+            true => self.scope_of_stale(va),
+            false => None,
+        };
+        // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
+        let result = unsafe {
+            match scope {
+                Some(scope) => self.mmu.set_and_flush(update, scope, page),
+                None => self.mmu.set(update),
+            }
+        };
+        self.apply_if_refused(result)
+    }
+
+    /// Whose translations for an address are flushed when its entry changes. What is cached of a space where
+    /// nobody runs is forgotten before somebody comes there.
+    #[inline]
+    fn scope_of_stale(&self, va: u64) -> Option<Scope> {
+        if self.is_current(va) {
+            Some(self.scope_at(va))
         } else {
-            // What is cached of a space where nobody runs is forgotten before somebody comes there.
-            // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
-            let result = unsafe { self.mmu.set(update) };
-            self.apply_if_refused(result)
+            self.others_run_there().then_some(Scope::All)
         }
     }
 
@@ -166,14 +159,10 @@ impl<M: Machine> Tables<M> {
     ) -> Result<(), MmError> {
         let page = VirtAddr::new_truncate(va);
         let mut update = Update::new(Level::L1, first.machine, 0);
-        let scope = if self.is_current(va) {
+        if self.is_current(va) {
             update = update.va(page);
-            Some(self.scope_at(va))
-        } else {
-            // What is cached of a space where nobody runs is forgotten before somebody comes there.
-            self.others_run_there().then_some(Scope::All)
-        };
-        let flush = scope.map(|scope| (scope, page));
+        }
+        let flush = self.scope_of_stale(va).map(|scope| (scope, page));
         let each = |batch: Option<&Batch>, at: usize| {
             let slot = first.at(at);
             let in_table = slot.in_table();
