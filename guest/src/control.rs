@@ -10,9 +10,12 @@
 //! kernel does not do it leaves there: the tools wait for the acknowledgement, and take the request
 //! back when none comes (libxl waits a minute). Words and nodes are listed in
 //! `docs/misc/xenstore-paths.pandoc`.
+//!
+//! A connection that broke is begun anew where xenstored does that (`docs/misc/xenstore-ring.txt`), at most
+//! once a minute, so that one that breaks again and again holds nothing up.
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use heapless::String;
 use hypercall::sched::Resumed;
@@ -24,7 +27,7 @@ use crate::init::initcall;
 use crate::options::Options;
 use crate::refused::Refused;
 use crate::xenstore::{self, Failed, Requests};
-use crate::{balloon, mm, println, smp, suspend};
+use crate::{balloon, mm, println, smp, suspend, time};
 
 const SHUTDOWN: Path<'_> = Path::constant("control/shutdown");
 const SYSRQ: Path<'_> = Path::constant("control/sysrq");
@@ -130,6 +133,10 @@ impl fmt::Display for End {
 
 /// That the connection cannot be used was said.
 static SAID: AtomicBool = AtomicBool::new(false);
+/// From when on a broken connection may be begun anew, by [`time::monotonic`].
+static MAY_BEGIN: AtomicU64 = AtomicU64::new(0);
+/// Nanoseconds from one such attempt to the next.
+const PAUSE: u64 = 60_000_000_000;
 /// How the kernel was asked to end.
 static END: Once<End> = Once::new();
 
@@ -160,6 +167,27 @@ fn fail(failed: Failed) {
     SAID.fetch_or(lasting, Ordering::Relaxed);
 }
 
+/// Has xenstored begin anew after a connection broke, sets the watches again, and has everything read again
+/// that may have been written meanwhile.
+fn begin_anew() {
+    let Some(now) = time::monotonic() else { return };
+    if now < MAY_BEGIN.load(Ordering::Relaxed) {
+        return;
+    }
+    MAY_BEGIN.store(now.saturating_add(PAUSE), Ordering::Relaxed);
+    match xenstore::with(|session| session.reconnect()) {
+        Ok(()) => {
+            println!("control: xenstored has begun anew");
+            SAID.store(false, Ordering::Relaxed);
+            WATCHED.iter().for_each(Watched::note);
+            begin();
+        }
+        // Most do not.
+        Err(Failed::Call(CallError::Stays)) => {}
+        Err(e) => log::warn!("xenstored does not begin anew: {e}"),
+    }
+}
+
 /// Takes the events that came, and what they are about; `other` gets those of other watches.
 pub(crate) fn look(mut other: impl FnMut(Popped<'_>)) -> Option<Asked> {
     let served = xenstore::events(|popped| match popped {
@@ -175,7 +203,12 @@ pub(crate) fn look(mut other: impl FnMut(Popped<'_>)) -> Option<Asked> {
     match served {
         Ok(()) => {}
         Err(Failed::None) => return None,
-        Err(e) => fail(e),
+        Err(e) => {
+            fail(e);
+            if matches!(e, Failed::Call(CallError::Broken(_))) {
+                begin_anew();
+            }
+        }
     }
     balloon::work();
     WATCHED

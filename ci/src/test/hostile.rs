@@ -20,7 +20,7 @@ macro_rules! on_ring {
 }
 
 /// Tests of it. Offsets are those of `xencons_interface` (`in_prod`, `out_cons`) and of
-/// `xenstore_domain_interface` (`rsp`, `rsp_prod`).
+/// `xenstore_domain_interface` (`rsp`, `rsp_prod`, `req_cons` and on to `error`, `server_features`).
 pub(super) const HOSTILE: &[Odd] = &[Odd {
     smoke: odd(
         "a dom0 that writes over its rings is survived",
@@ -48,15 +48,22 @@ pub(super) const HOSTILE: &[Odd] = &[Odd {
         host(
             ": clean",
             concat!(
+                on_ring!("words", "store", "2064 3; "),
                 on_ring!("noise", "store", "1024 1024; "),
                 on_ring!("add", "store", "2060 300")
             ),
         ),
-        keys("Xen's tools cannot ask anything", "store read name\r"),
-        // And an index that cannot be.
+        // A xenstored that begins anew, as this one says it does, and serves on.
         host(
-            "store read: ",
+            "Xen's tools cannot ask anything",
+            on_ring!("words", "store", "2048 0 0 0 0 3 0 0"),
+        ),
+        host("control: xenstored has begun anew", "xl sysrq $domain h"),
+        // And an index that cannot be, where it no longer does.
+        host(
+            "sysrq: help",
             concat!(
+                on_ring!("words", "store", "2064 0; "),
                 on_ring!("words", "store", "2060 0x7fffffff"),
                 "; printf 'store read name\\raudit\\r' > \
                  $(xenstore-read /local/domain/$domain/console/tty)"
