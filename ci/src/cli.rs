@@ -235,6 +235,10 @@ pub(crate) struct TestArgs {
     /// The groups to run; all but the optional ones if none is named
     #[arg(value_name = "GROUP", value_enum)]
     pub(crate) groups: Vec<Group>,
+    /// Of the tests that are one boot in a stack of the suite's, those whose names have this text in
+    /// them, and no others
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) only: Option<String>,
     /// Say what would run
     #[arg(long, conflicts_with_all = ["junit", "json"])]
     pub(crate) list: bool,

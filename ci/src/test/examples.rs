@@ -120,13 +120,16 @@ const TABLE: &[Row] = &[
 ];
 
 /// What the tests of a way are called.
-pub(super) fn names(via: Via) -> Vec<String> {
-    let mut names = titles(
+pub(super) fn boot_names(via: Via) -> Vec<String> {
+    titles(
         TABLE.iter().map(|row| (row.smoke.name, row.smoke.vias)),
         via,
-    );
-    names.extend((via == stranger::VIA).then(|| title(stranger::NAME, via)));
-    names
+    )
+}
+
+/// What the kernel that is made as a README says is called, on the way that it boots on.
+pub(super) fn stranger_name(via: Via) -> Option<String> {
+    (via == stranger::VIA).then(|| title(stranger::NAME, via))
 }
 
 /// Builds those that boot on these ways; their boots.
@@ -135,7 +138,9 @@ pub(super) fn boots(suite: &Suite, vias: &[Via]) -> Result<Vec<Boot>> {
     for (example, _) in ALL {
         let rows = TABLE.iter().filter(|row| row.example == *example);
         let rows = rows.flat_map(|row| row.smoke.vias.iter().map(move |via| (row, *via)));
-        let rows: Vec<_> = rows.filter(|(_, via)| vias.contains(via)).collect();
+        let rows = rows
+            .filter(|(row, via)| vias.contains(via) && suite.wants(&title(row.smoke.name, *via)));
+        let rows: Vec<_> = rows.collect();
         if rows.is_empty() {
             continue;
         }

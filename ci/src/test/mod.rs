@@ -172,6 +172,8 @@ pub(crate) struct Suite {
     workspace: Workspace,
     provision: Provision,
     kernel: Option<PathBuf>,
+    /// Boots run if this text is in their names.
+    only: Option<String>,
     passed: usize,
     failed: usize,
     /// For other programs.
@@ -179,6 +181,32 @@ pub(crate) struct Suite {
 }
 
 impl Suite {
+    fn open(arguments: &TestArgs) -> Result<Suite> {
+        Ok(Suite {
+            workspace: Workspace::find()?,
+            provision: arguments.provision.open()?,
+            kernel: None,
+            only: arguments.only.clone(),
+            passed: 0,
+            failed: 0,
+            written: Report::open("test", &arguments.report)?,
+        })
+    }
+
+    /// Whether a boot of this name was asked for.
+    fn wants(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|text| name.contains(text))
+    }
+
+    /// Says how many passed and failed; fails if any did.
+    fn count(&self) -> Result<()> {
+        println!("{} passed, {} failed", self.passed, self.failed);
+        match self.failed {
+            0 => Ok(()),
+            failed => Err(Failure::Guest(format!("{failed} failed"))),
+        }
+    }
+
     /// Reports one test.
     fn report(&mut self, name: &str, since: Instant, result: std::result::Result<(), String>) {
         self.report_with(name, since, result, Facts::default());
@@ -256,6 +284,9 @@ fn chosen(named: &[Group]) -> Vec<Group> {
 /// Runs the groups asked for, or all.
 pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
     let groups = chosen(&arguments.groups);
+    if let Some(text) = &arguments.only {
+        return only(arguments, &groups, text);
+    }
     if arguments.list {
         list(&groups);
         if arguments.groups.is_empty() {
@@ -265,15 +296,40 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
         }
         return Ok(());
     }
-    let mut suite = Suite {
-        workspace: Workspace::find()?,
-        provision: arguments.provision.open()?,
-        kernel: None,
-        passed: 0,
-        failed: 0,
-        written: Report::open("test", &arguments.report)?,
-    };
+    let mut suite = Suite::open(arguments)?;
     let result = run(&mut suite, &arguments.provision, &groups);
+    suite.written.close(result)
+}
+
+/// Runs, or lists, the boots whose names have a text in them.
+fn only(arguments: &TestArgs, groups: &[Group], text: &str) -> Result<()> {
+    let vias = groups.iter().filter_map(|group| group.via());
+    let chosen: Vec<_> = vias
+        .map(|via| (via, boot_names(via)))
+        .map(|(via, names)| (via, names.into_iter().filter(|name| name.contains(text))))
+        .map(|(via, names)| (via, names.collect::<Vec<_>>()))
+        .filter(|(_, names)| !names.is_empty())
+        .collect();
+    if chosen.is_empty() {
+        let all = "'cargo xtask test --list' names all";
+        return Err(Failure::Usage(format!(
+            "no boot of these groups has '{text}' in its name: {all}"
+        )));
+    }
+    let names: Vec<_> = chosen.iter().flat_map(|(_, names)| names).collect();
+    if arguments.list {
+        names.iter().for_each(|name| println!("{name}"));
+        return Ok(());
+    }
+    let mut suite = Suite::open(arguments)?;
+    let mut result = Ok(());
+    for (via, _) in &chosen {
+        result = booted(&mut suite, &[*via]);
+        if result.is_err() {
+            break;
+        }
+    }
+    let result = result.and_then(|()| suite.count());
     suite.written.close(result)
 }
 
@@ -343,11 +399,9 @@ fn run(suite: &mut Suite, provision: &ProvisionArgs, groups: &[Group]) -> Result
             }
         }
     }
-    println!("{} passed, {} failed", suite.passed, suite.failed);
-    match (suite.failed, outcome) {
-        (0, _) => Ok(()),
-        (1, Err(failure)) => Err(failure),
-        (failed, _) => Err(Failure::Guest(format!("{failed} failed"))),
+    match (suite.failed, suite.count(), outcome) {
+        (1, _, Err(failure)) => Err(failure),
+        (_, counted, _) => counted,
     }
 }
 
@@ -361,7 +415,16 @@ fn booted(suite: &mut Suite, vias: &[Via]) -> Result<()> {
     let mut boots = smoke::boots(&kernel, hostile.as_deref(), vias);
     boots.extend(examples::boots(suite, vias)?);
     boots.extend(programs::boots(suite, &kernel, vias)?);
+    boots.retain(|boot| suite.wants(&boot.name));
     session::run(suite, &boots)
+}
+
+/// What they are called.
+fn boot_names(via: Via) -> Vec<String> {
+    let mut names: Vec<_> = smoke::rows(via).iter().map(smoke::Row::name).collect();
+    names.extend(examples::boot_names(via));
+    names.extend(programs::names(via));
+    names
 }
 
 fn list(groups: &[Group]) {
@@ -371,13 +434,11 @@ fn list(groups: &[Group]) {
                 .iter()
                 .for_each(|via| println!("{}", rules::name(*via))),
             None => println!("{}", group.name()),
-            Some(via) => smoke::rows(via)
-                .iter()
-                .map(smoke::Row::name)
+            Some(via) => boot_names(via)
+                .into_iter()
                 .chain(typed::name(via))
                 .chain(machines::names(via))
-                .chain(examples::names(via))
-                .chain(programs::names(via))
+                .chain(examples::stranger_name(via))
                 .chain(foreign::names(via))
                 .chain(located::names(via))
                 .for_each(|name| println!("{name}")),

@@ -89,6 +89,7 @@ pub(super) fn boots(suite: &Suite, kernel: &Path, vias: &[Via]) -> Result<Vec<Bo
         let on: Vec<_> = vias
             .iter()
             .filter(|via| row.smoke.vias.contains(via))
+            .filter(|via| suite.wants(&title(row.smoke.name, **via)))
             .collect();
         if on.is_empty() {
             continue;
