@@ -318,7 +318,7 @@ impl Asked {
                 }
             }
             Asked::Impossible => {
-                println!("control: asked to suspend, which only a PV domain of xl's does");
+                println!("control: asked to suspend, which only a domain of xl's does");
             }
             Asked::Unknown(word) => {
                 println!("control: asked to '{word}', which is nothing that it knows");

@@ -107,20 +107,36 @@ pub unsafe fn suspend<H: Hypervisor + ?Sized>(
     hv: &H,
     start_info: Mfn,
 ) -> Result<Resumed, XenError> {
+    // SAFETY: the caller uses no machine number from before. The tools look for the frame where a third
+    // argument would be.
+    unsafe { freeze(hv, start_info.as_u64()) }
+}
+
+/// The same for a guest whose frames are translated (HVM, PVH). They keep their numbers; rings of console
+/// and xenstore are emptied, and their ports are parameters of the restored domain's platform
+/// (`xg_sr_restore_x86_hvm.c`). Where `shared_info` was placed there is memory then.
+/// A PV guest that calls this is not saved: the tools do not find what it must tell them.
+///
+/// Fails with `EINVAL` where Xen cannot.
+#[inline]
+pub fn suspend_translated<H: Hypervisor + ?Sized>(hv: &H) -> Result<Resumed, XenError> {
+    // SAFETY: such a guest has no machine numbers. A PV guest goes on with all that it had: the tools save
+    // none whose third argument is the frame of somebody else.
+    unsafe { freeze(hv, 0) }
+}
+
+/// Has Xen freeze the domain, and says how it goes on.
+///
+/// # Safety
+/// After [`Resumed::Restored`] nobody uses a machine number from before.
+unsafe fn freeze<H: Hypervisor + ?Sized>(hv: &H, third: u64) -> Result<Resumed, XenError> {
     let arg = sched::sched_shutdown {
         reason: sched::SHUTDOWN_suspend,
     };
-    // The tools look for the frame where a third argument would be.
-    let args = [
-        sched::SCHEDOP_shutdown as u64,
-        &raw const arg as u64,
-        start_info.as_u64(),
-        0,
-        0,
-    ];
+    let (command, address) = (sched::SCHEDOP_shutdown as u64, &raw const arg as u64);
     // SAFETY: Xen reads `arg` during the call. What changes meanwhile are machine numbers, and the
     // caller promises to use none from before.
-    let value = unsafe { hv.call(Op::SchedOp, args) };
+    let value = unsafe { hv.call(Op::SchedOp, [command, address, third, 0, 0]) };
     Ok(
         match XenError::check(Op::SchedOp, Some("shutdown"), value)? {
             0 => Resumed::Restored,

@@ -39,6 +39,7 @@ pub(crate) use self::entry::entry;
 pub(crate) use self::error::BindError;
 pub(crate) use self::fifo::NotReady;
 pub(crate) use self::told::{Told, abi, tell};
+pub(crate) use self::vector::share_anew;
 
 extern crate alloc;
 

@@ -9,12 +9,12 @@
 
 use core::ptr::NonNull;
 
-use hypercall::{Mfn, hvm, memory};
+use hypercall::{Mfn, Pfn, hvm, memory};
 use marks::init;
 
 use crate::init::initcall;
 use crate::mm::layout::Fixed;
-use crate::mm::{self, Flags};
+use crate::mm::{self, Flags, MmError};
 use crate::options::Options;
 use crate::refused::Refused;
 use crate::shared;
@@ -41,7 +41,27 @@ fn install(_: &Options<'_>) -> Result<(), Refused> {
         // SAFETY: mapped just now, for good.
         unsafe { shared::publish(page) };
     }
+    name_vector()
+}
+
+/// Names the vector of upcalls to Xen.
+fn name_vector() -> Result<(), Refused> {
     // SAFETY: the gate leads to `event::interrupted`, which clears the pending byte.
     Ok(unsafe { hvm::set_callback_vector(&HV, super::VECTOR) }?)
+}
+
+/// Places the page again and names the vector: in a restored domain, which has memory in the place of the
+/// page. Nobody uses it meanwhile.
+///
+/// # Errors
+/// Xen's refusal.
+pub(crate) fn share_anew() -> Result<(), Refused> {
+    let va = Fixed::SharedInfo.address();
+    let entry = mm::with(|tables| tables.ptep_get(va))?;
+    let frame = entry.mfn().ok_or(MmError::NotMapped { va })?;
+    // SAFETY: the frame was given away for this at boot, and is declared to be shared. It has the same
+    // number in the domain, and nobody uses what is mapped there.
+    unsafe { memory::place_shared_info(&HV, Pfn::truncate(frame.as_u64())) }?;
+    name_vector()
 }
 initcall!("vector", Core, after [], needs SHARED_FRAME, install);

@@ -1,31 +1,29 @@
 //! Suspend: what Xen's tools do to save the domain, or to go on after they tried.
 //!
 //! A restored domain is another one: its memory is what it was, and everything that names something of
-//! Xen's is not. Machine frames have other numbers, and what was registered or bound is neither any
-//! more. [`PARTS`] is the one list of what in this kernel holds such a number, with what is done about
-//! it before and after. The page tables themselves are the tools' to rewrite, who find an entry that
-//! names no memory of the domain's a reason not to save it: so `shared_info` is not mapped meanwhile.
+//! Xen's is not. What was registered or bound is neither any more, and under PV machine frames have other
+//! numbers. [`PARTS`] is the one list of what in this kernel holds such a number, with what is done about
+//! it before and after. What differs by the kind of guest is in [`pv`] and [`pvh`].
 //!
 //! A domain whose suspension is cancelled (`xl save -c`, or a file that is full) goes on with all that
 //! it had; to register it again would be refused.
 
-use core::cell::UnsafeCell;
+mod pv;
+mod pvh;
+
 use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use hypercall::abi::start_info::{start_info, start_info_console, start_info_console_domU};
 use hypercall::event::Port;
 use hypercall::queue::Access;
-use hypercall::sched::{self, Resumed};
-use hypercall::{Hypervisor, LazyMmu, MachAddr, Mfn, Pfn};
+use hypercall::sched::Resumed;
+use hypercall::{Hypervisor, LazyMmu};
 
-use crate::capability::{XEN_TABLES, is_here};
+use crate::capability::{SHARED_FRAME, XEN_TABLES, is_here};
 use crate::mm::layout::Fixed;
-use crate::mm::machine::Machine;
-use crate::mm::{self, Current, Flags, MmError, Tables};
+use crate::mm::{self, Current, Tables};
 use crate::refused::Refused;
-use crate::shared::P2m;
 use crate::smp::{self, NotStarted};
 use crate::task::{self, NotBegun};
 use crate::xen::HV;
@@ -104,12 +102,11 @@ const PARTS: &[Part] = &[
             false => Ok(()),
         },
     },
-    // A machine frame that is no memory of the domain's. It has the boot vCPU's `vcpu_info` with the
-    // clock, and the root of the p2m list for the tools.
+    // It has the boot vCPU's `vcpu_info` with the clock.
     Part {
         name: "shared_info",
-        before: unmap_shared_info,
-        after: map_shared_info,
+        before: withdraw_shared_info,
+        after: publish_shared_info,
     },
     // The queue, and the places of tables that vCPUs remember.
     Part {
@@ -127,11 +124,10 @@ const PARTS: &[Part] = &[
 /// What a domain finds when it goes on.
 struct Told {
     how: Resumed,
-    /// The tools' view of the p2m list, from before.
-    p2m: P2m,
-    shared_info: MachAddr,
     store: Port,
     console: Port,
+    /// What only a PV guest is told.
+    pv: Option<pv::Told>,
 }
 
 impl Told {
@@ -140,17 +136,6 @@ impl Told {
         self.how == Resumed::Restored
     }
 }
-
-/// The page by which the tools tell a restored domain what it needs to know (`start_info`,
-/// `xen/include/public/xen.h`).
-#[repr(C, align(4096))]
-struct Page(UnsafeCell<start_info>);
-
-// SAFETY: the boot vCPU uses it while no other runs; the tools do while the domain does not.
-unsafe impl Sync for Page {}
-
-// SAFETY: integers.
-static START_INFO: Page = Page(UnsafeCell::new(unsafe { core::mem::zeroed() }));
 
 /// Where the boot vCPU's `shared_info` is.
 const SHARED_INFO: u64 = Fixed::SharedInfo.address();
@@ -255,9 +240,10 @@ pub(crate) fn times() -> Times {
     }
 }
 
-/// Whether the tools can save this domain: one of theirs, whose page tables Xen checks.
+/// Whether the tools can save this domain: one of theirs.
 pub(crate) fn is_possible() -> bool {
-    is_here(&XEN_TABLES) && console::port().is_some() && xenstore::port().is_some()
+    let is_guest = is_here(&XEN_TABLES) || is_here(&SHARED_FRAME);
+    is_guest && console::port().is_some() && xenstore::port().is_some()
 }
 
 /// Suspends the domain and returns when it goes on, ready for anything but who asked xenstored for
@@ -288,7 +274,7 @@ pub(crate) fn run() -> Result<Resumed, Trouble> {
 
 /// The same, with upcalls masked.
 fn masked() -> Result<Resumed, Trouble> {
-    let mut told = prepare()?;
+    let mut told = before()?;
     let mut done = 0;
     let mut result = Ok(());
     for (part, took) in PARTS.iter().zip(&TOOK) {
@@ -300,7 +286,15 @@ fn masked() -> Result<Resumed, Trouble> {
         }
     }
     if result.is_ok() {
-        result = suspend(&mut told);
+        result = match &mut told.pv {
+            Some(pv) => pv.suspend(),
+            None => pvh::suspend(),
+        }
+        .map(|(how, store, console)| {
+            told.how = how;
+            told.store = store;
+            told.console = console;
+        });
     }
     for (part, took) in PARTS.iter().zip(&TOOK).take(done).rev() {
         if let Err(e) = timed(&took.after, || (part.after)(&told)) {
@@ -310,102 +304,44 @@ fn masked() -> Result<Resumed, Trouble> {
     result.map(|()| told.how)
 }
 
-/// Writes `start_info` as the tools expect it, and returns what is told to a domain that goes on with
-/// all that it had.
-fn prepare() -> Result<Told, Trouble> {
-    let told = Told {
+/// What is told to a domain that goes on with all that it had.
+fn before() -> Result<Told, Trouble> {
+    let store = xenstore::port().ok_or(Trouble::NotSaved)?;
+    let console = console::port().ok_or(Trouble::NotSaved)?;
+    let pv = match is_here(&XEN_TABLES) {
+        true => Some(pv::Told::prepare(store, console)?),
+        false => None,
+    };
+    Ok(Told {
         how: Resumed::Cancelled,
-        p2m: shared::p2m().ok_or(Trouble::NotSaved)?,
-        shared_info: frame_at(SHARED_INFO)?.addr(),
-        store: xenstore::port().ok_or(Trouble::NotSaved)?,
-        console: console::port().ok_or(Trouble::NotSaved)?,
-    };
-    let info = START_INFO.0.get();
-    // SAFETY: nobody else uses the page, which is memory of the image.
-    unsafe {
-        (&raw mut (*info).nr_pages).write(told.p2m.pages);
-        (&raw mut (*info).shared_info).write(told.shared_info.as_u64());
-        (&raw mut (*info).store_mfn).write(memory_at(Fixed::Store.address())?.as_u64());
-        (&raw mut (*info).store_evtchn).write(told.store.0);
-        (&raw mut (*info).console).write(start_info_console {
-            domU: start_info_console_domU {
-                mfn: memory_at(Fixed::Console.address())?.as_u64(),
-                evtchn: told.console.0,
-            },
-        });
-    }
-    Ok(told)
+        store,
+        console,
+        pv,
+    })
 }
 
-/// Suspends the domain, and reads what it is told then.
-fn suspend(told: &mut Told) -> Result<(), Trouble> {
-    let page = START_INFO.0.get();
-    let frame = frame_at(page.expose_provenance() as u64)?;
-    // SAFETY: what of this kernel holds a machine number stands in `PARTS`, and is not used before it is
-    // told the new ones.
-    let how = unsafe { sched::suspend(&HV, frame) }?;
-    // SAFETY: nobody writes to the page any more, which is memory of the image.
-    unsafe {
-        let address = (&raw const (*page).shared_info).read_volatile();
-        told.shared_info = MachAddr::new(address).unwrap_or_else(|| {
-            panic!("after a suspend, shared_info is said to be at {address:#x}")
-        });
-        told.store = Port((&raw const (*page).store_evtchn).read_volatile());
-        told.console = Port((&raw const (*page).console.domU.evtchn).read_volatile());
-    }
-    told.how = how;
-    Ok(())
-}
-
-/// The machine frame that is mapped at an address.
-fn frame_at(va: u64) -> Result<Mfn, MmError> {
-    let entry = mm::with(|tables| tables.ptep_get(va))?;
-    entry.mfn().ok_or(MmError::NotMapped { va })
-}
-
-/// The frame of the domain's memory that is mapped at an address.
-fn memory_at(va: u64) -> Result<Pfn, MmError> {
-    let frame = frame_at(va)?;
-    mm::with(|tables| tables.machine().pfn(frame)).ok_or(MmError::NotMapped { va })
-}
-
-fn unmap_shared_info() -> Result<(), Trouble> {
+fn withdraw_shared_info() -> Result<(), Trouble> {
     shared::withdraw();
-    mm::with(|tables| {
-        // SAFETY: nobody uses the page any more.
-        unsafe { tables.ptep_get_and_clear(SHARED_INFO) }?;
-        tables.flush_tlb(Some(SHARED_INFO))?;
-        tables.flush()
-    })?;
-    Ok(())
+    match is_here(&XEN_TABLES) {
+        true => pv::unmap_shared_info(),
+        false => Ok(()),
+    }
 }
 
-fn map_shared_info(told: &Told) -> Result<(), Trouble> {
-    let Some(page) = NonNull::new(core::ptr::with_exposed_provenance_mut(SHARED_INFO as usize))
-    else {
-        return Err(Trouble::NotSaved);
-    };
-    let root = mm::with(|tables| {
-        // SAFETY: the frame is what Xen shares with this domain, and this is its place.
-        unsafe { tables.map_machine(SHARED_INFO, told.shared_info.frame(), Flags::DATA) }?;
-        tables.flush()?;
-        tables.mfn(tables.root())
-    })?;
-    // SAFETY: mapped just now, for good, but for the next suspend. The boot vCPU runs alone.
-    unsafe { shared::publish_masked(page) };
+fn publish_shared_info(told: &Told) -> Result<(), Trouble> {
+    match &told.pv {
+        Some(pv) => pv.map_shared_info()?,
+        None if told.is_new() => pvh::share_anew()?,
+        None => {}
+    }
+    let page = core::ptr::with_exposed_provenance_mut(SHARED_INFO as usize);
+    // SAFETY: the page is mapped there, for good, but for the next suspend. The boot vCPU runs alone.
+    unsafe { shared::publish_masked(NonNull::new(page).ok_or(Trouble::NotSaved)?) };
     if told.is_new() {
-        let P2m {
-            pages, list, whole, ..
-        } = told.p2m;
-        shared::publish_p2m(pages, list, root, whole);
-        time::go_on();
-        let before = told.p2m.root;
-        if root.addr().as_u64() != before {
-            log::debug!(
-                "the machine frames are others: the root's {root}, before {:#x}",
-                before >> 12
-            );
+        if let Some(pv) = &told.pv {
+            pv.publish_p2m()?;
         }
+        time::go_on();
     }
     Ok(())
 }
