@@ -142,7 +142,8 @@ pub(crate) struct BuildArgs {
     /// Print what modules registered in the image, its size, and what of it is given back after boot
     #[arg(long)]
     pub(crate) show: bool,
-    /// Leave out self-tests, benchmarks, rules and fuzzing; kept apart from the usual image
+    /// Leave out tests, programs and the names of functions, and compile for size; kept apart from the
+    /// usual image
     #[arg(long)]
     pub(crate) lean: bool,
 }
@@ -197,7 +198,7 @@ pub(crate) struct BootArgs {
     /// The text of failure, likewise; a line with it fails the boot whatever else is said
     #[arg(long, value_name = "REGEX", value_parser = Pattern::parse)]
     pub(crate) fail: Option<Pattern>,
-    /// Boot an image without self-tests, benchmarks, rules and fuzzing
+    /// Boot an image without tests, programs and the names of functions, compiled for size
     #[arg(long, conflicts_with = "kernel")]
     pub(crate) lean: bool,
     /// Give up after so many seconds [default: 60; none with --interactive or --gdb]

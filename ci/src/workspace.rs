@@ -18,6 +18,9 @@ const KEPT_RUNS: usize = 10;
 /// The manifest of the fuzzer that coverage guides: a workspace of its own.
 pub(crate) const FUZZER: &str = "guest/fuzz/Cargo.toml";
 
+/// The features of the lean kernel.
+pub(crate) const LEAN: &[&str] = &["--no-default-features", "--features=small"];
+
 /// The repository and cargo's output directory.
 pub(crate) struct Workspace {
     /// Where `Cargo.toml` is.
@@ -73,11 +76,13 @@ impl Workspace {
         Ok(built)
     }
 
-    /// Builds the kernel without self-tests, benchmarks, rules and fuzzing, in an output directory
-    /// of its own, and returns the image.
+    /// Builds the kernel without tests, programs and names, for size, in an output directory of its
+    /// own, and returns the image.
     pub(crate) fn build_lean_kernel(&self) -> Result<PathBuf> {
         let target = self.lean_target();
-        let built = self.build_in(&target, "guest", &["--no-default-features"])?;
+        // Behind the manifest's own, whose place it takes.
+        let for_size = ["--config", "profile.release.opt-level=\"z\""];
+        let built = self.build_in(&target, "guest", &[LEAN, &for_size].concat())?;
         image::finish(&built)?;
         Ok(built)
     }

@@ -8,12 +8,14 @@ use core::fmt;
 
 use crate::checks::{self, Facts};
 use crate::control::{self, End};
+use crate::ended::Ended;
 use crate::init_memory::{self, Given};
 use crate::mm::Tables;
 use crate::mm::levels::Levels;
 use crate::monitor::Monitor;
 use crate::selection::Selection;
-use crate::user::{self, Ended};
+#[cfg(feature = "programs")]
+use crate::user;
 use crate::{cpu, mm, power, println, verdict};
 use xen_pv_rt::start_info::{ConsoleInfo, Module};
 
@@ -50,7 +52,10 @@ pub(crate) fn run(booted: &Booted<'_>) -> ! {
         Err(e) => panic!("giving back parts of the image: {e}"),
     }
     let tested = checks::self_test(booted.selftest, booted.privileged);
+    #[cfg(feature = "programs")]
     let program = run_program(booted);
+    #[cfg(not(feature = "programs"))]
+    let program: Option<Result<Ended, ()>> = None;
     let mut monitor = Monitor::new(booted.privileged, tested);
     let end = match control::attend() {
         Some(end) => end,
@@ -77,6 +82,7 @@ pub(crate) fn run(booted: &Booted<'_>) -> ! {
 }
 
 /// Runs the program that was asked for, if one was.
+#[cfg(feature = "programs")]
 fn run_program(booted: &Booted<'_>) -> Option<Result<Ended, ()>> {
     let (path, arguments) = booted.init?;
     let ended = user::run(booted.module, booted.console, path, arguments);

@@ -17,8 +17,12 @@
 //! The library is compiled for the host as well, where everything that needs no Xen is tested.
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(
-    not(feature = "check"),
-    allow(dead_code, unused_imports, reason = "some of it only the checks use")
+    not(all(feature = "check", feature = "programs")),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "some of it only the checks use, or programs"
+    )
 )]
 
 pub mod address_map;
@@ -41,6 +45,8 @@ pub mod console;
 mod control;
 #[cfg(target_os = "none")]
 mod cpu;
+#[cfg(target_os = "none")]
+mod ended;
 #[cfg(target_os = "none")]
 pub mod entry;
 #[cfg(target_os = "none")]
@@ -83,9 +89,12 @@ mod tested;
 #[cfg(target_os = "none")]
 mod time;
 pub mod trap;
-#[cfg(target_os = "none")]
+#[cfg(all(target_os = "none", feature = "programs"))]
 mod user;
-#[cfg(target_os = "none")]
+#[cfg(all(target_os = "none", feature = "programs"))]
+mod usermode;
+#[cfg(all(target_os = "none", not(feature = "programs")))]
+#[path = "usermode/none.rs"]
 mod usermode;
 pub mod verdict;
 #[cfg(target_os = "none")]

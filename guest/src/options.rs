@@ -108,8 +108,32 @@ pub const WORDS: &[Word] = &[
     },
 ];
 
-/// Words of checks, which an image can be built without.
-const CHECKS: &[&str] = &["selftest", "bench", "rules", "fuzz", "differential"];
+/// What an image can be built without.
+#[derive(Clone, Copy, Debug)]
+struct Parts {
+    checks: bool,
+    programs: bool,
+}
+
+impl Parts {
+    /// What this image has.
+    const HERE: Parts = Parts {
+        checks: cfg!(feature = "check"),
+        programs: cfg!(feature = "programs"),
+    };
+
+    /// What a word is for, if that is not there.
+    #[init]
+    fn lack(self, word: &str) -> Option<&'static str> {
+        match word {
+            "selftest" | "bench" | "rules" | "fuzz" | "differential" if !self.checks => {
+                Some("self-tests, benchmarks, rules and fuzzing")
+            }
+            "init" if !self.programs => Some("what runs programs"),
+            _ => None,
+        }
+    }
+}
 
 /// A deliberate failure, for testing whoever watches the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -332,12 +356,12 @@ fn selection(value: Option<&str>) -> Result<Selection<'_>, Reason<'static>> {
 /// The first word that is not understood, or a line that may not be whole.
 #[init]
 pub fn parse(line: &[u8]) -> Result<Options<'_>, CmdlineError<'_>> {
-    parse_for(line, cfg!(feature = "check"))
+    parse_for(line, Parts::HERE)
 }
 
-/// Parses a command line for an image with the checks, or without.
+/// Parses a command line for an image that has these parts.
 #[init]
-fn parse_for(line: &[u8], has_checks: bool) -> Result<Options<'_>, CmdlineError<'_>> {
+fn parse_for(line: &[u8], parts: Parts) -> Result<Options<'_>, CmdlineError<'_>> {
     let mut options = Options::default();
     let mut seen = 0_u32;
     if line.len() > LONGEST {
@@ -370,8 +394,8 @@ fn parse_for(line: &[u8], has_checks: bool) -> Result<Options<'_>, CmdlineError<
             .iter()
             .position(|w| w.name == name)
             .ok_or_else(|| error(Reason::Unknown))?;
-        if !has_checks && CHECKS.contains(&name) {
-            return Err(error(Reason::NotBuiltIn));
+        if let Some(what) = parts.lack(name) {
+            return Err(error(Reason::NotBuiltIn(what)));
         }
         if seen & (1 << place) != 0 {
             return Err(error(Reason::Twice));

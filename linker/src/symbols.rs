@@ -4,7 +4,7 @@
 //! functions, already demangled. Layout, little-endian: magic `SYMS`, u32 count, then `count`
 //! pairs (u32 offset of the function from VIRT_BASE, u32 offset of its name from the start of the
 //! section) sorted by address, then names, each a u8 length and that many bytes. A section that
-//! does not parse, as before it is filled, simply has no names: a backtrace must never fail.
+//! does not parse, as before it is filled or in an image without the feature `names`, simply has no names: a backtrace must never fail.
 
 /// First bytes of a filled table.
 pub const MAGIC: [u8; 4] = *b"SYMS";
@@ -113,6 +113,7 @@ pub fn encode(functions: &[(u32, String)]) -> Vec<u8> {
 #[cfg(target_os = "none")]
 mod section {
     /// The reserved space; only the linker script's symbols refer to it.
+    #[cfg(feature = "names")]
     // SAFETY: the linker script gives this section a place of its own in read-only data.
     #[used]
     #[unsafe(link_section = ".symbols")]

@@ -13,9 +13,10 @@ pub(crate) mod tables;
 use std::io::Write;
 use std::path::Path;
 
-use object::elf;
+use object::{Object, elf};
 
 use crate::exit::{Failure, Result};
+pub(crate) use report::Sizes;
 use tables::Tables;
 
 /// Checks and completes the image at `path`, as the linker wrote it.
@@ -24,7 +25,7 @@ pub(crate) fn finish(path: &Path) -> Result<()> {
     let wrong = |what: String| Failure::Guest(format!("{}: {what}", path.display()));
     let file = parse(&bytes).map_err(wrong)?;
     // Cargo puts the linker's file back only when something has changed.
-    if symbols::are_filled(&file) {
+    if is_finished(&file) {
         return Ok(());
     }
     let tables = Tables::read(&file).map_err(wrong)?;
@@ -47,16 +48,21 @@ pub(crate) fn show(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the image at `path` takes in memory, in words.
-pub(crate) fn size(path: &Path) -> Result<String> {
+/// What the image at `path` takes in memory.
+pub(crate) fn sizes(path: &Path) -> Result<Sizes> {
     let bytes = std::fs::read(path).map_err(Failure::file("read", path))?;
     let file = parse(&bytes).map_err(Failure::Guest)?;
-    Ok(report::Sizes::new(&file).to_string())
+    Ok(Sizes::new(&file))
 }
 
 /// Reads the file.
 pub(crate) fn parse(bytes: &[u8]) -> std::result::Result<object::File<'_>, String> {
     object::File::parse(bytes).map_err(|error| format!("not the ELF file it should be: {error}"))
+}
+
+/// Whether that was done already: relocations are what goes last.
+fn is_finished(file: &object::File<'_>) -> bool {
+    file.section_by_name(".rela.text").is_none()
 }
 
 /// The image without the relocations, which only the checks need and which are half of the file.

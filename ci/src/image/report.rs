@@ -6,7 +6,7 @@ use std::fmt;
 
 use linker::Group;
 use linker::subarch::Subarch;
-use object::{Object, ObjectSection, ObjectSegment, SectionKind, elf};
+use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SectionKind, elf};
 
 use super::references::{Part, part};
 use super::tables::Tables;
@@ -18,11 +18,13 @@ const GROUPS: [(Group, &str); 2] = [
 ];
 
 /// What an image takes in memory, in bytes.
-#[derive(Debug, Default)]
-pub(super) struct Sizes {
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sizes {
     code: u64,
     constants: u64,
     variables: u64,
+    /// What of it a PV domain has back when it has booted.
+    given_back: u64,
 }
 
 impl Sizes {
@@ -40,7 +42,22 @@ impl Sizes {
             };
             *kind += segment.size();
         }
+        // No part of the image, see the linker script, but of its last segment.
+        let place = |name| file.symbol_by_name(name).map(|symbol| symbol.address());
+        if let (Some(tables), Some(end)) = (place("__early_tables"), place("__image_end")) {
+            sizes.variables -= end - tables;
+        }
+        let marked = file.sections().filter(|section| {
+            let name = section.name().ok().map(part);
+            section.address() != 0 && matches!(name, Some(Part::Marked(_)))
+        });
+        sizes.given_back = marked.map(|section| section.size()).sum();
         sizes
+    }
+
+    /// What stays in a PV domain that has booted, in KiB.
+    pub(crate) fn stays(&self) -> u64 {
+        (self.code + self.constants + self.variables - self.given_back).div_ceil(1024)
     }
 }
 
@@ -50,7 +67,9 @@ impl fmt::Display for Sizes {
             [self.code, self.constants, self.variables].map(|bytes| bytes.div_ceil(1024));
         write!(
             f,
-            "size: {code}K of code, {constants}K of constants, {variables}K of variables"
+            "size: {code}K of code, {constants}K of constants, {variables}K of variables; {}K of it stay \
+             in a PV domain that has booted",
+            self.stays()
         )
     }
 }

@@ -3,22 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use linker::symbols::{MAGIC, encode};
+use linker::symbols::encode;
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 
 use crate::ui;
 
-/// Whether that was done already.
-pub(super) fn are_filled(file: &object::File<'_>) -> bool {
-    let section = file.section_by_name(".symbols");
-    section.is_some_and(|section| section.data().is_ok_and(|data| data.starts_with(&MAGIC)))
-}
-
-/// Fills the symbol section of an image, whose bytes these are.
+/// Fills the symbol section of an image, whose bytes these are, if it has room for any.
 pub(super) fn fill(bytes: &mut [u8], file: &object::File<'_>) {
     let Some((offset, size)) = file
         .section_by_name(".symbols")
         .and_then(|section| section.file_range())
+        .filter(|(_, size)| *size > 0)
     else {
         return;
     };

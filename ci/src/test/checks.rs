@@ -8,7 +8,7 @@ use crate::exit::{Failure, Result};
 use crate::process;
 use crate::provision::rust;
 use crate::report::{Facts, State};
-use crate::workspace::FUZZER;
+use crate::workspace::{FUZZER, LEAN};
 
 /// Crates that are part of an image without an operating system's target, and lint as such too.
 const FREESTANDING: &[&str] = &[
@@ -84,6 +84,12 @@ pub(super) fn clippy(suite: &mut Suite) -> Result<()> {
     }
     command.args(OPTIONAL).args(["--", "-D", "warnings"]);
     single(suite, "clippy: freestanding", command)?;
+
+    let mut command = suite.workspace.cargo();
+    command.args(["clippy", "--quiet", "--target", rust::TARGET]);
+    command.args(["--package", "guest"]).args(LEAN);
+    command.args(["--", "-D", "warnings"]);
+    single(suite, "clippy: lean", command)?;
 
     for (example, _) in examples::ALL {
         let mut command = examples::cargo(&suite.workspace, example, "clippy");

@@ -1,5 +1,5 @@
-//! The image without self-tests, benchmarks, rules and fuzzing: how large it is, that it boots, and
-//! that it refuses what it does not have.
+//! The image without tests, programs and names: how large it is, that it boots, and that it refuses what
+//! it does not have.
 
 use std::time::Instant;
 
@@ -19,14 +19,31 @@ const BOOTS: &[(&str, &str, i32, &str)] = &[
         1,
         "'selftest=mm': this image was built without self-tests",
     ),
+    (
+        "refuses to run programs",
+        "init=/bin/sh",
+        1,
+        "'init=/bin/sh': this image was built without what runs programs",
+    ),
 ];
+
+/// What may stay of it in a PV domain that has booted, in KiB.
+const STAYS: u64 = 400;
 
 /// Prints both sizes and makes the boots.
 pub(super) fn run(suite: &mut Suite, provision: &ProvisionArgs) -> Result<()> {
-    let full = image::size(&suite.kernel()?)?;
+    let full = image::sizes(&suite.kernel()?)?;
     let lean = suite.workspace.build_lean_kernel()?;
-    println!("      with tests, {full}");
-    println!("      without, {}", image::size(&lean)?);
+    let sizes = image::sizes(&lean)?;
+    println!("      with all, {full}");
+    println!("      lean, {sizes}");
+    let result = match sizes.stays() {
+        ..=STAYS => Ok(()),
+        stays => Err(format!(
+            "{stays}K stay of it, which are to be {STAYS}K at most"
+        )),
+    };
+    suite.report("lean: is small", Instant::now(), result);
     for via in [Via::Dom0, Via::Bare] {
         for (what, words, status, says) in BOOTS {
             let name = format!("lean: {} {what}", via.name());

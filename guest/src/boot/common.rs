@@ -108,6 +108,12 @@ pub(super) fn prepare<'a>(subarch: Subarch, entered: &Entered<'a>) -> Options<'a
         let (word, whose) = (passed.word.escape_ascii(), passed.whose);
         log::info!(target: "boot", "passed over '{word}': for {whose}");
     }
+    if !cfg!(feature = "programs") && entered.module.is_some() {
+        log::warn!(
+            target: "boot",
+            "a ramdisk was loaded, and nothing reads it: this image was built without what runs programs"
+        );
+    }
     log::info!(target: "mmu", "{}", Levels::current());
     options
 }

@@ -32,6 +32,8 @@ const NEEDED: Range<u64> = 0x100..0x800;
 const SPECIAL: u64 = 8;
 /// Entries of a memory map that are looked at.
 pub const MAX_ENTRIES: u32 = 128;
+/// What is taken of one.
+const EXPECTED: &str = "at most 128 entries that describe 32 ranges of memory";
 /// The largest memory: what the direct map has room for.
 const MAX_FRAMES: u64 = 1 << 32;
 
@@ -59,11 +61,11 @@ unsafe impl Plain for MemmapTableEntry {}
 unsafe impl Plain for ModlistEntry {}
 
 #[init]
-fn load<T: Plain>(read: &mut impl FnMut(u64, &mut [u8]), address: u64) -> T {
+fn load<T: Plain>(read: &mut impl Read, address: u64) -> T {
     let mut value = T::default();
     let bytes = (&raw mut value).cast::<u8>();
     // SAFETY: the bytes of a value that any bytes are good for.
-    read(address, unsafe {
+    read.read(address, unsafe {
         core::slice::from_raw_parts_mut(bytes, size_of::<T>())
     });
     value
@@ -75,6 +77,12 @@ fn error(field: &'static str, value: u64, expected: &'static str) -> BootError {
         value,
         expected,
     }
+}
+
+/// Who reads physical memory. No closure: an instance of what calls those has no mark, and stays.
+pub trait Read {
+    /// Copies bytes from `address` on.
+    fn read(&mut self, address: u64, to: &mut [u8]);
 }
 
 /// Who else can be asked about memory: Xen, where there is one.
@@ -116,7 +124,7 @@ impl HvmInfo {
     /// The first field that cannot be right.
     pub fn parse(
         start: u64,
-        read: &mut impl FnMut(u64, &mut [u8]),
+        read: &mut impl Read,
         ask: &mut impl Ask,
     ) -> Result<HvmInfo, BootError> {
         let info: StartInfo = load(read, start);
@@ -129,20 +137,20 @@ impl HvmInfo {
         } else {
             info.memmap_entries
         };
-        let (memory, others) = if entries > 0 {
-            survey(entries, ask.ring(), |index| {
-                let size = size_of::<MemmapTableEntry>() as u64;
-                load(read, info.memmap_paddr + u64::from(index) * size)
-            })?
+        let mut map = [MemmapTableEntry::default(); MAX_ENTRIES as usize];
+        let full = || error("memmap", entries.into(), EXPECTED);
+        let known = if entries > 0 {
+            let mut place = info.memmap_paddr;
+            for entry in map.get_mut(..entries as usize).ok_or_else(full)? {
+                *entry = load(read, place);
+                place = place.saturating_add(size_of::<MemmapTableEntry>() as u64);
+            }
+            entries as usize
         } else {
-            let mut map = [MemmapTableEntry::default(); MAX_ENTRIES as usize];
-            let known = ask.map(&mut map).filter(|known| *known > 0).ok_or(error(
-                "memmap_entries",
-                0,
-                "a memory map, here or from Xen",
-            ))?;
-            survey(known as u32, ask.ring(), |index| map[index as usize])?
+            let known = ask.map(&mut map).filter(|known| *known > 0);
+            known.ok_or(error("memmap_entries", 0, "a memory map, here or from Xen"))?
         };
+        let (memory, others) = survey(&map[..known], ask.ring())?;
         let memory = match ask.pages() {
             Some(pages) => what_there_is(memory, pages.saturating_sub(others))?,
             None => memory,
@@ -191,10 +199,10 @@ fn bootable(memory: Memory, field: &'static str) -> Result<Memory, BootError> {
     }
 }
 
-fn cmdline(read: &mut impl FnMut(u64, &mut [u8]), address: u64) -> Vec<u8, CMDLINE> {
+fn cmdline(read: &mut impl Read, address: u64) -> Vec<u8, CMDLINE> {
     let byte = |offset: u64| {
         let mut byte = [0];
-        read(address.saturating_add(offset), &mut byte);
+        read.read(address.saturating_add(offset), &mut byte);
         byte[0]
     };
     let there = if address == 0 { 0 } else { CMDLINE as u64 };
@@ -204,18 +212,9 @@ fn cmdline(read: &mut impl FnMut(u64, &mut [u8]), address: u64) -> Vec<u8, CMDLI
 /// The frames of the memory map that are memory and nothing else, and how many pages the domain may
 /// have in others. Maps of older tools do not show where the builder's `ring` is.
 #[init]
-fn survey(
-    entries: u32,
-    ring: Option<u64>,
-    mut load: impl FnMut(u32) -> MemmapTableEntry,
-) -> Result<(Memory, u64), BootError> {
-    const EXPECTED: &str = "at most 128 entries that describe 32 ranges of memory";
-    let full = || error("memmap", entries.into(), EXPECTED);
-    if entries > MAX_ENTRIES {
-        return Err(full());
-    }
-    let mut entry = |index: u32| -> (Range<u64>, bool) {
-        let entry = load(index);
+fn survey(map: &[MemmapTableEntry], ring: Option<u64>) -> Result<(Memory, u64), BootError> {
+    let full = || error("memmap", map.len() as u64, EXPECTED);
+    let frames = |entry: &MemmapTableEntry| -> (Range<u64>, bool) {
         let end = entry.addr.saturating_add(entry.size);
         if entry.ty() == MemmapType::Ram {
             (
@@ -227,15 +226,15 @@ fn survey(
         }
     };
     let mut ranges: Ranges = Vec::new();
-    for index in 0..entries {
-        if let (range, true) = entry(index) {
+    for entry in map {
+        if let (range, true) = frames(entry) {
             add(&mut ranges, range).ok_or_else(full)?;
         }
     }
     let mut others = 0_u64;
     let mut shown = ring.is_none();
-    for index in 0..entries {
-        if let (range, false) = entry(index) {
+    for entry in map {
+        if let (range, false) = frames(entry) {
             others = others.saturating_add(range.end.saturating_sub(range.start));
             shown |= ring.is_some_and(|ring| range.contains(&ring));
             remove(&mut ranges, range).ok_or_else(full)?;
@@ -288,7 +287,7 @@ fn remove(ranges: &mut Ranges, range: Range<u64>) -> Option<()> {
 
 #[init]
 fn module(
-    read: &mut impl FnMut(u64, &mut [u8]),
+    read: &mut impl Read,
     info: &StartInfo,
     memory: &Memory,
 ) -> Result<Option<Module>, BootError> {
@@ -316,6 +315,12 @@ fn module(
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    impl<F: FnMut(u64, &mut [u8])> Read for F {
+        fn read(&mut self, address: u64, to: &mut [u8]) {
+            self(address, to);
+        }
+    }
 
     /// Physical memory of the loader's data: `hvm_start_info` at 0x1000, the map at 0x2000, the
     /// modules at 0x2800, the command line right before a page's end.

@@ -25,7 +25,7 @@ use x86_64::registers::model_specific::{Efer, EferFlags};
 
 use super::common::{self, Entered, prepare, start_kernel_common};
 use super::fixmap;
-use super::hvm::{self, Ask, HvmInfo};
+use super::hvm::{self, Ask, HvmInfo, Read};
 use super::processor;
 use crate::console;
 use crate::mm::entry::{Entry, L1};
@@ -84,16 +84,12 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
     if let Some(e) = open_store(subarch) {
         println!("xenstore: {e}");
     }
-    let info = HvmInfo::parse(
-        start_info,
-        &mut read_physical,
-        &mut Loaders { subarch, console },
-    )
-    .unwrap_or_else(|e| {
-        println!("hvm_{e}");
-        verdict::crash(e);
-        power::crash()
-    });
+    let info = HvmInfo::parse(start_info, &mut Physical, &mut Loaders { subarch, console })
+        .unwrap_or_else(|e| {
+            println!("hvm_{e}");
+            verdict::crash(e);
+            power::crash()
+        });
     let entered = Entered {
         via: subarch.name(),
         by: "hvm_start_info",
@@ -240,32 +236,36 @@ fn set_fixed(fixed: Fixed, address: u64, mut flags: mm::Flags) {
     tlb::flush(VirtAddr::new_truncate(fixed.address()));
 }
 
-/// Copies bytes from physical memory, wherever it is, page by page. What lies beyond the
-/// processor's addresses reads as zeros.
+/// Physical memory, wherever it is, page by page. What lies beyond the processor's addresses reads as
+/// zeros.
+struct Physical;
+
 #[init]
-fn read_physical(address: u64, to: &mut [u8]) {
-    // Without the leaf that says it, as many bits as there were when there was none.
-    let known = __cpuid_count(0x8000_0000, 0).eax >= 0x8000_0008;
-    let width = if known {
-        __cpuid_count(0x8000_0008, 0).eax & 0xff
-    } else {
-        36
-    };
-    let end = 1_u64 << width.clamp(32, 52);
-    let mut at = address;
-    for byte in to {
-        if at >= end {
-            *byte = 0;
-            continue;
+impl Read for Physical {
+    fn read(&mut self, address: u64, to: &mut [u8]) {
+        // Without the leaf that says it, as many bits as there were when there was none.
+        let known = __cpuid_count(0x8000_0000, 0).eax >= 0x8000_0008;
+        let width = if known {
+            __cpuid_count(0x8000_0008, 0).eax & 0xff
+        } else {
+            36
+        };
+        let end = 1_u64 << width.clamp(32, 52);
+        let mut at = address;
+        for byte in to {
+            if at >= end {
+                *byte = 0;
+                continue;
+            }
+            if at == address || at.is_multiple_of(PAGE) {
+                set_fixed(Fixed::Early, at & !(PAGE - 1), mm::Flags::CONST);
+            }
+            let place = Fixed::Early.address() + at % PAGE;
+            let place = core::ptr::with_exposed_provenance::<u8>(place as usize);
+            // SAFETY: the page is mapped; physical memory that does not exist reads as something.
+            *byte = unsafe { place.read_volatile() };
+            at += 1;
         }
-        if at == address || at.is_multiple_of(PAGE) {
-            set_fixed(Fixed::Early, at & !(PAGE - 1), mm::Flags::CONST);
-        }
-        let place = Fixed::Early.address() + at % PAGE;
-        let place = core::ptr::with_exposed_provenance::<u8>(place as usize);
-        // SAFETY: the page is mapped; physical memory that does not exist reads as something.
-        *byte = unsafe { place.read_volatile() };
-        at += 1;
     }
 }
 

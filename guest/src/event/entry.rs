@@ -24,8 +24,7 @@ global_asm!(
     "    pop rcx",
     "    pop r11",
     // Out of user mode the event waits until whoever runs the program opens upcalls.
-    "    test byte ptr [rsp + 8], 3",
-    "    jnz usermode_interrupted",
+    crate::usermode::leave_to!(8, "usermode_interrupted"),
     // What a Rust function may change; the kernel uses no vector registers. Nine words: the stack
     // was 8 off 16, the call needs it aligned.
     "    push rcx",

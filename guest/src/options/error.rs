@@ -40,7 +40,7 @@ impl CmdlineError<'_> {
                 Reason::NoSuch(name) => write!(f, "no '{name}'"),
                 Reason::Twice => f.write_str("given twice"),
                 Reason::Against(other) => write!(f, "against {other}"),
-                Reason::NotBuiltIn => f.write_str("not in this image"),
+                Reason::NotBuiltIn(_) => f.write_str("not in this image"),
                 Reason::TooLong => write!(f, "longer than {LONGEST} bytes, perhaps cut off"),
             }
         })
@@ -68,8 +68,8 @@ pub enum Reason<'a> {
     Twice,
     /// This word came before, which means the opposite.
     Against(&'static str),
-    /// The image was built without what the word asks for.
-    NotBuiltIn,
+    /// The image was built without what the word asks for, which is this.
+    NotBuiltIn(&'static str),
     /// The line has as many bytes as loaders leave of one that is too long for them.
     TooLong,
 }
@@ -94,9 +94,9 @@ impl fmt::Display for CmdlineError<'_> {
             Reason::NoSuch(name) => write!(f, "there is no '{name}'"),
             Reason::Twice => f.write_str("given twice"),
             Reason::Against(other) => write!(f, "means the opposite of '{other}', which is given"),
-            Reason::NotBuiltIn => f.write_str(
-                "this image was built without self-tests, benchmarks, rules and fuzzing: it is lean",
-            ),
+            Reason::NotBuiltIn(what) => {
+                write!(f, "this image was built without {what}: it is lean")
+            }
             Reason::TooLong => write!(
                 f,
                 "{} bytes or more; loaders cut a line off there, so that at most {LONGEST} are taken",

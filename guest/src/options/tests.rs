@@ -200,24 +200,39 @@ fn a_name_in_a_list_must_name_something() {
 }
 
 #[test]
-fn a_lean_image_refuses_the_words_of_checks_and_no_others() {
-    for word in WORDS {
-        let refused = parse_for(word.name.as_bytes(), false)
-            .err()
-            .map(|e| e.reason);
-        let is_check = CHECKS.contains(&word.name);
-        assert_eq!(
-            refused == Some(Reason::NotBuiltIn),
-            is_check,
-            "{}",
-            word.name
-        );
+fn an_image_refuses_the_words_of_what_it_lacks_and_no_others() {
+    let words = &["selftest", "bench", "rules", "fuzz", "differential"];
+    for (checks, programs) in [(true, true), (false, true), (true, false), (false, false)] {
+        let parts = Parts { checks, programs };
+        for word in WORDS {
+            let refused = parse_for(word.name.as_bytes(), parts)
+                .err()
+                .map(|e| e.reason);
+            assert_eq!(
+                matches!(refused, Some(Reason::NotBuiltIn(_))),
+                !checks && words.contains(&word.name) || !programs && word.name == "init",
+                "{} by {parts:?}",
+                word.name
+            );
+        }
     }
-    let error = parse_for(b"log=warn selftest=mm", false)
-        .unwrap_err()
-        .to_string();
-    let says = "word 2: 'selftest=mm': this image was built without self-tests";
-    assert!(error.contains(says), "{error}");
+    let lean = Parts {
+        checks: false,
+        programs: false,
+    };
+    for (line, says) in [
+        (
+            "log=warn selftest=mm",
+            "word 2: 'selftest=mm': this image was built without self-tests",
+        ),
+        (
+            "init=/bin/sh -- -c true",
+            "word 1: 'init=/bin/sh': this image was built without what runs programs",
+        ),
+    ] {
+        let error = parse_for(line.as_bytes(), lean).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
 }
 
 proptest::proptest! {

@@ -9,7 +9,10 @@ use crate::frame::Frame;
 
 const BREAKPOINT: usize = 3;
 
+#[cfg(feature = "programs")]
 xen_pv_rt::trap_stubs!(trap_stubs, handle, user usermode_left);
+#[cfg(not(feature = "programs"))]
+xen_pv_rt::trap_stubs!(trap_stubs, handle);
 
 unsafe extern "C" {
     static trap_stubs: [[u8; STUB]; VECTORS];

@@ -6,9 +6,9 @@
 //! 3, 6.13).
 
 use core::arch::global_asm;
+use core::mem::MaybeUninit;
 
 use marks::native;
-use spin::Once;
 use x86_64::structures::idt::InterruptDescriptorTable;
 use x86_64::{PrivilegeLevel, VirtAddr};
 
@@ -35,8 +35,7 @@ global_asm!(
     ".endr",
     "",
     "native_trap_common:",
-    "    test byte ptr [rsp + 24], 3",
-    "    jnz native_usermode_left",
+    crate::usermode::leave_to!(24, "native_usermode_left"),
     xen_pv_rt::call_with_frame!(),
     // Vector and error code.
     "    add rsp, 16",
@@ -59,7 +58,8 @@ extern "C" fn handle(frame: &mut Frame) {
     }
 }
 
-static IDT: Once<InterruptDescriptorTable> = Once::new();
+#[native]
+static mut IDT: MaybeUninit<InterruptDescriptorTable> = MaybeUninit::zeroed();
 
 /// A gate for every stub.
 #[native]
@@ -109,8 +109,11 @@ fn table() -> InterruptDescriptorTable {
 /// Loads the table of the stubs. The segments must be loaded before.
 #[native]
 pub(crate) fn install() {
-    let table = table();
-    IDT.call_once(|| table).load();
+    // SAFETY: the boot comes by here once, and only the processor looks at the table from then on.
+    unsafe {
+        (&raw mut IDT).write(MaybeUninit::new(table()));
+        (*(&raw const IDT).cast::<InterruptDescriptorTable>()).load();
+    }
 }
 
 // A stub pushes its vector as one signed byte, which is what lets it fit in its 16 bytes.

@@ -45,6 +45,7 @@ use guest_files::{
 };
 use linux_raw_sys::general as linux;
 
+use crate::ended::Ended;
 use crate::usermode::{self, Context};
 use crate::{mm, task};
 use errno::{Errno, Result, Room};
@@ -84,31 +85,6 @@ impl fmt::Display for NotBegun {
             NotBegun::Ramdisk(refusal) => refusal.fmt(f),
             NotBegun::Files(e) => write!(f, "the root cannot be made: {e:?}"),
             NotBegun::Program(e) => write!(f, "the program cannot be run: {e:?}"),
-        }
-    }
-}
-
-/// How the first program ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ended(u32);
-
-impl Ended {
-    /// As `wait4` has it.
-    pub(crate) fn status(self) -> u32 {
-        self.0
-    }
-
-    /// Whether it says that all went well.
-    pub(crate) fn is_good(self) -> bool {
-        self.0 == 0
-    }
-}
-
-impl fmt::Display for Ended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0 & 0x7f, self.0 >> 8) {
-            (0, status) => write!(f, "{status}"),
-            (signal, _) => write!(f, "signal-{signal}"),
         }
     }
 }

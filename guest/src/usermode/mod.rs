@@ -14,6 +14,15 @@
 //! An event that comes meanwhile is taken only once the caller opens upcalls: it still waits then.
 //! Interrupts of the kernel's own vectors are taken already and must be passed on by the caller.
 
+/// The asm text by which an entry goes another way if it came out of user mode: the code segment's
+/// place above RSP, and where to.
+macro_rules! leave_to {
+    ($cs:literal, $exit:literal) => {
+        concat!("test byte ptr [rsp + ", $cs, "], 3\njnz ", $exit)
+    };
+}
+pub(crate) use leave_to;
+
 mod entry;
 mod fpu;
 mod native;

@@ -12,6 +12,7 @@ use linux_raw_sys::general as linux;
 
 use super::context::need_frames;
 use super::{Context, TestResult, Trouble, expect_eq, selftest};
+use crate::ended::Ended;
 use crate::{mm, stack};
 use crate::{user, usermode};
 use xen_pv_rt::start_info::ConsoleInfo;
@@ -137,7 +138,7 @@ fn status(code: &[u8]) -> Result<u32, Trouble> {
     let archive = archive(&file(code));
     let ended = user::run_from(&archive, ConsoleInfo::Hypervisor, "/t", b"");
     stack::trim_all()?;
-    ended.map(user::Ended::status).map_err(Trouble::error)
+    ended.map(Ended::status).map_err(Trouble::error)
 }
 
 /// Fails unless a program ends by itself with 0.

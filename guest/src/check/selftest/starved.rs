@@ -13,6 +13,7 @@ use super::context::Context;
 use super::pile::Pile;
 use super::programs::{self, program};
 use super::{TestResult, Trouble, selftest};
+use crate::ended::Ended;
 use crate::mm::frames::FrameError;
 use crate::mm::{self, MmError, Tables};
 use crate::{stack, user};
@@ -115,7 +116,7 @@ fn starved(context: &mut Context) -> TestResult {
     let archive = programs::archive(&programs::file(tries()));
     // What is kept for the next program, such as room on the heap, is there from now on.
     let with_enough = user::run_from(&archive, ConsoleInfo::Hypervisor, "/t", b"");
-    match with_enough.map(user::Ended::status) {
+    match with_enough.map(Ended::status) {
         Ok(0) => {}
         Ok(REFUSED) => return Err(Trouble::skip("no frames for it can be had")),
         other => {
@@ -152,7 +153,7 @@ fn rounds(context: &mut Context, archive: &[u8], pile: &mut Pile) -> TestResult 
         let ended = user::run_from(archive, ConsoleInfo::Hypervisor, "/t", b"");
         stack::trim_all()?;
         mm::with_all(Tables::audit).map_err(Trouble::error)?;
-        match ended.map(user::Ended::status) {
+        match ended.map(Ended::status) {
             Ok(0) => {
                 context.note(format_args!(
                     "({frames} frames; {not_begun} times not begun, {refused} refused, {killed} ended)"
