@@ -10,13 +10,19 @@ use crate::ui;
 
 /// Fills the symbol section of an image, whose bytes these are, if it has room for any.
 pub(super) fn fill(bytes: &mut [u8], file: &object::File<'_>) {
-    let Some((offset, size)) = file
-        .section_by_name(".symbols")
-        .and_then(|section| section.file_range())
-        .filter(|(_, size)| *size > 0)
-    else {
+    let at = |name| {
+        file.symbol_by_name(name)
+            .map_or(0, |symbol| symbol.address())
+    };
+    // Behind what is reserved the section is filled up to a whole page.
+    let size = at("__symbols_end") - at("__symbols_start");
+    let section = file.section_by_name(".symbols");
+    let Some((offset, _)) = section.and_then(|section| section.file_range()) else {
         return;
     };
+    if size == 0 {
+        return;
+    }
     let place = &mut bytes[offset as usize..][..size as usize];
     let functions: Vec<_> = functions(file).into_iter().collect();
     let table = encode(&functions);
