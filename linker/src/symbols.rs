@@ -4,7 +4,8 @@
 //! functions, already demangled. Layout, little-endian: magic `SYMS`, u32 count, then `count`
 //! pairs (u32 offset of the function from VIRT_BASE, u32 offset of its name from the start of the
 //! section) sorted by address, then names, each a u8 length and that many bytes. A section that
-//! does not parse, as before it is filled or in an image without the feature `names`, simply has no names: a backtrace must never fail.
+//! does not parse, as before it is filled or in an image without the feature `names`, simply has no names:
+//! a backtrace must never fail.
 
 /// First bytes of a filled table.
 pub const MAGIC: [u8; 4] = *b"SYMS";
