@@ -25,6 +25,7 @@ mod regression;
 #[cfg(test)]
 mod rooms;
 mod rules;
+mod saved;
 mod session;
 mod single;
 mod skips;

@@ -92,7 +92,8 @@ pub(super) const fn odd(
 const NO_NX: &[&str] = &["the processor has no NX: all data is mapped no-execute"];
 
 /// What is said of a dump of a domain with 16 MiB.
-const WHOLE: &[&str] = &["dump: all 4096 pages, and 4 page tables on the way to the p2m list"];
+pub(super) const WHOLE: &[&str] =
+    &["dump: all 4096 pages, and 4 page tables on the way to the p2m list"];
 
 /// A line that loaders cut off behind `selftest`, which is a word as well.
 const LONG: &str = {
@@ -147,7 +148,7 @@ macro_rules! acknowledged {
 
 pub(super) use acknowledged;
 
-/// The same at other machine frames: another domain takes those that it had.
+/// As [`SAVE`], at other machine frames: another domain takes those that it had.
 pub(super) const SAVE_ELSEWHERE: &str = "unfollow; save $domain /tmp/save && { detach; filler 64; \
                               restore /tmp/save; }";
 
@@ -358,130 +359,6 @@ pub(super) const ODD: &[Odd] = &[
         ..USUAL
     },
     Odd {
-        // Its page tables and console each time, and what they do in the end.
-        smoke: Smoke {
-            mem_mib: Some(64),
-            ..odd(
-                "xl saves and restores it three times",
-                &[Via::Xl],
-                "log=info,suspend=debug",
-                PASS,
-                &[
-                    "suspend: the machine frames are others: ",
-                    "store read: xenstored refuses with ENOENT",
-                ],
-            )
-        },
-        as_it_is: true,
-        acts: &[
-            host(PROMPT, SAVE_ELSEWHERE),
-            keys("control: restored", "audit\r"),
-            host(": clean", SAVE_ELSEWHERE),
-            keys("control: restored", "audit\r"),
-            host(": clean", SAVE),
-            keys("control: restored", "selftest mm\r"),
-            keys(" failed=0 ", "store read nothing\r"),
-            host(
-                "refuses with ENOENT",
-                acknowledged!("xl destroy filler; xl shutdown $domain"),
-            ),
-        ],
-        host: &["unanswered: ''"],
-        ..USUAL
-    },
-    Odd {
-        // It stands between the kernel and the tools, and does for it what they do for others.
-        smoke: Smoke {
-            mem_mib: Some(64),
-            ..odd(
-                "a save goes by the shim",
-                &[Via::Shim],
-                "",
-                PASS,
-                &["store read: xenstored refuses with ENOENT"],
-            )
-        },
-        as_it_is: true,
-        acts: &[
-            host(PROMPT, SAVE),
-            keys("control: restored", "audit\r"),
-            keys(": clean", "store read nothing\r"),
-            host("refuses with ENOENT", acknowledged!("xl shutdown $domain")),
-        ],
-        host: &["unanswered: ''"],
-        ..USUAL
-    },
-    Odd {
-        // The tools' view of its p2m list is that of the new domain.
-        smoke: Smoke {
-            mem_mib: Some(16),
-            ..odd(
-                "a dump of a restored domain is whole",
-                &[Via::Xl],
-                "",
-                PASS,
-                &[],
-            )
-        },
-        as_it_is: true,
-        acts: &[
-            host(PROMPT, SAVE_ELSEWHERE),
-            host("control: restored", "xl destroy filler"),
-        ],
-        dump: Some(Dump::Live("control: restored")),
-        host: WHOLE,
-        ..USUAL
-    },
-    Odd {
-        // A checkpoint, a file that has no room, and a restore; work for all vCPUs after each.
-        smoke: Smoke {
-            mem_mib: Some(64),
-            ..odd(
-                "a suspend is cancelled, with four vCPUs",
-                &[Via::Xl],
-                "",
-                PASS,
-                &[
-                    "control: goes on as it was",
-                    "control: restored",
-                    " cpus=4 ",
-                ],
-            )
-        },
-        vcpus: Some(4),
-        as_it_is: true,
-        acts: &[
-            host(PROMPT, "save -c $domain /tmp/save; follow $domain"),
-            keys("control: goes on as it was", "selftest smp.time\r"),
-            host(
-                " failed=0 ",
-                "mkdir -p /small; mount -t tmpfs -o size=1m none /small; save $domain /small/save",
-            ),
-            keys("control: goes on as it was", "selftest smp.time\r"),
-            host(" failed=0 ", SAVE),
-            keys("control: restored", "selftest smp.time,smp.queued\r"),
-            host(" failed=0 ", acknowledged!("xl shutdown $domain")),
-        ],
-        host: &["Failed to save domain, resuming domain", "unanswered: ''"],
-        ..USUAL
-    },
-    Odd {
-        // Between two of them, on two vCPUs; those that are left are made in the restored domain.
-        smoke: Smoke {
-            mem_mib: Some(64),
-            ..odd(
-                "xl saves it in the middle of its self-tests",
-                &[Via::Xl],
-                "selftest",
-                PASS,
-                &["control: restored", " failed=0 "],
-            )
-        },
-        vcpus: Some(2),
-        acts: &[host("selftest mm.map.1 ", SAVE)],
-        ..USUAL
-    },
-    Odd {
         // A reboot is no power-off, and `boot` says so by its status.
         smoke: odd(
             "xl reboot reboots it",
@@ -492,37 +369,6 @@ pub(super) const ODD: &[Odd] = &[
         ),
         acts: &[host(PROMPT, acknowledged!("xl reboot $domain"))],
         host: &["Rebooting domain ", "unanswered: ''"],
-        ..USUAL
-    },
-    Odd {
-        // Its ports, its page of Xen's and its upcalls each time; and the word that is obeyed last.
-        smoke: Smoke {
-            mem_mib: Some(64),
-            ..odd(
-                "it is saved, restored and goes on, and obeys a halt",
-                &[Via::Pvh],
-                "",
-                PASS,
-                &[
-                    "control: goes on as it was",
-                    "store read: xenstored refuses with ENOENT",
-                    "control: asked to halt",
-                ],
-            )
-        },
-        as_it_is: true,
-        acts: &[
-            host(PROMPT, SAVE),
-            keys("control: restored", "audit\r"),
-            host(": clean", SAVE),
-            keys("control: restored", "selftest interrupt,task.timers\r"),
-            host(" failed=0 ", "save -c $domain /tmp/save; follow $domain"),
-            keys("control: goes on as it was", "store read nothing\r"),
-            host(
-                "refuses with ENOENT",
-                "xenstore-write /local/domain/$domain/control/shutdown halt",
-            ),
-        ],
         ..USUAL
     },
     Odd {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::hostile::HOSTILE;
 use super::memory::MEMORY;
 use super::odd::{ODD, Odd};
+use super::saved::SAVED;
 use super::session::Boot;
 use crate::console::verdict::{End, Kind, Shutdown, Verdict, judge, kept};
 use crate::exit::Failure;
@@ -79,6 +80,7 @@ pub(super) const NATIVE: &[Via] = &[Via::Pvh, Via::Bare, Via::Bare4];
 fn table() -> impl Iterator<Item = (&'static Smoke, Option<&'static Odd>)> {
     let odd = ODD
         .iter()
+        .chain(SAVED)
         .chain(MEMORY)
         .chain(HOSTILE)
         .map(|odd| (&odd.smoke, Some(odd)));
