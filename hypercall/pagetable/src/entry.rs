@@ -71,6 +71,8 @@ impl Flags {
         .union(Flags::NO_EXECUTE);
     /// Kernel code.
     pub const CODE: Flags = Flags::PRESENT.union(Flags::ACCESSED);
+    /// What processors note in entries.
+    pub(super) const MARKS: Flags = Flags::ACCESSED.union(Flags::DIRTY);
 }
 
 /// Bits that Xen or the hardware may change behind the kernel's back: U, A, D, G, bit 52.
@@ -327,6 +329,42 @@ impl Pte {
         let added = XEN_BITS & !(Flags::USER.bits() | Flags::ACCESSED.bits() | Flags::DIRTY.bits());
         let ignored = Flags::SOFTWARE0.bits() | added;
         self.is_present() && (self.asked() ^ new.asked()) & !ignored != 0
+    }
+
+    /// What processors that use it may add to it at any time: A, and D where it lets be written.
+    #[inline]
+    #[must_use]
+    pub(super) const fn may_gain(self) -> Flags {
+        let marks = match (self.is_present(), self.is_writable()) {
+            (false, _) => Flags::empty(),
+            (true, false) => Flags::ACCESSED,
+            (true, true) => Flags::MARKS,
+        };
+        marks.difference(self.flags())
+    }
+
+    /// As it may be when it is taken out, if others use it until then: what they may add counts as added.
+    #[inline]
+    #[must_use]
+    pub(super) const fn as_left(self) -> Pte {
+        Entry(self.0 | self.may_gain().bits(), PhantomData)
+    }
+
+    /// What to write in place of this entry, which others use until then, so that it becomes `new` and none
+    /// of the bits is lost that they add; and whether Xen has to keep those that are there when it writes.
+    ///
+    /// Xen keeps both or none. So if `new` takes one of them, the other counts as added.
+    #[must_use]
+    pub(super) fn in_use_to(self, new: Pte) -> (Pte, bool) {
+        let gain = self.may_gain() - new.flags();
+        if gain.is_empty() || self.mfn() != new.mfn() {
+            return (new, false);
+        }
+        let taken = (self.flags() - new.flags()).intersects(Flags::MARKS);
+        match taken {
+            true => (Entry(new.0 | gain.bits(), PhantomData), false),
+            false => (new, true),
+        }
     }
 }
 

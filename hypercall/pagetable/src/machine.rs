@@ -25,7 +25,8 @@ impl<'a> Live<'a> {
     /// # Safety
     /// As [`Machine::live`], and there is a table.
     #[inline]
-    pub(crate) unsafe fn of(table: *const u64) -> Live<'a> {
+    #[must_use]
+    pub unsafe fn of(table: *const u64) -> Live<'a> {
         // SAFETY: the caller says that a table's 512 words lie there, all accesses to which are atomic;
         // `AtomicU64` is laid out as `u64`.
         Live(unsafe { &*table.cast::<[AtomicU64; 512]>() })

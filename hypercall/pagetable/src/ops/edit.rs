@@ -4,18 +4,21 @@ use heapless::Vec;
 use hypercall::Pfn;
 
 use super::map::may_be_frozen;
+use super::marks::any_may_gain;
+use super::writable::{check_all_may_be_writable, check_may_be_writable, looks_writable};
 use super::{
-    Change, Chunk, PAGE, check_present, check_range, check_rights, chunks, copy, mask, present,
+    Change, Chunk, PAGE, Replaced, check_present, check_range, check_rights, chunks, copy, mask,
+    present,
 };
 use crate::cost::{self, Cost};
 use crate::domain::Domain;
 use crate::entry::{Entry, Flags, Keep, L1, L2, Pte, Value};
 use crate::error::MmError;
-use crate::frames::{FrameError, Kinds};
+use crate::frames::FrameError;
 use crate::fresh::Fresh;
 use crate::layout::Layout;
 use crate::machine::{Live, Machine};
-use crate::tables::{Place, Tables};
+use crate::tables::{Marks, Place, Tables};
 
 /// Tables that are rebuilt before the queue is flushed: reading them while they are copied is
 /// cheap as long as nothing is queued.
@@ -25,6 +28,9 @@ const GROUP: usize = 16;
 struct Swap {
     pmd: Place<L2>,
     fresh: Option<Fresh<L1>>,
+    /// The entries that differ from the old table's, and which of A and D they keep, if other vCPUs may
+    /// set any in the old table until it is gone.
+    marked: Option<(Chunk, Flags)>,
 }
 
 /// What happens to the entries of a range.
@@ -44,6 +50,19 @@ impl Edit {
             Edit::Rights { .. } | Edit::Set { .. } => cost::PROTECT,
             Edit::Clear => cost::CLEAR,
         }
+    }
+
+    /// Which of A and D it leaves as they are.
+    fn keeps(self) -> Flags {
+        match self {
+            Edit::Rights { remove, .. } => Flags::MARKS - remove,
+            Edit::Clear | Edit::Set { .. } => Flags::empty(),
+        }
+    }
+
+    /// Whether it takes A or D from pages that keep their frames.
+    fn takes_marks(self) -> bool {
+        matches!(self, Edit::Rights { remove, .. } if remove.intersects(Flags::MARKS))
     }
 
     /// The entry after the edit; nothing if it need not be written.
@@ -159,54 +178,6 @@ fn set<M: Machine>(
     Ok(new)
 }
 
-/// Refuses to make the mapping of a frame writable that has to stay read-only.
-pub(super) fn check_may_be_writable<M: Machine>(
-    domain: &Domain<M>,
-    va: u64,
-    entry: Pte,
-) -> Result<(), MmError> {
-    // A frame without a record is none of the kernel's tables or constants.
-    let pfn = entry.mfn().and_then(|mfn| domain.machine().pfn(mfn));
-    if pfn.is_some_and(|pfn| !domain.frames().may_be_writable(pfn)) {
-        return Err(MmError::MustStayReadOnly { va });
-    }
-    Ok(())
-}
-
-/// Refuses to make one of consecutive mapped pages writable that has to stay read-only, or would be
-/// executable as well.
-fn check_all_may_be_writable<M: Machine>(
-    domain: &Domain<M>,
-    va: u64,
-    entries: Live<'_>,
-    add: Flags,
-) -> Result<(), MmError> {
-    let mut kinds = domain.frames().kinds();
-    for (word, i) in entries.iter().zip(0_u64..) {
-        let old = Pte::from_table(word);
-        if old.is_writable() {
-            continue;
-        }
-        if old.is_executable() {
-            check_rights(va + i * PAGE, old.flags() | add)?;
-        }
-        if !looks_writable(domain, &mut kinds, old) {
-            check_may_be_writable(domain, va + i * PAGE, old)?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether a frame may be mapped writable as far as its number tells that stands in the M2P: one that
-/// is not this domain's may look as if it might not.
-#[inline(always)]
-fn looks_writable<M: Machine>(domain: &Domain<M>, kinds: &mut Kinds<'_>, entry: Pte) -> bool {
-    let pfn = entry
-        .mfn()
-        .and_then(|mfn| domain.machine().pfn_to_check(mfn));
-    pfn.is_none_or(|pfn| kinds.may_be_writable(pfn))
-}
-
 impl<M: Machine> Tables<M> {
     /// Adds and removes rights of consecutive mapped pages.
     ///
@@ -250,12 +221,16 @@ impl<M: Machine> Tables<M> {
             let first = self.pte_place(chunk.va)?;
             // SAFETY: the pages keep their frames; the caller says that nobody needs the rights.
             unsafe {
-                self.write_run(first, chunk.va, chunk.count, |va, old| {
-                    match old.is_present() {
+                self.write_run(
+                    first,
+                    chunk.va,
+                    chunk.count,
+                    Marks::Given,
+                    |va, old| match old.is_present() {
                         true => Ok(Some(old.with_flags(flags))),
                         false => Err(MmError::NotMapped { va }),
-                    }
-                })
+                    },
+                )
             }?;
         }
         Ok(())
@@ -364,10 +339,19 @@ impl<M: Machine> Tables<M> {
                     }
                 }
                 let mut swaps = swaps.into_iter();
-                // SAFETY: each was made for its place by the edit that the range's users agreed to.
-                let swapped = swaps.try_for_each(|swap| unsafe { tables.swap_table(swap) });
+                let mut replaced = Vec::<Replaced, GROUP>::new();
+                let swapped = swaps.try_for_each(|swap| {
+                    // SAFETY: each was made for its place by the edit that the range's users agreed to.
+                    let old = unsafe { tables.swap_table(swap) }?;
+                    // There is room: as many as are swapped.
+                    replaced.extend(old);
+                    Ok(())
+                });
                 for Swap { fresh, .. } in swaps {
                     fresh.map_or(Ok(()), |fresh| fresh.discard(tables))?;
+                }
+                if !replaced.is_empty() {
+                    tables.settle_replaced(&replaced)?;
                 }
                 swapped.and(result)
             })?;
@@ -392,8 +376,7 @@ impl<M: Machine> Tables<M> {
             && let Some(table) = self.value(self.entry(pmd))
             && !M::Layout::DIRECT.contains(&chunk.va)
         {
-            // SAFETY: a table that an entry refers to is nobody's own memory. Nothing is queued for
-            // it, and A and D bits that are set meanwhile the operation may lose.
+            // SAFETY: a table that an entry refers to is nobody's own memory. Nothing is queued for it.
             let Some(words) = (unsafe { self.machine().live(table.pfn) }) else {
                 return Err(MmError::NoMemory {
                     pfn: table.pfn.as_u64(),
@@ -404,7 +387,11 @@ impl<M: Machine> Tables<M> {
             let kept = present(before) + present(after);
             if kept == 0 && matches!(edit, Edit::Clear) {
                 // Whatever else refers to it keeps it.
-                return Ok(Some(Swap { pmd, fresh: None }));
+                return Ok(Some(Swap {
+                    pmd,
+                    fresh: None,
+                    marked: None,
+                }));
             }
             if cost.prefers_table(present(inside), kept) && self.may_be_replaced(table.pfn) {
                 match self.rebuild(pmd, table.pfn, chunk, edit) {
@@ -444,11 +431,15 @@ impl<M: Machine> Tables<M> {
     ) -> Result<(), MmError> {
         let domain = self.domain();
         let Chunk { va, count, .. } = chunk;
+        if edit.takes_marks() {
+            // SAFETY: the users of the chunk can do with what the edit leaves.
+            return unsafe { self.edit_singly(first, chunk, edit) };
+        }
         // SAFETY (all): the users of the chunk can do with what the edit leaves, as the caller says.
         match edit {
             // SAFETY: the users of the chunk can do with what the edit leaves.
             Edit::Clear => unsafe {
-                self.write_run(first, va, count, |va, old| {
+                self.write_run(first, va, count, Marks::Given, |va, old| {
                     Edit::Clear.apply(domain, va, old)
                 })
             },
@@ -457,7 +448,7 @@ impl<M: Machine> Tables<M> {
                 let mut kinds = domain.frames().kinds();
                 // SAFETY: the users of the chunk can do with what the edit leaves.
                 unsafe {
-                    self.write_run(first, va, count, |va, old| {
+                    self.write_run(first, va, count, Marks::Kept, |va, old| {
                         masks.apply(va, old, || match looks_writable(domain, &mut kinds, old) {
                             true => Ok(()),
                             false => check_may_be_writable(domain, va, old),
@@ -469,18 +460,44 @@ impl<M: Machine> Tables<M> {
                 let masks = Masks::new(add, remove);
                 // SAFETY: the users of the chunk can do with what the edit leaves.
                 unsafe {
-                    self.write_run(first, va, count, |va, old| masks.apply(va, old, || Ok(())))
+                    self.write_run(first, va, count, Marks::Kept, |va, old| {
+                        masks.apply(va, old, || Ok(()))
+                    })
                 }
             }
             Edit::Set { from, first: value } => {
                 // SAFETY: the users of the chunk can do with what the edit leaves.
                 unsafe {
-                    self.write_run(first, va, count, |va, _| {
+                    self.write_run(first, va, count, Marks::Given, |va, _| {
                         set(domain, from, value, va).map(Some)
                     })
                 }
             }
         }
+    }
+
+    /// As [`Tables::edit_entries`], one by one: each as what other vCPUs set in it demands.
+    ///
+    /// # Safety
+    /// As [`Tables::edit`], for the chunk.
+    #[cold]
+    #[inline(never)]
+    #[track_caller]
+    unsafe fn edit_singly(
+        &mut self,
+        first: Place<L1>,
+        chunk: Chunk,
+        edit: Edit,
+    ) -> Result<(), MmError> {
+        for index in 0..chunk.count {
+            let (place, va) = (first.at(index), chunk.va + PAGE * index as u64);
+            let old = self.entry(place);
+            if let Some(new) = edit.apply(self.domain(), va, old)? {
+                // SAFETY: the users of this page can do with what the edit leaves.
+                unsafe { self.set_pte_queued(place, va, old, new) }?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether a table may be swapped for a copy: one entry refers to it and nothing else does.
@@ -499,10 +516,14 @@ impl<M: Machine> Tables<M> {
         edit: Edit,
     ) -> Result<Swap, MmError> {
         let frame = self.alloc_frame()?;
+        let mut marked = None;
         let fresh = Fresh::filled(self, frame, |tables, words| {
             // SAFETY: the table is in use, and no frame that was handed out since.
             let old = unsafe { tables.machine().live(old) };
             let old = old.ok_or(MmError::NotMapped { va: chunk.va })?;
+            if tables.others_mark(chunk.va) && any_may_gain(old) {
+                marked = Some((chunk, edit.keeps()));
+            }
             let (before, rest) = old.split_at(chunk.first);
             let (inside, after) = rest.split_at(chunk.count);
             let end = chunk.first + chunk.count;
@@ -518,14 +539,17 @@ impl<M: Machine> Tables<M> {
         Ok(Swap {
             pmd,
             fresh: Some(fresh),
+            marked,
         })
     }
 
-    /// Puts a table, or none, in place of the one an entry refers to, whose frame is given back.
+    /// Puts a table, or none, in place of the one an entry refers to, whose frame is given back: by the
+    /// caller, if it is returned.
     ///
     /// # Safety
     /// What is in use below the entry is mapped by the new table as its users need it.
-    unsafe fn swap_table(&mut self, Swap { pmd, fresh }: Swap) -> Result<(), MmError> {
+    unsafe fn swap_table(&mut self, swap: Swap) -> Result<Option<Replaced>, MmError> {
+        let Swap { pmd, fresh, marked } = swap;
         let old = self.value(self.entry(pmd));
         match fresh {
             Some(fresh) => {
@@ -535,9 +559,14 @@ impl<M: Machine> Tables<M> {
             // SAFETY: nothing in use is mapped below the entry: no table serves its users as well.
             None => unsafe { self.set_upper(pmd, Entry::NONE) }?,
         }
-        match old {
-            Some(old) if self.unreferenced(old.pfn)? => self.release_table(old.pfn),
-            _ => Ok(()),
+        match old.map(|old| old.pfn) {
+            Some(old) if marked.is_some() => {
+                let edited = marked;
+                return Ok(Some(Replaced { pmd, old, edited }));
+            }
+            Some(old) if self.unreferenced(old)? => self.release_table(old)?,
+            _ => {}
         }
+        Ok(None)
     }
 }

@@ -5,7 +5,7 @@
 
 use hypercall::{Mfn, Pfn};
 
-use super::edit::check_may_be_writable;
+use super::writable::check_may_be_writable;
 use super::{Change, Chunk, PAGE, check_range, check_rights, chunks, fill_around, is_canonical};
 use crate::domain::Domain;
 use crate::entry::{Flags, L1, L2, Pte, Value};
@@ -13,7 +13,7 @@ use crate::error::MmError;
 use crate::frames::Frame;
 use crate::fresh::Fresh;
 use crate::machine::Machine;
-use crate::tables::{Place, Tables};
+use crate::tables::{Marks, Place, Tables};
 
 /// What the pages of a chunk are mapped with.
 enum Ground {
@@ -124,7 +124,7 @@ impl<M: Machine> Tables<M> {
         let must_look = may_be_frozen(domain, flags);
         // SAFETY: the entries were seen to be empty, so nothing in use is mapped by them.
         unsafe {
-            self.write_run(first, chunk.va, chunk.count, |va, _| {
+            self.write_run(first, chunk.va, chunk.count, Marks::Given, |va, _| {
                 let Some(pfn) = frames.next() else {
                     return Ok(None);
                 };

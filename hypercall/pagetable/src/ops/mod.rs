@@ -4,19 +4,23 @@
 //! between updating entries and replacing the table: a new one is filled with plain stores, linked
 //! in place of the old, and validated by Xen once. The old table's memory becomes ordinary again.
 //!
-//! Replacing copies A and D bits as they are when the table is copied. What another vCPU sets
-//! between the copy and the swap is lost, so whoever evaluates these bits while others run in the
-//! range must change entries one by one.
+//! A and D bits that another vCPU sets meanwhile are kept: in entries that change rights, in tables that are
+//! replaced (`marks`) and in those that change hands. Of pages that move one by one all count as set that
+//! can have been.
 //!
 //! Translations are flushed with the change: Xen flushes all of them when an L2 entry changes
 //! (`do_mmu_update`, `xen/arch/x86/mm.c`), single entries are flushed by address.
 
 mod edit;
 mod map;
+mod marks;
 mod moves;
 mod ptes;
+mod writable;
 
 use core::ops::Range;
+
+pub(crate) use marks::Replaced;
 
 use super::entry::{Flags, Keep, Pte};
 use super::error::MmError;
@@ -70,6 +74,13 @@ pub(crate) struct Chunk {
     first: usize,
     /// Number of entries.
     pub(crate) count: usize,
+}
+
+impl Chunk {
+    /// Its entries' places in the table.
+    pub(crate) fn entries(self) -> Range<usize> {
+        self.first..self.first + self.count
+    }
 }
 
 pub(crate) fn chunks(va: u64, pages: u64) -> impl Iterator<Item = Chunk> {

@@ -7,25 +7,27 @@ use crate::entry::{Entry, Flags, L1, L2, Pte, TableLevel};
 use crate::error::MmError;
 use crate::fresh::Fresh;
 use crate::machine::Machine;
-use crate::tables::{Place, Tables, slots};
+use crate::tables::{Marks, Place, Tables, slots};
 
 /// The entry for a page that moves from one place to another.
 #[inline]
-fn moved(old: Pte, from: u64, there: Pte, to: u64) -> Result<Pte, MmError> {
+fn moved(old: Pte, from: u64, there: Pte, to: u64, in_use: bool) -> Result<Pte, MmError> {
     if !old.is_present() {
         return Err(MmError::NotMapped { va: from });
     }
     if there.is_present() {
         return Err(MmError::Occupied { va: to });
     }
-    Ok(old.with_flags(old.flags()))
+    let left = if in_use { old.as_left() } else { old };
+    Ok(left.with_flags(left.flags()))
 }
 
 impl<M: Machine> Tables<M> {
     /// Moves consecutive pages to where nothing is mapped; the ranges must not overlap.
     ///
     /// Where both ends lie equally in their 2 MiB, whole tables change hands, with the holes that
-    /// are in them.
+    /// are in them. Other pages, if other vCPUs may use them until they are gone, count as accessed,
+    /// and as written where they can be.
     ///
     /// After an error some pages may be at the destination, some at the source and some at both;
     /// unmapping both ranges leaves neither.
@@ -51,7 +53,7 @@ impl<M: Machine> Tables<M> {
         self.flush()?;
         if let (Some(source), Some(target)) = (self.single(from, pages), self.single(to, pages)) {
             let old = source.in_table();
-            let new = moved(old, from, target.in_table(), to)?;
+            let new = moved(old, from, target.in_table(), to, self.others_mark(from))?;
             // SAFETY: the frame stays its users', who find it at the new place.
             unsafe { self.set_pte_queued(target, to, Pte::NONE, new) }?;
             // SAFETY: nothing in use is mapped at the source, as the caller says.
@@ -98,6 +100,10 @@ impl<M: Machine> Tables<M> {
                 let old = old.split_at(piece.first).1.split_at(piece.count).0;
                 let target = &mut words[chunk.first + done..chunk.first + done + piece.count];
                 copy(target, old);
+                if tables.others_mark(piece.va) {
+                    let left = |word: &mut u64| *word = Pte::from_table(*word).as_left().bits();
+                    target.iter_mut().for_each(left);
+                }
                 check_present(piece.va, old)?;
                 done += piece.count;
             }
@@ -133,12 +139,13 @@ impl<M: Machine> Tables<M> {
         to: u64,
         count: usize,
     ) -> Result<(), MmError> {
+        let in_use = self.others_mark(from);
         let each = |va, there| {
             let old = source.at(((va - to) / PAGE) as usize).in_table();
-            moved(old, va - to + from, there, va).map(Some)
+            moved(old, va - to + from, there, va, in_use).map(Some)
         };
         // SAFETY: nothing was mapped there.
-        unsafe { self.write_run(target, to, count, each) }
+        unsafe { self.write_run(target, to, count, Marks::Given, each) }
     }
 
     /// # Safety

@@ -6,8 +6,8 @@ use crate::machine::Machine;
 use crate::tables::Tables;
 
 impl<M: Machine> Tables<M> {
-    /// Clears the entry of a page and returns what it was, A and D bits included as far as they
-    /// were set when it was read.
+    /// Clears the entry of a page and returns what it was. A and D bits are among that: those that
+    /// another vCPU may set until the entry is cleared count as set.
     ///
     /// # Errors
     /// A missing table, or Xen's refusal.
@@ -20,7 +20,10 @@ impl<M: Machine> Tables<M> {
         let old = self.entry(slot);
         // SAFETY: nothing in use is mapped there, as the caller says.
         unsafe { self.set_pte(slot, va, Pte::NONE) }?;
-        Ok(old)
+        Ok(match self.others_mark(va) {
+            true => old.as_left(),
+            false => old,
+        })
     }
 
     /// Takes the right to write from a page. A and D bits that are set meanwhile are kept.
@@ -42,8 +45,8 @@ impl<M: Machine> Tables<M> {
         unsafe { self.set_pte_preserving(slot, va, new) }
     }
 
-    /// Clears the accessed bit of a page and says whether it was set. A dirty bit that another
-    /// vCPU sets at the same moment would be lost: only for pages that no other vCPU uses.
+    /// Clears the accessed bit of a page and says whether it was set. A page that another vCPU may
+    /// write to at the same moment counts as written.
     ///
     /// # Errors
     /// The page is not mapped, or Xen's refusal.

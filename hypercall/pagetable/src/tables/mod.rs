@@ -34,6 +34,7 @@ use super::state::Transition;
 
 pub(super) use slot::slots;
 pub use slot::{Fold, Place, Slot};
+pub(super) use write::Marks;
 
 /// The page tables of a domain as one of its vCPUs works with them: the queue in front of them, the
 /// lazy mode of the context that runs there, and what the vCPU remembers of them.

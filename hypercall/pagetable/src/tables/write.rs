@@ -14,10 +14,21 @@ use crate::machine::Machine;
 use crate::ops::PAGE;
 use crate::state::Transition;
 
+/// What a run of writes says of A and D.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Marks {
+    /// What they are.
+    Given,
+    /// Nothing: what other vCPUs set until the writes are in force is kept.
+    Kept,
+}
+
 impl<M: Machine> Tables<M> {
     /// Writes an L1 entry. `va` must be the address that the space under work maps through it.
     ///
-    /// The translation that was cached for `va` is flushed with it where one can have been.
+    /// The translation that was cached for `va` is flushed with it where one can have been. If the entry
+    /// maps the same frame as before, A and D bits that other vCPUs set meanwhile are kept: where one of
+    /// them is taken, the other counts as set.
     ///
     /// # Errors
     /// Xen's refusal.
@@ -32,7 +43,7 @@ impl<M: Machine> Tables<M> {
         unsafe { self.write_apart(slot, va, self.entry(slot), entry) }
     }
 
-    /// As [`Tables::set_pte`], but A and D bits that the processor sets meanwhile are kept.
+    /// As [`Tables::set_pte`], but Xen keeps all A and D bits that it finds.
     ///
     /// # Errors
     /// Xen's refusal.
@@ -62,7 +73,8 @@ impl<M: Machine> Tables<M> {
         old: Pte,
         entry: Pte,
     ) -> Result<(), MmError> {
-        if !self.mmu.is_idle() || !self.is_current(va) {
+        let is_marked = self.domain().has_several_vcpus() && !old.may_gain().is_empty();
+        if is_marked || !self.mmu.is_idle() || !self.is_current(va) {
             // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
             return unsafe { self.write_pte(slot, va, old, entry, false) };
         }
@@ -96,6 +108,7 @@ impl<M: Machine> Tables<M> {
         unsafe { self.set_pte_queued(slot, va, old, entry) }
     }
 
+    /// Writes an entry: none of the A and D bits is lost that other vCPUs set until it is in force.
     #[inline(never)]
     #[track_caller]
     unsafe fn write_pte(
@@ -107,8 +120,12 @@ impl<M: Machine> Tables<M> {
         preserve_ad: bool,
     ) -> Result<(), MmError> {
         let page = VirtAddr::new_truncate(va);
+        let (entry, keeps) = match self.others_mark(va) {
+            true => old.in_use_to(entry),
+            false => (entry, false),
+        };
         let mut update = Update {
-            preserve_ad,
+            preserve_ad: preserve_ad || keeps,
             ..Update::new(Level::L1, slot.machine, entry.bits()).old(old.bits())
         };
         if self.is_current(va) {
@@ -139,6 +156,20 @@ impl<M: Machine> Tables<M> {
         }
     }
 
+    /// Whether other vCPUs may set A and D in the entry for an address at any time.
+    #[inline]
+    pub(crate) fn others_mark(&self, va: u64) -> bool {
+        self.domain().has_several_vcpus() && self.scope_of_stale(va) == Some(Scope::All)
+    }
+
+    /// Whether other vCPUs may set any of these bits in a run of entries that does not have it yet.
+    #[cold]
+    #[inline(never)]
+    fn others_may_add(&self, first: Place<L1>, va: u64, count: usize) -> bool {
+        let gains = |at: usize| !self.entry(first.at(at)).may_gain().is_empty();
+        self.others_mark(va) && (0..count).any(gains)
+    }
+
     /// Writes L1 entries that follow each other in one table, from the one for `va` on, in a lazy
     /// section: `edit` is asked for each what it is to become, given its address and what it is; one
     /// that it has nothing for stays. Translations are flushed as [`Tables::set_pte`] does.
@@ -155,10 +186,14 @@ impl<M: Machine> Tables<M> {
         first: Place<L1>,
         va: u64,
         count: usize,
+        marks: Marks,
         mut edit: impl FnMut(u64, Pte) -> Result<Option<Pte>, MmError>,
     ) -> Result<(), MmError> {
         let page = VirtAddr::new_truncate(va);
         let mut update = Update::new(Level::L1, first.machine, 0);
+        if marks == Marks::Kept && self.domain().has_several_vcpus() {
+            update.preserve_ad = self.others_may_add(first, va, count);
+        }
         if self.is_current(va) {
             update = update.va(page);
         }

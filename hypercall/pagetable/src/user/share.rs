@@ -21,7 +21,7 @@ use crate::error::MmError;
 use crate::fresh::Fresh;
 use crate::locks::Part;
 use crate::machine::Machine;
-use crate::ops::PAGE;
+use crate::ops::{PAGE, Replaced};
 use crate::spaces::{AddressSpace, NotDestroyed};
 use crate::tables::Place;
 
@@ -197,7 +197,9 @@ impl<M: Machine> Tables<M> {
         let few = self.few_entries(table);
         let few = few.and_then(|entries| Some((entries, self.take_empty_table()?)));
         let copied = match few {
-            Some((entries, copy)) => self.copy_entries_to(copy, table, &entries, pmd),
+            Some((entries, copy)) => self
+                .copy_entries_to(copy, table, &entries, pmd)
+                .and_then(|()| self.keep_copied_marks(start, pmd, table)),
             None => self.rebuild_table(start, pmd, table),
         };
         if copied.is_err() && self.value(self.entry(pmd)).is_some_and(|v| v.pfn == table) {
@@ -252,6 +254,17 @@ impl<M: Machine> Tables<M> {
         })?;
         // SAFETY: user mode finds the same memory, read-only as before.
         unsafe { self.install(pmd, fresh, Flags::TABLE) }?;
+        self.flush()?;
+        self.keep_copied_marks(start, pmd, table)
+    }
+
+    /// What other vCPUs of the space have set in a shared table since it was copied is kept in the copy.
+    fn keep_copied_marks(&mut self, start: u64, pmd: Place<L2>, old: Pfn) -> Result<(), MmError> {
+        if !self.others_mark(start) {
+            return Ok(());
+        }
+        let edited = None;
+        self.lazily(|tables| tables.keep_marks(&Replaced { pmd, old, edited }))?;
         self.flush()
     }
 

@@ -9,15 +9,16 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use hypercall::abi::mmu::MMUEXT_NEW_BASEPTR;
+use hypercall::abi::mmu::{MMU_PT_UPDATE_PRESERVE_AD, MMUEXT_NEW_BASEPTR, mmu_update};
 use hypercall::abi::mmu::{mmuext_op, mmuext_op_arg1, mmuext_op_arg2};
+use hypercall::abi::multicall::multicall_entry;
 use hypercall::abi::xen::DOMID_SELF;
 use hypercall::{Hypervisor, Mfn, Op as Call, Pfn};
 use lock_api::RawMutex;
 use model::{Access, Layout, Mode, Model, RemoteFlushes};
 use pagetable::fuzz::{Rng, queued};
 use pagetable::locks::Part;
-use pagetable::machine::{Machine, Words};
+use pagetable::machine::{Live, Machine, Words};
 use pagetable::spaces::AddressSpace;
 use pagetable::takeover::Initial;
 use pagetable::{Flags, MmError, Tables};
@@ -27,6 +28,8 @@ use super::common::{ModelMachine, Own, PAGE, machine, start};
 
 /// What every frame that is mapped says in its first word, with its number added.
 pub(super) const NAME: u64 = 0x6e61_6d65_0000_0000;
+/// The bits that processors set in entries.
+const MARKS: u64 = 1 << 5 | 1 << 6;
 /// Numbers of frames are lower.
 const NAMES: u64 = 1 << 20;
 
@@ -41,6 +44,10 @@ pub(super) enum Plant {
     WrongLog,
     /// What one vCPU has queued is not sent before another's turn.
     QueueKept,
+    /// Entries are written without a look at the bits that another vCPU has set in them.
+    PlainWrites,
+    /// A table that was replaced is not looked at again.
+    MarksUnread,
 }
 
 /// The other vCPUs' use of memory while one makes hypercalls.
@@ -52,12 +59,42 @@ pub(super) struct Others {
     frames: Cell<u64>,
     vcpus: usize,
     wrong: RefCell<Option<String>>,
+    /// Instead of what chance says, one access at one time.
+    pub(super) script: Cell<Option<Script>>,
+}
+
+/// One access of a vCPU, so many points of time from now: there is one before each hypercall and one
+/// behind it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Script {
+    pub(super) points: usize,
+    pub(super) vcpu: usize,
+    pub(super) va: u64,
+    pub(super) access: Access,
+    /// Whether it was made and allowed.
+    pub(super) done: bool,
 }
 
 impl Others {
     /// What was found that nobody may ever find.
     pub(super) fn wrong(&self) -> Option<String> {
         self.wrong.take()
+    }
+
+    /// A point of time passes.
+    pub(super) fn pass(&self, model: &Model) {
+        let Some(mut script) = self.script.get() else {
+            return self.use_memory(model);
+        };
+        if script.points == 0 && !script.done {
+            let running = model.current_vcpu();
+            model.run_on(script.vcpu);
+            let used = model.access(script.va, script.access, Mode::Kernel);
+            script.done = used.is_ok();
+            model.run_on(running);
+        }
+        script.points = script.points.wrapping_sub(1);
+        self.script.set(Some(script));
     }
 
     fn use_memory(&self, model: &Model) {
@@ -108,14 +145,46 @@ impl Others {
 pub(super) struct Xen {
     model: Rc<Model>,
     others: Rc<Others>,
+    plant: Option<Plant>,
+}
+
+impl Xen {
+    /// Makes the updates of a list that are to preserve bits plain ones.
+    fn make_plain(&self, op: Call, args: [u64; 5]) {
+        let [list, count, ..] = args;
+        if op == Call::Multicall {
+            let calls = list as *const multicall_entry;
+            for call in 0..count as usize {
+                // SAFETY: a list of so many calls, which this thread alone uses.
+                let entry = unsafe { calls.add(call).read() };
+                let [a, b, c, d, e, _] = entry.args;
+                if entry.op == Call::MmuUpdate as u64 {
+                    self.make_plain(Call::MmuUpdate, [a, b, c, d, e]);
+                }
+            }
+        }
+        if op == Call::MmuUpdate {
+            let list = list as *mut mmu_update;
+            for update in 0..count as usize {
+                // SAFETY: a list of so many updates, which this thread alone uses.
+                let update = unsafe { &mut *list.add(update) };
+                if update.ptr & 3 == u64::from(MMU_PT_UPDATE_PRESERVE_AD) {
+                    update.ptr &= !3;
+                }
+            }
+        }
+    }
 }
 
 impl Hypervisor for Xen {
     unsafe fn call(&self, op: Call, args: [u64; 5]) -> i64 {
-        self.others.use_memory(&self.model);
+        self.others.pass(&self.model);
+        if self.plant == Some(Plant::PlainWrites) {
+            self.make_plain(op, args);
+        }
         // SAFETY: the caller's promise.
         let result = unsafe { self.model.call(op, args) };
-        self.others.use_memory(&self.model);
+        self.others.pass(&self.model);
         result
     }
 
@@ -206,7 +275,10 @@ impl Parts {
 }
 
 /// The tests' machine, with that hypervisor.
-pub(super) struct Host(ModelMachine);
+pub(super) struct Host {
+    machine: ModelMachine,
+    plant: Option<Plant>,
+}
 
 impl Machine for Host {
     type Hv = Xen;
@@ -214,31 +286,43 @@ impl Machine for Host {
     type Lock = Unwaited;
 
     fn mfn(&self, pfn: Pfn) -> Option<Mfn> {
-        self.0.mfn(pfn)
+        self.machine.mfn(pfn)
     }
 
     fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
-        self.0.pfn(mfn)
+        self.machine.pfn(mfn)
     }
 
     fn memory(&self, pfn: Pfn) -> *mut Words {
-        self.0.memory(pfn)
+        self.machine.memory(pfn)
     }
 
     fn window(&self, pfn: Pfn) -> u64 {
-        self.0.window(pfn)
+        self.machine.window(pfn)
     }
 
     fn set_reach(&self, pages: u64) {
-        self.0.set_reach(pages);
+        self.machine.set_reach(pages);
     }
 
     fn open_direct_map(&self) {
-        self.0.open_direct_map();
+        self.machine.open_direct_map();
+    }
+
+    unsafe fn live(&self, table: Pfn) -> Option<Live<'_>> {
+        if self.plant != Some(Plant::MarksUnread) {
+            // SAFETY: the caller's promise.
+            return unsafe { self.machine.live(table) };
+        }
+        // SAFETY: the model's memory, which this thread alone uses.
+        let mut copy = unsafe { self.memory(table).as_ref() }?.to_vec();
+        copy.iter_mut().for_each(|word| *word &= !MARKS);
+        // SAFETY: a table's worth of words, which stay for as long as the test runs.
+        Some(unsafe { Live::of(copy.leak().as_ptr()) })
     }
 
     fn direct_map_is_open(&self) -> bool {
-        self.0.direct_map_is_open()
+        self.machine.direct_map_is_open()
     }
 }
 
@@ -274,12 +358,20 @@ impl Cpus {
             frames: Cell::new(0),
             vcpus: layout.vcpus,
             wrong: RefCell::new(None),
+            script: Cell::new(None),
         });
         let xen = || Xen {
+            plant,
             model: Rc::clone(&model),
             others: Rc::clone(&others),
         };
-        let mut boot = Own::new(xen(), Host(machine(&model, false)));
+        let mut boot = Own::new(
+            xen(),
+            Host {
+                machine: machine(&model, false),
+                plant,
+            },
+        );
         let mut early = Initial::survey(&mut boot, start(&model, layout))?.fixmap()?;
         let (at, frame) = (Fixed::SharedInfo.address(), model.boot().shared_info);
         // SAFETY: a shared page has this one place; nothing of the host's is behind it.

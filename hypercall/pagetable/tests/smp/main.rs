@@ -8,6 +8,7 @@
 mod common;
 mod cpus;
 mod look;
+mod marks;
 mod op;
 mod run;
 mod spaces;

@@ -28,8 +28,10 @@ pub(super) const OWNERS: usize = 8;
 pub(super) const SPACES: usize = 3;
 
 /// Rights that pages are mapped with.
-pub(super) const KINDS: [Flags; 4] = [
+pub(super) const KINDS: [Flags; 5] = [
     Flags::DATA,
+    // Neither A nor D, which processors set.
+    Flags::DATA.difference(Flags::ACCESSED.union(Flags::DIRTY)),
     Flags::CONST,
     Flags::DATA.union(Flags::USER),
     Flags::CONST.union(Flags::USER),
