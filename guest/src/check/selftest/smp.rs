@@ -8,9 +8,12 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::context::{ABSENT_READ, Context, PAGE, SPAN, in_table, marked};
 use super::race::{need_others, on_racers, race_beside};
 use super::{TestResult, Trouble, expect_eq, selftest};
-use crate::mm::{self, Flags};
+use crate::mm::{self, Flags, MmError};
 use crate::{cpu, probe, smp, time};
 
+/// Pages that are written as tables change, and those before them for whose sake the table is replaced.
+const WRITTEN: u64 = 24;
+const BEFORE: u64 = 128;
 /// Rounds of a race.
 const ROUNDS: u64 = 4;
 
@@ -155,6 +158,73 @@ fn raced(context: &mut Context) -> TestResult {
     Ok(())
 }
 selftest!("smp.raced", raced, needs XEN_TABLES);
+
+/// What a vCPU writes while another changes tables is marked in their entries: one replaces the L1 table and
+/// changes the entries over and over, as the other writes to pages that nobody has touched.
+fn written_is_marked(context: &mut Context) -> TestResult {
+    need_others()?;
+    let va = context.area(0);
+    let end = va + context.pages() * PAGE;
+    let marks = Flags::ACCESSED | Flags::DIRTY;
+    let (written, changes) = (AtomicU64::new(0), AtomicU64::new(0));
+    let goes_on = || written.load(Ordering::Acquire) < end;
+    let change = || -> Result<(), MmError> {
+        // For so many a table pays.
+        for (at, pages) in [(va, BEFORE), (va + BEFORE * PAGE, WRITTEN)] {
+            for [add, remove] in [
+                [Flags::empty(), Flags::WRITABLE],
+                [Flags::WRITABLE, Flags::empty()],
+            ] {
+                mm::with(|tables| {
+                    // SAFETY: the pages are the test's.
+                    unsafe { tables.protect(at, pages, add, remove) }?.commit(tables)
+                })?;
+            }
+        }
+        changes.fetch_add(1, Ordering::Release);
+        Ok(())
+    };
+    let write = || -> Result<(), MmError> {
+        let at = written.load(Ordering::Acquire);
+        let so_far = changes.load(Ordering::Acquire);
+        // Read-only at times.
+        // SAFETY: the page is the test's.
+        while goes_on() && unsafe { probe::write(at, 1) }.is_err() {}
+        written.fetch_add(PAGE, Ordering::Release);
+        // Not all within one change.
+        while goes_on() && changes.load(Ordering::Acquire) == so_far {
+            core::hint::spin_loop();
+        }
+        Ok(())
+    };
+    context.with_frames(|context, pile| {
+        for _ in 0..ROUNDS {
+            context.map(va, pile, Flags::DATA - marks)?;
+            written.store(va + BEFORE * PAGE, Ordering::Release);
+            on_racers("change and write", &|number| {
+                while number < 2 && goes_on() {
+                    let done = if number == 0 { change() } else { write() };
+                    if done.is_err() {
+                        written.store(end, Ordering::Release);
+                    }
+                    done?;
+                }
+                Ok(())
+            })?;
+            for at in (va + BEFORE * PAGE..end).step_by(PAGE as usize) {
+                let entry = mm::with(|tables| in_table(tables, at))?;
+                let set = Flags::from_bits_truncate(entry) & marks;
+                expect_eq!(set, marks, "A and D at {at:#x}");
+            }
+            mm::with(|tables| {
+                // SAFETY: the pages are the test's.
+                unsafe { tables.unmap(va, BEFORE + WRITTEN) }?.commit(tables)
+            })?;
+        }
+        Ok(())
+    })
+}
+selftest!("smp.marks", written_is_marked, &[BEFORE + WRITTEN], needs XEN_TABLES);
 
 /// What one vCPU has queued in a lazy section is sent before it waits for others, which find it in the
 /// tables, and the section goes on.
