@@ -373,18 +373,23 @@ pub(super) const ODD: &[Odd] = &[
     },
     Odd {
         smoke: odd(
-            "xl sysrq presses keys",
+            "xl asks, pauses it, and presses keys",
             &[Via::Xl, Via::Pvh],
             "monitor",
             PASS,
-            &["  h  help", " in the direct map, "],
+            &["nmi: vCPU 0 is here", "  h  help", " in the direct map, "],
         ),
         acts: &[
-            host(PROMPT, "xl sysrq $domain h"),
+            host(PROMPT, "xl trigger $domain nmi"),
+            host(
+                "backtrace:",
+                "xl pause $domain; xl list | tail -n 1; xl unpause $domain; xl sysrq $domain h",
+            ),
             host("  o  power off", "xl sysrq $domain m"),
             host(" of them free", "xl sysrq $domain x"),
             host("sysrq: no key 'x'", "xl sysrq $domain o"),
         ],
+        host: &["p---"],
         ..USUAL
     },
     Odd {

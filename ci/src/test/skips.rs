@@ -60,6 +60,7 @@ const ALLOWED: &[Allowed] = &[
     Allowed {
         tests: &[
             "interrupt.array",
+            "interrupt.nmi",
             "interrupt.priority",
             "interrupt.runstate",
         ],

@@ -12,8 +12,8 @@ mod out;
 
 #[cfg(target_os = "none")]
 pub(crate) use out::{
-    Device, drain, first_byte, init, init_device, init_if_closed, move_ring, port, print_last,
-    print_panicking, read, set_filter, set_port, steal, write,
+    Device, drain, first_byte, init, init_device, init_if_closed, move_ring, port, print_if_free,
+    print_last, print_panicking, read, set_filter, set_port, steal, write,
 };
 
 /// Prints a line without the logger's prefix: verdicts, tables and reports.

@@ -130,6 +130,24 @@ pub(crate) fn print_last(args: fmt::Arguments<'_>) {
     console.print(args, Patience::LAST);
 }
 
+/// How often code that may not wait for the console looks whether it is free: for longer than another vCPU
+/// takes to print a line.
+const LOOKS: u32 = 1 << 20;
+
+/// Prints text from code that may have interrupted whoever uses the console; false, and nothing is printed,
+/// if it stays in use.
+#[track_caller]
+pub(crate) fn print_if_free(args: fmt::Arguments<'_>) -> bool {
+    for _ in 0..LOOKS {
+        if let Some(mut console) = CONSOLE.try_lock() {
+            console.print(args, Patience::USUAL);
+            return true;
+        }
+        core::hint::spin_loop();
+    }
+    false
+}
+
 /// Writes bytes as they are, whatever they mean.
 pub(crate) fn write(bytes: &[u8]) {
     let Console { out, stream } = &mut *CONSOLE.lock();

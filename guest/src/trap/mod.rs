@@ -2,13 +2,15 @@
 //!
 //! A handler may repair the frame and return. A fault at an address listed in the exception table
 //! resumes at the listed place instead (see `xen_pv_rt::probe`): that is how the kernel reads memory it has
-//! no reason to trust. Everything else is reported and ends the domain with SHUTDOWN_crash. A fault
+//! no reason to trust. A non-maskable interrupt is a question that is answered. Everything else is reported and ends the domain with SHUTDOWN_crash. A fault
 //! inside the report ends it at once, so that no mistake in the reporting code can hang.
 
 #[cfg(target_os = "none")]
 mod entry;
 #[cfg(target_os = "none")]
 mod native;
+#[cfg(target_os = "none")]
+pub(crate) mod nmi;
 #[cfg(target_os = "none")]
 pub mod report;
 
@@ -58,6 +60,9 @@ fn dispatch(frame: &mut crate::frame::Frame) {
     let observer = lock_unless_held(&OBSERVER).and_then(|observer| *observer);
     if observer.is_some_and(|observe| observe(frame)) || crate::probe::resume(frame) {
         return;
+    }
+    if frame.vector == nmi::VECTOR {
+        return nmi::report(frame, true);
     }
     report::unexpected(frame)
 }

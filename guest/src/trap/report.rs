@@ -15,7 +15,7 @@ use crate::{console, cpu, mm, power, println, verdict};
 const PAGE_FAULT: u64 = 14;
 
 /// Functions of this image.
-const NAMES: Names = |address| symbols::current().find(address);
+pub(super) const NAMES: Names = |address| symbols::current().find(address);
 
 /// Reports under way. A second one means that reporting itself fails.
 static DEPTH: AtomicU32 = AtomicU32::new(0);

@@ -346,6 +346,9 @@ fn serve(current: &mut Current<'_>, exit: Exit) {
                 refuse(thread, current.context, address, refused);
             }
         }
+        Exit::Exception { vector, .. } if u64::from(vector) == trap::nmi::VECTOR => {
+            trap::nmi::report(current.context.frame(), false);
+        }
         Exit::Exception { vector, .. } => {
             let fault = Fault::of(vector, current.context.frame().rip);
             signal::raise(thread, fault);

@@ -3,11 +3,11 @@
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use hypercall::Errno;
 use hypercall::abi::xen::VIRQ_TIMER;
 use hypercall::event::{Port, bind_ipi, bind_virq, send};
 use hypercall::queue::Access;
 use hypercall::sched::poll;
+use hypercall::{Errno, Hypervisor as _};
 
 use super::context::{Context, PAGE, READ_ONLY, in_table};
 use super::{TestResult, Trouble, expect_eq, selftest};
@@ -17,7 +17,7 @@ use crate::lock::Lock;
 use crate::mm::{self, Current, Flags, MmError};
 use crate::rank;
 use crate::xen::HV;
-use crate::{task, time};
+use crate::{cpu, task, time, trap};
 
 /// Interrupts taken.
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -154,6 +154,26 @@ fn delivery(_: &mut Context) -> TestResult {
     Ok(())
 }
 selftest!("interrupt.delivery", delivery, needs EVERYWHERE);
+
+/// An NMI comes whatever is masked, and what it interrupted goes on.
+fn non_maskable(_: &mut Context) -> TestResult {
+    let before = COUNT.load(Ordering::Relaxed);
+    trap::observe(Some(|frame| {
+        let is_one = frame.vector == trap::nmi::VECTOR;
+        COUNT.fetch_add(is_one.into(), Ordering::Relaxed);
+        is_one
+    }));
+    let was = HV.mask_upcalls();
+    let sent = hypercall::vcpu::send_nmi(&HV, cpu::here().number());
+    // It comes at the latest with the way back from another hypercall.
+    let left = hypercall::sched::r#yield(&HV);
+    HV.restore_upcalls(was);
+    trap::observe(None);
+    sent.and(left)?;
+    expect_eq!(COUNT.load(Ordering::Relaxed), before + 1, "NMIs");
+    Ok(())
+}
+selftest!("interrupt.nmi", non_maskable, needs HYPERCALLS);
 
 fn again() {
     if COUNT.fetch_add(1, Ordering::Relaxed) < 9 {
