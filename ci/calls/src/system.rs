@@ -4,12 +4,14 @@ use linux_raw_sys::general as linux;
 
 /// Makes a system call; returns what is in RAX then.
 ///
-/// Nothing that a call is given may be what this program counts on: what a case points at is its own, and
-/// a call at random happens in a process that may die of it.
-pub(crate) fn call(number: u32, arguments: &[u64]) -> i64 {
+/// # Safety
+/// Memory that the call writes is lent to it, by [`to`], for as long as Linux writes there and as large as
+/// what Linux writes, or it is mapped and has nothing of this program's. So is memory that the call takes
+/// away, moves or protects. An address where nothing is may be given for anything.
+pub(crate) unsafe fn call(number: u32, arguments: &[u64]) -> i64 {
     let mut all = [0; 6];
     all[..arguments.len()].copy_from_slice(arguments);
-    // SAFETY: memory that Linux writes is the caller's to give, as above.
+    // SAFETY: what the call asks for is promised, as above; what Linux only reads it copies.
     unsafe { linux_program::call(number.into(), all) }
 }
 
@@ -25,14 +27,17 @@ pub(crate) fn to<T: ?Sized>(what: &mut T) -> u64 {
 
 /// Makes a process like this one; 0 in the child. It has this stack as it is, at the same place.
 pub(crate) fn fork() -> i64 {
-    call(linux::__NR_fork, &[])
+    // SAFETY: takes no memory; the child's is a copy.
+    unsafe { call(linux::__NR_fork, &[]) }
 }
 
 /// Waits for a child; how it ended, as `wait4` has it, or the error.
 pub(crate) fn wait(child: i64) -> i64 {
     let mut status = 0_i32;
     loop {
-        match call(linux::__NR_wait4, &[child as u64, to(&mut status), 0, 0]) {
+        // SAFETY: Linux writes the status, as large as this one, during the call.
+        let found = unsafe { call(linux::__NR_wait4, &[child as u64, to(&mut status), 0, 0]) };
+        match found {
             // EINTR.
             -4 => {}
             error @ ..0 => return error,

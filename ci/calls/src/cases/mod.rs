@@ -2,6 +2,11 @@
 //!
 //! What a line says must be the same on every Linux: no numbers of processes, inodes and devices, no times
 //! and no addresses.
+//!
+//! Each function of the list is one `unsafe` block, and this is why it may be: what a call writes is lent to
+//! it by `to`, and as large as Linux' header says of that call; what is taken away, moved or protected is what
+//! the case itself mapped; every other address is one where nothing is ([`BAD`]), or a list of addresses of
+//! the former kinds. What a case does to itself besides happens in a child that is to die of it.
 
 mod descriptors;
 mod files;
@@ -59,11 +64,12 @@ fn child(name: &str, f: impl FnOnce() -> u64) {
     print(format_args!("{name} : ended with {status:#x}\n"));
 }
 
-/// Makes each call by its name.
+/// Makes each call by its name. What is promised for it is what `call` asks for.
 macro_rules! calls {
     ($($name:ident $number:ident,)*) => {
-        $(fn $name<const N: usize>(arguments: [u64; N]) -> i64 {
-            crate::system::call(linux::$number, &arguments)
+        $(unsafe fn $name<const N: usize>(arguments: [u64; N]) -> i64 {
+            // SAFETY: as the caller promises.
+            unsafe { crate::system::call(linux::$number, &arguments) }
         })*
     };
 }
@@ -84,50 +90,62 @@ calls! {
 
 /// A page that can be written, with one behind it that is not there.
 fn edge() -> u64 {
-    let rights = linux::PROT_READ | linux::PROT_WRITE;
-    let flags = linux::MAP_PRIVATE | linux::MAP_ANONYMOUS;
-    let start = mmap([0, 2 * PAGE, rights.into(), flags.into(), u64::MAX, 0]) as u64;
-    call(linux::__NR_munmap, &[start + PAGE, PAGE]);
-    start + PAGE
+    // SAFETY: as the list says.
+    unsafe {
+        let rights = linux::PROT_READ | linux::PROT_WRITE;
+        let flags = linux::MAP_PRIVATE | linux::MAP_ANONYMOUS;
+        let start = mmap([0, 2 * PAGE, rights.into(), flags.into(), u64::MAX, 0]) as u64;
+        call(linux::__NR_munmap, &[start + PAGE, PAGE]);
+        start + PAGE
+    }
 }
 
 /// A new file with these bytes, open for both.
 fn file(path: &core::ffi::CStr, bytes: &[u8]) -> u64 {
-    let flags = linux::O_RDWR | linux::O_CREAT | linux::O_TRUNC;
-    let file = open([at(path), flags.into(), 0o644]) as u64;
-    write([file, at(bytes), bytes.len() as u64]);
-    file
+    // SAFETY: as the list says.
+    unsafe {
+        let flags = linux::O_RDWR | linux::O_CREAT | linux::O_TRUNC;
+        let file = open([at(path), flags.into(), 0o644]) as u64;
+        write([file, at(bytes), bytes.len() as u64]);
+        file
+    }
 }
 
 /// Both ends of a pipe.
 fn pipe(flags: u32) -> [u64; 2] {
-    let mut ends = [0_i32; 2];
-    pipe2([crate::system::to(&mut ends), flags.into()]);
-    ends.map(|end| end as u64)
+    // SAFETY: as the list says.
+    unsafe {
+        let mut ends = [0_i32; 2];
+        pipe2([crate::system::to(&mut ends), flags.into()]);
+        ends.map(|end| end as u64)
+    }
 }
 
 /// All of them.
 pub(crate) fn run() -> u64 {
-    mkdir([at(c"/tmp"), 0o777]);
-    mkdir([at(c"/tmp/calls"), 0o755]);
-    chdir([at(c"/tmp/calls")]);
-    call(linux::__NR_umask, &[0o022]);
-    let families: &[fn()] = &[
-        files::run,
-        names::run,
-        descriptors::run,
-        memory::run,
-        processes::run,
-        signals::run,
-        waiting::run,
-        system::run,
-    ];
-    for family in families {
-        // Each in a process of its own, so that none leaves anything to the next.
-        child("family", || {
-            family();
-            0
-        });
+    // SAFETY: as the list says.
+    unsafe {
+        mkdir([at(c"/tmp"), 0o777]);
+        mkdir([at(c"/tmp/calls"), 0o755]);
+        chdir([at(c"/tmp/calls")]);
+        call(linux::__NR_umask, &[0o022]);
+        let families: &[fn()] = &[
+            files::run,
+            names::run,
+            descriptors::run,
+            memory::run,
+            processes::run,
+            signals::run,
+            waiting::run,
+            system::run,
+        ];
+        for family in families {
+            // Each in a process of its own, so that none leaves anything to the next.
+            child("family", || {
+                family();
+                0
+            });
+        }
+        0
     }
-    0
 }
