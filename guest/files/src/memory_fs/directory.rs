@@ -2,20 +2,87 @@
 //!
 //! An entry keeps its position as long as it lives, so a program that reads a directory while it
 //! removes what it read misses nothing and sees nothing twice.
+//!
+//! Names are found by a number made of their bytes: hardly two differ in their bytes alone, so that a look
+//! compares numbers on its way and bytes once.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::borrow::Borrow;
+use core::cmp::Ordering;
 
 use super::Shared;
 use super::node::{Name, Node};
 use crate::errno::{Errno, Result};
 use crate::inode::{Entry, FIRST_ENTRY, Inode as _, New};
 
+/// A name to look for, by its number first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Wanted<'a>(u64, &'a [u8]);
+
+impl<'a> Wanted<'a> {
+    /// FNV-1a: names that a program chooses to have one number cost it comparisons of bytes, no more.
+    fn new(name: &'a [u8]) -> Self {
+        let number = name.iter().fold(0xcbf2_9ce4_8422_2325, |number, &byte| {
+            (number ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        });
+        Self(number, name)
+    }
+}
+
+/// A name that is there, or one to look for.
+trait Named {
+    fn wanted(&self) -> Wanted<'_>;
+}
+
+impl Named for Wanted<'_> {
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted(self.0, self.1)
+    }
+}
+
+impl PartialEq for dyn Named + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.wanted() == other.wanted()
+    }
+}
+
+impl Eq for dyn Named + '_ {}
+
+impl PartialOrd for dyn Named + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for dyn Named + '_ {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.wanted().cmp(&other.wanted())
+    }
+}
+
+/// A name that is there.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct There(u64, Name);
+
+impl Named for There {
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted(self.0, &self.1)
+    }
+}
+
+impl<'a> Borrow<dyn Named + 'a> for There {
+    fn borrow(&self) -> &(dyn Named + 'a) {
+        self
+    }
+}
+
 /// The entries of a directory.
 #[derive(Default)]
 pub(super) struct Directory {
-    by_name: BTreeMap<Name, u64>,
+    /// The position of each name, and what it stands for.
+    by_name: BTreeMap<There, (u64, Arc<Node>)>,
     by_position: BTreeMap<u64, (Name, Arc<Node>)>,
     /// The last position that was given.
     last: u64,
@@ -33,26 +100,31 @@ impl Directory {
     }
 
     pub(super) fn get(&self, name: &[u8]) -> Option<Arc<Node>> {
-        let position = self.by_name.get(name)?;
-        self.by_position.get(position).map(|(_, node)| node.clone())
+        let wanted = Wanted::new(name);
+        let (_, node) = self.by_name.get(&wanted as &dyn Named)?;
+        Some(node.clone())
     }
 
     /// Adds a name that is not there.
     pub(super) fn insert(&mut self, name: Name, node: Arc<Node>) {
         self.last = (self.last + 1).max(FIRST_ENTRY);
-        self.by_name.insert(name.clone(), self.last);
+        let there = There(Wanted::new(&name).0, name.clone());
+        self.by_name.insert(there, (self.last, node.clone()));
         self.by_position.insert(self.last, (name, node));
     }
 
     /// Has a name that is there stand for something else, and returns what it stood for.
     pub(super) fn replace(&mut self, name: &[u8], node: Arc<Node>) -> Option<Arc<Node>> {
-        let position = self.by_name.get(name)?;
+        let wanted = Wanted::new(name);
+        let (position, there) = self.by_name.get_mut(&wanted as &dyn Named)?;
+        *there = node.clone();
         let (_, there) = self.by_position.get_mut(position)?;
         Some(core::mem::replace(there, node))
     }
 
     pub(super) fn remove(&mut self, name: &[u8]) -> Option<Arc<Node>> {
-        let position = self.by_name.remove(name)?;
+        let wanted = Wanted::new(name);
+        let (position, _) = self.by_name.remove(&wanted as &dyn Named)?;
         self.by_position.remove(&position).map(|(_, node)| node)
     }
 
