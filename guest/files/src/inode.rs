@@ -386,6 +386,15 @@ pub trait Inode: Any + Send + Sync {
     fn page(&self, _index: u64, _make: bool) -> Result<Option<Arc<dyn Page>>> {
         Err(Errno::ENODEV)
     }
+
+    /// Has an empty file hold bytes that lie somewhere for good, without a copy of them as long as nobody
+    /// changes or maps them.
+    ///
+    /// # Errors
+    /// `EINVAL` of what cannot, or is not empty; `ENOSPC`.
+    fn keep(&self, _bytes: &'static [u8]) -> Result<()> {
+        Err(Errno::EINVAL)
+    }
 }
 
 /// What `statfs` tells of a file system.

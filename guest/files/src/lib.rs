@@ -135,7 +135,7 @@ pub use inode::{
 };
 pub use memory_fs::{Limits, MemoryFs};
 pub use mount::{Mount, Mounts, Place};
-pub use ramdisk::{Contents, Problem, Refusal, unpack};
+pub use ramdisk::{Contents, Problem, Refusal, unpack, unpack_lasting};
 pub use ready::{Ready, Watchers};
 pub use shown::{Area, ProcessFs, ProcessInfo, Processes, Status, Text, table_fs};
 pub use system::{Device, System, View};

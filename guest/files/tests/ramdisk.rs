@@ -5,8 +5,8 @@ mod common;
 
 use std::io::Write as _;
 
-use common::{LIMITS, boot};
-use guest_files::{Errno, Limits, Problem, Refusal, unpack};
+use common::{LIMITS, Process, boot, now, number};
+use guest_files::{Drain, Errno, Limits, Problem, Refusal, unpack, unpack_lasting};
 use linux_raw_sys::general as linux;
 
 /// A file of an archive.
@@ -267,6 +267,63 @@ fn damage_is_refused_with_its_place() {
     assert_eq!(refused.problem, Problem::Refused(Errno::ENAMETOOLONG));
     let refused = refusal(&archive(&[file("no/directory", b"")]));
     assert_eq!(refused.problem, Problem::Refused(Errno::ENOENT));
+}
+
+/// What one call comes to, on a file of either kind, and what the file is then.
+fn step(process: &Process, file: i32, random: &mut fastrand::Rng) -> String {
+    let at = random.i64(0..20_000);
+    let calls = process.calls();
+    let came_to = match random.u8(..8) {
+        0 => format!("{:?}", process.read(file, 5000)),
+        1 => {
+            let bytes = [at as u8; 3000];
+            let mut bytes = Drain::new(&bytes[..random.usize(..3000)]);
+            format!("{:?}", number(now(calls.pwrite(file, at, &mut bytes))))
+        }
+        2 => format!("{:?}", number(now(calls.ftruncate(file, at)))),
+        3 => {
+            let mode = [0, linux::FALLOC_FL_KEEP_SIZE, 3, 0x10][random.usize(..4)];
+            let allocated = now(calls.fallocate(file, mode, at, 1 + at / 2));
+            format!("{:?}", number(allocated))
+        }
+        4 => {
+            let whence = [linux::SEEK_DATA, linux::SEEK_HOLE][random.usize(..2)];
+            format!("{:?}", number(now(calls.lseek(file, at, whence))))
+        }
+        5 => format!("{:?}", number(now(calls.ftruncate(file, 0)))),
+        _ => {
+            // As who maps it does.
+            let inode = process.descriptors.get(file).unwrap().place.inode.clone();
+            let page = inode.page(at as u64 / 4096, random.bool());
+            format!("{:?}", page.map(|page| page.is_some()))
+        }
+    };
+    let stat = calls.fstat(file).unwrap();
+    format!("{came_to} {} {}", stat.st_size, stat.st_blocks)
+}
+
+#[test]
+fn bytes_that_are_kept_where_they_lie_are_a_file_as_any() {
+    let mut random = fastrand::Rng::with_seed(1);
+    for round in 0..300 {
+        let data: Vec<u8> = (0..random.usize(1..14_000)).map(|_| random.u8(..)).collect();
+        let ramdisk: &[u8] = Vec::leak(archive(&[file("a", &data)]));
+        let (kept, copied) = (boot(LIMITS), boot(LIMITS));
+        unpack_lasting(&kept.system, ramdisk).unwrap();
+        unpack(&copied.system, ramdisk).unwrap();
+        assert_eq!(kept.contents("/a").unwrap(), data);
+        let open = |process: &Process| process.open("/a", linux::O_RDWR, 0).unwrap();
+        let (a, b) = (open(&kept), open(&copied));
+        for _ in 0..random.usize(..8) {
+            let seed = random.u64(..);
+            let came_to = step(&kept, a, &mut fastrand::Rng::with_seed(seed));
+            let as_copied = step(&copied, b, &mut fastrand::Rng::with_seed(seed));
+            assert_eq!(came_to, as_copied, "round {round}");
+            assert_eq!(kept.contents("/a"), copied.contents("/a"), "round {round}");
+        }
+        let used = |process: &Process| process.calls().statfs(b"/").unwrap().f_bfree;
+        assert_eq!(used(&kept), used(&copied));
+    }
 }
 
 #[test]

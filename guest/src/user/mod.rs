@@ -40,8 +40,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use core::task::Poll;
 
 use guest_files::{
-    Calls, Descriptors, DeviceNumber, FileSystem, Host, Identity, Limits, MemoryFs, Opening,
-    Refusal, System, View, unpack,
+    Calls, Contents, Descriptors, DeviceNumber, FileSystem, Host, Identity, Limits, MemoryFs,
+    Opening, Refusal, System, View, unpack, unpack_lasting,
 };
 use linux_raw_sys::general as linux;
 
@@ -62,6 +62,8 @@ const RELEASE: &str = "6.1.0";
 pub(crate) enum NotBegun {
     /// No ramdisk came with the kernel.
     NoRamdisk,
+    /// The direct map does not grow up to its end.
+    Unreachable(mm::MmError),
     /// Page faults come without their address.
     NoFaultAddresses,
     /// The ramdisk is damaged.
@@ -78,6 +80,7 @@ impl fmt::Display for NotBegun {
             NotBegun::NoRamdisk => {
                 f.write_str("no ramdisk came with the kernel to run a program from")
             }
+            NotBegun::Unreachable(e) => write!(f, "the ramdisk cannot be read: {e}"),
             NotBegun::NoFaultAddresses => f.write_str(
                 "page faults come without their address here, as they do from Xen 4.17 where QEMU \
                  emulates virtualisation: no program can be run",
@@ -102,8 +105,13 @@ pub(crate) fn run(
     arguments: &[u8],
 ) -> Result<Ended, NotBegun> {
     let ramdisk = ramdisk.ok_or(NotBegun::NoRamdisk)?;
-    let bytes = reach(ramdisk).ok_or(NotBegun::NoRamdisk)?;
-    run_from(bytes, console, path, arguments)
+    let bytes = reach(ramdisk).map_err(NotBegun::Unreachable)?;
+    run_with(
+        |system| unpack_lasting(system, bytes),
+        console,
+        path,
+        arguments,
+    )
 }
 
 /// As [`run`], from an archive.
@@ -116,10 +124,20 @@ pub(crate) fn run_from(
     path: &str,
     arguments: &[u8],
 ) -> Result<Ended, NotBegun> {
+    run_with(|system| unpack(system, archive), console, path, arguments)
+}
+
+/// As [`run`], with a root that something fills.
+fn run_with(
+    fill: impl FnOnce(&System) -> Result<Contents, Refusal>,
+    console: ConsoleInfo,
+    path: &str,
+    arguments: &[u8],
+) -> Result<Ended, NotBegun> {
     if !usermode::has_fault_addresses() {
         return Err(NotBegun::NoFaultAddresses);
     }
-    let ended = root(archive).and_then(|system| {
+    let ended = root(fill).and_then(|system| {
         files::set_system(Some(system.clone()));
         begin(&system, path, arguments).map_err(NotBegun::Program)?;
         drop(system);
@@ -134,15 +152,18 @@ pub(crate) fn run_from(
 }
 
 /// The bytes of the ramdisk: the direct map grows up to their end.
-fn reach(ramdisk: Module) -> Option<&'static [u8]> {
+///
+/// # Errors
+/// No memory for its tables, or Xen's refusal.
+fn reach(ramdisk: Module) -> Result<&'static [u8], mm::MmError> {
     let first = ramdisk.pfn.as_u64();
     let end = first + ramdisk.bytes.div_ceil(pages::PAGE);
-    mm::with(|tables| tables.reach(end)).ok()?;
+    mm::with(|tables| tables.reach(end))?;
     let address = mm::layout::DIRECT.start + first * pages::PAGE;
     let start = core::ptr::with_exposed_provenance(address as usize);
     // SAFETY: the loader put so many bytes there, in frames that are declared the module's and never
     // handed out; the direct map reaches them as of now.
-    Some(unsafe { core::slice::from_raw_parts(start, ramdisk.bytes as usize) })
+    Ok(unsafe { core::slice::from_raw_parts(start, ramdisk.bytes as usize) })
 }
 
 /// Files in memory, of which there may be half.
@@ -162,12 +183,12 @@ fn memory_files(host: &Arc<dyn Host>) -> Result<Arc<dyn FileSystem>> {
     Ok(fs)
 }
 
-/// Makes the root of all files, from a ramdisk.
-fn root(ramdisk: &[u8]) -> Result<Arc<System>, NotBegun> {
+/// Makes the root of all files, and has it filled from a ramdisk.
+fn root(fill: impl FnOnce(&System) -> Result<Contents, Refusal>) -> Result<Arc<System>, NotBegun> {
     let host = files::host();
     let root = memory_files(&host).map_err(NotBegun::Files)?;
     let system = System::new(host, root);
-    let contents = unpack(&system, ramdisk).map_err(NotBegun::Ramdisk)?;
+    let contents = fill(&system).map_err(NotBegun::Ramdisk)?;
     log::info!(
         target: "user",
         "ramdisk: {} names, {} bytes", contents.names, contents.bytes

@@ -155,13 +155,17 @@ impl<M: Machine> Tables<M> {
         )
     }
 
-    /// Grows the direct map until it reaches the frames below `end`.
+    /// Grows the direct map until it reaches the frames below `end`, or all there are: also by what brings
+    /// no frames, as all of it is somebody's already.
     ///
     /// # Errors
     /// As [`Tables::alloc_frame`].
     pub fn reach(&mut self, end: u64) -> Result<(), MmError> {
+        let end = end.min(self.frames().counts().total);
         while self.frames().counts().mapped < end {
-            self.grow()?;
+            self.hold(Part::KernelHalf)?;
+            let chunk = self.frames().counts().mapped / CHUNK;
+            self.add_to_direct_map(chunk, u64::MAX)?;
         }
         Ok(())
     }

@@ -3,6 +3,10 @@
 //! Whoever changes data takes the file's turn, so a write is whole against others, however many
 //! pages it has. Bytes are copied without the lock: a new page joins the file once it has its data,
 //! and the size grows after that, so nobody ever reads what was not written yet.
+//!
+//! A file of a ramdisk that lies in memory for good begins without pages: its bytes are read where they
+//! lie, a page is made when somebody maps it, and all the others when somebody changes the file. It counts
+//! as many pages from the beginning, so that none of this can find the file system full.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -13,7 +17,7 @@ use crate::errno::{Errno, Result};
 use crate::host::{PAGE, Page, ZEROS};
 use crate::inode::{Allocate, Where};
 use crate::lock::{Mutex, Turn};
-use crate::transfer::{Sink, Source};
+use crate::transfer::{Drain, Sink, Source};
 
 /// The largest size of a file (`MAX_LFS_FILESIZE` in Linux' `include/linux/fs.h`).
 const MOST: u64 = i64::MAX as u64;
@@ -31,6 +35,27 @@ pub(super) struct Data {
 struct Pages {
     size: u64,
     by_index: BTreeMap<u64, Arc<dyn Page>>,
+    /// Bytes of those pages that are not made yet; the file is as large.
+    kept: Option<&'static [u8]>,
+}
+
+impl Pages {
+    /// Pages that the file counts.
+    fn count(&self) -> u64 {
+        match self.kept {
+            Some(bytes) => bytes.len().div_ceil(PAGE) as u64,
+            None => self.by_index.len() as u64,
+        }
+    }
+
+    /// Those of the kept bytes that a page has, if it is not made yet.
+    fn kept_page(&self, index: u64) -> Option<&'static [u8]> {
+        let kept = self.kept?;
+        let start = usize::try_from(index).ok()?.checked_mul(PAGE)?;
+        let rest = kept.get(start..).filter(|rest| !rest.is_empty())?;
+        let is_made = self.by_index.contains_key(&index);
+        (!is_made).then_some(&rest[..rest.len().min(PAGE)])
+    }
 }
 
 /// The page of a byte, and where in it that is.
@@ -41,7 +66,46 @@ const fn split(at: u64) -> (u64, usize) {
 impl Data {
     pub(super) fn size_and_pages(&self) -> (u64, u64) {
         let pages = self.pages.lock();
-        (pages.size, pages.by_index.len() as u64)
+        (pages.size, pages.count())
+    }
+
+    /// See [`Inode::keep`](crate::inode::Inode::keep).
+    pub(super) fn keep(&self, shared: &Shared, bytes: &'static [u8]) -> Result<()> {
+        let mut pages = self.pages.lock();
+        if pages.size > 0 || pages.count() > 0 {
+            return Err(Errno::EINVAL);
+        }
+        shared.charge_pages(bytes.len().div_ceil(PAGE) as u64)?;
+        pages.size = bytes.len() as u64;
+        pages.kept = Some(bytes);
+        Ok(())
+    }
+
+    /// Makes a page of kept bytes, if it is not there.
+    fn make_kept(&self, shared: &Shared, index: u64) -> Result<()> {
+        let Some(bytes) = self.pages.lock().kept_page(index) else {
+            return Ok(());
+        };
+        let page = shared.host.page().ok_or(Errno::ENOMEM)?;
+        page.write(0, bytes.len(), &mut Drain::new(bytes));
+        let mut pages = self.pages.lock();
+        // Somebody may have been faster, or the file was cut.
+        if pages.kept_page(index).is_some() {
+            pages.by_index.insert(index, page);
+        }
+        Ok(())
+    }
+
+    /// Makes all pages of kept bytes, for somebody whose turn it is to change the file.
+    fn settle(&self, shared: &Shared) -> Result<()> {
+        let Some(bytes) = self.pages.lock().kept else {
+            return Ok(());
+        };
+        for index in 0..bytes.len().div_ceil(PAGE) as u64 {
+            self.make_kept(shared, index)?;
+        }
+        self.pages.lock().kept = None;
+        Ok(())
     }
 
     pub(super) fn read(&self, at: u64, to: &mut dyn Sink) -> Result<usize> {
@@ -51,19 +115,21 @@ impl Data {
                 break;
             };
             let (index, offset) = split(position);
-            let (left, page) = {
+            let (left, page, kept) = {
                 let pages = self.pages.lock();
                 let left = pages.size.saturating_sub(position);
-                (left, pages.by_index.get(&index).cloned())
+                let page = pages.by_index.get(&index).cloned();
+                (left, page, pages.kept_page(index))
             };
             let count = (PAGE - offset).min(to.room()) as u64;
             let count = count.min(left) as usize;
             if count == 0 {
                 break;
             }
-            let copied = match page {
-                Some(page) => page.read(offset, count, to),
-                None => to.put(&ZEROS[..count]),
+            let copied = match (page, kept) {
+                (Some(page), _) => page.read(offset, count, to),
+                (None, Some(bytes)) => to.put(&bytes[offset..][..count]),
+                (None, None) => to.put(&ZEROS[..count]),
             };
             done += copied;
             if copied < count {
@@ -87,6 +153,9 @@ impl Data {
         let Poll::Ready(_turn) = self.turn.take(waker) else {
             return Poll::Pending;
         };
+        if let Err(error) = self.settle(shared) {
+            return Poll::Ready(Err(error));
+        }
         let start = match at {
             Where::At(at) => at,
             Where::End => self.pages.lock().size,
@@ -153,7 +222,7 @@ impl Data {
     }
 
     fn new_page(shared: &Shared) -> Result<Arc<dyn Page>> {
-        shared.charge_page()?;
+        shared.charge_pages(1)?;
         shared.host.page().ok_or_else(|| {
             shared.uncharge_pages(1);
             Errno::ENOSPC
@@ -167,10 +236,19 @@ impl Data {
         let Poll::Ready(_turn) = self.turn.take(waker) else {
             return Poll::Pending;
         };
+        let settled = match size {
+            0 => Ok(()),
+            _ => self.settle(shared),
+        };
+        if let Err(error) = settled {
+            return Poll::Ready(Err(error));
+        }
         let (whole, part) = split(size);
         let mut pages = self.pages.lock();
+        let before = pages.count();
+        pages.kept = None;
         let first_gone = if part > 0 { whole + 1 } else { whole };
-        let gone = pages.by_index.split_off(&first_gone);
+        let _gone = pages.by_index.split_off(&first_gone);
         // What a mapping wrote behind the old end, and what lay behind the new one, reads as zeros
         // when the file grows again.
         let last = split(pages.size.min(size));
@@ -180,8 +258,9 @@ impl Data {
             page.clear(last.1, PAGE - last.1);
         }
         pages.size = size;
+        let gone = before - pages.count();
         drop(pages);
-        shared.uncharge_pages(gone.len() as u64);
+        shared.uncharge_pages(gone);
         Poll::Ready(Ok(()))
     }
 
@@ -199,6 +278,9 @@ impl Data {
         let Poll::Ready(_turn) = self.turn.take(waker) else {
             return Poll::Pending;
         };
+        if let Err(error) = self.settle(shared) {
+            return Poll::Ready(Err(error));
+        }
         let done = match how {
             Allocate::Grow | Allocate::KeepSize => self.fill(shared, at, end),
             Allocate::Punch => {
@@ -284,6 +366,10 @@ impl Data {
         if at >= pages.size {
             return Err(Errno::ENXIO);
         }
+        if pages.kept.is_some() {
+            // There is no hole in it.
+            return Ok(if data { at } else { pages.size });
+        }
         let mut index = at / PAGE_BYTES;
         if data {
             let (&found, _) = pages.by_index.range(index..).next().ok_or(Errno::ENXIO)?;
@@ -309,6 +395,7 @@ impl Data {
         index: u64,
         make: bool,
     ) -> Result<Option<Arc<dyn Page>>> {
+        self.make_kept(shared, index)?;
         let there = |pages: &Pages| {
             if index >= pages.size.div_ceil(PAGE_BYTES) {
                 return Err(Errno::EFAULT);

@@ -53,8 +53,8 @@ impl Shared {
             .map_err(|_| Errno::ENOSPC)
     }
 
-    fn charge_page(&self) -> Result<()> {
-        Self::charge(&self.pages, 1, self.limits.pages)
+    fn charge_pages(&self, count: u64) -> Result<()> {
+        Self::charge(&self.pages, count, self.limits.pages)
     }
 
     fn uncharge_pages(&self, count: u64) {

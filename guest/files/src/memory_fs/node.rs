@@ -351,6 +351,10 @@ impl Inode for Node {
             _ => Err(Errno::ENODEV),
         }
     }
+
+    fn keep(&self, bytes: &'static [u8]) -> Result<()> {
+        self.data()?.keep(&self.shared, bytes)
+    }
 }
 
 impl Drop for Node {

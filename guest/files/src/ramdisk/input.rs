@@ -12,17 +12,63 @@ use super::Problem;
 pub(super) trait Bytes {
     /// The next bytes, at least one and at most `most`; none at the end.
     fn next(&mut self, most: usize) -> Result<&[u8], Problem>;
+
+    /// The next `count` bytes, where they lie for good; none if they do not, or there are not so many.
+    fn lasting(&mut self, _count: usize) -> Option<&'static [u8]> {
+        None
+    }
 }
 
-/// Bytes as they lie in memory.
-pub(super) struct Plain<'a> {
-    pub(super) rest: &'a [u8],
+/// Bytes as they lie in memory, and what is left of them.
+pub(super) trait Lying<'a>: Bytes {
+    fn new(bytes: &'a [u8]) -> Self;
+    fn rest(&self) -> &'a [u8];
+}
+
+/// For as long as they are read.
+pub(super) struct Plain<'a>(&'a [u8]);
+
+impl<'a> Lying<'a> for Plain<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+}
+
+/// For good.
+pub(super) struct Lasting(&'static [u8]);
+
+impl Lying<'static> for Lasting {
+    fn new(bytes: &'static [u8]) -> Self {
+        Self(bytes)
+    }
+
+    fn rest(&self) -> &'static [u8] {
+        self.0
+    }
+}
+
+impl Bytes for Lasting {
+    fn next(&mut self, most: usize) -> Result<&[u8], Problem> {
+        let (next, rest) = self.0.split_at(most.min(self.0.len()));
+        self.0 = rest;
+        Ok(next)
+    }
+
+    fn lasting(&mut self, count: usize) -> Option<&'static [u8]> {
+        let (next, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(next)
+    }
 }
 
 impl Bytes for Plain<'_> {
     fn next(&mut self, most: usize) -> Result<&[u8], Problem> {
-        let (next, rest) = self.rest.split_at(most.min(self.rest.len()));
-        self.rest = rest;
+        let (next, rest) = self.0.split_at(most.min(self.0.len()));
+        self.0 = rest;
         Ok(next)
     }
 }
@@ -185,6 +231,16 @@ impl<B: Bytes> Input<B> {
             self.ahead = self.bytes.next(1)?.first().copied();
         }
         Ok(self.ahead)
+    }
+
+    /// The next `count` bytes, where they lie for good; none if they do not, or there are not so many.
+    pub(super) fn lasting(&mut self, count: usize) -> Option<&'static [u8]> {
+        if self.ahead.is_some() {
+            return None;
+        }
+        let bytes = self.bytes.lasting(count)?;
+        self.at += count as u64;
+        Some(bytes)
     }
 
     /// Fills all of `into`.

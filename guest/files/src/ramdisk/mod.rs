@@ -14,7 +14,7 @@ use core::fmt;
 
 use crate::errno::Errno;
 use crate::system::System;
-use input::{Bytes, Gzip, Input, Plain};
+use input::{Bytes, Gzip, Input, Lasting, Lying, Plain};
 use newc::Part;
 use place::Tree;
 
@@ -135,6 +135,19 @@ pub struct Contents {
 /// # Errors
 /// What is wrong, and where. What came before it has been made.
 pub fn unpack(system: &System, ramdisk: &[u8]) -> Result<Contents, Refusal> {
+    unpack_from::<Plain<'_>>(system, ramdisk)
+}
+
+/// As [`unpack`], where archives that are not packed lie for good: files keep their bytes there, as far as
+/// nobody changes or maps them.
+///
+/// # Errors
+/// As [`unpack`].
+pub fn unpack_lasting(system: &System, ramdisk: &'static [u8]) -> Result<Contents, Refusal> {
+    unpack_from::<Lasting>(system, ramdisk)
+}
+
+fn unpack_from<'a, P: Lying<'a>>(system: &System, ramdisk: &'a [u8]) -> Result<Contents, Refusal> {
     let mut tree = Tree::new(system);
     let mut rest = ramdisk;
     loop {
@@ -157,9 +170,9 @@ pub fn unpack(system: &System, ramdisk: &[u8]) -> Result<Contents, Refusal> {
             }
             rest = input.bytes.rest();
         } else if rest[0] == b'0' {
-            let mut input = Input::new(Plain { rest });
+            let mut input = Input::new(P::new(rest));
             archive(&mut tree, &mut input)?;
-            rest = input.bytes.rest;
+            rest = input.bytes.rest();
         } else {
             let mut first = [0; 4];
             let count = rest.len().min(4);
