@@ -128,7 +128,8 @@ fn give_way() {
 #[track_caller]
 pub(crate) fn yield_if_needed() {
     let here = vcpu::here();
-    if here.overdue.load(Ordering::Relaxed) || here.length() != 0 {
+    let waits = here.length() != 0 && !here.timers.is_limited();
+    if here.overdue.load(Ordering::Relaxed) || waits {
         share();
     }
 }

@@ -137,9 +137,14 @@ impl Timers {
         }
     }
 
+    /// Whether it is limited how long the thread that runs on the vCPU may go on.
+    pub(super) fn is_limited(&self) -> bool {
+        self.limit.load(Ordering::Relaxed) != NEVER
+    }
+
     /// Limits how long the thread that runs on the vCPU, which calls, may go on, if that is not so yet.
     pub(super) fn limit(&self) {
-        if self.limit.load(Ordering::Relaxed) != NEVER {
+        if self.is_limited() {
             return;
         }
         if let Some(now) = time::monotonic() {
