@@ -306,7 +306,9 @@ fn step(process: &Process, file: i32, random: &mut fastrand::Rng) -> String {
 fn bytes_that_are_kept_where_they_lie_are_a_file_as_any() {
     let mut random = fastrand::Rng::with_seed(1);
     for round in 0..300 {
-        let data: Vec<u8> = (0..random.usize(1..14_000)).map(|_| random.u8(..)).collect();
+        let data: Vec<u8> = (0..random.usize(1..14_000))
+            .map(|_| random.u8(..))
+            .collect();
         let ramdisk: &[u8] = Vec::leak(archive(&[file("a", &data)]));
         let (kept, copied) = (boot(LIMITS), boot(LIMITS));
         unpack_lasting(&kept.system, ramdisk).unwrap();
