@@ -196,6 +196,8 @@ impl<M: Machine> Tables<M> {
                 // list of those only once.
                 Kind::Owned | Kind::Code => self.free_frame(unsafe { Frame::from_pfn(pfn) }),
                 Kind::Table if state.links == 0 && !state.pinned => self.release_table(pfn),
+                // One of user mode's pool, which Xen refused to unpin.
+                Kind::Table if state.links == 0 && state.level == 1 => self.end_table(pfn),
                 _ => Ok(()),
             };
             if let Err(e) = reclaimed {

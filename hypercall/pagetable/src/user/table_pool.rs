@@ -55,7 +55,7 @@ impl<M: Machine> Tables<M> {
     /// Gives back the memory of a table that nothing links.
     #[cold]
     #[track_caller]
-    pub(super) fn end_table(&mut self, table: Pfn) -> Result<(), MmError> {
+    pub(crate) fn end_table(&mut self, table: Pfn) -> Result<(), MmError> {
         let (_, state) = self.frames().states(table)?;
         if state.pinned {
             let unpinned = self.pin_l1(table, false).and_then(|()| self.flush());

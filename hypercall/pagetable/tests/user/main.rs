@@ -353,6 +353,23 @@ fn shared_memory_and_pages_that_are_taken() {
 /// A space that is made and one that is ended while Xen refuses one request after the other: the
 /// parent keeps what it had, and nothing is lost.
 #[test]
+fn a_table_that_xen_did_not_unpin_is_not_lost() {
+    let mut world = World::small().populated();
+    let before = world.free();
+    let space = world.tables.create_space().unwrap();
+    map(&mut world, &space, VA, 2, 0).unwrap();
+    spare(&mut world, space);
+    world
+        .model
+        .inject(Injection::call(Op::MmuextOp, Errno::ENOMEM));
+    assert!(world.tables.release_spares().is_err());
+    assert_eq!(world.model.clear_injections(), 0);
+    world.tables.release_spares().unwrap();
+    assert_eq!(world.free(), before);
+    sound(&mut world);
+}
+
+#[test]
 fn a_fork_that_fails_leaves_the_parent_as_it_was() {
     for op in [Op::MmuUpdate, Op::MmuextOp] {
         for nth in 1..12 {
