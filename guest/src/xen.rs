@@ -89,15 +89,15 @@ pub(crate) fn is_requested() -> bool {
 impl Hypervisor for Hv {
     #[inline]
     unsafe fn call(&self, op: Op, args: [u64; 5]) -> i64 {
-        if subarch::is_pv() {
+        if subarch::is_straight() {
             // SAFETY: the arguments go to Xen unchanged. `Hypervisor::call` has its caller promise that
             // their pointers are good and that no memory in use changes, which is all that Xen needs.
             return unsafe { PV.call(op, args) };
         }
         let [a, b, c, d, e] = args;
-        // SAFETY: `without_pv` asks for what `Hypervisor::call` does, pointers that are good and changes
+        // SAFETY: `not_straight` asks for what `Hypervisor::call` does, pointers that are good and changes
         // to nothing in use; our caller promised that of this operation and these arguments.
-        unsafe { without_pv(op, a, b, c, d, e) }
+        unsafe { not_straight(op, a, b, c, d, e) }
     }
 
     #[inline]
@@ -160,18 +160,68 @@ extern "C" fn unmask_without_pv() {
     }
 }
 
-/// A call without PV. The arguments come one by one, in registers, so that a caller need not have them
-/// in memory for a case that under PV never comes.
+/// A call without PV, or one that a test looks at. The arguments come one by one, in registers, so that a
+/// caller need not have them in memory for a case that under PV hardly ever comes.
 ///
 /// # Safety
 /// As [`Hypervisor::call`].
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn without_pv(op: Op, a: u64, b: u64, c: u64, d: u64, e: u64) -> i64 {
+unsafe extern "C" fn not_straight(op: Op, a: u64, b: u64, c: u64, d: u64, e: u64) -> i64 {
+    #[cfg(feature = "check")]
+    if subarch::is_pv() {
+        return match refusals::is_due(op) {
+            true => Errno::ENOMEM.to_return(),
+            // SAFETY: as our caller promises.
+            false => unsafe { PV.call(op, [a, b, c, d, e]) },
+        };
+    }
     match back_end() {
         // SAFETY: `BackEnd::call` asks for what `Hypervisor::call` does, pointers that are good and
         // changes to nothing in use; our caller promised that of this operation and these arguments.
         Some(back_end) => unsafe { back_end.call(op, [a, b, c, d, e]) },
         None => Errno::ENOSYS.to_return(),
+    }
+}
+
+/// Hypercalls that are refused on demand, without a word to Xen: for tests of what becomes of that.
+#[cfg(feature = "check")]
+pub(crate) mod refusals {
+    use core::sync::atomic::{AtomicU64, Ordering};
+
+    use hypercall::Op;
+
+    use crate::subarch;
+
+    /// How many more there are up to the one that is refused, that one included; 0 if none is.
+    static LEFT: AtomicU64 = AtomicU64::new(0);
+
+    /// Those that a program's memory and registers are changed by.
+    const OPS: [Op; 7] = [
+        Op::FpuTaskswitch,
+        Op::MmuUpdate,
+        Op::MmuextOp,
+        Op::Multicall,
+        Op::SetSegmentBase,
+        Op::StackSwitch,
+        Op::UpdateVaMapping,
+    ];
+
+    /// Has one be refused: the first, if it is 1.
+    pub(crate) fn arm(number: u64) {
+        LEFT.store(number, Ordering::Relaxed);
+        subarch::look_at_calls(true);
+    }
+
+    /// Has none be refused any more; whether one was.
+    pub(crate) fn disarm() -> bool {
+        subarch::look_at_calls(false);
+        LEFT.swap(0, Ordering::Relaxed) == 0
+    }
+
+    /// Counts a call; whether it is the one.
+    pub(super) fn is_due(op: Op) -> bool {
+        let count = |left: u64| left.checked_sub(1);
+        OPS.contains(&op) && LEFT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count) == Ok(1)
     }
 }

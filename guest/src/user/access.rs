@@ -78,9 +78,10 @@ impl User<'_> {
         (at.min(end) - address) as usize
     }
 
-    /// Has a byte that a copy faulted at.
+    /// Has a byte that a copy faulted at. A thread whose memory could not be entered has none: a copy would
+    /// fault there for ever.
     pub(crate) fn has(self, address: u64, access: Access) -> bool {
-        self.0.fault(address, access).is_ok()
+        self.0.is_entered() && self.0.fault(address, access).is_ok()
     }
 
     /// Fills `into` from the program.

@@ -8,6 +8,9 @@ use linux_raw_sys::errno as numbers;
 
 pub(crate) use guest_files::{Errno, Result};
 
+#[cfg(feature = "check")]
+use super::refusals;
+
 /// What is no program.
 pub(crate) const ENOEXEC: Errno = known(numbers::ENOEXEC);
 /// There is no child to wait for.
@@ -34,6 +37,10 @@ pub(crate) trait Room {
 
 impl<T> Room for Vec<T> {
     fn room(&mut self, more: usize) -> Result<()> {
+        #[cfg(feature = "check")]
+        if refusals::is_due(refusals::What::Heap) {
+            return Err(Errno::ENOMEM);
+        }
         self.try_reserve(more).map_err(|_| Errno::ENOMEM)
     }
 }

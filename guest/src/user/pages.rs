@@ -14,6 +14,9 @@ use guest_files::Page;
 use hypercall::Pfn;
 
 use super::copy;
+use super::errno::Room;
+#[cfg(feature = "check")]
+use super::refusals;
 use super::traffic::{Work, counted};
 use crate::areas::Rights;
 use crate::mm::error::FrameError;
@@ -77,8 +80,18 @@ fn resolve(
     }
 }
 
+/// Has a list have room for so many more.
+fn room<T>(list: &mut Vec<T>, more: usize) -> Result<(), MmError> {
+    let refused = |_| MmError::Frame(FrameError::OutOfMemory);
+    list.room(more).map_err(refused)
+}
+
 /// Refuses what would leave the kernel itself too little.
 fn check_reserve(tables: &Tables<Running>, frames: u64) -> Result<(), MmError> {
+    #[cfg(feature = "check")]
+    if refusals::is_due(refusals::What::Frames) {
+        return Err(MmError::Frame(FrameError::OutOfMemory));
+    }
     if !tables.frames().can_obtain(RESERVE + frames) {
         return Err(MmError::Frame(FrameError::OutOfMemory));
     }
@@ -205,9 +218,7 @@ impl Pages {
     pub(crate) fn fork(&self, areas: impl Iterator<Item = Range<u64>>) -> Result<Pages, MmError> {
         let parent = self.space.as_ref().ok_or(MmError::NotTakenOver)?;
         let mut hidden = Vec::new();
-        hidden
-            .try_reserve_exact(self.hidden.len())
-            .map_err(|_| MmError::Frame(FrameError::OutOfMemory))?;
+        room(&mut hidden, self.hidden.len())?;
         let space = counted(Work::Fork, || {
             mm::with(|tables| {
                 check_reserve(tables, 8)?;
@@ -246,6 +257,13 @@ impl Pages {
             Some(space) => unsafe { mm::switch_space(space) },
             None => Err(MmError::NotTakenOver),
         }
+    }
+
+    /// Whether this vCPU runs in this space.
+    pub(crate) fn is_entered(&self) -> bool {
+        let root = mm::with(|tables| tables.root());
+        let space = self.space.as_ref();
+        space.is_some_and(|space| space.roots().kernel == root)
     }
 
     /// Has this vCPU run in no program's space.
@@ -338,9 +356,7 @@ impl Pages {
             return Ok(());
         };
         let mut frames = Vec::new();
-        frames
-            .try_reserve_exact(pages.len())
-            .map_err(|_| MmError::Frame(FrameError::OutOfMemory))?;
+        room(&mut frames, pages.len())?;
         frames.extend(pages.iter().map(|page| Pfn::truncate(page.id())));
         self.within(|tables| {
             check_reserve(tables, 4)?;
@@ -427,9 +443,7 @@ impl Pages {
         let mut next = range.start;
         while let Some(va) = self.next_mapped(next..range.end)? {
             next = va + PAGE;
-            if self.hidden.try_reserve(TABLE as usize).is_err() {
-                return Err(MmError::Frame(FrameError::OutOfMemory));
-            }
+            room(&mut self.hidden, TABLE as usize)?;
             if let Some(frame) = self.within(|tables| tables.take_user(va))? {
                 let place = self.hidden.partition_point(|(at, _)| *at < va);
                 self.hidden.insert(place, (va, frame));

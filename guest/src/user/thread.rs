@@ -51,6 +51,8 @@ pub(crate) struct Thread {
     pub(crate) robust: AtomicU64,
     /// Whether it is to end without a look at its program.
     doomed: AtomicBool,
+    /// Whether it cannot go on as its program left off, so that the whole process is to end.
+    lost: AtomicBool,
     bases: Lock<Bases, rank::Thread>,
     extended: Lock<Extended, rank::ThreadRegisters>,
     /// Wakes it where it waits.
@@ -94,15 +96,12 @@ impl Hooks for Thread {
         if let Err(e) = entered {
             if e != Errno::ESRCH {
                 log::error!(target: "user", "thread {}: its memory cannot be entered: {e:?}", self.number);
-                self.doom();
+                self.lose();
             }
             // That of the thread before may be given back from here on.
             Memory::leave();
         }
-        if let Err(e) = self.bases.lock().load() {
-            log::error!(target: "user", "thread {}: its segments: {e}", self.number);
-            self.doom();
-        }
+        self.load_bases();
         self.extended.lock().restore();
     }
 }
@@ -123,6 +122,7 @@ impl Thread {
             set_at_start: AtomicU64::new(0),
             robust: AtomicU64::new(0),
             doomed: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             bases: Lock::new(Bases::default()),
             extended: Lock::new(Extended::new()?),
             waker: Lock::new(None),
@@ -148,6 +148,7 @@ impl Thread {
             set_at_start: AtomicU64::new(0),
             robust: AtomicU64::new(0),
             doomed: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             bases: Lock::new(bases),
             extended: Lock::new(extended.duplicate()?),
             waker: Lock::new(None),
@@ -191,9 +192,15 @@ impl Thread {
         let mut extended = self.extended.lock();
         extended.reset();
         extended.restore();
-        if let Err(e) = self.bases.lock().load() {
+        drop(extended);
+        self.load_bases();
+    }
+
+    /// Has FS and GS lead where they lead for it, on this vCPU.
+    fn load_bases(&self) {
+        if let Err(e) = self.bases().load() {
             log::error!(target: "user", "thread {}: its segments: {e}", self.number);
-            self.doom();
+            self.lose();
         }
     }
 
@@ -206,6 +213,12 @@ impl Thread {
     pub(crate) fn doom(&self) {
         self.doomed.store(true, Ordering::Release);
         self.wake();
+    }
+
+    /// Has its process be killed as soon as it can: what it was to go on with is not there.
+    fn lose(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+        self.doom();
     }
 
     /// Whether it is to end.
@@ -291,6 +304,9 @@ fn main(thread: &Arc<Thread>, mut context: Context) {
             system,
         };
         run(&mut current);
+        if thread.lost.load(Ordering::Relaxed) {
+            process::end(&thread.process, signal::killed_by(linux::SIGKILL));
+        }
         futex::leave(thread, &current.memory);
     }
     // The space may be given back from here on.

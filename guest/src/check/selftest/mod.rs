@@ -37,6 +37,7 @@ mod program_shares;
 mod programs;
 mod queues;
 mod race;
+mod refused_once;
 mod runner;
 mod runstates;
 mod single;

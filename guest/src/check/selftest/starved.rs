@@ -4,6 +4,7 @@
 
 extern crate alloc;
 
+use alloc::vec::Vec;
 use core::arch::global_asm;
 
 use linux_raw_sys::general as linux;
@@ -104,16 +105,21 @@ program!(
     wait4 = linux::__NR_wait4
 );
 
+/// An archive with the program.
+pub(super) fn archive() -> Vec<u8> {
+    programs::archive(&programs::file(tries()))
+}
+
 /// What the program says if something was refused.
-const REFUSED: u32 = 2 << 8;
+pub(super) const REFUSED: u32 = 2 << 8;
 /// Ended for want of memory.
-const KILLED: u32 = linux::SIGKILL;
+pub(super) const KILLED: u32 = linux::SIGKILL;
 
 /// Runs the program while the last of all memory is in a pile, from which one frame more comes each time,
 /// until it has all that it wants.
 fn starved(context: &mut Context) -> TestResult {
     programs::need_fault_addresses()?;
-    let archive = programs::archive(&programs::file(tries()));
+    let archive = archive();
     // What is kept for the next program, such as room on the heap, is there from now on.
     let with_enough = user::run_from(&archive, ConsoleInfo::Hypervisor, "/t", b"");
     match with_enough.map(Ended::status) {

@@ -136,9 +136,15 @@ impl Memory {
         self.0.lock().pages.enter().map_err(errno)
     }
 
-    /// Has this vCPU run in no program's memory.
+    /// Whether this vCPU runs in it.
+    pub(crate) fn is_entered(&self) -> bool {
+        self.0.lock().pages.is_entered()
+    }
+
+    /// Has this vCPU run in no program's memory. There is no way on without that, so that Xen is asked
+    /// again should it refuse.
     pub(crate) fn leave() {
-        if let Err(e) = Pages::leave() {
+        if let Err(e) = Pages::leave().or_else(|_| Pages::leave()) {
             panic!("a vCPU cannot leave a program's space: {e}");
         }
     }

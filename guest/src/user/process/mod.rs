@@ -256,8 +256,15 @@ pub(crate) fn create(
     new: New<'_>,
     thread: impl FnOnce(u32, Arc<Process>) -> Option<Arc<Thread>>,
 ) -> Result<Arc<Thread>> {
-    let number = TREE.lock().number()?;
     let parent = new.parent;
+    let number = {
+        let mut tree = TREE.lock();
+        if parent.is_none() {
+            // Whatever became of one that was to be the first before.
+            tree.last = FIRST - 1;
+        }
+        tree.number()?
+    };
     let process = Arc::new(Process {
         number,
         signals: parent.map_or_else(Signals::new, |parent| parent.signals.duplicate()),
