@@ -12,7 +12,7 @@ use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::programs::difference;
+use super::programs::{CALLS, difference};
 use super::session::{self, Boot};
 use super::smoke::{self, PASS, Smoke};
 use super::{Suite, quietly};
@@ -333,8 +333,17 @@ fn as_linux(kernel: &Path, ramdisk: &Path, said: &Said) -> Boot {
             if !transcript.guest.iter().any(|line| line == END) {
                 return Err("Linux did not come to the end of the script".into());
             }
-            *said.borrow_mut() = parts(&transcript.guest);
-            Ok(())
+            let parts = parts(&transcript.guest);
+            let calls = parts.get("calls").map_or(&[][..], Vec::as_slice);
+            let listed: Vec<_> = CALLS.lines().map(str::to_owned).collect();
+            let differs = difference(&listed, calls);
+            *said.borrow_mut() = parts.clone();
+            match differs {
+                Some((line, listed, said)) => Err(format!(
+                    "line {line} of ci/src/test/programs/calls is {listed:?}, and {said:?} under Linux"
+                )),
+                None => Ok(()),
+            }
         }),
     }
 }

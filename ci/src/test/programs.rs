@@ -1,5 +1,7 @@
 //! Debian's static busybox, unmodified, on the kernel: what it says and how it ends is what the same
-//! binary says and does under the Linux that the tests run on, byte for byte.
+//! binary says and does under the Linux that the tests run on, byte for byte. And a thousand system calls,
+//! which come to what they come to under Debian's Linux: that is in a file, and `test programs` asks Linux
+//! whether it is right.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,10 +19,18 @@ const FILE: &str = "script";
 /// What the shell is given in the first test: files, pipes, children, signals.
 const SCRIPT: &str = include_str!("programs.sh");
 
+/// What runs the list of system calls.
+const CALLS_SCRIPT: &str = "export PATH=/bin HOME=/root TERM=linux; cd /; calls cases < /dev/null";
+
+/// What each of them comes to under Debian's Linux.
+pub(super) const CALLS: &str = include_str!("programs/calls");
+
 /// A test.
 struct Row {
     smoke: Smoke,
     script: &'static str,
+    /// What it says under Linux, where that is not asked.
+    says: Option<&'static str>,
 }
 
 const fn row(
@@ -40,6 +50,7 @@ const fn row(
             says,
         },
         script,
+        says: None,
     }
 }
 
@@ -69,6 +80,16 @@ const ROWS: &[Row] = &[
         FAIL,
         &["the program ended with signal-11"],
     ),
+    Row {
+        says: Some(CALLS),
+        ..row(
+            "system calls come to what they come to under Linux",
+            &[Via::Dom0],
+            CALLS_SCRIPT,
+            PASS,
+            &[" program=0"],
+        )
+    },
 ];
 
 /// What tests of a way are called.
@@ -95,8 +116,18 @@ pub(super) fn boots(suite: &Suite, kernel: &Path, vias: &[Via]) -> Result<Vec<Bo
             continue;
         }
         let ramdisk = dir.join(format!("{number}.cpio"));
-        program.pack(&ramdisk, &[(FILE, row.script.as_bytes())])?;
-        let expected = under_linux(&program, &dir, row.script)?;
+        let mut files = vec![(FILE, row.script.as_bytes())];
+        let calls;
+        let expected = match row.says {
+            Some(said) => {
+                let path = suite.workspace.build("calls")?;
+                calls = std::fs::read(&path).map_err(Failure::file("read", &path))?;
+                files.push(("bin/calls", &calls));
+                said.lines().map(str::to_owned).collect()
+            }
+            None => under_linux(&program, &dir, row.script)?,
+        };
+        program.pack(&ramdisk, &files)?;
         boots.extend(on.into_iter().map(|&via| {
             let expected = expected.clone();
             Boot {
