@@ -1,6 +1,7 @@
 //! Unmodified static programs on the kernel and on Debian's Linux, in the kernel's place on the same Xen:
-//! every applet of busybox, a script of two hundred commands, a thousand system calls right and wrong, and a
-//! program of Rust's standard library with threads. What they say there is what they must say here.
+//! every applet of busybox, a script of two hundred commands, a thousand system calls right and wrong, and
+//! programs with threads, of Rust's standard library and of Go's. What they say there is what they must say
+//! here.
 //!
 //! And what no Linux need say: calls at random, ten thousand processes, two hundred at once, and a script in
 //! little memory, each with an audit of the page tables at its end, which the kernel makes by itself.
@@ -12,6 +13,7 @@ use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::go;
 use super::programs::{CALLS, difference};
 use super::session::{self, Boot};
 use super::smoke::{self, PASS, Smoke};
@@ -28,6 +30,7 @@ const ALL: &str = include_str!("programs/all.sh");
 const APPLETS: &str = include_str!("programs/applets");
 const APPLETS_RUN: &str = include_str!("programs/applets.sh");
 const COMMANDS: &str = include_str!("programs/commands.sh");
+const GO: &str = include_str!("programs/go.sh");
 
 /// Where they run: as a PV guest, and with page tables of the kernel's own.
 const VIAS: &[Via] = &[Via::Dom0, Via::Bare4];
@@ -190,29 +193,37 @@ const MORE: &[More] = &[
             " program=0",
         ],
     ),
-    more(
-        "two hundred commands in little memory",
-        Some(16),
-        "busybox",
-        &["sh", "/little.sh"],
-        &["end of script", " program=0"],
-    ),
 ];
+
+/// The script but for the applets, in little memory.
+const LITTLE: Smoke = Smoke {
+    name: "two hundred commands in little memory",
+    vias: VIAS,
+    mem_mib: Some(16),
+    cmdline: "log=warn init=/bin/busybox -- sh /little.sh",
+    expect: PASS,
+    says: &[END, " program=0"],
+};
+
+/// What says that memory was too short: the kernel of a process that it ended, or a program of a file.
+const TOO_LITTLE: &[&str] = &["out of memory: ", "No space left on device"];
 
 /// Runs all of it.
 pub(super) fn run(suite: &mut Suite) -> Result<()> {
     let kernel = suite.kernel()?;
     let program = Program::find(BUSYBOX, &suite.provision)?;
     covered(suite, &program)?;
-    let ramdisk = ramdisk(suite, &program)?;
+    let (ramdisk, little) = ramdisks(suite, &program)?;
     let linux = rootfs::kernel(&suite.provision.dom0()?, &suite.provision.cache)?;
     let said = Rc::new(RefCell::new(BTreeMap::new()));
     let mut boots = vec![as_linux(&linux, &ramdisk, &said)];
     boots.push(as_kernel(&kernel, &ramdisk, Via::Dom0, &said));
-    boots.extend(besides(&kernel, &ramdisk, Via::Dom0));
+    boots.extend(besides(&kernel, &little, Via::Dom0));
+    boots.push(in_little_memory(&kernel, &little, Via::Dom0, &said));
     session::run(suite, &boots)?;
     let mut boots = vec![as_kernel(&kernel, &ramdisk, Via::Bare4, &said)];
-    boots.extend(besides(&kernel, &ramdisk, Via::Bare4));
+    boots.extend(besides(&kernel, &little, Via::Bare4));
+    boots.push(in_little_memory(&kernel, &little, Via::Bare4, &said));
     session::run(suite, &boots)
 }
 
@@ -248,8 +259,8 @@ fn covered(suite: &mut Suite, program: &Program) -> Result<()> {
     Ok(())
 }
 
-/// The root of both kernels.
-fn ramdisk(suite: &mut Suite, program: &Program) -> Result<PathBuf> {
+/// The root of both kernels, and one that fits into little memory.
+fn ramdisks(suite: &mut Suite, program: &Program) -> Result<(PathBuf, PathBuf)> {
     let calls = suite.workspace.build("calls")?;
     let threads = build_threads(suite)?;
     let read = |path: &Path| std::fs::read(path).map_err(Failure::file("read", path));
@@ -257,23 +268,29 @@ fn ramdisk(suite: &mut Suite, program: &Program) -> Result<PathBuf> {
     let known =
         listed().filter(|(name, _)| *name == BUSYBOX || applets.iter().any(|has| has == name));
     let lines: String = known.map(|(_, line)| format!("{line}\n")).collect();
-    let little = ALL.replace("sh /applets.sh\n", "");
+    let little_script = ALL.replace("sh /applets.sh\n", "");
     let dir = suite.workspace.target.join("programs-linux");
     std::fs::create_dir_all(&dir).map_err(Failure::file("create", &dir))?;
-    let ramdisk = dir.join("root.cpio");
-    program.pack(
-        &ramdisk,
-        &[
-            ("all.sh", ALL.as_bytes()),
-            ("little.sh", little.as_bytes()),
-            ("applets", lines.as_bytes()),
-            ("applets.sh", APPLETS_RUN.as_bytes()),
-            ("commands.sh", COMMANDS.as_bytes()),
-            ("bin/calls", &read(&calls)?),
-            ("bin/threads", &read(&threads)?),
-        ],
-    )?;
-    Ok(ramdisk)
+    let (calls, threads) = (read(&calls)?, read(&threads)?);
+    let (ramdisk, little) = (dir.join("root.cpio"), dir.join("little.cpio"));
+    let mut files = vec![
+        ("little.sh", little_script.as_bytes()),
+        ("commands.sh", COMMANDS.as_bytes()),
+        ("bin/calls", &calls),
+        ("bin/threads", &threads),
+    ];
+    program.pack(&little, &files)?;
+    files.extend([
+        ("all.sh", ALL.as_bytes()),
+        ("applets", lines.as_bytes()),
+        ("applets.sh", APPLETS_RUN.as_bytes()),
+    ]);
+    let esbuild = go::esbuild(&dir.join("go"))?;
+    if let Some(esbuild) = &esbuild {
+        files.extend([("go.sh", GO.as_bytes()), ("bin/esbuild", esbuild)]);
+    }
+    program.pack(&ramdisk, &files)?;
+    Ok((ramdisk, little))
 }
 
 /// Builds the program with threads, static, by the standard library and a C library that are Rust's own.
@@ -373,6 +390,31 @@ fn as_kernel(kernel: &Path, ramdisk: &Path, via: Via, said: &Said) -> Boot {
         check: Box::new(move |transcript, end| {
             smoke::check(&ROW, &transcript.guest, end)?;
             compare(&parts(&transcript.guest), &said.borrow())
+        }),
+    }
+}
+
+/// The script in little memory: it must say the same, but where memory is too short, and that it must say.
+fn in_little_memory(kernel: &Path, ramdisk: &Path, via: Via, said: &Said) -> Boot {
+    let said = said.clone();
+    Boot {
+        name: format!("programs: {}: {}", LITTLE.name, via.name()),
+        job: Job {
+            cmdline: LITTLE.cmdline.into(),
+            mem_mib: LITTLE.mem_mib,
+            initrd: Some(ramdisk.into()),
+            timeout: Some(TIMEOUT),
+            ..Job::new("little", via, kernel)
+        },
+        check: Box::new(move |transcript, end| {
+            smoke::check(&LITTLE, &transcript.guest, end)?;
+            let mut said = said.borrow().clone();
+            said.retain(|part, _| matches!(part.as_str(), "calls" | "threads" | "commands"));
+            let is_said = |line: &String| TOO_LITTLE.iter().any(|words| line.contains(words));
+            match transcript.guest.iter().any(is_said) {
+                true => Ok(()),
+                false => compare(&parts(&transcript.guest), &said),
+            }
         }),
     }
 }

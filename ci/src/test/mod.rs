@@ -6,6 +6,7 @@ mod checks;
 mod deny;
 mod examples;
 mod foreign;
+mod go;
 mod hostile;
 mod lean;
 mod linux;

@@ -15,6 +15,8 @@ calls cases < /dev/null
 echo "== threads"
 threads one two
 echo "-- $?"
+echo "== go"
+[ ! -e /bin/esbuild ] || sh /go.sh < /dev/null
 echo "== commands"
 sh /commands.sh < /dev/null
 sh /applets.sh
