@@ -236,7 +236,23 @@ impl<M: Machine> Tables<M> {
             Flags::TABLE
         };
         self.ensure_below(alloc, p4d, va, flags)?;
+        self.ensure_mirrored(p4d, va)?;
         self.pud_at(p4d, va).ok_or(none(4))
+    }
+
+    /// Makes sure that user mode's root has what the kernel's has for an address of the user half. Of the two
+    /// writes Xen may have refused the one, and whoever was told of that tries again.
+    fn ensure_mirrored(&mut self, p4d: Place<L4>, va: u64) -> Result<(), MmError> {
+        let user = self.user_root().filter(|_| va >> 63 == 0);
+        let Some(mirror) = user.and_then(|user| self.place_in::<L4>(user, va)) else {
+            return Ok(());
+        };
+        let entry = self.entry(p4d);
+        if self.entry(mirror).mfn() == entry.mfn() {
+            return Ok(());
+        }
+        // SAFETY: the kernel's root keeps what it has; user mode found nothing there.
+        unsafe { self.set_p4d(p4d, entry) }
     }
 
     /// Makes sure that an L1 table leads to an address.

@@ -135,6 +135,29 @@ fn what_is_mapped_is_free_when_it_is_unmapped() {
     assert_eq!(world.free(), before);
 }
 
+/// Of the two roots that a space has Xen may refuse to let one refer to a table: who was told maps again, and
+/// user mode finds it.
+#[test]
+fn a_refusal_for_one_root_is_made_up_for() {
+    let mut refused = 0;
+    for request in 0..8 {
+        let mut world = World::small().populated();
+        let space = world.tables.create_space().unwrap();
+        let refusal = Injection::request(Op::MmuUpdate, request, Errno::ENOMEM);
+        world.model.inject(refusal);
+        let mapped = map(&mut world, &space, VA, 1, 7);
+        world.model.clear_injections();
+        if mapped.is_err() {
+            refused += 1;
+            map(&mut world, &space, VA, 1, 7).unwrap();
+        }
+        assert_eq!(read(&mut world, &space, VA), Some(7), "request {request}");
+        destroy(&mut world, space);
+        sound(&mut world);
+    }
+    assert!(refused > 3);
+}
+
 #[test]
 fn only_user_modes_addresses_and_sensible_rights_are_taken() {
     let mut world = World::small().populated();
