@@ -2,7 +2,7 @@
 
 use hypercall::{Errno, Op};
 
-use crate::state::State;
+use crate::{Model, state::State};
 
 /// A failure to come.
 ///
@@ -76,5 +76,12 @@ impl State {
         }
         self.injections.retain(|injection| injection.times > 0);
         failure.map_or(Ok(()), Err)
+    }
+}
+
+impl Model {
+    /// How many failures have not come yet.
+    pub fn injections(&self) -> usize {
+        self.state.borrow().injections.len()
     }
 }

@@ -31,7 +31,7 @@ pub(super) const NAME: u64 = 0x6e61_6d65_0000_0000;
 /// The bits that processors set in entries.
 const MARKS: u64 = 1 << 5 | 1 << 6;
 /// Numbers of frames are lower.
-const NAMES: u64 = 1 << 20;
+pub(super) const NAMES: u64 = 1 << 20;
 
 /// A fault in how vCPUs work together, for tests that show that it is found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

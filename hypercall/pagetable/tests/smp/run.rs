@@ -16,6 +16,7 @@ use super::cpus::{Cpus, Host, NAME, Plant};
 use super::op::{
     KERNEL, KINDS, OWNERS, Op, PAGES, POOL, SPACES, TABLE, USER, generate, owner_va, pages_of, va,
 };
+use super::refusal::Refusals;
 
 /// Sections and pauses nest up to here.
 const DEPTH: u8 = 4;
@@ -101,6 +102,7 @@ pub(super) struct Run {
     /// The numbers of all that was done, in one.
     pub(super) digest: u64,
     pub(super) counts: Counts,
+    pub(super) refusals: Refusals,
 }
 
 /// How vCPUs met.
@@ -110,6 +112,8 @@ pub(super) struct Counts {
     pub(super) waited: u64,
     /// Steps that one took while another had something queued.
     pub(super) beside: u64,
+    /// Times that Xen refused something.
+    pub(super) refused: u64,
 }
 
 /// A page of the kernel's half is not a program's.
@@ -149,6 +153,7 @@ impl Run {
             owned: Default::default(),
             digest: 0,
             counts: Counts::default(),
+            refusals: Refusals::default(),
         };
         run.spaces[0] = Some(Side::new(None));
         for _ in 0..POOL {
@@ -162,8 +167,12 @@ impl Run {
     pub(super) fn step(&mut self) -> Found {
         let (vcpu, op) = generate(&mut self.rng, self.cpus.count());
         let interrupt = self.rng.below(16) == 0 && !matches!(op, Op::Switch { .. });
+        self.begin_refusals();
         // A turn, whether anything can be done in it or not.
         self.with(vcpu, On::Nothing, |_| ())?;
+        self.end_refusals()
+            .map_err(|found| self.at_step(vcpu, op, &found))?;
+        self.limit_refusals(op);
         if interrupt {
             self.mode(vcpu, Mode::EnterInterrupt)?;
         }
@@ -171,15 +180,20 @@ impl Run {
         if interrupt {
             self.mode(vcpu, Mode::LeaveInterrupt)?;
         }
-        let pages = done.and_then(|pages| self.check(vcpu, &pages).map(|()| pages));
-        let pages =
-            pages.map_err(|found| format!("step {} vCPU {vcpu} {op:?}: {found}", self.step))?;
+        self.call_off();
+        let pages = done.and_then(|pages| self.end_refusals().map(|()| pages));
+        let pages = pages.and_then(|pages| self.check(vcpu, &pages).map(|()| pages));
+        let pages = pages.map_err(|found| self.at_step(vcpu, op, &found))?;
         self.step += 1;
         let mark = [vcpu as u64, pages.len() as u64, self.cpus.idle().into()];
         for number in mark {
             self.digest = (self.digest ^ number).wrapping_mul(0x100_0000_01b3);
         }
         Ok(())
+    }
+
+    fn at_step(&self, vcpu: usize, op: Op, found: &str) -> String {
+        format!("step {} vCPU {vcpu} {op:?}: {found}", self.step)
     }
 
     /// A space of the run's.
@@ -232,7 +246,7 @@ impl Run {
 
     fn mode(&mut self, vcpu: usize, to: Mode) -> Found {
         let done = self.with(vcpu, On::Nothing, |tables| mode(tables, to))?;
-        done.map_err(|e| said(&format!("{to:?}"), e))
+        self.allow(&format!("{to:?}"), done)
     }
 
     pub(super) fn is_lazy(&self, vcpu: usize) -> bool {
@@ -261,7 +275,13 @@ impl Run {
         }
     }
 
-    fn set_page(&mut self, space: usize, at: usize, page: Option<Page>) {
+    pub(super) fn set_page(&mut self, space: usize, at: usize, page: Option<Page>) {
+        self.remember(space, at, self.page(space, at));
+        self.put_page(space, at, page);
+    }
+
+    /// Has the reference say what a page is.
+    pub(super) fn put_page(&mut self, space: usize, at: usize, page: Option<Page>) {
         match (at.checked_sub(KERNEL), &mut self.spaces[space]) {
             (None, _) => self.kernel[at] = page,
             (Some(user), Some(side)) => side.pages[user] = page,
@@ -329,9 +349,11 @@ impl Run {
                     unsafe { tables.set_ptes(va(at), Value::new(pfn, flags), 1) }
                 })?;
                 match set {
-                    Ok(()) => self.set_page(space, at, Some(Page { frame, flags })),
                     Err(MmError::NoTable { .. }) if self.page(space, at).is_none() => {}
-                    Err(e) => return Err(said("refused", e)),
+                    set => {
+                        self.allow("refused", set)?;
+                        self.set_page(space, at, Some(Page { frame, flags }));
+                    }
                 }
                 Ok(vec![at])
             }
@@ -366,7 +388,7 @@ impl Run {
         f: impl FnOnce(&mut Tables<Host>) -> Result<Change, MmError>,
     ) -> Found {
         let done = self.try_change(vcpu, at, f)?;
-        done.map_err(|e| said("refused", e))
+        self.allow("refused", done)
     }
 
     /// Changes pages; most changes may wait for the end of their section.
@@ -509,7 +531,7 @@ impl Run {
             }
             Op::Flush => {
                 let flushed = self.with(vcpu, On::Nothing, Tables::flush)?;
-                return flushed.map(|()| Vec::new()).map_err(|e| said("a flush", e));
+                return self.allow("a flush", flushed).map(|()| Vec::new());
             }
             _ => return Ok(Vec::new()),
         };

@@ -44,22 +44,22 @@ impl Run {
             })
         });
         let done = done.map_err(|e| said("sending what is queued", e))?;
-        let mut side = side;
-        for (i, page) in side.pages[range].iter_mut().enumerate() {
-            *page = match page {
+        self.spaces[which] = Some(side);
+        for i in 0..n {
+            let page = match self.page(which, at + i) {
                 None if mapped == 0 => Some(Page {
                     frame: (frame + i) % POOL,
                     flags: Flags::DATA,
                 }),
                 Some(page) if mapped == n && frame % 2 == 0 => Some(Page {
                     flags: page.flags - Flags::WRITABLE,
-                    ..*page
+                    ..page
                 }),
                 _ => None,
             };
+            self.set_page(which, at + i, page);
         }
-        self.spaces[which] = Some(side);
-        done.map_err(|e| said("in a space", e))?;
+        self.allow("in a space", done)?;
         Ok((at..at + n).collect())
     }
 
@@ -103,7 +103,7 @@ impl Run {
                 let in_use = self.at.iter().any(|at| at.space == which);
                 let dropped = self.with(vcpu, On::Kernel, |tables| tables.destroy_space(space))?;
                 match dropped {
-                    Ok(()) if !in_use => {}
+                    Ok(()) if !in_use => self.forget_space(which),
                     Ok(()) => return Err("a space that a vCPU is in was destroyed".into()),
                     Err(NotDestroyed {
                         error: MmError::Frame(FrameError::Illegal(..)),
