@@ -373,8 +373,6 @@ fn shared_memory_and_pages_that_are_taken() {
     assert_eq!(world.free(), before);
 }
 
-/// A space that is made and one that is ended while Xen refuses one request after the other: the
-/// parent keeps what it had, and nothing is lost.
 #[test]
 fn a_table_that_xen_did_not_unpin_is_not_lost() {
     let mut world = World::small().populated();
@@ -392,6 +390,8 @@ fn a_table_that_xen_did_not_unpin_is_not_lost() {
     sound(&mut world);
 }
 
+/// A space that is made and one that is ended while Xen refuses one request after the other: the
+/// parent keeps what it had, and nothing is lost.
 #[test]
 fn a_fork_that_fails_leaves_the_parent_as_it_was() {
     for op in [Op::MmuUpdate, Op::MmuextOp] {
