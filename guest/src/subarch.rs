@@ -32,6 +32,7 @@ pub fn is_pv() -> bool {
 }
 
 /// Whether hypercalls go to Xen as they are.
+#[cfg(target_os = "none")]
 #[inline]
 #[must_use]
 pub(crate) fn is_straight() -> bool {
@@ -39,7 +40,7 @@ pub(crate) fn is_straight() -> bool {
 }
 
 /// Has hypercalls be looked at, under PV, or not any more.
-#[cfg(feature = "check")]
+#[cfg(all(target_os = "none", feature = "check"))]
 pub(crate) fn look_at_calls(look: bool) {
     STRAIGHT.store(!look && is_pv(), Ordering::Relaxed);
 }
