@@ -243,7 +243,7 @@ impl Two {
         self.with(va, |tables| {
             // SAFETY: the model's memory, in ranges that are the test's own.
             unsafe { tables.unmap(va, 512) }?.commit(tables)?;
-            // SAFETY: as above.
+            // SAFETY: the model's memory, in the ranges to which the test moves pages.
             unsafe { tables.unmap(va + 4 * SPAN, 1024) }?.commit(tables)
         });
         let mut wanted = Flags::ACCESSED;
