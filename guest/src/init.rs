@@ -10,7 +10,7 @@
 
 use core::fmt;
 
-use linker::order::order;
+use linker::order::{order, order_at};
 use linker::tables::{InitCall, Level};
 use linkme::distributed_slice;
 use marks::init;
@@ -55,7 +55,7 @@ pub(crate) use initcall;
 /// The first that fails, with its name.
 #[init]
 pub(crate) fn make(level: Level, options: &Options<'_>) -> Result<(), (&'static str, Refused)> {
-    for call in calls().filter(|call| call.level == level) {
+    for call in order_at(&INIT_CALLS[..], subarch::current(), level) {
         (call.run)(options).map_err(|error| (call.item.name, error))?;
     }
     Ok(())

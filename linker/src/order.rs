@@ -60,10 +60,16 @@ fn rank_within<C: Call>(calls: &[C], call: &C, longest: usize) -> Option<usize> 
 
 /// The calls that are made on `subarch`, in order. Each has a name of its own and a [`rank`].
 pub fn order<C: Call>(calls: &[C], subarch: Subarch) -> impl Iterator<Item = &C> {
-    let key = |call: &C| (call.level(), rank(calls, call));
+    let levels = Level::ALL.into_iter();
+    levels.flat_map(move |level| order_at(calls, subarch, level))
+}
+
+/// Those among them that are made at a level.
+pub fn order_at<C: Call>(calls: &[C], subarch: Subarch, level: Level) -> impl Iterator<Item = &C> {
+    let key = |call: &C| rank(calls, call);
     let here = calls
         .iter()
-        .filter(move |call| call.subarches().has(subarch));
+        .filter(move |call| call.level() == level && call.subarches().has(subarch));
     let next = move |last: Option<&C>| {
         let later =
             |call: &&C| last.is_none_or(|last| (key(call), call.name()) > (key(last), last.name()));
