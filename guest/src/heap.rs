@@ -48,7 +48,7 @@ unsafe impl Source for Pages {
         let bytes = layout.size() + layout.align() + 4 * CHUNK_UNIT;
         let wanted = (bytes as u64).div_ceil(PAGE).max(STEP);
         let start = layout::HEAP.start + talc.source.pages * PAGE;
-        if start + wanted * PAGE > layout::HEAP.end {
+        if wanted > (layout::HEAP.end - start) / PAGE {
             return Err(());
         }
         let mapped = map(start, wanted);

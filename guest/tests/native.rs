@@ -270,12 +270,11 @@ fn bare(fold: Fold) -> Rc<Bare> {
     set(0, 511, table(1));
     set(1, 511, table(2));
     set(2, 510, table(3));
-    set(2, 511, table(6));
     set(3, 0, table(4));
     set(3, 1, table(5));
-    set(6, 0, table(7));
+    set(3, 511, table(6));
     for frame in (0..1024).filter(|frame| cpu.memory.contains(*frame)) {
-        let is_table = (root..TABLES + 8).contains(&frame);
+        let is_table = (root..TABLES + 7).contains(&frame);
         let flags = if is_table { 0x61 } else { 0x63 };
         set(4 + frame / 512, frame % 512, (frame * PAGE) | flags);
     }
@@ -286,6 +285,7 @@ fn image() -> Segments {
     let at = |frame: u64| layout::IMAGE.start + frame * PAGE;
     Segments {
         text: at(0x100)..at(0x120),
+        kept_text: at(0x100)..at(0x118),
         rodata: at(0x120)..at(0x140),
         data: at(0x140)..at(TABLES),
         guard: at(0x150)..at(0x151),
@@ -306,7 +306,7 @@ fn world(fold: Fold) -> World {
         nr_pages: FRAMES,
         fold,
         pt_base: layout::IMAGE.start + root * PAGE,
-        nr_pt_frames: TABLES + 8 - root,
+        nr_pt_frames: TABLES + 7 - root,
         p2m_list: None,
         p2m_frames: 0..0,
         start_info: 0,
@@ -558,7 +558,7 @@ fn random_operations_do_as_the_reference() {
 fn what_xen_would_not_have_is_refused() {
     let cpu = bare(Fold::FourLevels);
     let hv = Native::new(&cpu);
-    let slot = |index: u64| MachAddr::truncate((TABLES + 7) * PAGE + index * 8);
+    let slot = |index: u64| MachAddr::truncate((TABLES + 6) * PAGE + index * 8);
     let beyond = MachAddr::truncate(FRAMES * PAGE);
     let good = 0x30_0063;
     for (slot, bad) in [
@@ -598,5 +598,5 @@ fn what_xen_would_not_have_is_refused() {
 }
 
 fn slot_zero() -> MachAddr {
-    MachAddr::truncate((TABLES + 7) * PAGE)
+    MachAddr::truncate((TABLES + 6) * PAGE)
 }

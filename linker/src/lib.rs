@@ -31,6 +31,8 @@ pub const VIRT_BASE: u64 = 0xffff_ffff_8000_0000;
 pub struct Image {
     /// Code: readable and executable.
     pub text: Range<u64>,
+    /// Of the code, what stays.
+    pub kept_text: Range<u64>,
     /// Constants, notes and linker tables: readable.
     pub rodata: Range<u64>,
     /// Variables and the boot stack: readable and writable.
@@ -99,6 +101,7 @@ mod image {
         static __native_data_end: u8;
         static __text_start: u8;
         static __text_end: u8;
+        static __kept_text_end: u8;
         static __hypercall_page: u8;
         static __rodata_start: u8;
         static __rodata_end: u8;
@@ -125,11 +128,12 @@ mod image {
         pub fn current() -> Image {
             Image {
                 text: address!(__text_start)..address!(__text_end),
+                kept_text: address!(__text_start)..address!(__kept_text_end),
                 rodata: address!(__rodata_start)..address!(__rodata_end),
                 data: address!(__data_start)..address!(__data_end),
                 stack_guard: address!(__stack_guard)..address!(__stack_bottom),
                 stack: address!(__stack_bottom)..address!(__stack_top),
-                hypercall_page: address!(__hypercall_page)..address!(__text_end),
+                hypercall_page: address!(__hypercall_page)..address!(__kept_text_end),
                 init_memory: init_memory(),
             }
         }
@@ -159,19 +163,18 @@ mod image {
     }
 
     /// The tables behind the image that the PVH entry builds, in this order: L5, L4, L3, the L2 and
-    /// four L1 tables of the image, the L2 and the L1 table of the fixmap.
+    /// four L1 tables of the image, the L1 table of the fixmap.
     #[must_use]
     pub fn early_tables() -> core::ops::Range<u64> {
         address!(__early_tables)..address!(__image_end)
     }
 
-    /// The bytes between two symbols that bound one read-only section of the image.
+    /// The bytes between two symbols that bound one section of the image.
     macro_rules! section {
         ($start:ident, $end:ident) => {{
             let (start, end) = (&raw const $start, &raw const $end);
-            // SAFETY: the linker script places both symbols in one read-only output section, start
-            // before end; the section is initialised, mapped for the kernel's whole life and never
-            // written.
+            // SAFETY: the linker script places both symbols in one output section, start before end;
+            // the section is initialised, mapped for the kernel's whole life and never written.
             unsafe { core::slice::from_raw_parts(start, end.addr() - start.addr()) }
         }};
     }

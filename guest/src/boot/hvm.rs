@@ -26,7 +26,7 @@ use crate::start_info::{BootError, CMDLINE, Module};
 
 const PAGE: u64 = 4096;
 /// The frames that the entry has mapped and the kernel starts in, from the image on.
-const NEEDED: Range<u64> = 0x100..0x800;
+const NEEDED: Range<u64> = 0x200..0x800;
 /// Pages that Xen's builder gives every domain at the end of the 32-bit address space for rings and
 /// the like (`X86_HVM_NR_SPECIAL_PAGES`, `tools/libs/guest/xg_dom_x86.c`).
 const SPECIAL: u64 = 8;
@@ -195,7 +195,7 @@ fn what_there_is(memory: Memory, pages: u64) -> Result<Memory, BootError> {
 fn bootable(memory: Memory, field: &'static str) -> Result<Memory, BootError> {
     match NEEDED.clone().find(|frame| !memory.contains(*frame)) {
         None => Ok(memory),
-        Some(hole) => Err(error(field, hole * PAGE, "memory from 1 to 8 MiB")),
+        Some(hole) => Err(error(field, hole * PAGE, "memory from 2 to 8 MiB")),
     }
 }
 

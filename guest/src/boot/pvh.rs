@@ -174,7 +174,7 @@ mod place {
     pub(super) const L4: u64 = 1;
     pub(super) const L3: u64 = 2;
     pub(super) const L1: u64 = 4;
-    pub(super) const FIXMAP_L1: u64 = 9;
+    pub(super) const FIXMAP_L1: u64 = 8;
 }
 
 /// Who can be asked about memory beside the loader.

@@ -62,7 +62,7 @@ static mut BOOT_STACK: Stack = Stack([0; STACK]);
 /// Only Xen enters here, once, with RSI pointing at `start_info`.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-#[unsafe(link_section = ".text.entry")]
+#[unsafe(link_section = ".init.text.entry")]
 pub unsafe extern "C" fn xen_start_kernel() -> ! {
     naked_asm!(
         "cld",

@@ -4,7 +4,7 @@
 //! The loader enters in 32-bit protected mode without paging, flat segments, EBX = physical address
 //! of `hvm_start_info` (`xen/include/public/arch-x86/hvm/start_info.h`). This builds the tables that
 //! Xen's domain builder would have built for a PV kernel: the first 8 MiB of memory at VIRT_BASE in
-//! 4 KiB pages, and beside that the tables of the fixmap, empty. It chooses between four and five
+//! 4 KiB pages, and beside that the table of the fixmap, empty. It chooses between four and five
 //! levels, enters long mode and jumps to where the kernel is linked.
 //!
 //! Five levels are used if the processor has them (CPUID.7.ECX bit 16) and no word of the command
@@ -28,7 +28,7 @@ xen_pv_rt::elf_notes! {
 }
 
 global_asm!(
-    ".pushsection .text.entry, \"ax\", @progbits",
+    ".pushsection .init.text.entry, \"ax\", @progbits",
     ".set base, {base}",
     ".set flags, {flags}",
     ".set l5, __early_tables - base",
@@ -36,8 +36,7 @@ global_asm!(
     ".set l3, l5 + 0x2000",
     ".set l2, l5 + 0x3000",
     ".set l1, l5 + 0x4000",
-    ".set fix_l2, l5 + 0x8000",
-    ".set fix_l1, l5 + 0x9000",
+    ".set fix_l1, l5 + 0x8000",
     ".code32",
     "pvh_start:",
     "    cld",
@@ -77,15 +76,15 @@ global_asm!(
     "    addl $8, %edi",
     "    cmpl $(l1 + 0x4000), %edi",
     "    jne 1b",
-    // VIRT_BASE is entry 510 of its L3 table, the fixmap 511; entries 0 are for this code.
+    // VIRT_BASE is entry 510 of its L3 table, and the fixmap ends the same L2 table; entries 0 are for
+    // this code.
     "    movl $(l1 + flags), l2",
     "    movl $(l1 + 0x1000 + flags), l2 + 8",
     "    movl $(l1 + 0x2000 + flags), l2 + 16",
     "    movl $(l1 + 0x3000 + flags), l2 + 24",
     "    movl $(l2 + flags), l3",
     "    movl $(l2 + flags), l3 + 510 * 8",
-    "    movl $(fix_l2 + flags), l3 + 511 * 8",
-    "    movl $(fix_l1 + flags), fix_l2",
+    "    movl $(fix_l1 + flags), l2 + 511 * 8",
     "    movl $(l3 + flags), l4",
     "    movl $(l3 + flags), l4 + 511 * 8",
     "    movl $(l4 + flags), l5",

@@ -4,17 +4,18 @@
 //! ffff8000_00000000  Xen (L4 slots 256-271: its code, the read-only M2P)
 //! ffff8880_00000000  direct map of all memory but the image's constants, 4 KiB pages, never executable
 //! ffffc000_00000000  p2m list, where INIT_P2M asked Xen to put it; read-only
-//! ffffc900_00000000  p2m list, once it is longer than Xen has made it; read-only
-//! ffffc908_00000000  mappings made by the kernel at run time
-//! ffffc9bf_00000000  stacks of all vCPUs but the first
-//! ffffc9c0_00000000  kernel heap
+//! ffffff00_00000000  p2m list, once it is longer than Xen has made it; read-only
+//! ffffff08_00000000  mappings made by the kernel at run time
+//! ffffffbf_00000000  stacks of all vCPUs but the first
+//! ffffffc0_00000000  kernel heap
 //! ffffffff_80000000  the image
-//! ffffffff_c0000000  fixmap
+//! ffffffff_bfe00000  fixmap
 //! ```
 //!
 //! The p2m list and the direct map have L4 slots of their own, so that one entry decides what no page
 //! in them may be: the p2m's is read-only, the direct map's is no-execute. Regions that overlap or
-//! share such a slot fail to compile.
+//! share such a slot fail to compile. What else there is shares the image's slot as far as it can: Xen
+//! takes 40,000 instructions to look through another L3 table, empty or not.
 
 use core::fmt;
 use core::ops::Range;
@@ -56,17 +57,18 @@ regions! {
     /// The p2m list (INIT_P2M).
     P2M = 0xffff_c000_0000_0000, TIB / 2, "p2m", "mfn of each pfn, read-only, written by Xen's tools";
     /// The p2m list where it is longer than Xen has made it: 8 bytes for each page of the direct map.
-    LIST = 0xffff_c900_0000_0000, 32 * GIB, "long p2m", "the same for a domain that got more memory";
+    LIST = 0xffff_ff00_0000_0000, 32 * GIB, "long p2m", "the same for a domain that got more memory";
     /// Mappings made at run time.
-    DYNAMIC = 0xffff_c908_0000_0000, 3 * TIB / 4 - 36 * GIB, "dynamic", "mappings made at run time";
+    DYNAMIC = 0xffff_ff08_0000_0000, 3 * TIB / 4 - 36 * GIB, "dynamic", "mappings made at run time";
     /// Stacks.
-    STACKS = 0xffff_c9bf_0000_0000, 4 * GIB, "stacks", "stacks of all vCPUs but the first";
+    STACKS = 0xffff_ffbf_0000_0000, 4 * GIB, "stacks", "stacks of all vCPUs but the first";
     /// The kernel heap.
-    HEAP = 0xffff_c9c0_0000_0000, TIB / 4, "heap", "the kernel heap, grown page by page";
+    HEAP = 0xffff_ffc0_0000_0000, TIB / 8, "heap", "the kernel heap, grown page by page";
     /// The image, as linked.
-    IMAGE = 0xffff_ffff_8000_0000, GIB, "image", "the kernel as linked";
-    /// Fixed single-page mappings, known before memory is.
-    FIXMAP = 0xffff_ffff_c000_0000, 2 << 20, "fixmap", "single pages at fixed places";
+    IMAGE = 0xffff_ffff_8000_0000, GIB - (2 << 20), "image", "the kernel as linked";
+    /// Fixed single-page mappings, known before memory is: below the L2 table of the image, as Xen takes
+    /// 12,000 instructions to look through another.
+    FIXMAP = 0xffff_ffff_bfe0_0000, 2 << 20, "fixmap", "single pages at fixed places";
 }
 
 /// The read-only machine-to-physical table (`MACH2PHYS_VIRT_START`, `arch-x86/xen-x86_64.h`).
@@ -187,6 +189,7 @@ impl Layout for Regions {
 pub fn segments(image: &linker::Image) -> Segments {
     Segments {
         text: image.text.clone(),
+        kept_text: image.kept_text.clone(),
         rodata: image.rodata.clone(),
         data: image.data.clone(),
         guard: image.stack_guard.clone(),

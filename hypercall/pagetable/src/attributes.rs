@@ -230,7 +230,8 @@ impl<M: Machine> Tables<M> {
     }
 
     /// The first address outside of the direct map, in any space, where a page is mapped of which
-    /// `is_wanted` says so, given its entry and what its frame is. Nothing may be queued.
+    /// `is_wanted` says so, given its entry, with the rights that those above it leave, and what its
+    /// frame is. Nothing may be queued.
     fn find_leaf(&self, is_wanted: impl Fn(Pte, Kind) -> bool) -> Option<u64> {
         let top = usize::from(self.fold().top());
         let mut first = true;
@@ -241,13 +242,14 @@ impl<M: Machine> Tables<M> {
             } else {
                 256
             };
-            self.find_below(space.kernel, top, 0, slots, &is_wanted)
+            let all = Flags::PRESENT | Flags::WRITABLE | Flags::USER;
+            self.find_below((space.kernel, all), top, 0, slots, &is_wanted)
         })
     }
 
     fn find_below(
         &self,
-        table: Pfn,
+        (table, above): (Pfn, Flags),
         level: usize,
         base: u64,
         slots: usize,
@@ -267,11 +269,13 @@ impl<M: Machine> Tables<M> {
             let Some(pfn) = entry.mfn().and_then(|mfn| self.machine().pfn(mfn)) else {
                 continue;
             };
+            let own = entry.flags();
+            let flags = (above & own) | ((above | own) & Flags::NO_EXECUTE);
             let found = if level > 1 {
-                self.find_below(pfn, level - 1, va, 512, is_wanted)
+                self.find_below((pfn, flags), level - 1, va, 512, is_wanted)
             } else {
                 let (state, _) = self.frames().states(pfn).unwrap_or_default();
-                is_wanted(entry, state.kind).then_some(va)
+                is_wanted(entry.with_flags(flags), state.kind).then_some(va)
             };
             if found.is_some() {
                 return found;

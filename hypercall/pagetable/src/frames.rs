@@ -208,8 +208,18 @@ impl Frames {
     /// # Errors
     /// Too many ranges.
     pub fn declare(&self, range: Range<u64>, kind: Kind) -> Result<(), FrameError> {
-        for pfn in range.start..range.end.min(self.directory.chunks() * CHUNK) {
-            self.set(Pfn::truncate(pfn), State::of(kind))?;
+        let record = Record::new(State::of(kind), State::of(kind)).bits();
+        let (mut pfn, end) = (range.start, range.end.min(self.directory.chunks() * CHUNK));
+        while pfn < end {
+            let chunk = pfn / CHUNK;
+            let records = self.directory.records(chunk);
+            let records = records.ok_or(FrameError::NoRecord(Pfn::truncate(pfn)))?;
+            let until = end.min((chunk + 1) * CHUNK);
+            // Nothing is in waiting for frames that are declared.
+            for record_of in &records[(pfn % CHUNK) as usize..][..(until - pfn) as usize] {
+                record_of.store(record, Ordering::Relaxed);
+            }
+            pfn = until;
         }
         if range.end > self.directory.chunks() * CHUNK {
             let mut special = self.special.lock();

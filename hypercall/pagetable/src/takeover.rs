@@ -17,6 +17,10 @@
 //!    image gets L1 tables with exactly its own pages, each with the rights of its segment; what
 //!    else lay in the initial window disappears from it.
 //!
+//! A chunk of 2 MiB that is code from end to end needs neither: it keeps Xen's table, to which one L2
+//! entry leads without the right to write, and the direct map does not have it at all. That costs the
+//! same whatever its 512 entries say.
+//!
 //! Where the kernel has its tables to itself, its entry has built just such tables (`entry::pvh`):
 //! what is true of Xen's is true of them, and this is the one way to a kernel that owns its memory.
 //!
@@ -74,6 +78,8 @@ pub struct Start {
 pub struct Segments {
     /// Code.
     pub text: Range<u64>,
+    /// Of the code, what is never [released](Tables::release).
+    pub kept_text: Range<u64>,
     /// Constants.
     pub rodata: Range<u64>,
     /// Variables.
@@ -89,19 +95,20 @@ impl Segments {
         self.text.start..self.data.end
     }
 
-    /// Rights of a page; `None` outside of it and for the guard page.
-    fn rights(&self, va: u64) -> Option<Flags> {
-        if self.guard.contains(&va) {
-            None
-        } else if self.text.contains(&va) {
-            Some(Flags::CODE)
-        } else if self.rodata.contains(&va) {
-            Some(Flags::CONST)
-        } else if self.data.contains(&va) {
-            Some(Flags::DATA)
-        } else {
-            None
-        }
+    /// The parts that are mapped, with their rights.
+    fn mapped(&self) -> [(Range<u64>, Flags); 4] {
+        let before = self.data.start..self.guard.start.max(self.data.start);
+        [
+            (self.text.clone(), Flags::CODE),
+            (self.rodata.clone(), Flags::CONST),
+            (before, Flags::DATA),
+            (self.guard.end..self.data.end, Flags::DATA),
+        ]
+    }
+
+    /// Whether the chunk from an address on is code that stays, from end to end.
+    fn is_all_code(&self, chunk: u64) -> bool {
+        self.kept_text.start <= chunk && chunk + CHUNK * PAGE <= self.kept_text.end
     }
 }
 
@@ -271,8 +278,10 @@ impl<'t, M: Machine> Early<'t, M> {
         } = self.0;
         let chunks = report.initial_pages / CHUNK;
         tables.lazily(|tables| {
-            (0..chunks).try_for_each(|chunk| {
-                let offset = chunk * CHUNK * PAGE;
+            let offsets = (0..chunks).map(|chunk| chunk * CHUNK * PAGE);
+            let mut offsets =
+                offsets.filter(|offset| !start.image.is_all_code(M::Layout::IMAGE.start + offset));
+            offsets.try_for_each(|offset| {
                 // SAFETY: the direct map is where the kernel reaches all memory of the domain.
                 unsafe {
                     share(
@@ -443,10 +452,11 @@ fn adopt_tables<M: Machine>(
     if level == 1 {
         return Ok(());
     }
-    for (index, word) in read(machine, table)?.iter().enumerate() {
+    let entries = read(machine, table)?;
+    for index in entries.present_from(0) {
         // Slots 256 to 271 of an L4 table are Xen's own, and empty where there is none.
         let xens = level == 4 && (256..272).contains(&index);
-        let entry = Pmd::from_table(word);
+        let entry = Pmd::from_table(entries.get(index));
         let Some(mfn) = entry.mfn().filter(|_| !xens && !entry.is_large()) else {
             continue;
         };
@@ -488,27 +498,39 @@ fn give_image_its_tables<M: Machine>(
     image: &Segments,
     chunks: u64,
 ) -> Result<(), MmError> {
+    let parts = image.mapped();
+    let consts = image.text.start..image.rodata.end;
     for chunk in 0..chunks {
         let base = M::Layout::IMAGE.start + chunk * CHUNK * PAGE;
         let slot = tables.pmd_place(base)?;
-        let range = image.range();
-        if range.start >= base + CHUNK * PAGE || range.end <= base {
+        let here = |range: &Range<u64>| {
+            range.start.max(base)..range.end.min(base + CHUNK * PAGE).max(base)
+        };
+        if here(&image.range()).is_empty() {
             // SAFETY: nothing in the initial window but the image is in use: memory is reached
             // through the direct map, boot data was copied.
             unsafe { tables.set_upper(slot, Entry::NONE) }?;
             continue;
         }
+        if image.is_all_code(base) {
+            let entry = tables.entry(slot);
+            let flags = entry.flags() - Flags::WRITABLE;
+            // SAFETY: the chunk is code, which nobody writes to.
+            unsafe { tables.set_upper(slot, entry.with_flags(flags)) }?;
+            continue;
+        }
         let frame = tables.alloc_frame()?;
         let filled = Fresh::<L1>::filled(tables, frame, |tables, words| {
-            for (word, index) in words.iter_mut().zip(0_u64..) {
-                let va = base + index * PAGE;
-                *word = match image.rights(va) {
-                    Some(flags) => {
-                        let pfn = Pfn::truncate((va - M::Layout::IMAGE.start) / PAGE);
-                        tables.make_pte(Value::new(pfn, flags))?.bits()
-                    }
-                    None => 0,
-                };
+            *words = [0; 512];
+            for (range, flags) in parts.iter().map(|(range, flags)| (here(range), *flags)) {
+                let first = ((range.start - base) / PAGE) as usize;
+                let pfns = (range.start - M::Layout::IMAGE.start) / PAGE..;
+                let pages = (range.end.saturating_sub(range.start) / PAGE) as usize;
+                for (word, pfn) in words.iter_mut().skip(first).take(pages).zip(pfns) {
+                    *word = tables
+                        .make_pte(Value::new(Pfn::truncate(pfn), flags))?
+                        .bits();
+                }
             }
             Ok(())
         });
@@ -516,13 +538,16 @@ fn give_image_its_tables<M: Machine>(
         // SAFETY: every page of the image is mapped as before, with the rights of its segment; the
         // guard page and what is not the image is in nobody's use.
         unsafe { tables.link_table(slot, sealed, Flags::TABLE) }?;
+        let consts = here(&consts);
+        if consts.is_empty() {
+            continue;
+        }
+        let direct = M::Layout::DIRECT.start + (consts.start - M::Layout::IMAGE.start);
+        // Cheaper than to make them read-only, and as safe.
+        // SAFETY: this code runs where the image is linked, by tables of its own from here on.
+        let change = unsafe { tables.unmap(direct, (consts.end - consts.start) / PAGE) }?;
+        // SAFETY: this code runs where the image is linked, by tables of its own from here on.
+        unsafe { change.defer() };
     }
-    let consts = image.text.start..image.rodata.end;
-    let direct = M::Layout::DIRECT.start + (consts.start - M::Layout::IMAGE.start);
-    // Cheaper than to make them read-only, and as safe.
-    // SAFETY: this code runs where the image is linked, by tables of its own from here on.
-    let change = unsafe { tables.unmap(direct, (consts.end - consts.start) / PAGE) }?;
-    // SAFETY: this code runs where the image is linked, by tables of its own from here on.
-    unsafe { change.defer() };
     Ok(())
 }

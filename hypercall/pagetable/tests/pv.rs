@@ -123,6 +123,7 @@ fn the_takeover_starts_with_what_start_info_says() {
     let page = Low::IMAGE.start..Low::IMAGE.start + PAGE;
     let image = Segments {
         text: page.clone(),
+        kept_text: page.clone(),
         rodata: page.clone(),
         data: page.clone(),
         guard: page,

@@ -5,12 +5,13 @@ mod common;
 use std::rc::Rc;
 
 use crate::common::layout::{self, Fixed};
-use common::{MIB, Own, PAGE, World, Xen, expect, image, machine, small, start};
+use common::{BASE, MIB, Own, PAGE, World, Xen, expect, image, machine, small, start};
 use hypercall::Pfn;
 use model::{Kind, Layout, Model, Order};
-use pagetable::MmError;
+use pagetable::fuzz::Probe;
 use pagetable::state::Kind as Frame;
 use pagetable::takeover::Initial;
+use pagetable::{Flags, MmError};
 
 const KINDS: [Kind; 3] = [Kind::DomU, Kind::Dom0, Kind::Shim];
 
@@ -80,6 +81,47 @@ fn every_domain_is_taken_over() {
             }
         }
         taken_over(&small(kind, 1024 * MIB));
+    }
+}
+
+/// Whole tables of code stay Xen's, without the right to write and without a place in the direct map.
+#[test]
+fn code_that_fills_a_table_keeps_it() {
+    for kind in KINDS {
+        let at = |mib: u64| layout::IMAGE.start + (mib << 20);
+        let kernel = (at(2), at(8));
+        let mut world = World::new(&Layout {
+            kernel,
+            ..small(kind, 32 * MIB)
+        });
+        expect::clean(&world);
+        initial_window(&world);
+        let direct = |va: u64| layout::DIRECT.start + (va - layout::IMAGE.start);
+        let (text, kept) = (world.image.text.clone(), world.image.kept_text.clone());
+        assert!(kept.contains(&at(6)), "two tables, and a part of a third");
+        for va in text.clone().step_by(PAGE as usize) {
+            assert!(world.mapped(direct(va)).is_none(), "{va:#x}");
+            let stores = world.probe().store(va, 0);
+            assert!(!stores, "{va:#x}");
+        }
+        for chunk in [at(2), at(4)] {
+            let slot = |va| world.tables.pmd_slot(va).map(|slot| world.tables.get(slot));
+            let entry = slot(chunk).unwrap();
+            assert!(!entry.flags().contains(Flags::WRITABLE), "{chunk:#x}");
+            assert!(!slot(direct(chunk)).unwrap().is_present(), "{chunk:#x}");
+        }
+        // An entry that has the right to write, below one that has not, is no writable mapping.
+        let frames = world.named_frames(1);
+        world.map(BASE, &frames, Flags::CONST).unwrap();
+        // SAFETY: the model's memory.
+        let change = unsafe { world.tables.set_memory_x(BASE, 1) };
+        change.unwrap().commit(&mut world.tables).unwrap();
+        world.unmap(BASE, 1).unwrap();
+        world
+            .release(kept.end, (text.end - kept.end) / PAGE)
+            .unwrap();
+        assert!(world.probe().store(direct(kept.end), 0), "it is memory now");
+        expect::sound(&world);
     }
 }
 

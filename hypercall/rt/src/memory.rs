@@ -101,6 +101,7 @@ pub fn take_over(start: Start) -> Result<&'static mut Tables, MmError> {
 /// The parts of the image as the takeover asks for them.
 fn segments(image: Image) -> Segments {
     Segments {
+        kept_text: image.text.clone(),
         text: image.text,
         rodata: image.rodata,
         data: image.data,

@@ -40,7 +40,13 @@ fn rewrite(va: u64) -> Result<(), Fault> {
 /// Code can be executed and not written where it is linked; the direct map has none of it.
 fn text(_: &mut Context) -> TestResult {
     let image = Image::current();
-    for va in [code() & !7, image.hypercall_page.start, image.text.end - 8] {
+    let kept = image.kept_text.clone();
+    for va in [
+        kept.start,
+        code() & !7,
+        image.hypercall_page.start,
+        kept.end - 8,
+    ] {
         expect_eq!(rewrite(va), READ_ONLY, "write to code at {va:#x}");
         let alias = alias(va);
         expect_eq!(

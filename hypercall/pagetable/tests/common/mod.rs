@@ -187,10 +187,13 @@ pub(crate) const MIB: u64 = (1 << 20) / PAGE;
 
 pub(crate) fn image(layout: &Layout) -> Segments {
     let (start, end) = layout.kernel;
-    // Not on 2 MiB boundaries, so that segments share L1 tables.
-    let (text, rodata) = (start..start + 0x7_9000, start + 0x7_9000..start + 0xd_1000);
+    // Not on 2 MiB boundaries, so that segments share L1 tables. What is beyond 2 MiB is code.
+    let more = end - start - (2 << 20);
+    let text = start..start + more + 0x7_9000;
+    let rodata = text.end..text.end + 0x5_8000;
     let guard = end - 0x1_1000;
     Segments {
+        kept_text: start..text.end - 0x9000,
         text,
         data: rodata.end..end,
         rodata,
