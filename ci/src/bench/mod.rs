@@ -49,6 +49,7 @@ pub(crate) fn bench(arguments: &BenchArgs) -> Result<()> {
         report.programs = run::programs(&workspace, &provision, &image)?.programs;
     }
     if wants_sizes(arguments) {
+        report.kernel.push(run::lean(&workspace, &provision)?);
         report.memory = run::memory_sizes(&workspace, &provision, &image, run::SIZES)?;
     }
     if arguments.vs == Some(Versus::Linux) || arguments.readme {
@@ -107,6 +108,7 @@ pub(crate) fn for_gate(
 ) -> Result<Report> {
     let mut report = run::kernel(workspace, provision, image, &[])?;
     report.programs = run::programs(workspace, provision, image)?.programs;
+    report.kernel.push(run::lean(workspace, provision)?);
     report.memory = run::memory_sizes(workspace, provision, image, run::ENDS)?;
     Ok(report)
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::report::{Kind, Report};
-use super::{plot, table};
+use super::{plot, run, table};
 use crate::exit::{Failure, Result};
 
 const BEGIN: &str = "<!-- bench: written by `cargo xtask bench --readme` -->";
@@ -217,9 +217,13 @@ fn block(report: &Report) -> String {
     lines.extend(programs(report));
     if let (Some(least), Some(most)) = (report.memory.first(), report.memory.last()) {
         lines.push(String::new());
+        let lean = report.find(Kind::Kernel, run::LEAN, 1);
+        let lean = lean.map_or(String::new(), |lean| {
+            format!(", {} with the lean image", lean.instructions)
+        });
         lines.push(format!(
             "From the entry to the first line on the console: {}. Until the kernel owns its memory: \
-             {} with {} MiB, {} with {} MiB.",
+             {} with {} MiB, {} with {} MiB{lean}.",
             least.entry_to_first_byte,
             least.entry_to_ready,
             least.mib,

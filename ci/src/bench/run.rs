@@ -29,12 +29,17 @@ const TIMEOUT: Duration = Duration::from_secs(180);
 /// Prints nothing that would be counted: a line on the console costs thousands of instructions.
 const QUIET: &str = "log=off";
 
+/// The count of the lean kernel.
+pub(super) const LEAN: &str = "entry_to_ready_lean";
+
 /// What a boot said.
 pub(super) struct Said {
     /// Measurements.
     pub(super) measurements: Vec<Measurement>,
     /// The package version of Xen.
     pub(super) xen: String,
+    /// Every line of the kernel's.
+    lines: Vec<String>,
 }
 
 /// A boot to count.
@@ -165,6 +170,37 @@ pub(super) fn memory_sizes(
     Ok(boots)
 }
 
+/// Measures how soon the lean kernel, which has no benchmarks, owns its memory: it says so itself when
+/// it does.
+pub(super) fn lean(workspace: &Workspace, provision: &Provision) -> Result<Measurement> {
+    let image = workspace.build_lean_kernel()?;
+    let said = boot(
+        workspace,
+        provision,
+        Counted {
+            kernel: &image,
+            cmdline: &format!("once {QUIET},init=debug"),
+            mem_mib: MEM_MIB,
+            initrd: None,
+        },
+    )?;
+    let ticks = said.lines.iter().find_map(|line| ticks_to_ready(line));
+    let instructions = ticks
+        .ok_or_else(|| Failure::Guest("the lean kernel does not say when it was ready".into()))?;
+    Ok(Measurement {
+        name: LEAN.into(),
+        pages: 1,
+        instructions,
+        hypercalls: 0,
+    })
+}
+
+/// What the kernel says of that in a line of its log.
+fn ticks_to_ready(line: &str) -> Option<u64> {
+    let (before, _) = line.split_once(" ticks from the entry until the kernel owned its memory")?;
+    before.rsplit(' ').next()?.parse().ok()
+}
+
 /// Boots once, to a passing verdict.
 pub(super) fn boot(
     workspace: &Workspace,
@@ -210,6 +246,7 @@ pub(super) fn boot(
             .iter()
             .find_map(|line| xen_version(line))
             .unwrap_or_else(|| "unknown".into()),
+        lines: transcript.guest,
     })
 }
 
@@ -245,6 +282,17 @@ fn compiler(root: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lean_kernel_says_when_it_was_ready() {
+        let line =
+            "[   0.021] debug init: 123456 ticks from the entry until the kernel owned its memory";
+        assert_eq!(ticks_to_ready(line), Some(123_456));
+        assert_eq!(
+            ticks_to_ready("[   0.021] info  init: called directmap"),
+            None
+        );
+    }
 
     #[test]
     fn the_version_is_the_package_s_where_there_is_one() {

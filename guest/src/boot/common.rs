@@ -181,6 +181,10 @@ fn run(entered: &Entered<'_>, options: &Options<'_>) -> ! {
         super::provoke::provoke(kind);
     }
     init::tell();
+    log::debug!(
+        target: "init",
+        "{} ticks from the entry until the kernel owned its memory", ticks_to_ready()
+    );
     let asked = Asked {
         options,
         before: entered.before.as_ref(),
