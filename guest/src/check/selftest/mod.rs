@@ -49,6 +49,7 @@ mod spaces;
 mod starved;
 mod task;
 mod task_mix;
+mod task_times;
 mod usermode;
 mod xen_checks;
 

@@ -22,14 +22,14 @@ use crate::xen::HV;
 use crate::{cpu, event, probe, stack, task, time};
 
 /// Runs a test and gives back what its threads had, which is kept for others otherwise.
-fn trimmed(f: impl FnOnce() -> TestResult) -> TestResult {
+pub(super) fn trimmed(f: impl FnOnce() -> TestResult) -> TestResult {
     let outcome = f();
     stack::trim_all()?;
     outcome
 }
 
 /// What a clock says, where there is one.
-fn now() -> Result<u64, Trouble> {
+pub(super) fn now() -> Result<u64, Trouble> {
     time::monotonic().ok_or_else(|| match is_here(&PC) {
         true => Trouble::skip("this machine has no clock"),
         false => Trouble::error("no clock"),
@@ -194,103 +194,6 @@ fn ping_pong(context: &mut Context) -> TestResult {
     })
 }
 selftest!("task.ping_pong", ping_pong, &[1000], needs EVERYWHERE);
-
-/// Threads that sleep wake in the order of their times, whatever order they came in, and none too early.
-fn sleepers(_: &mut Context) -> TestResult {
-    trimmed(|| {
-        let begun = now()?;
-        let woken = Arc::new(Lock::<_, rank::Check>::new(heapless::Vec::<u64, 8>::new()));
-        let mut handles = Vec::new();
-        handles.try_reserve_exact(8)?;
-        for number in [5, 1, 7, 3, 0, 6, 2, 4] {
-            let woken = Arc::clone(&woken);
-            let at = begun + 20_000_000 + number * 10_000_000;
-            // All on one vCPU, so that two that are late come in order as well.
-            let sleeper = task::Spawn::new("sleeps").pinned(0);
-            handles.push(sleeper.start(move || {
-                task::sleep_until(at);
-                let late = time::monotonic().is_some_and(|now| now >= at);
-                // There is room for each.
-                let _ = woken.lock().push(number);
-                late
-            })?);
-        }
-        for handle in handles {
-            expect_eq!(handle.join(), Some(true), "the time of a sleeper has come");
-        }
-        let order = woken.lock().clone();
-        expect_eq!(
-            &order[..],
-            &[0, 1, 2, 3, 4, 5, 6, 7][..],
-            "sleepers as they woke"
-        );
-        Ok(())
-    })
-}
-selftest!("task.sleep", sleepers, needs EVERYWHERE);
-
-/// A timer that is dropped wakes nobody, and one that is not does; the first of several at the same time
-/// as well as the last.
-fn timers(_: &mut Context) -> TestResult {
-    /// Counts how often it is woken.
-    struct Count(AtomicU32);
-    impl alloc::task::Wake for Count {
-        fn wake(self: Arc<Count>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-    let counts = [(); 4].map(|()| Arc::new(Count(AtomicU32::new(0))));
-    let at = now()? + 5_000_000;
-    let mut timers: Vec<Option<task::Timer>> = Vec::new();
-    timers.try_reserve_exact(4)?;
-    for count in &counts {
-        timers.push(Some(task::wake_at(at, Waker::from(Arc::clone(count)))?));
-    }
-    timers[0] = None;
-    timers[2] = None;
-    task::sleep_until(at + 5_000_000);
-    let woken = counts
-        .each_ref()
-        .map(|count| count.0.load(Ordering::Relaxed));
-    expect_eq!(woken, [0, 1, 0, 1], "how often each was woken");
-    Ok(())
-}
-selftest!("task.timers", timers, needs EVERYWHERE);
-
-/// Who waits for what does not come, waits until the time that was named; who waits for what comes, does
-/// not.
-fn waits_in_time(_: &mut Context) -> TestResult {
-    trimmed(|| {
-        let begun = now()?;
-        let nothing = task::wait_until_time(begun + 3_000_000, |_| None::<u32>);
-        expect_eq!(nothing, None, "what never comes");
-        expect_eq!(
-            now()? >= begun + 3_000_000,
-            true,
-            "the time that was named has come"
-        );
-        let place = Arc::new(Lock::<_, rank::Check>::new((None, None::<Waker>)));
-        let theirs = Arc::clone(&place);
-        let handle = task::spawn("brings", move || {
-            let mut place = theirs.lock();
-            place.0 = Some(7);
-            let waker = place.1.take();
-            drop(place);
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-        })?;
-        let found = task::wait_until_time(now()? + 20_000_000_000, |waker| {
-            let mut place = place.lock();
-            place.1 = Some(waker.clone());
-            place.0
-        });
-        expect_eq!(found, Some(7), "what a thread brings");
-        expect_eq!(handle.join(), Some(()), "the end of a thread");
-        Ok(())
-    })
-}
-selftest!("task.wait", waits_in_time, needs EVERYWHERE);
 
 /// While others wait, a thread on its way to user mode gives way when it has had its time, and not
 /// before. Alone it goes on.
