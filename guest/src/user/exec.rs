@@ -188,6 +188,27 @@ fn copy(bytes: &[u8]) -> Result<Vec<u8>> {
     Ok(copy)
 }
 
+/// Says why a program is refused that another puts together when it starts, and which other: from the error
+/// nobody would know.
+#[cold]
+fn refuse_dynamic(file: &dyn Content, interpreter: &ProgramHeader, path: &[u8]) {
+    /// Bytes of its name that are shown.
+    const SHOWN: usize = 80;
+    let mut bytes = [0; SHOWN];
+    let count = file.read(interpreter.p_offset, &mut bytes).unwrap_or(0);
+    let count = count.min(usize::try_from(interpreter.p_filesz).unwrap_or(SHOWN));
+    let name = bytes[..count]
+        .split(|byte| *byte == 0)
+        .next()
+        .unwrap_or(&[]);
+    log::warn!(
+        target: "user",
+        "{}: a dynamic program, which {} would put together: only static ones are run",
+        path.escape_ascii(),
+        name.escape_ascii()
+    );
+}
+
 /// Makes the memory of a program and enters it; where things lie in it is `random` or always the same.
 ///
 /// # Errors
@@ -199,8 +220,8 @@ pub(crate) fn load(
     random: bool,
 ) -> Result<(Memory, Start)> {
     let headers = Headers::read(&**file)?;
-    if headers.of(abi::PT_INTERP).next().is_some() {
-        // Programs that are put together by another one when they start.
+    if let Some(interpreter) = headers.of(abi::PT_INTERP).next() {
+        refuse_dynamic(&**file, interpreter, &with.path);
         return Err(ENOEXEC);
     }
     let memory = Memory::new()?;

@@ -111,8 +111,24 @@ pub(super) fn pad<B: Bytes>(input: &mut Input<B>, start: u64) -> Result<(), Prob
 
 /// Eight digits, and nothing else.
 fn hexadecimal(digits: &[u8]) -> Option<u32> {
-    digits.iter().try_fold(0_u32, |number, &digit| {
-        let digit = char::from(digit).to_digit(16)?;
-        Some(number << 4 | digit)
-    })
+    let (mut number, mut wrong) = (0, 0);
+    for &digit in digits {
+        let value = DIGITS[usize::from(digit)];
+        number = number << 4 | u32::from(value);
+        wrong |= value;
+    }
+    (wrong < 16).then_some(number)
 }
+
+/// What each byte stands for as a digit; 16 if it is none. An archive has as many digits as other bytes.
+const DIGITS: [u8; 256] = {
+    let mut digits = [16; 256];
+    let mut value = 0;
+    while value < 16 {
+        let digit = b"0123456789abcdef"[value];
+        digits[digit as usize] = value as u8;
+        digits[digit.to_ascii_uppercase() as usize] = value as u8;
+        value += 1;
+    }
+    digits
+};

@@ -214,8 +214,15 @@ impl<'a> Tree<'a> {
         // Some archives count the zero at its end.
         let end = target.iter().position(|&byte| byte == 0);
         let target = &target[..end.unwrap_or(target.len())];
-        self.make_way(path, None)?;
-        let made = self.calls().symlinkat(target, linux::AT_FDCWD, path);
+        let make = |tree: &Self| tree.calls().symlinkat(target, linux::AT_FDCWD, path);
+        let made = match make(self) {
+            // Of the many that most archives have hardly one is in the way of another.
+            Err(Errno::EEXIST) => {
+                self.make_way(path, None)?;
+                make(self)
+            }
+            made => made,
+        };
         made.map_err(Problem::Refused)?;
         self.set_attributes(header, path)
     }
