@@ -188,7 +188,7 @@ pub(crate) const MIB: u64 = (1 << 20) / PAGE;
 pub(crate) fn image(layout: &Layout) -> Segments {
     let (start, end) = layout.kernel;
     // Not on 2 MiB boundaries, so that segments share L1 tables. What is beyond 2 MiB is code.
-    let more = end - start - (2 << 20);
+    let more = (end - start).saturating_sub(2 << 20);
     let text = start..start + more + 0x7_9000;
     let rodata = text.end..text.end + 0x5_8000;
     let guard = end - 0x1_1000;
