@@ -220,10 +220,12 @@ pub(super) fn run(suite: &mut Suite) -> Result<()> {
     boots.push(as_kernel(&kernel, &ramdisk, Via::Dom0, &said));
     boots.extend(besides(&kernel, &little, Via::Dom0));
     boots.push(in_little_memory(&kernel, &little, Via::Dom0, &said));
+    boots.push(refusals(&kernel, Via::Dom0));
     session::run(suite, &boots)?;
     let mut boots = vec![as_kernel(&kernel, &ramdisk, Via::Bare4, &said)];
     boots.extend(besides(&kernel, &little, Via::Bare4));
     boots.push(in_little_memory(&kernel, &little, Via::Bare4, &said));
+    boots.push(refusals(&kernel, Via::Bare4));
     session::run(suite, &boots)
 }
 
@@ -416,6 +418,26 @@ fn in_little_memory(kernel: &Path, ramdisk: &Path, via: Via, said: &Said) -> Boo
                 false => compare(&parts(&transcript.guest), &said),
             }
         }),
+    }
+}
+
+/// Each want of a program refused once: in a run of all self-tests only some are.
+fn refusals(kernel: &Path, via: Via) -> Boot {
+    const ROW: Smoke = Smoke {
+        name: "each want of a program refused once",
+        vias: VIAS,
+        mem_mib: None,
+        cmdline: "log=off selftest=programs.no_",
+        expect: PASS,
+        says: &["programs.no_heap", " failed=0"],
+    };
+    Boot {
+        name: format!("programs: {}: {}", ROW.name, via.name()),
+        job: Job {
+            cmdline: ROW.cmdline.into(),
+            ..Job::new("refused", via, kernel)
+        },
+        check: Box::new(|transcript, end| smoke::check(&ROW, &transcript.guest, end)),
     }
 }
 

@@ -48,19 +48,26 @@ pub(crate) const NO_EXECUTE: Result<(), Fault> = Err(page_fault(0x11));
 pub(crate) struct Context {
     pages: u64,
     privileged: bool,
+    is_named: bool,
     note: String<80>,
     kept: u64,
 }
 
 impl Context {
-    pub(super) fn new(pages: u64, privileged: bool) -> Context {
+    pub(super) fn new(pages: u64, privileged: bool, is_named: bool) -> Context {
         let note = String::new();
         Context {
             pages,
             privileged,
+            is_named,
             note,
             kept: 0,
         }
+    }
+
+    /// Whether somebody asked for this test by its name, and waits for all that it can try.
+    pub(super) fn is_named(&self) -> bool {
+        self.is_named
     }
 
     /// Says that frames stay in use after the test: of what grows and never shrinks.

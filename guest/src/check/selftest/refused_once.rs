@@ -19,6 +19,8 @@ use crate::{stack, user};
 const FRAMES: u64 = 512;
 /// Frames of a domain in which each round is followed by an audit.
 const ALL: u64 = 65_536;
+/// In a run of all tests each one of so many is refused: which of them depends on the memory there is.
+const EACH: usize = 8;
 /// Things of a kind that it never wants.
 const MOST: u64 = 4096;
 
@@ -48,12 +50,16 @@ fn each(
     let counts = mm::with(|tables| tables.frames().counts());
     let (before, total) = (counts.free, counts.total);
     let [mut not_begun, mut refused, mut killed, mut went_on] = [0; 4];
-    for number in 1..MOST {
+    let (first, step) = match context.is_named() {
+        true => (1, 1),
+        false => (1 + total / 1024 % EACH as u64, EACH),
+    };
+    for number in (first..MOST).step_by(step) {
         arm(number);
         let ended = run();
         let was_refused = disarm();
         stack::trim_all()?;
-        // An audit takes as long as there is memory, and this is about none of it in particular.
+        // An audit takes as long as there is memory.
         if total <= ALL || number.is_multiple_of(16) {
             mm::with_all(Tables::audit).map_err(Trouble::error)?;
         }

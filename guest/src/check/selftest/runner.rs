@@ -60,6 +60,7 @@ fn run(selection: Selection<'_>, privileged: bool) -> Summary {
             return summary;
         }
     }
+    let is_named = !matches!(selection, Selection::All);
     tests.sort_unstable_by_key(|test| (test.group(), test.file, test.line));
     if let Err(e) = mm::with(context::prepare) {
         summary.note("selftest", Err(Trouble::error(e)), "");
@@ -85,10 +86,10 @@ fn run(selection: Selection<'_>, privileged: bool) -> Summary {
                 break 'all;
             }
             match test.pages {
-                [] => summary.one(test, None, privileged),
+                [] => summary.one(test, None, privileged, is_named),
                 sizes => {
                     for &pages in sizes {
-                        summary.one(test, Some(pages), privileged);
+                        summary.one(test, Some(pages), privileged, is_named);
                     }
                 }
             }
@@ -147,7 +148,7 @@ command!(
 );
 
 impl Summary {
-    fn one(&mut self, test: &'static Test, pages: Option<u64>, privileged: bool) {
+    fn one(&mut self, test: &'static Test, pages: Option<u64>, privileged: bool, is_named: bool) {
         match pages {
             Some(pages) => announce(format_args!("{}.{pages}", test.item.name)),
             None => announce(format_args!("{}", test.item.name)),
@@ -155,7 +156,7 @@ impl Summary {
         if let Err(lacking) = capability::admits(&test.item) {
             return self.note(test.item.name, Err(Trouble::skip(lacking)), "");
         }
-        let mut context = Context::new(pages.unwrap_or(0), privileged);
+        let mut context = Context::new(pages.unwrap_or(0), privileged, is_named);
         let before = mm::with(|tables| tables.frames().counts());
         let outcome = (test.run)(&mut context);
         // A test that failed is told of by its own words; only its traces are removed.

@@ -136,7 +136,7 @@ fn wait_for(counter: &AtomicU64, were: u64, what: &str) -> TestResult {
 impl Soak {
     /// Some milliseconds of work.
     fn turn(&mut self) -> TestResult {
-        let base = Context::new(0, false).area(0);
+        let base = Context::new(0, false, false).area(0);
         let round = self.turns;
         let (wrong, errors, late) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
         // They are the turn's own: no port is anybody's over a suspend.
