@@ -34,6 +34,11 @@ pub(crate) struct Area {
     threads: AtomicPtr<()>,
     /// What the events keep for it; null where they keep nothing.
     events: AtomicPtr<()>,
+    /// What the machine keeps for it; null for the boot vCPU, and where it keeps nothing.
+    machine: AtomicPtr<()>,
+    /// The word from which the processor takes its stack for entries from user mode; null where that is
+    /// Xen's to know.
+    task_stack: AtomicPtr<u64>,
     number: u32,
     /// Locks that it holds.
     pub(crate) held: Held,
@@ -64,6 +69,8 @@ impl Area {
             tables: AtomicPtr::new(core::ptr::null_mut()),
             threads: AtomicPtr::new(core::ptr::null_mut()),
             events: AtomicPtr::new(core::ptr::null_mut()),
+            machine: AtomicPtr::new(core::ptr::null_mut()),
+            task_stack: AtomicPtr::new(core::ptr::null_mut()),
             number,
             held: Held::nothing(),
             upcalls: AtomicU64::new(0),
@@ -139,6 +146,28 @@ impl Area {
         self.events.load(Ordering::Relaxed)
     }
 
+    /// Says what the machine keeps for it. Whose it is this room does not know.
+    pub(crate) fn set_machine(&self, machine: *mut ()) {
+        self.machine.store(machine, Ordering::Release);
+    }
+
+    /// What the machine keeps for it; null for none.
+    #[inline]
+    pub(crate) fn machine(&self) -> *mut () {
+        self.machine.load(Ordering::Acquire)
+    }
+
+    /// Says from which word the processor takes its stack for entries from user mode.
+    pub(crate) fn set_task_stack(&self, word: *mut u64) {
+        self.task_stack.store(word, Ordering::Relaxed);
+    }
+
+    /// That word; null for none.
+    #[inline]
+    pub(crate) fn task_stack(&self) -> *mut u64 {
+        self.task_stack.load(Ordering::Relaxed)
+    }
+
     /// The number that Xen knows the vCPU by; the boot vCPU's is 0.
     #[inline]
     pub(crate) fn number(&self) -> u32 {
@@ -158,6 +187,16 @@ pub(crate) fn begin() {
         return;
     }
     x86_64::registers::model_specific::GsBase::write(x86_64::VirtAddr::new(base));
+}
+
+/// Lets a vCPU other than the boot vCPU know itself, on a processor that is the kernel's own.
+pub(crate) fn begin_on(area: &'static Area) {
+    x86_64::registers::model_specific::GsBase::write(x86_64::VirtAddr::new(area.base()));
+}
+
+/// The boot vCPU's area.
+pub(crate) const fn boot() -> &'static Area {
+    &BOOT
 }
 
 /// The area of the vCPU that this runs on.

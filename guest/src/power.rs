@@ -2,7 +2,6 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use hypercall::abi::vcpu::RUNSTATE_running;
 use hypercall::sched::Shutdown;
 use hypercall::vcpu;
 
@@ -24,22 +23,25 @@ pub fn crash() -> ! {
     shutdown(Shutdown::Crash)
 }
 
-/// Stops every other vCPU, wherever it is; it does not run again.
-///
-/// One vCPU does so: what another holds is never let go from here on. Whoever comes second waits to be
-/// stopped.
-pub(crate) fn stop_others() {
+/// Goes on with the first vCPU that calls this, alone: what another holds is never let go from here on.
+/// Whoever comes second waits to be [stopped](stop_others).
+pub(crate) fn only_one() {
     static FIRST: AtomicU32 = AtomicU32::new(u32::MAX);
-    let (here, running) = (cpu::here().number(), cpu::running());
+    let here = cpu::here().number();
     let first = FIRST.compare_exchange(u32::MAX, here, Ordering::AcqRel, Ordering::Acquire);
     while first.is_err_and(|first| first != here) {
         core::hint::spin_loop();
     }
+}
+
+/// Stops every other vCPU, wherever it is; it does not run again.
+pub(crate) fn stop_others() {
+    let (here, running) = (cpu::here().number(), cpu::running());
     for number in (0..running).filter(|number| *number != here) {
         // Nothing can be done about a refusal but to go on.
         let stopped = vcpu::down(&HV, number).and_then(|()| {
             // It is told to stop, and may still run for a moment.
-            while vcpu::runstate(&HV, number)?.state == RUNSTATE_running {
+            while vcpu::is_running(&HV, number)? {
                 core::hint::spin_loop();
             }
             Ok(())

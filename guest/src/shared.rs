@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fe
 use hypercall::Mfn;
 use hypercall::abi::shared_info::{shared_info, vcpu_info};
 
-use crate::cpu;
+use crate::cpu::{self, Area};
 
 static PAGE: AtomicPtr<shared_info> = AtomicPtr::new(core::ptr::null_mut());
 
@@ -207,7 +207,12 @@ pub(crate) fn ports() -> Option<Ports> {
 
 /// Of the vCPU that this runs on: whether upcalls wait, and which words have something for it.
 pub(crate) fn upcall() -> Option<(&'static AtomicU8, &'static AtomicU64)> {
-    let vcpu = vcpu()?.as_ptr();
+    upcall_of(cpu::here())
+}
+
+/// Of a vCPU: whether upcalls wait, and which words have something for it.
+pub(crate) fn upcall_of(area: &Area) -> Option<(&'static AtomicU8, &'static AtomicU64)> {
+    let vcpu = area.vcpu()?.as_ptr();
     // SAFETY: the page stays mapped; the byte and the aligned word are written whole by Xen and
     // the kernel.
     unsafe {

@@ -15,7 +15,7 @@ pub(crate) fn monotonic() -> Option<u64> {
     match shared::vcpu() {
         Some(vcpu) if is_here(&HYPERCALLS) => Some(system_time(vcpu)),
         _ if subarch::is_pv() => None,
-        _ => counted(),
+        _ => counted().map(latest),
     }
 }
 
@@ -95,6 +95,11 @@ pub(crate) fn in_xen(time: u64) -> u64 {
 /// Xen's system time. It never goes back, on whichever vCPU it is read.
 fn system_time(vcpu: NonNull<vcpu_info>) -> u64 {
     let now = told(vcpu).saturating_add(AHEAD.load(Ordering::Relaxed));
+    latest(now)
+}
+
+/// A time that a vCPU was told, or a later one that was told before.
+fn latest(now: u64) -> u64 {
     LATEST.fetch_max(now, Ordering::Relaxed).max(now)
 }
 

@@ -20,6 +20,7 @@ use guest::mm::walk::End;
 use guest::mm::{Flags, MmError, Value};
 use hypercall::abi::mmu::mmu_update;
 use hypercall::instead::PageTables;
+use hypercall::mmu::Scope;
 use hypercall::mmu::{ExtOp, VaFlush, pt_update};
 use hypercall::{Errno, Hypervisor, MachAddr, Mfn, Op, Pfn};
 use own::Own;
@@ -90,18 +91,22 @@ impl Cpu for Bare {
 
     unsafe fn set_root(&self, address: u64) {
         self.root.set(address);
-        self.invalidate(None);
+        self.invalidate(Scope::Local, None);
     }
 
     fn fold(&self) -> Fold {
         self.fold
     }
 
-    fn invalidate(&self, address: Option<u64>) {
+    fn invalidate(&self, _: Scope, address: Option<u64>) {
         match address {
             Some(va) => drop(self.tlb.borrow_mut().remove(&(va & !(PAGE - 1)))),
             None => self.tlb.borrow_mut().clear(),
         }
+    }
+
+    fn maps_page(&self, _: u64) -> bool {
+        false
     }
 
     fn unprotected<R>(&self, f: impl FnOnce() -> R) -> R {
@@ -135,8 +140,12 @@ impl Cpu for Shared {
         self.0.fold()
     }
 
-    fn invalidate(&self, address: Option<u64>) {
-        self.0.invalidate(address);
+    fn invalidate(&self, scope: Scope, address: Option<u64>) {
+        self.0.invalidate(scope, address);
+    }
+
+    fn maps_page(&self, address: u64) -> bool {
+        self.0.maps_page(address)
     }
 
     fn unprotected<R>(&self, f: impl FnOnce() -> R) -> R {
@@ -445,7 +454,7 @@ fn every_level_is_found_cleared_and_set() {
                     // SAFETY: nobody uses what is mapped below; it comes back at once.
                     unsafe { tables.$set($slot, Entry::NONE) }.unwrap();
                     tables.flush().unwrap();
-                    cpu.invalidate(None);
+                    cpu.invalidate(Scope::Local, None);
                     let walk = tables.walk(va);
                     assert_eq!(walk.end, End::NotPresent, "{va:#x}");
                     assert_eq!(

@@ -102,7 +102,7 @@ pub fn bind_virq<H: Hypervisor + ?Sized>(hv: &H, virq: u32, vcpu: u32) -> Result
         return check(
             Op::EventChannelOp,
             Some("bind_virq"),
-            devices.bind_virq(virq),
+            devices.bind_virq(virq, vcpu),
         );
     }
     let mut arg = event::evtchn_bind_virq {
@@ -118,7 +118,7 @@ pub fn bind_virq<H: Hypervisor + ?Sized>(hv: &H, virq: u32, vcpu: u32) -> Result
 #[inline]
 pub fn bind_ipi<H: Hypervisor + ?Sized>(hv: &H, vcpu: u32) -> Result<Port, XenError> {
     if let Some(devices) = hv.devices() {
-        return check(Op::EventChannelOp, Some("bind_ipi"), devices.bind_ipi());
+        return check(Op::EventChannelOp, Some("bind_ipi"), devices.bind_ipi(vcpu));
     }
     let mut arg = event::evtchn_bind_ipi { vcpu, port: 0 };
     op(hv, event::EVTCHNOP_bind_ipi, "bind_ipi", &mut arg)?;

@@ -16,8 +16,8 @@ use core::arch::asm;
 use core::arch::x86_64::{__cpuid, CpuidResult};
 
 use crate::abi::hvm::{
-    HVM_PARAM_CALLBACK_IRQ, HVM_PARAM_CALLBACK_TYPE_VECTOR, HVMOP_get_param, HVMOP_set_param,
-    xen_hvm_param,
+    HVM_PARAM_CALLBACK_IRQ, HVM_PARAM_CALLBACK_TYPE_VECTOR, HVMOP_flush_tlbs, HVMOP_get_param,
+    HVMOP_set_param, xen_hvm_param,
 };
 use crate::abi::xen::DOMID_SELF;
 use crate::{Hypervisor, Op, XenError};
@@ -148,6 +148,16 @@ pub unsafe fn set_callback_vector<H: Hypervisor + ?Sized>(
     // a handler that clears the pending byte, so that interrupts by it end.
     let value = unsafe { hv.call(Op::HvmOp, args) };
     XenError::check(Op::HvmOp, Some("set_param"), value).map(drop)
+}
+
+/// Has all vCPUs of the domain forget their translations, wherever they run.
+///
+/// # Errors
+/// Xen's refusal.
+pub fn flush_tlbs<H: Hypervisor + ?Sized>(hv: &H) -> Result<(), XenError> {
+    // SAFETY: no memory is passed, and none is changed.
+    let value = unsafe { hv.call(Op::HvmOp, [HVMOP_flush_tlbs, 0, 0, 0, 0]) };
+    XenError::check(Op::HvmOp, Some("flush_tlbs"), value).map(drop)
 }
 
 #[cfg(test)]

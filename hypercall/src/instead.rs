@@ -75,14 +75,14 @@ pub trait Devices {
     /// Ends the run; returns where the machine has no way to.
     fn shutdown(&self, reason: Shutdown);
 
-    /// Raises the timer's port at a time (ns); never for 0.
+    /// Raises the port of the calling processor's timer at a time (ns); never for 0.
     fn set_timer(&self, deadline: u64) -> Result<(), Errno>;
 
-    /// The port of a virtual interrupt (`VIRQ_*`).
-    fn bind_virq(&self, virq: u32) -> Result<Port, Errno>;
+    /// The port of a virtual interrupt (`VIRQ_*`) of a processor.
+    fn bind_virq(&self, virq: u32, vcpu: u32) -> Result<Port, Errno>;
 
-    /// A port that the kernel raises itself.
-    fn bind_ipi(&self) -> Result<Port, Errno>;
+    /// A port of a processor that the kernel raises itself.
+    fn bind_ipi(&self, vcpu: u32) -> Result<Port, Errno>;
 
     /// Raises a port of the kernel's own.
     fn send(&self, port: Port) -> Result<(), Errno>;
@@ -92,6 +92,21 @@ pub trait Devices {
 
     /// Gives a port back.
     fn close(&self, port: Port) -> Result<(), Errno>;
+
+    /// Whether a processor is up. `ENOENT` if there is none of this number.
+    fn is_up(&self, vcpu: u32) -> Result<bool, Errno>;
+
+    /// Whether a processor executes instructions of the kernel's.
+    fn is_running(&self, vcpu: u32) -> Result<bool, Errno>;
+
+    /// Lets a processor go on that went down by itself.
+    ///
+    /// # Safety
+    /// As [`vcpu::up`](crate::vcpu::up).
+    unsafe fn up(&self, vcpu: u32) -> Result<(), Errno>;
+
+    /// Stops a processor: another for good, the calling one until it is brought up again.
+    fn down(&self, vcpu: u32) -> Result<(), Errno>;
 }
 
 /// An answer, as that of the call it stands for.

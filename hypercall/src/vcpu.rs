@@ -13,7 +13,8 @@
 
 use crate::{
     Hypervisor, MachAddr, Op, VirtAddr, XenError,
-    abi::{arch::vcpu_guest_context, vcpu},
+    abi::{arch::vcpu_guest_context, hvm::vcpu_hvm_context, vcpu},
+    instead::check,
 };
 
 /// Calls with the address of `arg`.
@@ -50,12 +51,32 @@ pub unsafe fn initialise<H: Hypervisor + ?Sized>(
     unsafe { op(hv, vcpu::VCPUOP_initialise, "initialise", id, context) }.map(drop)
 }
 
+/// The same in hardware virtualisation.
+///
+/// # Safety
+/// As [`initialise`].
+#[inline]
+pub unsafe fn initialise_hvm<H: Hypervisor + ?Sized>(
+    hv: &H,
+    id: u32,
+    context: &vcpu_hvm_context,
+) -> Result<(), XenError> {
+    let context = core::ptr::from_ref(context) as u64;
+    // SAFETY: Xen reads the context during the call. The caller promises that its stack, tables and entry
+    // point are sound, so that running from it is.
+    unsafe { op(hv, vcpu::VCPUOP_initialise, "initialise", id, context) }.map(drop)
+}
+
 /// Lets vCPU `id` run from the context it was given. `EINVAL` if it was given none.
 ///
 /// # Safety
 /// As [`initialise`].
 #[inline]
 pub unsafe fn up<H: Hypervisor + ?Sized>(hv: &H, id: u32) -> Result<(), XenError> {
+    if let Some(devices) = hv.devices() {
+        // SAFETY: the caller's promise.
+        return check(Op::VcpuOp, Some("up"), unsafe { devices.up(id) });
+    }
     // SAFETY: no memory is passed. The caller promises that the context which the vCPU was given, and
     // now runs from, is sound.
     unsafe { op(hv, vcpu::VCPUOP_up, "up", id, 0) }.map(drop)
@@ -64,6 +85,9 @@ pub unsafe fn up<H: Hypervisor + ?Sized>(hv: &H, id: u32) -> Result<(), XenError
 /// Stops vCPU `id`. For the calling one this returns when another brings it up again.
 #[inline]
 pub fn down<H: Hypervisor + ?Sized>(hv: &H, id: u32) -> Result<(), XenError> {
+    if let Some(devices) = hv.devices() {
+        return check(Op::VcpuOp, Some("down"), devices.down(id));
+    }
     // SAFETY: no memory is involved.
     unsafe { op(hv, vcpu::VCPUOP_down, "down", id, 0) }.map(drop)
 }
@@ -71,6 +95,9 @@ pub fn down<H: Hypervisor + ?Sized>(hv: &H, id: u32) -> Result<(), XenError> {
 /// Whether vCPU `id` is up. `ENOENT` if there is no such vCPU.
 #[inline]
 pub fn is_up<H: Hypervisor + ?Sized>(hv: &H, id: u32) -> Result<bool, XenError> {
+    if let Some(devices) = hv.devices() {
+        return check(Op::VcpuOp, Some("is_up"), devices.is_up(id));
+    }
     // SAFETY: no memory is involved.
     unsafe { op(hv, vcpu::VCPUOP_is_up, "is_up", id, 0) }.map(|up| up != 0)
 }
@@ -101,6 +128,15 @@ pub fn runstate<H: Hypervisor + ?Sized>(
         )
     }?;
     Ok(info)
+}
+
+/// Whether vCPU `id` executes instructions: one that was told to stop may do so for a moment more.
+#[inline]
+pub fn is_running<H: Hypervisor + ?Sized>(hv: &H, id: u32) -> Result<bool, XenError> {
+    if let Some(devices) = hv.devices() {
+        return check(Op::VcpuOp, Some("is_running"), devices.is_running(id));
+    }
+    Ok(runstate(hv, id)?.state == vcpu::RUNSTATE_running)
 }
 
 /// Moves the `vcpu_info` of vCPU `id` to machine address `place`, once in its life; within a page.

@@ -214,6 +214,12 @@ fn layouts(facts: &mut Facts) {
         r#type = "type", _unused,
     } }
     layout! { facts, "struct xen_hvm_param", hvm::xen_hvm_param { domid, pad, index, value } }
+    layout! { facts, "struct vcpu_hvm_x86_64", hvm::vcpu_hvm_x86_64 {
+        rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, rip, rflags, cr0, cr3, cr4, efer,
+    } }
+    layout! { facts, "struct vcpu_hvm_context", hvm::vcpu_hvm_context {
+        mode, pad, x86_64 = "cpu_regs.x86_64", rest = "cpu_regs.x86_32.tr_ar",
+    } }
     layout! { facts, "struct physdev_set_iopl", physdev::physdev_set_iopl { iopl } }
 
     layout! { facts, "struct xsd_sockmsg", xenstore::xsd_sockmsg {
@@ -327,7 +333,8 @@ fn constants(facts: &mut Facts) {
     );
     constants!(facts, physdev: PHYSDEVOP_set_iopl);
     constants!(facts, hvm:
-        HVMOP_get_param, HVMOP_set_param, HVM_PARAM_CALLBACK_IRQ, HVM_PARAM_CALLBACK_TYPE_VECTOR,
+        HVMOP_flush_tlbs, HVMOP_get_param, HVMOP_set_param, HVM_PARAM_CALLBACK_IRQ,
+        HVM_PARAM_CALLBACK_TYPE_VECTOR, VCPU_HVM_MODE_64B,
         HVM_PARAM_CONSOLE_PFN, HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_STORE_PFN,
         HVM_PARAM_STORE_EVTCHN,
     );
@@ -410,7 +417,7 @@ fn c_program(facts: &Facts) -> String {
         "#include <stddef.h>\n#include <stdint.h>\n#include <stdio.h>\n#include <xen/xen.h>\n\
          #include <xen/callback.h>\n#include <xen/elfnote.h>\n#include <xen/errno.h>\n\
          #include <xen/event_channel.h>\n#include <xen/features.h>\n\
-         #include <xen/hvm/hvm_op.h>\n#include <xen/hvm/params.h>\n\
+         #include <xen/hvm/hvm_op.h>\n#include <xen/hvm/hvm_vcpu.h>\n#include <xen/hvm/params.h>\n\
          #include <xen/io/console.h>\n#include <xen/io/xs_wire.h>\n#include <xen/memory.h>\n\
          #include <xen/physdev.h>\n#include <xen/sched.h>\n\
          #include <xen/vcpu.h>\n#include <xen/version.h>\n\n\

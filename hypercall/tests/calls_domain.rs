@@ -481,3 +481,30 @@ fn parameters_are_this_domains() {
     unsafe { hvm::set_callback_vector(&xen, 0x30) }.unwrap();
     xen.saw(Op::HvmOp, [Some(HVMOP_set_param), None]);
 }
+
+/// What is flushed is said by the number alone: Xen refuses a pointer.
+#[test]
+fn translations_are_forgotten_by_all_vcpus() {
+    let xen = fine();
+    hvm::flush_tlbs(&xen).unwrap();
+    xen.saw(Op::HvmOp, [Some(HVMOP_flush_tlbs), Some(0)]);
+}
+
+/// A vCPU in hardware virtualisation starts from registers in long mode.
+#[test]
+fn a_vcpu_in_hardware_virtualisation_gets_registers() {
+    // SAFETY: `VCPUOP_initialise` takes this.
+    let xen = unsafe {
+        reading(2, |arg: vcpu_hvm_context| {
+            assert_eq!((arg.mode, arg.x86_64.rip), (VCPU_HVM_MODE_64B, 77));
+        })
+    };
+    let mut context = vcpu_hvm_context {
+        mode: VCPU_HVM_MODE_64B,
+        ..Default::default()
+    };
+    context.x86_64.rip = 77;
+    // SAFETY: nothing runs.
+    unsafe { vcpu::initialise_hvm(&xen, 5, &context) }.unwrap();
+    xen.saw(Op::VcpuOp, [Some(VCPUOP_initialise.into()), Some(5), None]);
+}

@@ -11,7 +11,7 @@ use hypercall::{
     instead::Devices,
     sched,
     sched::Shutdown,
-    time,
+    time, vcpu,
 };
 
 /// Does what it is asked, or refuses it, and keeps what that was.
@@ -82,12 +82,12 @@ impl Devices for Machine {
         self.answer(format!("set_timer {deadline}"), ())
     }
 
-    fn bind_virq(&self, virq: u32) -> Result<Port, Errno> {
-        self.answer(format!("bind_virq {virq}"), Port(17))
+    fn bind_virq(&self, virq: u32, vcpu: u32) -> Result<Port, Errno> {
+        self.answer(format!("bind_virq {virq} {vcpu}"), Port(17))
     }
 
-    fn bind_ipi(&self) -> Result<Port, Errno> {
-        self.answer("bind_ipi".into(), Port(18))
+    fn bind_ipi(&self, vcpu: u32) -> Result<Port, Errno> {
+        self.answer(format!("bind_ipi {vcpu}"), Port(18))
     }
 
     fn send(&self, port: Port) -> Result<(), Errno> {
@@ -101,9 +101,25 @@ impl Devices for Machine {
     fn close(&self, port: Port) -> Result<(), Errno> {
         self.answer(format!("close {port}"), ())
     }
+
+    fn is_up(&self, vcpu: u32) -> Result<bool, Errno> {
+        self.answer(format!("is_up {vcpu}"), true)
+    }
+
+    fn is_running(&self, vcpu: u32) -> Result<bool, Errno> {
+        self.answer(format!("is_running {vcpu}"), false)
+    }
+
+    unsafe fn up(&self, vcpu: u32) -> Result<(), Errno> {
+        self.answer(format!("up {vcpu}"), ())
+    }
+
+    fn down(&self, vcpu: u32) -> Result<(), Errno> {
+        self.answer(format!("down {vcpu}"), ())
+    }
 }
 
-/// Whatever is asked of the console, of time and of events is asked of the machine, as it was made.
+/// Whatever is asked of the console, of time, of events and of processors is asked of the machine, as it was made.
 #[test]
 fn devices_are_asked_what_xen_would_be() {
     let machine = Machine::default();
@@ -122,12 +138,18 @@ fn devices_are_asked_what_xen_would_be() {
     time::set_timer(hv, 12345).unwrap();
     machine.was_asked(&["set_timer 12345"]);
     assert_eq!(event::bind_virq(hv, VIRQ_TIMER, 0), Ok(Port(17)));
-    machine.was_asked(&[&format!("bind_virq {VIRQ_TIMER}")]);
-    assert_eq!(event::bind_ipi(hv, 0), Ok(Port(18)));
+    machine.was_asked(&[&format!("bind_virq {VIRQ_TIMER} 0")]);
+    assert_eq!(event::bind_ipi(hv, 3), Ok(Port(18)));
     event::send(hv, Port(4)).unwrap();
     event::unmask(hv, Port(4)).unwrap();
     event::close(hv, Port(4)).unwrap();
-    machine.was_asked(&["bind_ipi", "send 4", "unmask 4", "close 4"]);
+    machine.was_asked(&["bind_ipi 3", "send 4", "unmask 4", "close 4"]);
+    assert_eq!(vcpu::is_up(hv, 2), Ok(true));
+    assert_eq!(vcpu::is_running(hv, 2), Ok(false));
+    // SAFETY: nothing runs there.
+    unsafe { vcpu::up(hv, 2) }.unwrap();
+    vcpu::down(hv, 2).unwrap();
+    machine.was_asked(&["is_up 2", "is_running 2", "up 2", "down 2"]);
 }
 
 /// A machine's timer has no period, so that stopping that needs nobody.

@@ -171,6 +171,36 @@ pub(super) const ODD: &[Odd] = &[
         ..USUAL
     },
     Odd {
+        // Of the kernel's own tables nobody else sees to it that other processors forget what has changed.
+        smoke: odd(
+            "self-tests of vCPUs pass on four processors",
+            &[Via::Bare, Via::Bare4],
+            "selftest=smp.e,smp.d,smp.s,smp.r,task.spread",
+            PASS,
+            &[
+                "smp: 4 vCPUs run",
+                "selftest smp.seen_by_all.45 ....................... pass",
+                " cpus=4 ",
+                " failed=0 ",
+            ],
+        ),
+        vcpus: Some(4),
+        ..USUAL
+    },
+    Odd {
+        // The registers of its interrupt controller are memory there.
+        smoke: odd(
+            "a processor without x2APIC has others beside it",
+            &[Via::Bare],
+            "",
+            PASS,
+            &["smp: 4 vCPUs run", " cpus=4 "],
+        ),
+        vcpus: Some(4),
+        cpu: &["-x2apic"],
+        ..USUAL
+    },
+    Odd {
         smoke: odd(
             "vCPUs that are offline are left alone",
             &[Via::Xl],
@@ -217,9 +247,30 @@ pub(super) const ODD: &[Odd] = &[
         ..USUAL
     },
     Odd {
+        // Those that come back find what the others have changed.
+        smoke: odd(
+            "vCPUs of a PVH domain come and go by xl vcpu-set",
+            &[Via::Pvh],
+            "",
+            PASS,
+            &["smp: 4 vCPUs run", "smp: 2 vCPUs run", " cpus=4 "],
+        ),
+        vcpus: Some(4),
+        as_it_is: true,
+        acts: &[
+            host(PROMPT, "xl vcpu-set $domain 2"),
+            keys("smp: 2 vCPUs run", "selftest smp.seen_by_all.45\r"),
+            host(" failed=0 ", "xl vcpu-set $domain 4"),
+            keys("smp: 4 vCPUs run", "selftest smp.seen_by_all.45\r"),
+            host(" failed=0 ", acknowledged!("xl shutdown $domain")),
+        ],
+        host: &["unanswered: ''"],
+        ..USUAL
+    },
+    Odd {
         smoke: odd(
             "a panic on another vCPU stops all",
-            PV,
+            &[Via::Dom0, Via::Xl, Via::Shim, Via::Pvh, Via::Bare],
             "provoke=vcpupanic",
             CRASH,
             &["on vCPU 3 of 4; the others are stopped", "guest::smp::run"],
@@ -230,7 +281,7 @@ pub(super) const ODD: &[Odd] = &[
     Odd {
         smoke: odd(
             "the fuzzer passes beside other vCPUs",
-            &[Via::Dom0, Via::Xl],
+            &[Via::Dom0, Via::Xl, Via::Bare],
             "fuzz=7:5000",
             PASS,
             &["no divergence", " cpus=2 "],

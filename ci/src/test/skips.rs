@@ -22,11 +22,13 @@ struct Allowed {
     always: bool,
 }
 
-/// Those that take several vCPUs, and Xen's checks.
+/// Those that take several vCPUs.
 const SMP: &[&str] = &[
     "interrupt.moved",
+    "smp.down_and_up",
     "smp.everywhere",
     "smp.forked",
+    "smp.marks",
     "smp.one_space",
     "smp.pace",
     "smp.queued",
@@ -63,6 +65,7 @@ const ALLOWED: &[Allowed] = &[
     Allowed {
         tests: &[
             "interrupt.array",
+            "interrupt.moved",
             "interrupt.nmi",
             "interrupt.priority",
             "interrupt.runstate",
@@ -118,13 +121,6 @@ const ALLOWED: &[Allowed] = &[
         always: true,
     },
     Allowed {
-        tests: SMP,
-        vias: NATIVE,
-        up_to_mib: None,
-        reason: "only a PV guest's page tables are checked by Xen",
-        always: true,
-    },
-    Allowed {
         tests: &["refuse.cache_bits.1"],
         vias: &[Via::Dom0],
         up_to_mib: None,
@@ -134,7 +130,7 @@ const ALLOWED: &[Allowed] = &[
     Allowed {
         // A boot with several says by itself that they pass.
         tests: SMP,
-        vias: PV,
+        vias: EVERYWHERE,
         up_to_mib: None,
         reason: "one vCPU runs",
         always: false,

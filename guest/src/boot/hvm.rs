@@ -46,6 +46,8 @@ pub struct HvmInfo {
     pub memory: Memory,
     /// The module, if one was loaded.
     pub module: Option<Module>,
+    /// Where the root pointer of ACPI's tables is; 0 if the loader names none.
+    pub rsdp: u64,
 }
 
 /// Structures of integers, which any bytes are a value of.
@@ -159,6 +161,7 @@ impl HvmInfo {
             cmdline: cmdline(read, info.cmdline_paddr),
             module: module(read, &info, &memory)?,
             memory,
+            rsdp: info.rsdp_paddr,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! From the first call after the entry shim to a kernel that knows where it is.
 
+pub mod acpi;
 #[cfg(target_os = "none")]
 pub(crate) mod common;
 #[cfg(target_os = "none")]

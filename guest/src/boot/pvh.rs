@@ -23,6 +23,7 @@ use x86_64::instructions::tlb;
 use x86_64::registers::control::Cr3;
 use x86_64::registers::model_specific::{Efer, EferFlags};
 
+use super::acpi;
 use super::common::{self, Entered, prepare, start_kernel_common};
 use super::fixmap;
 use super::hvm::{self, Ask, HvmInfo, Read};
@@ -35,7 +36,7 @@ use crate::mm::running::Running;
 use crate::mm::takeover::{Initial, Start, Summary};
 use crate::mm::{self, MmError};
 use crate::pc::back_end::{OnMetal, OnXen};
-use crate::pc::{clock, descriptors, devices, interrupts, timer};
+use crate::pc::{clock, descriptors, devices, interrupts, processors, timer};
 use crate::start_info::ConsoleInfo;
 use crate::subarch::{self, Subarch};
 use crate::xen::{self, HV};
@@ -100,6 +101,9 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
         before: None,
     };
     let options = prepare(subarch, &entered);
+    if subarch == Subarch::Bare {
+        find_processors(info.rsdp);
+    }
     start_kernel_common(&entered, &options, take_over(&info))
 }
 
@@ -294,6 +298,30 @@ fn fit_early_tables(info: &HvmInfo, used: Range<u64>) {
         }
     });
     tlb::flush_all();
+}
+
+/// Finds the machine's processors, and says what is wrong with the tables that list them: there are
+/// those, then, that were listed before, the boot processor in any case.
+#[init]
+fn find_processors(root: u64) {
+    if root == 0 {
+        log::info!(target: "smp", "the loader names no tables of ACPI, which would list processors");
+        return;
+    }
+    let found = acpi::processors(root, &mut Physical);
+    if let Some(e) = found.error {
+        let count = found.count();
+        log::warn!(target: "smp", "{e}; processors that are known of: {count}");
+    }
+    if found.beyond > 0 {
+        log::warn!(
+            target: "smp",
+            "{} processors are not used: their APIC ids are above {}, which this kernel does not send to",
+            found.beyond,
+            acpi::END - 1
+        );
+    }
+    processors::found(found.ids);
 }
 
 /// Takes over the page tables.

@@ -11,6 +11,7 @@ use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::panic::Location;
 
+use hypercall::Pfn;
 use hypercall::queue::{Access, LazyGuard, Mmu, MmuError, PauseGuard, Section};
 use lock_api::MutexGuard;
 use marks::init;
@@ -20,6 +21,7 @@ use pagetable::frames::Ledger;
 use pagetable::locks::Part;
 use pagetable::pv::FrameLists;
 use pagetable::spaces::AddressSpace;
+use pagetable::state::Kind;
 use pagetable::tables::Tables;
 
 use super::running::Running;
@@ -44,6 +46,12 @@ fn own() -> &'static Own {
     let own = cpu::here().tables().cast::<Own>();
     // SAFETY: null, or what `join` leaked.
     unsafe { own.as_ref() }.unwrap_or(&BOOT)
+}
+
+/// Whether a frame is a table whose entries map pages, and has been that since the last flush.
+pub(super) fn is_last_level(table: Pfn) -> bool {
+    let states = DOMAIN.frames().states(table);
+    states.is_ok_and(|(applied, _)| applied.kind == Kind::Table && applied.level == 1)
 }
 
 /// Room for the page tables of a vCPU that is to be started.

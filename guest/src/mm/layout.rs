@@ -133,17 +133,20 @@ pub enum Fixed {
     Store,
     /// A page that is looked at for a moment.
     Early,
+    /// Registers of the local APIC.
+    Apic,
     /// A page that self-tests map as they like.
     Test,
 }
 
 impl Fixed {
     /// All of them.
-    pub const ALL: [Fixed; 5] = [
+    pub const ALL: [Fixed; 6] = [
         Fixed::SharedInfo,
         Fixed::Console,
         Fixed::Store,
         Fixed::Early,
+        Fixed::Apic,
         Fixed::Test,
     ];
 
@@ -155,6 +158,7 @@ impl Fixed {
             Fixed::Console => "console ring",
             Fixed::Store => "xenstore ring",
             Fixed::Early => "a page looked at for a moment",
+            Fixed::Apic => "the processor's APIC",
             Fixed::Test => "a page of the self-tests",
         }
     }

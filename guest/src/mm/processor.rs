@@ -1,4 +1,7 @@
-//! The processor this runs on, as the one that holds the page tables in use.
+//! The processor this runs on, as one that holds the page tables in use.
+//!
+//! What others may have cached they forget as well where the scope says so: all of it, since they are
+//! interrupted for it. Several flushes without a change of tables between them are one for them.
 
 use core::arch::x86_64::__cpuid_count;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -9,14 +12,42 @@ use x86_64::instructions::tlb;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr4, Cr4Flags};
 use x86_64::structures::paging::{PhysFrame, Size4KiB};
 
-use crate::mm::layout;
+use super::{kernel, layout};
+use hypercall::Pfn;
+use hypercall::mmu::Scope;
 use pagetable::native::Cpu;
 use pagetable::tables::Fold;
+use spin::Once;
+
+const PAGE: u64 = 4096;
 
 /// Where physical address 0 is mapped: the early mapping, later the direct map.
 static WINDOW: AtomicU64 = AtomicU64::new(layout::IMAGE.start);
 /// The first physical address that is beyond it.
 static REACH: AtomicU64 = AtomicU64::new(0);
+
+/// Has all other processors forget all translations, and returns when they have.
+static OTHERS: Once<fn()> = Once::new();
+/// Lists of changes so far, each counted when it is done.
+static CHANGES: AtomicU64 = AtomicU64::new(0);
+/// Of these, those that all processors know of.
+static KNOWN: AtomicU64 = AtomicU64::new(0);
+
+/// Says how all other processors forget all translations, before there are any.
+pub(crate) fn flush_others_by(flush: fn()) {
+    OTHERS.call_once(|| flush);
+}
+
+/// Has the others forget what has changed since they did so last.
+#[cold]
+fn flush_others() {
+    let Some(flush) = OTHERS.get() else { return };
+    let changes = CHANGES.load(Ordering::SeqCst);
+    if KNOWN.load(Ordering::SeqCst) < changes {
+        flush();
+        KNOWN.fetch_max(changes, Ordering::SeqCst);
+    }
+}
 
 /// The processor.
 #[derive(Clone, Copy, Debug)]
@@ -60,23 +91,31 @@ impl Cpu for Processor {
         }
     }
 
-    fn invalidate(&self, address: Option<u64>) {
+    fn invalidate(&self, scope: Scope, address: Option<u64>) {
         match address {
             Some(va) => tlb::flush(VirtAddr::new_truncate(va)),
             // No entry is global, so that a write of CR3 forgets all.
             None => tlb::flush_all(),
         }
+        if scope != Scope::Local {
+            flush_others();
+        }
+    }
+
+    fn maps_page(&self, address: u64) -> bool {
+        kernel::is_last_level(Pfn::truncate(address / PAGE))
     }
 
     fn unprotected<R>(&self, f: impl FnOnce() -> R) -> R {
         without_interrupts(|| {
             let was = Cr0::read();
             // SAFETY: what can be written by mistake meanwhile is only what `f` does: no handler
-            // runs, and this is the one processor.
+            // runs, and the register is this processor's.
             unsafe { Cr0::write(was - Cr0Flags::WRITE_PROTECT) };
             let result = f();
             // SAFETY: as it was.
             unsafe { Cr0::write(was) };
+            CHANGES.fetch_add(1, Ordering::SeqCst);
             result
         })
     }

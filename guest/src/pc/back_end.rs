@@ -7,7 +7,7 @@ use hypercall::sched::Shutdown;
 use hypercall::{Errno, Hypervisor, Op};
 use pagetable::native::OwnTables;
 
-use super::{devices, interrupts, ports, timer};
+use super::{deadlines, devices, interrupts, ports, processors, summons};
 use crate::console::Device;
 use crate::mm::processor::Processor;
 use crate::xen::BackEnd;
@@ -92,7 +92,7 @@ impl Devices for OnMetal {
         devices::Serial.take(buffer)
     }
 
-    /// There is nobody else to run.
+    /// Nobody else waits for this processor.
     fn pause(&self) {
         core::hint::spin_loop();
     }
@@ -106,15 +106,15 @@ impl Devices for OnMetal {
     }
 
     fn set_timer(&self, deadline: u64) -> Result<(), Errno> {
-        ports::need(ports::has_timer()).map(|()| timer::set_event(deadline))
+        ports::need(deadlines::has_timer()).map(|()| deadlines::set_event(deadline))
     }
 
-    fn bind_virq(&self, virq: u32) -> Result<Port, Errno> {
-        ports::bind_virq(virq)
+    fn bind_virq(&self, virq: u32, vcpu: u32) -> Result<Port, Errno> {
+        ports::bind_virq(virq, vcpu)
     }
 
-    fn bind_ipi(&self) -> Result<Port, Errno> {
-        ports::bind_ipi()
+    fn bind_ipi(&self, vcpu: u32) -> Result<Port, Errno> {
+        ports::bind_ipi(vcpu)
     }
 
     fn send(&self, port: Port) -> Result<(), Errno> {
@@ -127,5 +127,31 @@ impl Devices for OnMetal {
 
     fn close(&self, port: Port) -> Result<(), Errno> {
         ports::close(port)
+    }
+
+    fn is_up(&self, vcpu: u32) -> Result<bool, Errno> {
+        match processors::find(vcpu) {
+            Ok(processor) => Ok(processor.is_up()),
+            // One that was not started yet.
+            Err(e) => processors::id_of(vcpu).map(|_| false).ok_or(e),
+        }
+    }
+
+    fn is_running(&self, vcpu: u32) -> Result<bool, Errno> {
+        processors::find(vcpu).map(|processor| processor.is_running())
+    }
+
+    unsafe fn up(&self, vcpu: u32) -> Result<(), Errno> {
+        processors::find(vcpu)?.bring_up();
+        Ok(())
+    }
+
+    fn down(&self, vcpu: u32) -> Result<(), Errno> {
+        let processor = processors::find(vcpu)?;
+        if processor.is_here() {
+            processor.go_down();
+            return Ok(());
+        }
+        summons::stop(processor)
     }
 }

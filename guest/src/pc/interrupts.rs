@@ -5,26 +5,32 @@
 //! until events are opened.
 //!
 //! Under Xen there is one, by which events come. A PC has two 8259 controllers besides, whose lines
-//! become events ([`ports`]).
+//! become events ([`ports`]), and where there are several processors their APICs: one vector by which
+//! another says that there are events, and that of the timer.
 
+use core::arch::naked_asm;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use pic8259::ChainedPics;
-use x86_64::instructions::interrupts::{
-    are_enabled, disable, enable, enable_and_hlt, without_interrupts,
-};
+use x86_64::instructions::interrupts::{are_enabled, disable, enable, without_interrupts};
 use x86_64::instructions::port::Port;
 
-use super::{ports, timer};
+use super::{apic, deadlines, ports, processors};
 use crate::event;
 
 /// The first vector of an interrupt: those below are exceptions' (SDM volume 3, 6.2). The lines of
 /// the controllers begin here, eight for each.
 pub(crate) const FIRST: u8 = 0x20;
+/// Another processor has raised events for this one.
+pub(super) const APIC_EVENTS: u8 = event::VECTOR + 1;
+/// The timer of the processor's APIC came.
+pub(super) const APIC_TIMER: u8 = event::VECTOR + 2;
+/// Nothing was behind the interrupt when the APIC was asked for its vector; nobody is to acknowledge it.
+pub(super) const APIC_SPURIOUS: u8 = event::VECTOR + 3;
 /// The last one that has a gate.
-pub(crate) const LAST: u8 = event::VECTOR;
+pub(crate) const LAST: u8 = APIC_SPURIOUS;
 
-const _: () = assert!(LAST >= FIRST + 2 * LINES);
+const _: () = assert!(event::VECTOR >= FIRST + 2 * LINES);
 
 /// Lines of a controller.
 const LINES: u8 = 8;
@@ -70,16 +76,34 @@ pub(crate) fn block() {
     disable();
     if event::is_announced() {
         unmask();
+    } else if apic::is_used() {
+        processors::here().doze(|| sleep());
     } else {
-        enable_and_hlt();
+        sleep();
     }
+}
+
+/// Turns interrupts on and sleeps until one came. A summons that comes right before the processor sleeps
+/// has it sleep no more, as what came between may have been what ends the sleep.
+#[unsafe(naked)]
+pub(super) extern "C" fn sleep() {
+    naked_asm!("sti", "native_sleeps:", "hlt", "ret")
+}
+
+/// Sleeps, with interrupts off, until a summons came.
+pub(super) fn halt() {
+    x86_64::instructions::hlt();
 }
 
 /// Takes an interrupt; false if it is of no known source.
 pub(crate) fn take(vector: u64) -> bool {
+    if apic::is_used() {
+        processors::here().wake();
+    }
     let line = vector.checked_sub(FIRST.into());
     let known = match line {
         _ if vector == u64::from(event::VECTOR) => true,
+        _ if apic::is_used() && vector > u64::from(event::VECTOR) => take_from_apic(vector),
         Some(line @ 0..16) if is_present() => take_line(line as u8),
         _ => false,
     };
@@ -89,11 +113,30 @@ pub(crate) fn take(vector: u64) -> bool {
     known
 }
 
+/// Takes an interrupt of this processor's APIC; false if it is of no known source.
+fn take_from_apic(vector: u64) -> bool {
+    const EVENTS: u64 = APIC_EVENTS as u64;
+    const TIMER: u64 = APIC_TIMER as u64;
+    const SPURIOUS: u64 = APIC_SPURIOUS as u64;
+    match vector {
+        EVENTS => apic::acknowledge(),
+        TIMER => {
+            apic::acknowledge();
+            if deadlines::fired() {
+                ports::timer();
+            }
+        }
+        SPURIOUS => note_spurious(),
+        _ => return false,
+    }
+    true
+}
+
 /// Takes the interrupt of a controller's line; false if nobody asked for it.
 fn take_line(line: u8) -> bool {
     match line {
         TIMER => {
-            if timer::fired() {
+            if deadlines::fired() {
                 ports::timer();
             }
         }
@@ -116,8 +159,12 @@ fn take_last(line: u8) -> bool {
     if controller == 1 {
         acknowledge(2);
     }
-    SPURIOUS.fetch_add(1, Ordering::Relaxed);
+    note_spurious();
     true
+}
+
+fn note_spurious() {
+    SPURIOUS.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Spurious interrupts so far.
@@ -125,9 +172,10 @@ pub(crate) fn spurious() -> u32 {
     SPURIOUS.load(Ordering::Relaxed)
 }
 
-/// Whether a line waits for interrupts to be on.
+/// Whether a line waits for interrupts of this processor to be on.
 pub(super) fn is_requested() -> bool {
-    is_present() && read(0, READ_REQUESTED) & !unused() != 0
+    let has_lines = processors::here().number() == 0 && is_present();
+    has_lines && read(0, READ_REQUESTED) & !unused() != 0
 }
 
 /// The first controller's lines that nobody here takes: all but two.

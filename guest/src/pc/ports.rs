@@ -1,19 +1,23 @@
 //! Events without Xen: the event channels of a PC's devices, and of the kernel itself.
 //!
 //! What is above waits for events as under Xen ([`back_end`](super::back_end)), and finds them in a
-//! page laid out as `shared_info`, so that nothing above knows the difference. The timer
-//! and the console's input are raised by interrupts; a port of the kernel's own by a hypercall,
-//! which raises the interrupt that brings events if it may come.
+//! page laid out as `shared_info`, so that nothing above knows the difference. The timers
+//! and the console's input are raised by interrupts; a port of the kernel's own by a hypercall. A port is
+//! one processor's: it is told in its `vcpu_info`, and an interrupt raised there brings events if it may
+//! come.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use hypercall::Errno;
 use hypercall::abi::xen;
 use hypercall::event::Port;
 use marks::init;
-use x86_64::instructions::interrupts::{are_enabled, disable, enable, enable_and_hlt};
+use x86_64::instructions::interrupts::{are_enabled, disable, enable};
 
+use super::apic::{self, Command};
+use super::deadlines;
+use super::processors::{self, Processor};
 use super::{devices, interrupts, timer};
 use crate::init::initcall;
 use crate::mm::machine::Machine;
@@ -22,21 +26,32 @@ use crate::options::Options;
 use crate::refused::Refused;
 use crate::{event, shared, time};
 
-/// The ports of the timer and of the console's input. 0 is never bound.
-const TIMER: u32 = 1;
-const INPUT: u32 = 2;
-/// The first of those that the kernel raises itself, and the first that is none.
-const OWN: u32 = 3;
-const END: u32 = 64;
+/// The first number that is no port's: enough for two ports of each processor, and as many others.
+const END: u32 = 1024;
 /// Ports that can be polled at once, as under Xen.
 const MOST_POLLED: usize = 128;
 
-/// Ports that are bound, one bit each.
-static BOUND: AtomicU64 = AtomicU64::new(0);
-/// Upcalls are masked, though interrupts are on so that they end a sleep.
-static HELD: AtomicBool = AtomicBool::new(false);
-/// Interrupts that brought events.
-static BROUGHT: AtomicU32 = AtomicU32::new(0);
+/// What a port is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+enum Kind {
+    /// Raised by the kernel itself.
+    Own = 1 << 14,
+    /// A processor's timer.
+    Timer = 2 << 14,
+    /// The console's input.
+    Input = 3 << 14,
+}
+
+/// Of what is kept of a port: the number of the processor.
+const NUMBER: u16 = (1 << 14) - 1;
+
+/// What each port is and whose, 0 if it is not bound.
+static BOUND: [AtomicU16; END as usize] = [const { AtomicU16::new(0) }; END as usize];
+/// The port of the console's input; 0 for none.
+static INPUT: AtomicU32 = AtomicU32::new(0);
+/// Processors that wait for ports to be raised.
+static POLLERS: AtomicU32 = AtomicU32::new(0);
 
 /// Makes the page, and readies what raises events.
 #[init]
@@ -53,7 +68,7 @@ fn install(_: &Options<'_>) -> Result<(), Refused> {
         page.write_bytes(0, 1);
         shared::publish(page.cast());
     }
-    timer::init();
+    deadlines::set_event(0);
     interrupts::init();
     if time::counted().is_none() {
         log::warn!(
@@ -73,11 +88,6 @@ fn install(_: &Options<'_>) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Whether a timer can raise events: it takes an interrupt controller as well.
-pub(super) fn has_timer() -> bool {
-    timer::is_present() && interrupts::is_present()
-}
-
 /// Whether what is typed can raise events.
 fn has_input() -> bool {
     devices::has_serial() && interrupts::is_present()
@@ -89,16 +99,18 @@ pub(super) fn need(is_there: bool) -> Result<(), Errno> {
 }
 initcall!("devices", Core, after [], needs PC, install);
 
-/// The port of a virtual interrupt.
-pub(super) fn bind_virq(virq: u32) -> Result<Port, Errno> {
+/// The port of a virtual interrupt of a processor.
+pub(super) fn bind_virq(virq: u32, number: u32) -> Result<Port, Errno> {
+    let processor = processors::find(number)?;
     match virq {
         xen::VIRQ_TIMER => {
-            need(has_timer())?;
-            bind(TIMER..TIMER + 1, Errno::EEXIST)
+            need(deadlines::has_timer_on(number))?;
+            bind_once(Kind::Timer, processor, &processor.timer)
         }
-        xen::VIRQ_CONSOLE => {
+        // What is not a processor's is the boot processor's, as under Xen.
+        xen::VIRQ_CONSOLE if number == 0 => {
             need(has_input())?;
-            let port = bind(INPUT..INPUT + 1, Errno::EEXIST)?;
+            let port = bind_once(Kind::Input, processor, &INPUT)?;
             devices::interrupt_on_input(true);
             Ok(port)
         }
@@ -106,29 +118,30 @@ pub(super) fn bind_virq(virq: u32) -> Result<Port, Errno> {
     }
 }
 
-/// A port that the kernel raises itself.
-pub(super) fn bind_ipi() -> Result<Port, Errno> {
-    bind(OWN..END, Errno::ENOSPC)
+/// A port of a processor that the kernel raises itself.
+pub(super) fn bind_ipi(number: u32) -> Result<Port, Errno> {
+    bind(Kind::Own, processors::find(number)?)
 }
 
 /// Raises a port of the kernel's own.
 pub(super) fn send(port: Port) -> Result<(), Errno> {
-    let port = bound(port.0)?;
-    if port < OWN {
+    let (kind, processor) = bound(port)?;
+    if kind != Kind::Own {
         return Err(Errno::EINVAL);
     }
-    raise(port);
+    raise(port, processor);
     deliver();
     Ok(())
 }
 
 /// Unmasks a port, which may be raised already.
 pub(super) fn unmask(port: Port) -> Result<(), Errno> {
-    let port = bound(port.0)?;
+    let (_, processor) = bound(port)?;
     if let Some(ports) = shared::ports() {
-        ports.mask[0].fetch_and(!(1 << port), Ordering::AcqRel);
-        if ports.pending[0].load(Ordering::Acquire) >> port & 1 == 1 {
-            announce();
+        let (word, bit) = place(port);
+        ports.mask[word].fetch_and(!bit, Ordering::SeqCst);
+        if ports.pending[word].load(Ordering::SeqCst) & bit != 0 {
+            announce(processor, word);
         }
     }
     deliver();
@@ -137,68 +150,126 @@ pub(super) fn unmask(port: Port) -> Result<(), Errno> {
 
 /// Gives a port back.
 pub(super) fn close(port: Port) -> Result<(), Errno> {
-    let port = bound(port.0)?;
-    match port {
-        TIMER => timer::set_event(0),
-        INPUT => devices::interrupt_on_input(false),
-        _ => {}
+    let (kind, processor) = bound(port)?;
+    match kind {
+        Kind::Timer => {
+            processor.timer.store(0, Ordering::Relaxed);
+            if processor.is_here() {
+                deadlines::set_event(0);
+            }
+        }
+        Kind::Input => {
+            devices::interrupt_on_input(false);
+            INPUT.store(0, Ordering::Relaxed);
+        }
+        Kind::Own => {}
     }
-    BOUND.fetch_and(!(1 << port), Ordering::Relaxed);
+    BOUND[port.0 as usize].store(0, Ordering::Release);
     Ok(())
 }
 
-/// Binds the first free of these ports.
-fn bind(ports: core::ops::Range<u32>, none: Errno) -> Result<Port, Errno> {
-    let free = |port: &u32| BOUND.fetch_or(1 << port, Ordering::Relaxed) >> port & 1 == 0;
-    ports.into_iter().find(free).map(Port).ok_or(none)
+/// Binds the first free port.
+fn bind(kind: Kind, processor: &Processor) -> Result<Port, Errno> {
+    // There are fewer processors than numbers.
+    let value = kind as u16 | processor.number() as u16;
+    let is_taken = |port: &u32| {
+        let bound = &BOUND[*port as usize];
+        let taken = bound.compare_exchange(0, value, Ordering::AcqRel, Ordering::Relaxed);
+        taken.is_ok()
+    };
+    // 0 is never bound.
+    let port = (1..END).find(is_taken);
+    port.map(Port).ok_or(Errno::ENOSPC)
 }
 
-/// The port, if it is bound.
-fn bound(port: u32) -> Result<u32, Errno> {
-    let is_bound = port < END && BOUND.load(Ordering::Relaxed) >> port & 1 == 1;
-    is_bound.then_some(port).ok_or(Errno::EINVAL)
+/// The same, noted in a place that must be free.
+fn bind_once(kind: Kind, processor: &Processor, place: &AtomicU32) -> Result<Port, Errno> {
+    if place.load(Ordering::Relaxed) != 0 {
+        return Err(Errno::EEXIST);
+    }
+    let port = bind(kind, processor)?;
+    place.store(port.0, Ordering::Relaxed);
+    Ok(port)
 }
 
-/// The timer's time has come.
+/// What a port is and whose, if it is bound.
+fn bound(port: Port) -> Result<(Kind, &'static Processor), Errno> {
+    let bound = BOUND.get(port.0 as usize).ok_or(Errno::EINVAL)?;
+    let value = bound.load(Ordering::Acquire);
+    let kind = [Kind::Own, Kind::Timer, Kind::Input]
+        .into_iter()
+        .find(|kind| *kind as u16 == value & !NUMBER)
+        .ok_or(Errno::EINVAL)?;
+    Ok((kind, processors::find((value & NUMBER).into())?))
+}
+
+/// The word and the bit of a port.
+fn place(port: Port) -> (usize, u64) {
+    (port.0 as usize / 64, 1 << (port.0 % 64))
+}
+
+/// The time of this processor's timer has come.
 pub(super) fn timer() {
-    if bound(TIMER).is_ok() {
-        raise(TIMER);
+    let here = processors::here();
+    let port = here.timer.load(Ordering::Relaxed);
+    if port != 0 {
+        raise(Port(port), here);
     }
 }
 
 /// Something was typed.
 pub(super) fn input() {
-    if bound(INPUT).is_ok() {
-        raise(INPUT);
+    let port = INPUT.load(Ordering::Relaxed);
+    if port != 0 {
+        raise(Port(port), processors::boot());
     }
 }
 
 /// Sets the bits of a port as Xen does (`evtchn_2l_set_pending`, `xen/common/event_2l.c`).
-fn raise(port: u32) {
+fn raise(port: Port, processor: &'static Processor) {
     let Some(ports) = shared::ports() else { return };
-    ports.pending[0].fetch_or(1 << port, Ordering::AcqRel);
-    if ports.mask[0].load(Ordering::Acquire) >> port & 1 == 0 {
-        announce();
+    let (word, bit) = place(port);
+    ports.pending[word].fetch_or(bit, Ordering::SeqCst);
+    if ports.mask[word].load(Ordering::SeqCst) & bit == 0 {
+        announce(processor, word);
+    }
+    if POLLERS.load(Ordering::SeqCst) != 0 {
+        let others = processors::all().filter(|other| !other.is_here());
+        others
+            .filter(|other| other.polls.load(Ordering::SeqCst))
+            .for_each(interrupt);
     }
 }
 
-/// Says that there is something for the kernel in the first word, the only one with ports.
-fn announce() {
-    if let Some((pending, selector)) = shared::upcall() {
-        selector.fetch_or(1, Ordering::AcqRel);
-        pending.store(1, Ordering::Release);
+/// Says that there is something for a processor in a word, and has it look, unless it is this one.
+fn announce(processor: &'static Processor, word: usize) {
+    if let Some((pending, selector)) = shared::upcall_of(processor.area()) {
+        selector.fetch_or(1 << word, Ordering::SeqCst);
+        pending.store(1, Ordering::SeqCst);
     }
+    if !processor.is_here() {
+        interrupt(processor);
+    }
+}
+
+/// Has another processor look for events.
+fn interrupt(other: &Processor) {
+    apic::send(other.apic(), Command::Vector(interrupts::APIC_EVENTS));
 }
 
 /// Brings the events that wait, at the end of an interrupt, unless they are held back.
 pub(super) fn bring() {
-    if !HELD.load(Ordering::Relaxed) && event::is_announced() {
-        BROUGHT.fetch_add(1, Ordering::Relaxed);
+    if !event::is_announced() {
+        return;
+    }
+    let here = processors::here();
+    if !here.held.load(Ordering::Relaxed) {
+        here.brought.fetch_add(1, Ordering::Relaxed);
         event::interrupted();
     }
 }
 
-/// Raises the interrupt that brings events, if any wait and it may come.
+/// Raises the interrupt that brings events, if any wait here and it may come.
 pub(super) fn deliver() {
     if are_enabled() && event::is_announced() {
         // SAFETY: the gate's stub saves all registers. Handlers use memory, hence no options.
@@ -213,25 +284,30 @@ pub(super) fn poll(ports: &[u32], deadline: u64) -> Result<(), Errno> {
         return Err(Errno::EINVAL);
     }
     let raised = || ports.iter().any(|&port| event::is_raised(Port(port)));
-    let is_over = || deadline != 0 && deadline <= timer::now();
+    let is_over = || deadline != 0 && deadline <= deadlines::now();
     let open = are_enabled();
     // From here on nothing can come unseen between a look and the sleep.
     disable();
-    let before = BROUGHT.load(Ordering::Relaxed);
-    HELD.store(!open, Ordering::Relaxed);
-    timer::set_sleep(deadline);
-    while !raised() && !is_over() && BROUGHT.load(Ordering::Relaxed) == before {
+    let here = processors::here();
+    let before = here.brought.load(Ordering::Relaxed);
+    here.held.store(!open, Ordering::Relaxed);
+    here.polls.store(true, Ordering::SeqCst);
+    POLLERS.fetch_add(1, Ordering::SeqCst);
+    deadlines::set_sleep(deadline);
+    while !raised() && !is_over() && here.brought.load(Ordering::Relaxed) == before {
         // Without a timer nothing would end the sleep at its time.
-        if deadline == 0 || has_timer() {
-            enable_and_hlt();
+        if deadline == 0 || deadlines::has_timer() {
+            interrupts::sleep();
         } else {
             enable();
             core::hint::spin_loop();
         }
         disable();
     }
-    timer::set_sleep(0);
-    HELD.store(false, Ordering::Relaxed);
+    deadlines::set_sleep(0);
+    POLLERS.fetch_sub(1, Ordering::SeqCst);
+    here.polls.store(false, Ordering::SeqCst);
+    here.held.store(false, Ordering::Relaxed);
     if open {
         enable();
     }

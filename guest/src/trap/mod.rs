@@ -23,7 +23,7 @@ pub use entry::install;
 #[cfg(target_os = "none")]
 pub(crate) use entry::{gates, install_breakpoint, install_stub};
 #[cfg(target_os = "none")]
-pub(crate) use native::install as install_native;
+pub(crate) use native::{install as install_native, load as load_native};
 
 /// The address that the last page fault was about: in CR2, which PV has in shared memory.
 #[cfg(target_os = "none")]
@@ -62,7 +62,9 @@ fn dispatch(frame: &mut crate::frame::Frame) {
         return;
     }
     if frame.vector == nmi::VECTOR {
-        return nmi::report(frame, true);
+        // A PV kernel is in ring 3 itself, and comes by here from the kernel alone.
+        let in_kernel = crate::subarch::is_pv() || !frame.from_user();
+        return nmi::report(frame, in_kernel);
     }
     report::unexpected(frame)
 }

@@ -26,12 +26,15 @@ pub static FAIL_IN_REPORT: AtomicBool = AtomicBool::new(false);
 /// Enters a report, or ends the domain if one is under way. No event is taken from here on.
 fn enter(what: &str) {
     HV.mask_upcalls();
-    power::stop_others();
+    power::only_one();
     // Nothing of it is given back, and what is wanted from here on is taken over.
     cpu::here().held.forget();
     match DEPTH.fetch_add(1, Ordering::Relaxed) {
-        // SAFETY: the report never returns to whoever holds the console.
-        0 => unsafe { console::steal() },
+        0 => {
+            power::stop_others();
+            // SAFETY: the report never returns to whoever holds the console.
+            unsafe { console::steal() };
+        }
         1 => {
             // SAFETY: neither who holds the console nor the outer report runs again.
             unsafe { console::steal() };

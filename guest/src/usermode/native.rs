@@ -4,8 +4,6 @@
 //! `syscall` loads fixed selectors and the address in LSTAR, and clears the flags in SFMASK; the stack
 //! stays the program's, which is why the entry finds its own through GS (SDM volume 2, SYSCALL).
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use marks::native;
 use x86_64::VirtAddr;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
@@ -14,6 +12,7 @@ use x86_64::registers::rflags::RFlags;
 use x86_64::registers::xcontrol::{XCr0, XCr0Flags};
 
 use super::entry;
+use crate::cpu;
 
 /// The segments of user mode, as the kernel's table of descriptors has them behind the kernel's two.
 pub(crate) const USER_SS: u64 = 3 << 3 | 3;
@@ -24,27 +23,23 @@ const KERNEL_CS: u64 = 1 << 3;
 /// `IA32_STAR`, which the crate writes only together with what it takes the selectors to be.
 const STAR: u32 = 0xc000_0081;
 
-/// Where the word is from which the processor takes its stack.
-static STACK_WORD: AtomicU64 = AtomicU64::new(0);
-
 /// CS and SS of user mode.
 pub(crate) fn selectors() -> (u64, u64) {
     (USER_CS, USER_SS)
 }
 
-/// Says where the processor finds the stack for entries from user mode (RSP0 of the task state).
+/// Says where this processor finds the stack for entries from user mode (RSP0 of the task state).
 ///
 /// # Safety
 /// It is such a word, and stays it.
 #[native]
 pub(crate) unsafe fn set_stack_word(word: *mut u64) {
-    STACK_WORD.store(word.expose_provenance() as u64, Ordering::Relaxed);
+    cpu::here().set_task_stack(word);
 }
 
 /// Has entries from user mode push below `top`.
 pub(super) fn set_stack(top: u64) {
-    let word = STACK_WORD.load(Ordering::Relaxed);
-    let word = core::ptr::with_exposed_provenance_mut::<u64>(word as usize);
+    let word = cpu::here().task_stack();
     if !word.is_null() {
         // SAFETY: RSP0 of the task state in use, by `set_stack_word`'s contract; not always aligned.
         unsafe { word.write_unaligned(top) };
@@ -57,7 +52,7 @@ pub(super) fn set_bases(fs: u64, gs: u64) {
     KernelGsBase::write(VirtAddr::new_truncate(gs));
 }
 
-/// Has system calls enter the kernel, and lets programs use the vector registers.
+/// Has system calls on this processor enter the kernel, and lets programs use the vector registers.
 #[native]
 pub(crate) fn install() {
     // What `sysret` would load is 8 and 16 behind the upper selector; the way back does without it.

@@ -45,6 +45,16 @@ impl<M: Machine> Tables<M> {
         }
     }
 
+    /// Hands out a frame below `end`, as [`Frames::alloc_below`](crate::frames::Frames::alloc_below) does.
+    ///
+    /// # Errors
+    /// None is left there.
+    pub fn alloc_frame_below(&mut self, end: u64) -> Result<Frame, MmError> {
+        self.apply_log();
+        let (frames, machine) = self.records();
+        Ok(frames.alloc_below(machine, end)?)
+    }
+
     /// Hands out a frame for the growth of the direct map.
     fn alloc_from_reserve(&mut self) -> Result<Frame, MmError> {
         self.apply_log();

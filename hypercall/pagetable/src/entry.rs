@@ -41,6 +41,8 @@ bitflags! {
         const WRITABLE = 1 << 1;
         /// Reachable from user mode. Xen sets it on kernel pages by itself: PV kernels run in ring 3.
         const USER = 1 << 2;
+        /// Not cached (PCD): registers of a device. A domU may not ask Xen for it.
+        const UNCACHED = 1 << 4;
         /// Was accessed.
         const ACCESSED = 1 << 5;
         /// Was written.

@@ -414,6 +414,20 @@ impl Frames {
         Ok(Frame(pfn))
     }
 
+    /// Hands out a frame below `end` that was never handed out, for what must lie there.
+    ///
+    /// # Errors
+    /// None is left but the first of a piece of memory.
+    pub fn alloc_below<M: Machine>(&self, machine: &M, end: u64) -> Result<Frame, FrameError> {
+        let mut pool = self.pool.lock();
+        let taken = pool.spans.take_below(machine, end);
+        let pfn = taken.ok_or(FrameError::OutOfMemory)?;
+        self.count_free(-1);
+        drop(pool);
+        self.transition(pfn, Transition::Alloc)?;
+        Ok(Frame(pfn))
+    }
+
     /// Takes a frame back.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hypercall::abi::mmu::{self, mmu_update};
 use hypercall::addr::ADDR_MASK;
 use hypercall::instead::{PageTables, Refused};
-use hypercall::mmu::VaFlush;
+use hypercall::mmu::{Scope, VaFlush};
 use hypercall::{Errno, ExtOp, VirtAddr};
 
 use crate::entry::{L1, L2, L3, L4, L5, TableLevel};
@@ -39,8 +39,13 @@ pub trait Cpu {
     /// How many levels the tables have.
     fn fold(&self) -> Fold;
 
-    /// Forgets the translation of an address, or all of them.
-    fn invalidate(&self, address: Option<u64>);
+    /// Forgets the translation of an address, or all of them, on the processors of a scope: on each of
+    /// those that was running, before this returns.
+    fn invalidate(&self, scope: Scope, address: Option<u64>);
+
+    /// Whether the entry at a physical address is one that maps a page, and no table. Where that is not
+    /// known it is not.
+    fn maps_page(&self, address: u64) -> bool;
 
     /// Calls `f` while read-only pages can be written.
     fn unprotected<R>(&self, f: impl FnOnce() -> R) -> R;
@@ -58,20 +63,25 @@ pub struct OwnTables<C>(pub C);
 impl<C: Cpu> PageTables for OwnTables<C> {
     unsafe fn update(&self, requests: &[mmu_update]) -> Result<(), Refused> {
         let OwnTables(cpu) = self;
-        let mut stale = false;
+        let mut stale = None;
         let mut done = 0;
         let result = cpu.unprotected(|| {
             requests.iter().try_for_each(|request| {
-                stale |= update(cpu, request)?;
+                if update(cpu, request)? && stale != Some(Scope::All) {
+                    stale = Some(match cpu.maps_page(request.ptr) {
+                        true => Scope::Local,
+                        false => Scope::All,
+                    });
+                }
                 done += 1;
                 Ok(())
             })
         });
-        // Xen flushes by itself where a table above L1 changes, and everything above relies on it. An
-        // address does not tell its level, so any change of what was mapped ends with a flush; one a
-        // list is cheap.
-        if stale {
-            cpu.invalidate(None);
+        // Xen flushes by itself where a table above L1 changes, on every vCPU, and everything above
+        // relies on it. Here any change of what was mapped ends with a flush, as one a list is cheap on
+        // the processor itself.
+        if let Some(scope) = stale {
+            cpu.invalidate(scope, None);
         }
         result.map_err(|errno| Refused { errno, done })
     }
@@ -86,8 +96,8 @@ impl<C: Cpu> PageTables for OwnTables<C> {
                 // SAFETY: whoever asks answers for what the new tables map.
                 unsafe { cpu.set_root(root.addr().as_u64()) };
             }
-            ExtOp::TlbFlush(_) => cpu.invalidate(None),
-            ExtOp::Invlpg(_, va) => cpu.invalidate(Some(va.as_u64())),
+            ExtOp::TlbFlush(scope) => cpu.invalidate(scope, None),
+            ExtOp::Invlpg(scope, va) => cpu.invalidate(scope, Some(va.as_u64())),
             ExtOp::FlushCache
             | ExtOp::SetLdt(..)
             | ExtOp::ClearPage(_)
@@ -122,8 +132,8 @@ impl<C: Cpu> PageTables for OwnTables<C> {
         let slot = table + L1::index(va) as u64 * 8;
         cpu.unprotected(|| store(cpu, slot, value, 0))?;
         match flush {
-            VaFlush::Tlb(_) => cpu.invalidate(None),
-            VaFlush::Page(_) => cpu.invalidate(Some(va)),
+            VaFlush::Tlb(scope) => cpu.invalidate(scope, None),
+            VaFlush::Page(scope) => cpu.invalidate(scope, Some(va)),
             VaFlush::None => {}
         }
         Ok(())

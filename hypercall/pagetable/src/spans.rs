@@ -78,6 +78,29 @@ impl Spans {
         }
         self.current.next().map(Pfn::truncate)
     }
+
+    /// Takes a frame below `end`: the last of a piece of several that ends there.
+    pub(super) fn take_below<M: Machine>(&mut self, machine: &M, end: u64) -> Option<Pfn> {
+        let fits = |piece: &Range<u64>| piece.end <= end && piece.end - piece.start > 1;
+        if fits(&self.current) {
+            return self.current.next_back().map(Pfn::truncate);
+        }
+        let mut at = self.others;
+        while let Some(first) = at {
+            let node = node(machine, first);
+            // SAFETY: the frames of waiting pieces belong to this value alone, and their first words
+            // were written when they began to wait.
+            let Node { end, next } = unsafe { node.read() };
+            if fits(&(first..end)) {
+                let end = end - 1;
+                // SAFETY: as above. The frame that is taken is another than the first.
+                unsafe { node.write(Node { end, next }) };
+                return Some(Pfn::truncate(end));
+            }
+            at = next;
+        }
+        None
+    }
 }
 
 fn node<M: Machine>(machine: &M, first: u64) -> *mut Node {

@@ -11,6 +11,34 @@ use pagetable::frames::FrameError;
 use pagetable::fuzz::Mode;
 use pagetable::{Flags, MmError};
 
+/// Frames that must lie below an address are those that were never handed out there, each once, and come
+/// back as any frame does; what is asked for in vain takes nothing.
+#[test]
+fn frames_below_an_address_can_be_had_while_there_are_any() {
+    let mut world = World::new(&small(Kind::DomU, 16 * MIB));
+    let free = world.tables.frames().counts().free;
+    assert!(
+        world.tables.alloc_frame_below(1).is_err(),
+        "the first frame"
+    );
+    let end = 4 * MIB;
+    let mut frames = Vec::new();
+    while let Ok(frame) = world.tables.alloc_frame_below(end) {
+        assert!(frame.pfn().as_u64() < end, "{}", frame.pfn());
+        frames.push(frame);
+    }
+    let mut seen: Vec<_> = frames.iter().map(|frame| frame.pfn()).collect();
+    seen.sort_unstable();
+    seen.dedup();
+    assert!(!seen.is_empty() && seen.len() == frames.len(), "each once");
+    let left = world.tables.frames().counts().free;
+    assert_eq!(left + frames.len() as u64, free);
+    for frame in frames {
+        world.tables.free_frame(frame).unwrap();
+    }
+    expect::clean(&world);
+}
+
 #[test]
 fn all_memory_can_be_had_and_its_end_is_an_error() {
     for (kind, pages) in [

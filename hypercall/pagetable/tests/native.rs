@@ -18,7 +18,9 @@ struct Page {
     words: RefCell<Vec<u64>>,
     root: Cell<u64>,
     unprotected: Cell<bool>,
-    forgotten: RefCell<Vec<Option<u64>>>,
+    /// Whether the page is a table that maps others.
+    is_upper: Cell<bool>,
+    forgotten: RefCell<Vec<(Scope, Option<u64>)>>,
 }
 
 impl Cpu for &Page {
@@ -42,8 +44,12 @@ impl Cpu for &Page {
         Fold::FourLevels
     }
 
-    fn invalidate(&self, address: Option<u64>) {
-        self.forgotten.borrow_mut().push(address);
+    fn invalidate(&self, scope: Scope, address: Option<u64>) {
+        self.forgotten.borrow_mut().push((scope, address));
+    }
+
+    fn maps_page(&self, _: u64) -> bool {
+        !self.is_upper.get()
     }
 
     fn unprotected<R>(&self, f: impl FnOnce() -> R) -> R {
@@ -77,7 +83,14 @@ fn update(page: &Page, requests: &[(u32, u64, u64)]) -> (Result<(), Refused>, Ve
     // SAFETY: nothing is mapped by these words.
     let result = unsafe { OwnTables(page).update(&list) };
     let forgotten = page.forgotten.borrow();
-    assert!(forgotten.iter().all(Option::is_none), "all or nothing");
+    let scope = match page.is_upper.get() {
+        true => Scope::All,
+        false => Scope::Local,
+    };
+    assert!(
+        forgotten.iter().all(|what| *what == (scope, None)),
+        "all or nothing"
+    );
     (result, page.words.borrow().clone(), forgotten.len())
 }
 
@@ -108,6 +121,15 @@ fn an_update_is_a_store_and_one_flush_a_list_where_something_was_mapped() {
     // A frame's two numbers are one: there is nothing to do.
     let frames = [(MMU_MACHPHYS_UPDATE, 2, 77)];
     assert_eq!(done([MAPPED; 4], &frames), is([MAPPED; 4], 0));
+}
+
+/// What led through a table is forgotten everywhere: nobody asks for more than the change itself.
+#[test]
+fn an_entry_of_an_upper_table_is_forgotten_on_all_processors() {
+    let page = page([MAPPED; 4]);
+    page.is_upper.set(true);
+    let (result, _, flushes) = update(&page, &[(SET, 0, 0), (SET, 1, OTHER)]);
+    assert_eq!((result, flushes), (Ok(()), 1));
 }
 
 #[test]
@@ -141,9 +163,12 @@ fn operations_are_flushes_and_the_root() {
         (result, page.forgotten.borrow().clone())
     };
     let va = VirtAddr::new_truncate(0x1234_5000);
-    assert_eq!(ext(ExtOp::TlbFlush(Scope::Local)), (Ok(()), vec![None]));
+    assert_eq!(
+        ext(ExtOp::TlbFlush(Scope::Local)),
+        (Ok(()), vec![(Scope::Local, None)])
+    );
     let one = ext(ExtOp::Invlpg(Scope::All, va));
-    assert_eq!(one, (Ok(()), vec![Some(va.as_u64())]));
+    assert_eq!(one, (Ok(()), vec![(Scope::All, Some(va.as_u64()))]));
     let frame = Mfn::truncate(9);
     for op in [
         ExtOp::Pin(Level::L4, frame),

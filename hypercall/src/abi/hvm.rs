@@ -1,4 +1,5 @@
-//! `hvm/hvm_op.h` and `hvm/params.h`: parameters of a domain's virtual platform.
+//! `hvm/hvm_op.h`, `hvm/params.h` and `hvm/hvm_vcpu.h`: a domain's virtual platform, and from what its vCPUs
+//! start.
 
 use super::domid_t;
 
@@ -6,6 +7,8 @@ use super::domid_t;
 pub const HVMOP_set_param: u64 = 0;
 /// Reads a parameter.
 pub const HVMOP_get_param: u64 = 1;
+/// Has all vCPUs of the domain forget their translations.
+pub const HVMOP_flush_tlbs: u64 = 5;
 /// How events are brought to vCPU 0: the way in bits 63-56, below what that way needs.
 pub const HVM_PARAM_CALLBACK_IRQ: u32 = 0;
 /// One of those ways: an interrupt of the vector in bits 7-0.
@@ -31,4 +34,55 @@ pub struct xen_hvm_param {
     pub index: u32,
     /// Its value.
     pub value: u64,
+}
+
+/// A vCPU starts in long mode.
+pub const VCPU_HVM_MODE_64B: u32 = 1;
+
+/// The registers of a vCPU that starts in long mode.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct vcpu_hvm_x86_64 {
+    /// A general register.
+    pub rax: u64,
+    /// A general register.
+    pub rcx: u64,
+    /// A general register.
+    pub rdx: u64,
+    /// A general register.
+    pub rbx: u64,
+    /// A general register.
+    pub rsp: u64,
+    /// A general register.
+    pub rbp: u64,
+    /// A general register.
+    pub rsi: u64,
+    /// A general register.
+    pub rdi: u64,
+    /// The first instruction.
+    pub rip: u64,
+    /// The flags.
+    pub rflags: u64,
+    /// Of the control registers, this one.
+    pub cr0: u64,
+    /// The root of the page tables.
+    pub cr3: u64,
+    /// Of the control registers, this one.
+    pub cr4: u64,
+    /// With LME and LMA.
+    pub efer: u64,
+}
+
+/// Argument of `VCPUOP_initialise` in hardware virtualisation, of a vCPU that starts in long mode.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct vcpu_hvm_context {
+    /// [`VCPU_HVM_MODE_64B`].
+    pub mode: u32,
+    /// Nothing.
+    pub pad: u32,
+    /// The registers.
+    pub x86_64: vcpu_hvm_x86_64,
+    /// Room for those of the other mode.
+    pub rest: u64,
 }

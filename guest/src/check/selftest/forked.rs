@@ -160,4 +160,4 @@ fn forked(_: &mut Context) -> TestResult {
     );
     Ok(())
 }
-selftest!("smp.forked", forked, needs XEN_TABLES);
+selftest!("smp.forked", forked, needs EVERYWHERE);

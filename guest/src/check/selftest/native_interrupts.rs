@@ -47,17 +47,23 @@ fn note_unexpected(frame: &Frame) -> bool {
     true
 }
 
-/// An interrupt that nobody knows is reported like an exception that nobody handles.
+/// An interrupt that nobody knows is reported like an exception that nobody handles, whether it can be
+/// masked or not.
 fn unknown(_: &mut Context) -> TestResult {
     UNEXPECTED.store(0, Ordering::Relaxed);
     trap::observe(Some(note_unexpected));
     // SAFETY: the gate's stub saves all registers, and the observer stands in for the report.
     unsafe { core::arch::asm!("int 0x23") };
+    let vector = UNEXPECTED.load(Ordering::Relaxed);
+    // As one that cannot be masked comes, which no processor has sent.
+    // SAFETY: as above.
+    unsafe { core::arch::asm!("int 2") };
     trap::observe(None);
+    expect_eq!(vector, 0x23, "the vector reported");
     expect_eq!(
         UNEXPECTED.load(Ordering::Relaxed),
-        0x23,
-        "the vector reported"
+        2,
+        "the next vector reported"
     );
     Ok(())
 }

@@ -131,4 +131,4 @@ fn moved(_: &mut Context) -> TestResult {
     event::move_to(0, far.0)?;
     Ok(())
 }
-selftest!("interrupt.moved", moved, needs XEN_TABLES);
+selftest!("interrupt.moved", moved, needs HYPERCALLS);

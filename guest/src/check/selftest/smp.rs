@@ -34,7 +34,7 @@ fn everywhere(_: &mut Context) -> TestResult {
     }
     Ok(())
 }
-selftest!("smp.everywhere", everywhere, needs XEN_TABLES);
+selftest!("smp.everywhere", everywhere, needs EVERYWHERE);
 
 /// Time never goes back: what one vCPU has read is the least that the next one reads, in whatever order
 /// they come.
@@ -56,7 +56,45 @@ fn time_goes_on(_: &mut Context) -> TestResult {
     );
     Ok(())
 }
-selftest!("smp.time", time_goes_on, needs XEN_TABLES);
+selftest!("smp.time", time_goes_on, needs EVERYWHERE);
+
+/// vCPUs that went down are up again as they were, and find what was changed meanwhile, of which they had
+/// something else cached.
+fn down_and_up(context: &mut Context) -> TestResult {
+    need_others()?;
+    let running = cpu::running();
+    let refused = |e| Trouble::fail(format_args!("{e}"));
+    context.with_frames(|context, pile| {
+        let va = context.area(0);
+        let marks = pile.pfns().map(marked);
+        for (frame, mark) in pile.pfns().zip(marks) {
+            // SAFETY: the frame is the test's, and the page is unmapped below.
+            mm::with(|tables| unsafe {
+                tables
+                    .map(va, [frame].into_iter(), Flags::DATA)?
+                    .commit(tables)
+            })?;
+            let others = AtomicU64::new(0);
+            smp::on_all(&|_| {
+                others.fetch_add(u64::from(probe::read(va) != Ok(mark)), Ordering::Relaxed);
+            });
+            expect_eq!(
+                others.into_inner(),
+                0,
+                "vCPUs that find what was there before"
+            );
+            smp::all_down().map_err(refused)?;
+            mm::with(|tables| {
+                // SAFETY: the page is the test's.
+                unsafe { tables.unmap(va, 1) }?.commit(tables)
+            })?;
+            smp::all_up(false).map_err(refused)?;
+        }
+        expect_eq!(cpu::running(), running, "vCPUs that run");
+        Ok(())
+    })
+}
+selftest!("smp.down_and_up", down_and_up, &[8], needs EVERYWHERE);
 
 /// What a vCPU finds by an address.
 #[derive(Clone, Copy)]
@@ -129,7 +167,7 @@ fn seen_by_all(context: &mut Context) -> TestResult {
         expect(two, Seen::Nothing, "once it is unmapped")
     })
 }
-selftest!("smp.seen_by_all", seen_by_all, &[1, 45, 513], needs XEN_TABLES);
+selftest!("smp.seen_by_all", seen_by_all, &[1, 45, 513], needs EVERYWHERE);
 
 /// All vCPUs map, protect, move and unmap pages of their own at the same time, side by side, so that
 /// they share and make tables of every level; some of it in lazy sections that last over several uses
@@ -157,7 +195,7 @@ fn raced(context: &mut Context) -> TestResult {
     expect_eq!(after <= before, true, "frames that are free");
     Ok(())
 }
-selftest!("smp.raced", raced, needs XEN_TABLES);
+selftest!("smp.raced", raced, needs EVERYWHERE);
 
 /// What a vCPU writes while another changes tables is marked in their entries: one replaces the L1 table and
 /// changes the entries over and over, as the other writes to pages that nobody has touched.
@@ -224,7 +262,7 @@ fn written_is_marked(context: &mut Context) -> TestResult {
         Ok(())
     })
 }
-selftest!("smp.marks", written_is_marked, &[BEFORE + WRITTEN], needs XEN_TABLES);
+selftest!("smp.marks", written_is_marked, &[BEFORE + WRITTEN], needs EVERYWHERE);
 
 /// What one vCPU has queued in a lazy section is sent before it waits for others, which find it in the
 /// tables, and the section goes on.
@@ -251,4 +289,4 @@ fn queued_is_sent(context: &mut Context) -> TestResult {
         Ok(())
     })
 }
-selftest!("smp.queued", queued_is_sent, &[1], needs XEN_TABLES);
+selftest!("smp.queued", queued_is_sent, &[1], needs EVERYWHERE);

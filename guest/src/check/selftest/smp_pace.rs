@@ -126,4 +126,4 @@ fn side_by_side(context: &mut Context) -> TestResult {
     ));
     Ok(())
 }
-selftest!("smp.pace", side_by_side, needs XEN_TABLES);
+selftest!("smp.pace", side_by_side, needs EVERYWHERE);

@@ -69,7 +69,7 @@ fn side_by_side(context: &mut Context) -> TestResult {
     expect_eq!(after <= before, true, "frames that are free");
     Ok(())
 }
-selftest!("smp.spaces", side_by_side, needs XEN_TABLES);
+selftest!("smp.spaces", side_by_side, needs EVERYWHERE);
 
 /// Maps a page of the kernel's half, for a moment.
 fn map_briefly(va: u64) -> Result<(), MmError> {
@@ -144,4 +144,4 @@ fn in_one(context: &mut Context) -> TestResult {
         seen.and(ended.map_err(|refused| Trouble::from(refused.error)))
     })
 }
-selftest!("smp.one_space", in_one, &[1, 45, 513], needs XEN_TABLES);
+selftest!("smp.one_space", in_one, &[1, 45, 513], needs EVERYWHERE);

@@ -459,7 +459,7 @@ fn across(context: &mut Context) -> TestResult {
         Ok(())
     })
 }
-selftest!("task.across", across, &[300], needs XEN_TABLES);
+selftest!("task.across", across, &[300], needs EVERYWHERE);
 
 /// Threads that wait where others run go to vCPUs that have nothing to do: while one keeps its vCPU, all
 /// others come to their end.
@@ -494,4 +494,4 @@ fn spread(_: &mut Context) -> TestResult {
         Ok(())
     })
 }
-selftest!("task.spread", spread, needs XEN_TABLES);
+selftest!("task.spread", spread, needs EVERYWHERE);

@@ -1,9 +1,8 @@
-//! All vCPUs of a PV guest: started at boot, given work, asleep in Xen otherwise.
+//! All vCPUs: started at boot, given work, asleep otherwise.
 //!
-//! A vCPU starts from a context that the boot vCPU makes (`VCPUOP_initialise`, `vcpu_guest_context` in
-//! `arch-x86/xen.h`): the boot tables, the same gates and callback, a GS base that leads to its own
-//! area, a stack of its own with pages below that are never mapped, and a `vcpu_info` of its own, which
-//! from vCPU 32 on it must have (`shared_info` has room for 32).
+//! Each has an area, a stack with pages below that are never mapped, and a `vcpu_info` of its own, which
+//! under Xen from vCPU 32 on it must have (`shared_info` has room for 32). From what it starts is in
+//! [`begin`].
 //!
 //! What a vCPU does from there on is a thread that stays on it, as what was booted is on the boot vCPU:
 //! it parks until work is given to all at once ([`on_all`]). Beside it the vCPU runs other threads.
@@ -15,21 +14,20 @@
 //! on where it went down, or, in a restored domain, whose vCPUs have no context, starts from a new one,
 //! with the area, the stack and the page tables that it had ([`all_up`]).
 
+mod begin;
+
 extern crate alloc;
 
 use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
-use core::arch::naked_asm;
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
-use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::Waker;
 
 use heapless::String;
-use hypercall::abi::arch::{FLAT_KERNEL_CS, FLAT_KERNEL_SS, VGCF_in_kernel, vcpu_guest_context};
 use hypercall::abi::shared_info::vcpu_info;
-use hypercall::{Errno, Hypervisor, MachAddr, XenError, sched, vcpu};
+use hypercall::{Errno, Hypervisor, XenError, sched, vcpu};
 use marks::init;
 use spin::Once;
 use xenstore_wire::Path;
@@ -40,14 +38,15 @@ use crate::init::initcall;
 use crate::lock::Lock;
 use crate::mm::{self, MmError};
 use crate::options::Options;
+use crate::pc::processors::{self, Made, NotMade};
+use crate::pc::start;
 use crate::rank;
 use crate::refused::Refused;
-use crate::selection::Selection;
 use crate::stack::{self, NoStack, Stack};
 use crate::task::{self, NotBegun};
+use crate::time;
 use crate::xen::HV;
 use crate::xenstore::{self, Failed};
-use crate::{event, runstate, time, trap, usermode};
 
 /// How long a vCPU may take from its start to its idle loop, in nanoseconds.
 const PATIENCE: u64 = 10_000_000_000;
@@ -58,12 +57,14 @@ struct Cpu {
     area: Area,
     info: Info,
     stack: Stack,
+    /// What the machine keeps for it, where the processor is the kernel's own.
+    machine: Once<Made>,
     /// What it runs threads with.
     threads: task::Room,
     work: Lock<Work, rank::Cpus>,
     /// Wakes it to look for work, once it runs.
     waker: Once<Waker>,
-    /// Whether Xen has a context of it, from which it goes on.
+    /// Whether it has a context, from which it goes on.
     has_context: AtomicBool,
     /// Where its page tables go.
     room: Lock<Option<mm::Room>, rank::Cpus>,
@@ -112,6 +113,8 @@ pub(crate) enum NotStarted {
     Stack(NoStack),
     Events(NotReady),
     Threads(NotBegun),
+    Machine(NotMade),
+    Processor(start::NotStarted),
     Late,
 }
 
@@ -123,6 +126,8 @@ impl fmt::Display for NotStarted {
             NotStarted::Stack(e) => e.fmt(f),
             NotStarted::Events(e) => e.fmt(f),
             NotStarted::Threads(e) => e.fmt(f),
+            NotStarted::Machine(e) => e.fmt(f),
+            NotStarted::Processor(e) => e.fmt(f),
             NotStarted::Late => write!(f, "it takes longer than {} s", PATIENCE / 1_000_000_000),
         }
     }
@@ -164,11 +169,48 @@ impl From<NotBegun> for NotStarted {
     }
 }
 
-/// Starts every vCPU that the domain has, in order; the first that cannot be started is the last that
+impl From<NotMade> for NotStarted {
+    fn from(error: NotMade) -> NotStarted {
+        NotStarted::Machine(error)
+    }
+}
+
+impl From<start::NotStarted> for NotStarted {
+    fn from(error: start::NotStarted) -> NotStarted {
+        NotStarted::Processor(error)
+    }
+}
+
+/// Starts every processor that a machine has.
+#[init]
+fn start_processors(options: &Options<'_>) -> Result<(), Refused> {
+    let ready = processors::begin().and_then(|count| match count {
+        1 => Ok(()),
+        _ => start::take_pages(),
+    });
+    match ready {
+        Ok(()) => start_all(options)?,
+        Err(e) => log::error!(target: "smp", "one processor runs, and no other is started: {e}"),
+    }
+    Ok(start::give_pages_back()?)
+}
+initcall!("processors", Service, after ["events", "threads"], needs PC, start_processors);
+
+/// Starts every vCPU that a domain has, as Xen's tools want it.
+#[init]
+fn start_vcpus(options: &Options<'_>) -> Result<(), Refused> {
+    begin::flush_by_xen();
+    start_all(options)?;
+    FOLLOWS.store(!begin::are_left(options), Ordering::Relaxed);
+    Ok(())
+}
+initcall!("smp", Service, after ["events", "threads", "xenstore"], needs HYPERCALLS, start_vcpus);
+
+/// Starts every vCPU that there is, in order; the first that cannot be started is the last that
 /// was tried.
 #[init]
 fn start_all(options: &Options<'_>) -> Result<(), Refused> {
-    if options.rules != Selection::None || options.differential.is_some() {
+    if begin::are_left(options) {
         log::info!(target: "smp", "other vCPUs are left to the rules, which start them themselves");
         return Ok(());
     }
@@ -188,10 +230,8 @@ fn start_all(options: &Options<'_>) -> Result<(), Refused> {
         }
     }
     tell();
-    FOLLOWS.store(true, Ordering::Relaxed);
     Ok(())
 }
-initcall!("smp", Service, after ["events", "threads", "xenstore"], needs XEN_TABLES, start_all);
 
 /// Says how many run.
 fn tell() {
@@ -232,6 +272,7 @@ fn start(number: u32) -> Result<(), NotStarted> {
         // SAFETY: integers.
         info: Info(UnsafeCell::new(unsafe { core::mem::zeroed() })),
         stack: stack::get(stack::Size::Vcpu)?,
+        machine: Once::new(),
         threads: task::make_room(number)?,
         work: Lock::new(Work::Start),
         waker: Once::new(),
@@ -244,27 +285,7 @@ fn start(number: u32) -> Result<(), NotStarted> {
         cpus.try_reserve(1)?;
         cpus.push(cpu);
     }
-    begin(cpu)
-}
-
-/// Gives Xen all that a vCPU has, and has it run: one of which Xen knows nothing yet.
-fn begin(cpu: &'static Cpu) -> Result<(), NotStarted> {
-    let number = cpu.area.number();
-    event::prepare(&cpu.area)?;
-    runstate::begin(number);
-    cpu.threads.bind()?;
-    let info = register(cpu, number)?;
-    // SAFETY: the heap's memory is mapped for good, and this is never freed.
-    unsafe { cpu.area.set_vcpu(info) };
-    let context = context(cpu)?;
-    // SAFETY: the context is made for this vCPU: its own stack and area, the gates and the callback that
-    // the boot vCPU has, the boot tables, and an entry that expects just this.
-    unsafe {
-        vcpu::initialise(&HV, number, &context)?;
-        cpu.has_context.store(true, Ordering::Relaxed);
-        vcpu::up(&HV, number)?;
-    }
-    wait_until(|| Ok(!matches!(*cpu.work.lock(), Work::Start)))
+    cpu.begin()
 }
 
 /// Gives its processor to other vCPUs until something is so.
@@ -279,61 +300,6 @@ fn wait_until(is_so: impl Fn() -> Result<bool, XenError>) -> Result<(), NotStart
         sched::r#yield(&HV)?;
     }
     Ok(())
-}
-
-/// Tells Xen where the vCPU's `vcpu_info` is, with upcalls masked.
-fn register(cpu: &'static Cpu, number: u32) -> Result<NonNull<vcpu_info>, NotStarted> {
-    let info = cpu.info.0.get();
-    let va = info.expose_provenance() as u64;
-    let entry = mm::with(|tables| tables.ptep_get(va))?;
-    let mfn = entry.mfn().ok_or(MmError::NotMapped { va })?;
-    let place = MachAddr::from_frame(mfn, va);
-    // SAFETY: aligned as it is it lies within the page, which the heap never gives up.
-    unsafe { vcpu::register_vcpu_info(&HV, number, place) }?;
-    // SAFETY: a byte of memory that is mapped for good; the vCPU does not run yet.
-    unsafe { (&raw mut (*info).evtchn_upcall_mask).write_volatile(1) };
-    // SAFETY: the address of a field of a reference.
-    Ok(unsafe { NonNull::new_unchecked(info) })
-}
-
-/// What the vCPU starts from.
-fn context(cpu: &'static Cpu) -> Result<vcpu_guest_context, NotStarted> {
-    let root = mm::with(|tables| tables.mfn(tables.root()))?;
-    let stack = cpu.stack.top();
-    // SAFETY: integers.
-    let mut context: vcpu_guest_context = unsafe { core::mem::zeroed() };
-    context.flags = VGCF_in_kernel.into();
-    for gate in trap::gates() {
-        context.trap_ctxt[usize::from(gate.vector)] = gate;
-    }
-    context.event_callback_eip = event::entry().as_u64();
-    context.gs_base_kernel = cpu.area.base();
-    context.kernel_ss = FLAT_KERNEL_SS.into();
-    context.kernel_sp = stack;
-    // CR3.
-    context.ctrlreg[3] = root.addr().as_u64();
-    let registers = &mut context.user_regs;
-    registers.rip = entry as *const () as u64;
-    registers.cs = FLAT_KERNEL_CS as u16;
-    registers.ss = FLAT_KERNEL_SS as u16;
-    registers.rsp = stack;
-    registers.rdi = core::ptr::from_ref(cpu).expose_provenance() as u64;
-    Ok(context)
-}
-
-/// The first instruction of a vCPU: the chain of frame pointers ends here.
-///
-/// # Safety
-/// Only Xen enters here, with the context that [`context`] makes.
-#[unsafe(naked)]
-unsafe extern "C" fn entry() -> ! {
-    naked_asm!(
-        "cld",
-        "xor ebp, ebp",
-        "call {run}",
-        "ud2",
-        run = sym run,
-    )
 }
 
 /// Runs a vCPU.
@@ -351,7 +317,7 @@ extern "C" fn run(cpu: &'static Cpu) -> ! {
     if let Err(e) = hypercall::time::stop_periodic(&HV, number) {
         panic!("the timer of vCPU {number}: {e}");
     }
-    if let Err(e) = usermode::install() {
+    if let Err(e) = begin::take_system_calls() {
         panic!("vCPU {number} and system calls: {e}");
     }
     if !task::are_here() {
@@ -423,7 +389,7 @@ impl Cpu {
             return Ok(unsafe { vcpu::up(&HV, number) }?);
         }
         *self.work.lock() = Work::Start;
-        begin(self)
+        self.begin()
     }
 
     /// Has it look for work.
