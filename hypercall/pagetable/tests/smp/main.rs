@@ -4,6 +4,7 @@
 //! `FUZZ_OPS` and `FUZZ_SEED` make the run longer, or another one: `FUZZ_SEED=N FUZZ_OPS=STEP + 1`
 //! replays a run up to a step.
 
+mod calls;
 #[path = "../common/mod.rs"]
 mod common;
 mod cpus;

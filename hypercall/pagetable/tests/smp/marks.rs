@@ -39,7 +39,7 @@ enum Change {
 }
 
 /// An access that does not come.
-const QUIET: Script = Script {
+pub(super) const QUIET: Script = Script {
     points: usize::MAX,
     vcpu: 1,
     va: 0,
