@@ -186,17 +186,17 @@ fn table() -> InterruptDescriptorTable {
 #[native]
 pub(crate) fn install() {
     // SAFETY: the boot comes by here once, and only the processor looks at the table from then on.
-    unsafe {
-        (&raw mut IDT).write(MaybeUninit::new(table()));
-        (*(&raw const IDT).cast::<InterruptDescriptorTable>()).load();
-    }
+    unsafe { (&raw mut IDT).write(MaybeUninit::new(table())) };
+    load();
 }
 
 /// Loads the same table on another processor.
 #[native]
 pub(crate) fn load() {
+    // Else the compiler could put the address into what is called, which stays after boot.
+    let table = core::hint::black_box(&raw const IDT).cast::<InterruptDescriptorTable>();
     // SAFETY: it was made as the boot processor's was loaded, before any other ran.
-    unsafe { (*(&raw const IDT).cast::<InterruptDescriptorTable>()).load() };
+    unsafe { (*table).load() };
 }
 
 // A stub pushes its vector as one signed byte, which is what lets it fit in its 16 bytes.
