@@ -63,16 +63,11 @@ pub struct OwnTables<C>(pub C);
 impl<C: Cpu> PageTables for OwnTables<C> {
     unsafe fn update(&self, requests: &[mmu_update]) -> Result<(), Refused> {
         let OwnTables(cpu) = self;
-        let mut stale = None;
+        let mut stale = false;
         let mut done = 0;
         let result = cpu.unprotected(|| {
             requests.iter().try_for_each(|request| {
-                if update(cpu, request)? && stale != Some(Scope::All) {
-                    stale = Some(match cpu.maps_page(request.ptr) {
-                        true => Scope::Local,
-                        false => Scope::All,
-                    });
-                }
+                stale |= update(cpu, request)?;
                 done += 1;
                 Ok(())
             })
@@ -80,7 +75,12 @@ impl<C: Cpu> PageTables for OwnTables<C> {
         // Xen flushes by itself where a table above L1 changes, on every vCPU, and everything above
         // relies on it. Here any change of what was mapped ends with a flush, as one a list is cheap on
         // the processor itself.
-        if let Some(scope) = stale {
+        // What is asked for that lies in memory which a list may unmap and map again: not in its midst.
+        if stale {
+            let scope = match requests.iter().all(|request| cpu.maps_page(request.ptr)) {
+                true => Scope::Local,
+                false => Scope::All,
+            };
             cpu.invalidate(scope, None);
         }
         result.map_err(|errno| Refused { errno, done })
