@@ -5,6 +5,7 @@ use super::{Fuzzer, Op, PAGE, Probe, Side, USER_PAGES, queued};
 use crate::entry::{Entry, L4, TableLevel};
 use crate::error::MmError;
 use crate::frames::FrameError;
+use crate::layout::Layout as _;
 use crate::machine::Machine;
 use crate::spaces::NotDestroyed;
 use crate::tables::Tables;
@@ -152,8 +153,9 @@ impl<const PAGES: usize, const POOL: usize> Fuzzer<PAGES, POOL> {
         (at, upper): (usize, bool),
     ) -> Result<(), Divergence> {
         let va = self.va(at);
-        // The kernel's entries of a root stand.
-        let upper = upper && tables.check_root_entry(L4::NUMBER, va).is_ok();
+        // The kernel's entries of a root stand, and so does one that maps the image as well.
+        let is_images = va >> 39 == M::Layout::IMAGE.start >> 39;
+        let upper = upper && !is_images && tables.check_root_entry(L4::NUMBER, va).is_ok();
         let far = va ^ if upper { FAR_L4 } else { FAR_L3 };
         let moved = relink(tables, upper, va, far);
         if !moved.map_err(|e| self.differs(op, va, What::Error(e), 0, 0))? {
