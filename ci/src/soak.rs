@@ -13,7 +13,7 @@ use crate::console::transcript::Show;
 use crate::console::verdict::judge;
 use crate::exit::{Failure, Result};
 use crate::report::{Facts, Report, Row, State};
-use crate::stack::{Act, Does, Job, Mode, SAVE, Setting, Via};
+use crate::stack::{Act, Does, Job, Mode, SAVE, Setting, Via, WOKEN};
 use crate::ui;
 use crate::workspace::Workspace;
 
@@ -113,7 +113,13 @@ fn reported(arguments: &SoakArgs, report: &mut Report) -> Result<()> {
         .iter()
         .map(|(name, count)| format!("{name} {count}"))
         .collect();
-    let said = format!("{} in {seconds:.0} s, {each:.2} s each", said.join(", "));
+    let woken = transcript.host.iter();
+    let woken = woken.filter(|line| line.contains(WOKEN)).count();
+    facts.figures.push(("woken".into(), woken.to_string()));
+    let mut said = format!("{} in {seconds:.0} s, {each:.2} s each", said.join(", "));
+    if woken > 0 {
+        said += &format!("; {woken} times the dom0 did not answer before Xen was woken by a key");
+    }
     let (state, message) = match &result {
         Ok(()) => (State::Pass, said.clone()),
         Err(failure) => {

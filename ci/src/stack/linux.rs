@@ -43,6 +43,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// When the end of a line may have been lost that the dom0 does not answer.
 const NUDGE: Duration = Duration::from_secs(10);
 
+/// When Xen may have left all processors asleep although the dom0 could run: once in some hours it does, under
+/// QEMU's emulation, until an interrupt comes. A key on its console is one.
+const WAKE: Duration = Duration::from_secs(30);
+/// Xen takes what is typed, says what its clocks are, and gives the console back.
+const WAKE_KEYS: &[u8] = b"\x01\x01\x01t\x01\x01\x01";
+/// What is noted then.
+pub(crate) const WOKEN: &str = "xen: a key was typed, as the dom0 did not answer";
+
 /// The dom0's file system with what a run adds.
 const INITRAMFS: &str = "initramfs";
 
@@ -254,7 +262,7 @@ impl Open<'_> {
         let call = self.control.call(command);
         self.running.ports.write(CONTROL, call.line.as_bytes());
         let deadline = self.within(ANSWER_TIMEOUT);
-        let mut nudge = self.within(NUDGE);
+        let (mut nudge, mut wake) = (self.within(NUDGE), self.within(WAKE));
         loop {
             match self.control.answer(&call) {
                 Some(Answer::Done(lines)) => return Ok(lines),
@@ -266,9 +274,15 @@ impl Open<'_> {
                 }
                 None => {}
             }
-            match self.step(nudge.or(deadline), transcript) {
+            match self.step(nudge.or(wake).or(deadline), transcript) {
                 Err(Stop::Deadline) if nudge.take().is_some() => {
                     self.running.ports.write(CONTROL, b"\n");
+                }
+                Err(Stop::Deadline) if wake.take().is_some() => {
+                    if let Some(transcript) = transcript {
+                        transcript.host_bytes(format!("{WOKEN}\n").as_bytes());
+                    }
+                    self.running.ports.type_in(LOG, WAKE_KEYS);
                 }
                 result => result?,
             }

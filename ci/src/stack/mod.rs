@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use by_hand::ByHand;
 pub(crate) use dump::Dump;
+pub(crate) use linux::WOKEN;
 
 use crate::console::contract::Contract;
 use crate::console::transcript::{Show, Transcript};
