@@ -93,7 +93,8 @@ impl Spans {
             let Node { end, next } = unsafe { node.read() };
             if fits(&(first..end)) {
                 let end = end - 1;
-                // SAFETY: as above. The frame that is taken is another than the first.
+                // SAFETY: the piece still waits and has its first frame, whose first words are this node: the one
+                // that is taken is another.
                 unsafe { node.write(Node { end, next }) };
                 return Some(Pfn::truncate(end));
             }
