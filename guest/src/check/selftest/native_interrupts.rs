@@ -56,7 +56,7 @@ fn unknown(_: &mut Context) -> TestResult {
     unsafe { core::arch::asm!("int 0x23") };
     let vector = UNEXPECTED.load(Ordering::Relaxed);
     // As one that cannot be masked comes, which no processor has sent.
-    // SAFETY: as above.
+    // SAFETY: the stub of this gate saves all registers too, and the observer takes what comes.
     unsafe { core::arch::asm!("int 2") };
     trap::observe(None);
     expect_eq!(vector, 0x23, "the vector reported");

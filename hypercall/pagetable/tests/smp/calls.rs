@@ -74,26 +74,25 @@ impl All {
         let mut count = |what: &str, f: &dyn Fn(&mut Tables<Host>) -> Result<(), MmError>| {
             self.count(format!("{what} of {n} at {va:#x}"), va, |tables| f(tables));
         };
-        // SAFETY (all): the model's memory, in ranges that are the test's own.
         count("map", &|tables| {
             let frames = frames.iter().copied();
-            // SAFETY: as above.
+            // SAFETY: the model's memory, in a range of the test's own.
             unsafe { tables.map(va, frames, flags) }?.commit(tables)
         });
         count("protect", &|tables| {
-            // SAFETY: as above.
+            // SAFETY: the model's memory, in a range of the test's own.
             unsafe { tables.protect(va, n, none, write) }?.commit(tables)
         });
         count("protect back", &|tables| {
-            // SAFETY: as above.
+            // SAFETY: the model's memory, in a range of the test's own.
             unsafe { tables.protect(va, n, write, none) }?.commit(tables)
         });
         count("move", &|tables| {
-            // SAFETY: as above.
+            // SAFETY: the model's memory, in a range of the test's own.
             unsafe { tables.move_pages(va, to, n) }?.commit(tables)
         });
         count("unmap", &|tables| {
-            // SAFETY: as above.
+            // SAFETY: the model's memory, in a range of the test's own.
             unsafe { tables.unmap(to, n) }?.commit(tables)
         });
     }
