@@ -15,7 +15,7 @@ use crate::stack::Via;
 
 /// What is typed. A typing error is taken back on the way.
 /// In the end there is no more, which powers it off.
-const KEYS: &str = "help\rfeatures\rlayout\rwalk ffffffff80100000\raudig\x7ft\rflx\x1b[D\x1b[3~y\r\
+const KEYS: &str = "help\rfeatures\rlayout\rwalk ffffffff80300000\raudig\x7ft\rflx\x1b[D\x1b[3~y\r\
                     time\rmem\rlazy\rselftest nosuch\rselftest lazy.nest\r\x1b[A\x1b[A\x1b[H\x0bcrash\x03";
 
 /// What the console must say to it, in this order, each on a line of its own.
