@@ -108,6 +108,7 @@ const ALLOWED: &[Allowed] = &[
         tests: &[
             "image.p2m",
             "image.p2m_for_tools",
+            "programs.no_hypercall",
             "refuse.account",
             "refuse.cache_bits",
             "refuse.map_table",
