@@ -331,7 +331,7 @@ pub(super) const TABLE: &[Smoke] = &[
     },
     Smoke {
         name: "self-tests pass with 3 GiB",
-        vias: &[Via::Dom0, Via::Xl, Via::Bare],
+        vias: &[Via::Xl],
         mem_mib: Some(3072),
         cmdline: "log=warn selftest",
         expect: PASS,
