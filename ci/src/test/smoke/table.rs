@@ -315,7 +315,7 @@ pub(super) const TABLE: &[Smoke] = &[
     },
     Smoke {
         name: "self-tests pass with 64 MiB",
-        vias: &[Via::Xl, Via::Shim],
+        vias: &[Via::Xl],
         mem_mib: Some(64),
         cmdline: "log=warn selftest",
         expect: PASS,
@@ -330,9 +330,9 @@ pub(super) const TABLE: &[Smoke] = &[
         says: SELFTESTS,
     },
     Smoke {
-        name: "self-tests pass with 3 GiB",
+        name: "self-tests pass with 1200 MiB",
         vias: &[Via::Xl],
-        mem_mib: Some(3072),
+        mem_mib: Some(1200),
         cmdline: "log=warn selftest",
         expect: PASS,
         says: SELFTESTS,
