@@ -68,6 +68,8 @@ mod pc;
 #[cfg(target_os = "none")]
 pub mod power;
 pub mod rank;
+#[cfg(all(target_os = "none", feature = "check"))]
+mod refusals;
 #[cfg(target_os = "none")]
 mod refused;
 #[cfg(target_os = "none")]

@@ -3,15 +3,12 @@
 //! It is known before the first page-table entry is written, does not change afterwards, and is
 //! asked by the few places that differ; everything else asks for a capability or for nothing.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 
 pub use linker::subarch::Subarch;
 
 /// PV unless the other entry says otherwise, so that the PV entry need not say anything.
 static CURRENT: AtomicU8 = AtomicU8::new(Subarch::XenPv as u8);
-
-/// Whether hypercalls go to Xen as they are: under PV, but for tests that look at each.
-static STRAIGHT: AtomicBool = AtomicBool::new(true);
 
 /// The way this kernel runs.
 #[inline]
@@ -31,27 +28,12 @@ pub fn is_pv() -> bool {
     CURRENT.load(Ordering::Relaxed) == Subarch::XenPv as u8
 }
 
-/// Whether hypercalls go to Xen as they are.
-#[cfg(target_os = "none")]
-#[inline]
-#[must_use]
-pub(crate) fn is_straight() -> bool {
-    STRAIGHT.load(Ordering::Relaxed)
-}
-
-/// Has hypercalls be looked at, under PV, or not any more.
-#[cfg(all(target_os = "none", feature = "check"))]
-pub(crate) fn look_at_calls(look: bool) {
-    STRAIGHT.store(!look && is_pv(), Ordering::Relaxed);
-}
-
 /// Says how this kernel runs.
 ///
 /// # Safety
 /// It is true, nothing was asked of Xen or written to page tables yet, and it is said once.
 pub unsafe fn set(subarch: Subarch) {
     CURRENT.store(subarch as u8, Ordering::Relaxed);
-    STRAIGHT.store(subarch == Subarch::XenPv, Ordering::Relaxed);
 }
 
 #[cfg(test)]

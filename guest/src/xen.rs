@@ -5,11 +5,15 @@
 //! rest goes to the Xen that it has underneath, if there is one. Which it is costs a PV hypercall two
 //! instructions.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use hypercall::call::Upcalls;
 use hypercall::instead::{Devices, PageTables};
 use hypercall::{Errno, Hypervisor, Op, Xen, XenError};
 use spin::Once;
 
+#[cfg(feature = "check")]
+use crate::refusals;
 use crate::{cpu, subarch};
 
 /// The hypervisor, or what stands in for it, by the way of running.
@@ -53,8 +57,12 @@ pub(crate) trait BackEnd: Sync {
 /// The back end; none under PV.
 static BACK_END: Once<&'static dyn BackEnd> = Once::new();
 
+/// Whether hypercalls go to Xen as they are: under PV, but for tests that look at each.
+static STRAIGHT: AtomicBool = AtomicBool::new(true);
+
 /// Says who answers. The first that is told stays.
 pub(crate) fn tell(back_end: &'static dyn BackEnd) {
+    STRAIGHT.store(false, Ordering::Relaxed);
     BACK_END.call_once(|| back_end);
 }
 
@@ -89,7 +97,7 @@ pub(crate) fn is_requested() -> bool {
 impl Hypervisor for Hv {
     #[inline]
     unsafe fn call(&self, op: Op, args: [u64; 5]) -> i64 {
-        if subarch::is_straight() {
+        if STRAIGHT.load(Ordering::Relaxed) {
             // SAFETY: the arguments go to Xen unchanged. `Hypervisor::call` has its caller promise that
             // their pointers are good and that no memory in use changes, which is all that Xen needs.
             return unsafe { PV.call(op, args) };
@@ -170,7 +178,7 @@ extern "C" fn unmask_without_pv() {
 unsafe extern "C" fn not_straight(op: Op, a: u64, b: u64, c: u64, d: u64, e: u64) -> i64 {
     #[cfg(feature = "check")]
     if subarch::is_pv() {
-        return match refusals::is_due(op) {
+        return match is_refused(op) {
             true => Errno::ENOMEM.to_return(),
             // SAFETY: as our caller promises.
             false => unsafe { PV.call(op, [a, b, c, d, e]) },
@@ -184,19 +192,16 @@ unsafe extern "C" fn not_straight(op: Op, a: u64, b: u64, c: u64, d: u64, e: u64
     }
 }
 
-/// Hypercalls that are refused on demand, without a word to Xen: for tests of what becomes of that.
+/// Has hypercalls under PV be looked at, which are refused without a word to Xen as tests want it; or not
+/// any more.
 #[cfg(feature = "check")]
-pub(crate) mod refusals {
-    use core::sync::atomic::{AtomicU64, Ordering};
+pub(crate) fn look_at_calls(look: bool) {
+    STRAIGHT.store(!look && subarch::is_pv(), Ordering::Relaxed);
+}
 
-    use hypercall::Op;
-
-    use crate::subarch;
-
-    /// How many more there are up to the one that is refused, that one included; 0 if none is.
-    static LEFT: AtomicU64 = AtomicU64::new(0);
-
-    /// Those that a program's memory and registers are changed by.
+/// Whether a hypercall is one of those that change a program's memory and registers, and to be refused.
+#[cfg(feature = "check")]
+fn is_refused(op: Op) -> bool {
     const OPS: [Op; 7] = [
         Op::FpuTaskswitch,
         Op::MmuUpdate,
@@ -206,22 +211,5 @@ pub(crate) mod refusals {
         Op::StackSwitch,
         Op::UpdateVaMapping,
     ];
-
-    /// Has one be refused: the first, if it is 1.
-    pub(crate) fn arm(number: u64) {
-        LEFT.store(number, Ordering::Relaxed);
-        subarch::look_at_calls(true);
-    }
-
-    /// Has none be refused any more; whether one was.
-    pub(crate) fn disarm() -> bool {
-        subarch::look_at_calls(false);
-        LEFT.swap(0, Ordering::Relaxed) == 0
-    }
-
-    /// Counts a call; whether it is the one.
-    pub(super) fn is_due(op: Op) -> bool {
-        let count = |left: u64| left.checked_sub(1);
-        OPS.contains(&op) && LEFT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count) == Ok(1)
-    }
+    OPS.contains(&op) && refusals::HYPERCALLS.is_due()
 }

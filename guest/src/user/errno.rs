@@ -9,7 +9,7 @@ use linux_raw_sys::errno as numbers;
 pub(crate) use guest_files::{Errno, Result};
 
 #[cfg(feature = "check")]
-use super::refusals;
+use crate::refusals;
 
 /// What is no program.
 pub(crate) const ENOEXEC: Errno = known(numbers::ENOEXEC);
@@ -38,7 +38,7 @@ pub(crate) trait Room {
 impl<T> Room for Vec<T> {
     fn room(&mut self, more: usize) -> Result<()> {
         #[cfg(feature = "check")]
-        if refusals::is_due(refusals::What::Heap) {
+        if refusals::HEAP.is_due() {
             return Err(Errno::ENOMEM);
         }
         self.try_reserve(more).map_err(|_| Errno::ENOMEM)

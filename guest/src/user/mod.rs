@@ -26,8 +26,6 @@ mod pages;
 mod proc;
 mod process;
 mod random;
-#[cfg(feature = "check")]
-pub(crate) mod refusals;
 mod signal;
 mod thread;
 mod traffic;

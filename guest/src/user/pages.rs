@@ -15,8 +15,6 @@ use hypercall::Pfn;
 
 use super::copy;
 use super::errno::Room;
-#[cfg(feature = "check")]
-use super::refusals;
 use super::traffic::{Work, counted};
 use crate::areas::Rights;
 use crate::mm::error::FrameError;
@@ -26,6 +24,8 @@ use crate::mm::machine::Words;
 use crate::mm::spaces::AddressSpace;
 use crate::mm::user::{HeldFrame, OnWrite};
 use crate::mm::{self, Flags, MmError, Running, Tables};
+#[cfg(feature = "check")]
+use crate::refusals;
 
 pub(crate) const PAGE: u64 = 4096;
 /// Pages that one table maps.
@@ -89,7 +89,7 @@ fn room<T>(list: &mut Vec<T>, more: usize) -> Result<(), MmError> {
 /// Refuses what would leave the kernel itself too little.
 fn check_reserve(tables: &Tables<Running>, frames: u64) -> Result<(), MmError> {
     #[cfg(feature = "check")]
-    if refusals::is_due(refusals::What::Frames) {
+    if refusals::FRAMES.is_due() {
         return Err(MmError::Frame(FrameError::OutOfMemory));
     }
     if !tables.frames().can_obtain(RESERVE + frames) {

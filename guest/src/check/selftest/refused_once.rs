@@ -11,9 +11,8 @@ use super::starved::{self, KILLED, REFUSED};
 use super::{TestResult, Trouble, expect_eq, programs, selftest};
 use crate::ended::Ended;
 use crate::mm::{self, Tables};
-use crate::user::refusals::{self, What};
-use crate::xen;
-use crate::{stack, user};
+use crate::refusals::{self, Refusals};
+use crate::{stack, user, xen};
 
 /// Frames that the program needs.
 const FRAMES: u64 = 512;
@@ -25,12 +24,7 @@ const EACH: usize = 8;
 const MOST: u64 = 4096;
 
 /// Refuses the first, then the second, and so on, until there are not so many.
-fn each(
-    context: &mut Context,
-    what: &str,
-    arm: impl Fn(u64),
-    disarm: impl Fn() -> bool,
-) -> TestResult {
+fn each(context: &mut Context, what: &str, refusals: &Refusals) -> TestResult {
     programs::need_fault_addresses()?;
     mm::with(|tables| need_frames(tables, FRAMES))?;
     let archive = starved::archive();
@@ -55,9 +49,9 @@ fn each(
         false => (1 + total / 1024 % EACH as u64, EACH),
     };
     for number in (first..MOST).step_by(step) {
-        arm(number);
+        refusals.arm(number);
         let ended = run();
-        let was_refused = disarm();
+        let was_refused = refusals.disarm();
         stack::trim_all()?;
         // An audit takes as long as there is memory.
         if total <= ALL || number.is_multiple_of(16) {
@@ -98,29 +92,21 @@ fn each(
 
 /// Each look at whether there are frames.
 fn frames(context: &mut Context) -> TestResult {
-    let arm = |number| refusals::arm(What::Frames, number);
-    each(context, "looks for frames", arm, || {
-        refusals::disarm(What::Frames)
-    })
+    each(context, "looks for frames", &refusals::FRAMES)
 }
 selftest!("programs.no_frames", frames, needs EVERYWHERE);
 
 /// Each thing that grows on the heap.
 fn heap(context: &mut Context) -> TestResult {
-    let arm = |number| refusals::arm(What::Heap, number);
-    each(context, "growths on the heap", arm, || {
-        refusals::disarm(What::Heap)
-    })
+    each(context, "growths on the heap", &refusals::HEAP)
 }
 selftest!("programs.no_heap", heap, needs EVERYWHERE);
 
 /// Each hypercall about memory and registers.
 fn hypercalls(context: &mut Context) -> TestResult {
-    each(
-        context,
-        "hypercalls",
-        xen::refusals::arm,
-        xen::refusals::disarm,
-    )
+    xen::look_at_calls(true);
+    let result = each(context, "hypercalls", &refusals::HYPERCALLS);
+    xen::look_at_calls(false);
+    result
 }
 selftest!("programs.no_hypercall", hypercalls, needs XEN_TABLES);
