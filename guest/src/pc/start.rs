@@ -6,6 +6,9 @@
 //! beside that the kernel's half, by the entries of the kernel's own root. The processor gets the control
 //! registers of the one that starts it: as many levels, and the same features.
 
+extern crate alloc;
+
+use alloc::collections::TryReserveError;
 use core::arch::global_asm;
 use core::fmt;
 
@@ -70,13 +73,11 @@ impl From<MmError> for NotStarted {
     }
 }
 
-impl From<alloc::collections::TryReserveError> for NotStarted {
-    fn from(_: alloc::collections::TryReserveError) -> NotStarted {
+impl From<TryReserveError> for NotStarted {
+    fn from(_: TryReserveError) -> NotStarted {
         NotStarted::NoMemory
     }
 }
-
-extern crate alloc;
 
 // Addresses are offsets in the page. Data is reached by DS, which is CS here.
 global_asm!(

@@ -75,19 +75,23 @@ fn summon(processor: &Processor, what: u32) {
 /// Has all other processors forget all translations.
 pub(super) fn flush_others() {
     without_interrupts(|| {
-        let asks = ASKS.lock();
+        let _asks = ASKS.lock();
         if ENDS.load(Ordering::SeqCst) {
             return;
         }
-        let others = || processors::all().filter(|other| other.may_be_stale() && !other.is_here());
-        others().for_each(|other| summon(other, FLUSH));
-        for other in processors::all().filter(|other| !other.is_here()) {
-            while other.summons.is_asked(FLUSH) && !ENDS.load(Ordering::SeqCst) {
-                core::hint::spin_loop();
-            }
-        }
-        drop(asks);
+        let others = || processors::all().filter(|other| !other.is_here());
+        others()
+            .filter(|other| other.may_be_stale())
+            .for_each(|other| summon(other, FLUSH));
+        others().for_each(wait_for_flush);
     });
+}
+
+/// Waits until a processor has forgotten its translations, if it was asked to.
+fn wait_for_flush(other: &Processor) {
+    while other.summons.is_asked(FLUSH) && !ENDS.load(Ordering::SeqCst) {
+        core::hint::spin_loop();
+    }
 }
 
 /// Has another processor look up from its sleep, and returns when it has.
@@ -95,9 +99,7 @@ pub(super) fn rouse(other: &Processor) {
     without_interrupts(|| {
         let _asks = ASKS.lock();
         summon(other, FLUSH);
-        while other.summons.is_asked(FLUSH) && !ENDS.load(Ordering::SeqCst) {
-            core::hint::spin_loop();
-        }
+        wait_for_flush(other);
     });
 }
 

@@ -35,7 +35,7 @@ global_asm!(
     ".endr",
     "",
     "native_trap_common:",
-crate::usermode::leave_to!(24, "native_usermode_left"),
+    crate::usermode::leave_to!(24, "native_usermode_left"),
     xen_pv_rt::call_with_frame!(),
     // Vector and error code.
     "    add rsp, 16",
