@@ -26,6 +26,7 @@
 )]
 
 pub mod address_map;
+pub mod apic_ids;
 pub mod areas;
 #[cfg(target_os = "none")]
 mod balloon;

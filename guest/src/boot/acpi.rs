@@ -14,12 +14,8 @@ use core::fmt;
 use marks::init;
 
 use super::hvm::Read;
+use crate::apic_ids::{ApicIds, END};
 
-/// APIC ids, a bit each.
-pub type Ids = [u64; 4];
-
-/// The ids that a processor can have: eight bits, of which all ones mean everybody.
-pub(crate) const END: u32 = 255;
 /// Bytes of a table that are read at most: room for thousands of processors.
 const LONGEST: u32 = 1 << 16;
 /// Of every table: signature, length, and what is of no concern.
@@ -79,19 +75,11 @@ impl fmt::Display for AcpiError {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Processors {
     /// The ids of those that can be started.
-    pub ids: Ids,
+    pub ids: ApicIds,
     /// How many others are listed whose ids have more than eight bits.
     pub beyond: u32,
     /// What was wrong; what is behind it is not known.
     pub error: Option<AcpiError>,
-}
-
-impl Processors {
-    /// How many can be started.
-    #[must_use]
-    pub fn count(&self) -> u32 {
-        self.ids.iter().map(|word| word.count_ones()).sum()
-    }
 }
 
 /// Reads the tables by the root pointer at a physical address.
@@ -144,10 +132,7 @@ impl<R: Read> Tables<'_, R> {
         if signature != u64::from_le_bytes(*b"RSD PTR ") {
             return Err(wrong(Wrong::Signature(signature)));
         }
-        let sum = self.sum(root, 20);
-        if sum != 0 {
-            return Err(wrong(Wrong::Checksum(sum)));
-        }
+        self.check_sum(root, 20).map_err(wrong)?;
         let at = |offset: u64| root.saturating_add(offset);
         let revision = self.number::<1>(at(15));
         let narrow = self.number::<4>(at(16));
@@ -158,10 +143,7 @@ impl<R: Read> Tables<'_, R> {
         if !(36..=LONGEST).contains(&length) {
             return Err(wrong(Wrong::Length(length)));
         }
-        let sum = self.sum(root, length);
-        if sum != 0 {
-            return Err(wrong(Wrong::Checksum(sum)));
-        }
+        self.check_sum(root, length).map_err(wrong)?;
         Ok(match self.number::<8>(at(24)) {
             0 => (narrow, 4),
             wide => (wide, 8),
@@ -188,10 +170,7 @@ impl<R: Read> Tables<'_, R> {
         if !(HEADER..=LONGEST).contains(&length) {
             return Err(wrong(Wrong::Length(length)));
         }
-        let sum = self.sum(address, length);
-        if sum != 0 {
-            return Err(wrong(Wrong::Checksum(sum)));
-        }
+        self.check_sum(address, length).map_err(wrong)?;
         Ok(length)
     }
 
@@ -244,9 +223,8 @@ impl<R: Read> Tables<'_, R> {
         if self.number::<4>(flags) & 1 == 0 {
             return;
         }
-        match found.ids.get_mut(id as usize / 64).filter(|_| id < END) {
-            Some(word) => *word |= 1 << (id % 64),
-            None => found.beyond += 1,
+        if !found.ids.insert(id) {
+            found.beyond += 1;
         }
     }
 
@@ -262,8 +240,8 @@ impl<R: Read> Tables<'_, R> {
         u64::from_le_bytes(bytes)
     }
 
-    /// What bytes add up to.
-    fn sum(&mut self, address: u64, count: u32) -> u8 {
+    /// Bytes that add up to 0.
+    fn check_sum(&mut self, address: u64, count: u32) -> Result<(), Wrong> {
         let mut sum = 0_u8;
         let mut at = 0;
         while at < count {
@@ -273,7 +251,10 @@ impl<R: Read> Tables<'_, R> {
             sum = piece.iter().fold(sum, |sum, byte| sum.wrapping_add(*byte));
             at += piece.len() as u32;
         }
-        sum
+        match sum {
+            0 => Ok(()),
+            _ => Err(Wrong::Checksum(sum)),
+        }
     }
 }
 
@@ -379,9 +360,7 @@ mod tests {
     }
 
     fn ids(found: &Processors) -> std::vec::Vec<u32> {
-        (0..256)
-            .filter(|id| found.ids[*id as usize / 64] >> (id % 64) & 1 == 1)
-            .collect()
+        found.ids.iter().collect()
     }
 
     #[test]
@@ -401,7 +380,7 @@ mod tests {
         for revision in [0, 2, 6] {
             let found = find(&memory(revision, &madt(&entries)));
             assert_eq!(ids(&found), [0, 2, 254], "{revision}");
-            assert_eq!((found.count(), found.beyond, found.error), (3, 0, None));
+            assert_eq!((found.ids.count(), found.beyond, found.error), (3, 0, None));
         }
     }
 
@@ -425,7 +404,7 @@ mod tests {
         change(&mut memory);
         let found = find(&memory);
         let error = found.error.expect("nothing is wrong with it");
-        (found.count(), error.to_string())
+        (found.ids.count(), error.to_string())
     }
 
     #[test]
@@ -510,12 +489,12 @@ mod tests {
                 sign(&mut memory[MADT..], 9);
             }
             let found = find(&memory);
-            prop_assert!(found.count() <= 255);
+            prop_assert!(found.ids.count() <= 255);
             let list = &memory[MADT..];
             let sum = list.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
             let length = u32::from_le_bytes([4, 5, 6, 7].map(|at| list[at]));
             if sum != 0 && length as usize == list.len() && found.error.is_none() {
-                prop_assert_eq!(found.count(), 0);
+                prop_assert_eq!(found.ids.count(), 0);
             }
         }
     }

@@ -28,6 +28,7 @@ use super::common::{self, Entered, prepare, start_kernel_common};
 use super::fixmap;
 use super::hvm::{self, Ask, HvmInfo, Read};
 use super::processor;
+use crate::apic_ids;
 use crate::console;
 use crate::mm::entry::{Entry, L1};
 use crate::mm::layout::{self, Fixed};
@@ -85,7 +86,8 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
     if let Some(e) = open_store(subarch) {
         println!("xenstore: {e}");
     }
-    let info = HvmInfo::parse(start_info, &mut Physical, &mut Loaders { subarch, console })
+    let mut physical = Physical::new();
+    let info = HvmInfo::parse(start_info, &mut physical, &mut Loaders { subarch, console })
         .unwrap_or_else(|e| {
             println!("hvm_{e}");
             verdict::crash(e);
@@ -102,7 +104,7 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
     };
     let options = prepare(subarch, &entered);
     if subarch == Subarch::Bare {
-        find_processors(info.rsdp);
+        find_processors(info.rsdp, &mut physical);
     }
     start_kernel_common(&entered, &options, take_over(&info))
 }
@@ -242,11 +244,13 @@ fn set_fixed(fixed: Fixed, address: u64, mut flags: mm::Flags) {
 
 /// Physical memory, wherever it is, page by page. What lies beyond the processor's addresses reads as
 /// zeros.
-struct Physical;
+struct Physical {
+    end: u64,
+}
 
 #[init]
-impl Read for Physical {
-    fn read(&mut self, address: u64, to: &mut [u8]) {
+impl Physical {
+    fn new() -> Physical {
         // Without the leaf that says it, as many bits as there were when there was none.
         let known = __cpuid_count(0x8000_0000, 0).eax >= 0x8000_0008;
         let width = if known {
@@ -254,10 +258,18 @@ impl Read for Physical {
         } else {
             36
         };
-        let end = 1_u64 << width.clamp(32, 52);
+        Physical {
+            end: 1 << width.clamp(32, 52),
+        }
+    }
+}
+
+#[init]
+impl Read for Physical {
+    fn read(&mut self, address: u64, to: &mut [u8]) {
         let mut at = address;
         for byte in to {
-            if at >= end {
+            if at >= self.end {
                 *byte = 0;
                 continue;
             }
@@ -303,14 +315,14 @@ fn fit_early_tables(info: &HvmInfo, used: Range<u64>) {
 /// Finds the machine's processors, and says what is wrong with the tables that list them: there are
 /// those, then, that were listed before, the boot processor in any case.
 #[init]
-fn find_processors(root: u64) {
+fn find_processors(root: u64, physical: &mut Physical) {
     if root == 0 {
         log::info!(target: "smp", "the loader names no tables of ACPI, which would list processors");
         return;
     }
-    let found = acpi::processors(root, &mut Physical);
+    let found = acpi::processors(root, physical);
     if let Some(e) = found.error {
-        let count = found.count();
+        let count = found.ids.count();
         log::warn!(target: "smp", "{e}; processors that are known of: {count}");
     }
     if found.beyond > 0 {
@@ -318,7 +330,7 @@ fn find_processors(root: u64) {
             target: "smp",
             "{} processors are not used: their APIC ids are above {}, which this kernel does not send to",
             found.beyond,
-            acpi::END - 1
+            apic_ids::END - 1
         );
     }
     processors::found(found.ids);

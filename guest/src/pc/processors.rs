@@ -22,19 +22,14 @@ use super::deadlines::Deadlines;
 use super::descriptors::Descriptors;
 use super::summons::{self, Summons};
 use super::{apic, interrupts};
+use crate::apic_ids::ApicIds;
 use crate::cpu::{self, Area};
 use crate::mm::machine::Machine;
 use crate::mm::{self, MmError};
 use crate::stack::{self, NoStack, Stack};
 
-/// The most that there can be: their ids have eight bits, of which all ones means everybody.
-pub(crate) const MOST: usize = 255;
-
-/// APIC ids, a bit each.
-pub(crate) type Ids = [u64; 4];
-
 /// Those of the processors that the machine has, as its firmware says.
-static FOUND: Once<Ids> = Once::new();
+static FOUND: Once<ApicIds> = Once::new();
 /// Number and APIC id of those that can be started: all but the boot processor.
 static OTHERS: Once<Vec<u8>> = Once::new();
 
@@ -102,7 +97,7 @@ impl From<NoStack> for NotMade {
 }
 
 /// Says which processors the firmware lists, by their APIC ids.
-pub(crate) fn found(ids: Ids) {
+pub(crate) fn found(ids: ApicIds) {
     FOUND.call_once(|| ids);
 }
 
@@ -113,16 +108,14 @@ pub(crate) fn found(ids: Ids) {
 /// The APIC cannot be mapped, or the heap has no room for a list of them.
 pub(crate) fn begin() -> Result<u32, super::start::NotStarted> {
     let ids = FOUND.get().copied().unwrap_or_default();
-    let is_listed = |id: u32| ids[id as usize / 64] >> (id % 64) & 1 == 1;
-    let listed = (0..MOST as u32).filter(|id| is_listed(*id));
-    if listed.clone().count() < 2 || !apic::is_there() {
+    if ids.count() < 2 || !apic::is_there() {
         return Ok(1);
     }
     let own = apic::begin()?;
     let mut others = Vec::new();
-    others.try_reserve_exact(listed.clone().count())?;
+    others.try_reserve_exact(ids.count() as usize)?;
     // Eight bits are enough for each.
-    others.extend(listed.filter(|id| *id != own).map(|id| id as u8));
+    others.extend(ids.iter().filter(|id| *id != own).map(|id| id as u8));
     BOOT.apic.store(own, Ordering::Relaxed);
     let others = OTHERS.call_once(|| others);
     mm::processor::flush_others_by(summons::flush_others);
