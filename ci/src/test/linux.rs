@@ -205,6 +205,16 @@ const LITTLE: Smoke = Smoke {
     says: &[END, " program=0"],
 };
 
+/// Each want of a program refused once: in a run of all self-tests only some are.
+const REFUSALS: Smoke = Smoke {
+    name: "each want of a program refused once",
+    vias: VIAS,
+    mem_mib: None,
+    cmdline: "log=off selftest=programs.no_",
+    expect: PASS,
+    says: &["programs.no_heap", " failed=0"],
+};
+
 /// What says that memory was too short: the kernel of a process that it ended, or a program of a file.
 const TOO_LITTLE: &[&str] = &["out of memory: ", "No space left on device"];
 
@@ -220,12 +230,12 @@ pub(super) fn run(suite: &mut Suite) -> Result<()> {
     boots.push(as_kernel(&kernel, &ramdisk, Via::Dom0, &said));
     boots.extend(besides(&kernel, &little, Via::Dom0));
     boots.push(in_little_memory(&kernel, &little, Via::Dom0, &said));
-    boots.push(refusals(&kernel, Via::Dom0));
+    boots.push(boot_of(&REFUSALS, &kernel, Via::Dom0));
     session::run(suite, &boots)?;
     let mut boots = vec![as_kernel(&kernel, &ramdisk, Via::Bare4, &said)];
     boots.extend(besides(&kernel, &little, Via::Bare4));
     boots.push(in_little_memory(&kernel, &little, Via::Bare4, &said));
-    boots.push(refusals(&kernel, Via::Bare4));
+    boots.push(boot_of(&REFUSALS, &kernel, Via::Bare4));
     session::run(suite, &boots)
 }
 
@@ -396,72 +406,47 @@ fn as_kernel(kernel: &Path, ramdisk: &Path, via: Via, said: &Said) -> Boot {
     }
 }
 
-/// The script in little memory: it must say the same, but where memory is too short, and that it must say.
-fn in_little_memory(kernel: &Path, ramdisk: &Path, via: Via, said: &Said) -> Boot {
-    let said = said.clone();
+/// The boot of a row of the group's, which must say what the row has.
+fn boot_of(smoke: &'static Smoke, kernel: &Path, via: Via) -> Boot {
     Boot {
-        name: format!("programs: {}: {}", LITTLE.name, via.name()),
+        name: format!("programs: {}: {}", smoke.name, via.name()),
         job: Job {
-            cmdline: LITTLE.cmdline.into(),
-            mem_mib: LITTLE.mem_mib,
-            initrd: Some(ramdisk.into()),
-            timeout: Some(TIMEOUT),
-            ..Job::new("little", via, kernel)
+            cmdline: smoke.cmdline.into(),
+            mem_mib: smoke.mem_mib,
+            ..Job::new(smoke.name.replace(' ', "-"), via, kernel)
         },
-        check: Box::new(move |transcript, end| {
-            smoke::check(&LITTLE, &transcript.guest, end)?;
-            let mut said = said.borrow().clone();
-            said.retain(|part, _| matches!(part.as_str(), "calls" | "threads" | "commands"));
-            let is_said = |line: &String| TOO_LITTLE.iter().any(|words| line.contains(words));
-            match transcript.guest.iter().any(is_said) {
-                true => Ok(()),
-                false => compare(&parts(&transcript.guest), &said),
-            }
-        }),
+        check: Box::new(|transcript, end| smoke::check(smoke, &transcript.guest, end)),
     }
 }
 
-/// Each want of a program refused once: in a run of all self-tests only some are.
-fn refusals(kernel: &Path, via: Via) -> Boot {
-    const ROW: Smoke = Smoke {
-        name: "each want of a program refused once",
-        vias: VIAS,
-        mem_mib: None,
-        cmdline: "log=off selftest=programs.no_",
-        expect: PASS,
-        says: &["programs.no_heap", " failed=0"],
-    };
-    Boot {
-        name: format!("programs: {}: {}", ROW.name, via.name()),
-        job: Job {
-            cmdline: ROW.cmdline.into(),
-            ..Job::new("refused", via, kernel)
-        },
-        check: Box::new(|transcript, end| smoke::check(&ROW, &transcript.guest, end)),
-    }
+/// The script in little memory: it must say the same, but where memory is too short, and that it must say.
+fn in_little_memory(kernel: &Path, ramdisk: &Path, via: Via, said: &Said) -> Boot {
+    let said = said.clone();
+    let mut boot = boot_of(&LITTLE, kernel, via);
+    boot.job.initrd = Some(ramdisk.into());
+    boot.job.timeout = Some(TIMEOUT);
+    boot.check = Box::new(move |transcript, end| {
+        smoke::check(&LITTLE, &transcript.guest, end)?;
+        let mut said = said.borrow().clone();
+        said.retain(|part, _| matches!(part.as_str(), "calls" | "threads" | "commands"));
+        let is_said = |line: &String| TOO_LITTLE.iter().any(|words| line.contains(words));
+        match transcript.guest.iter().any(is_said) {
+            true => Ok(()),
+            false => compare(&parts(&transcript.guest), &said),
+        }
+    });
+    boot
 }
 
 /// What is run besides.
 fn besides(kernel: &Path, ramdisk: &Path, via: Via) -> impl Iterator<Item = Boot> {
-    let (kernel, ramdisk) = (kernel.to_path_buf(), ramdisk.to_path_buf());
     MORE.iter().map(move |more| {
-        let smoke = &more.smoke;
-        Boot {
-            name: format!("programs: {}: {}", smoke.name, via.name()),
-            job: Job {
-                cmdline: format!(
-                    "{} init=/bin/{} -- {}",
-                    smoke.cmdline,
-                    more.program,
-                    more.words.join(" ")
-                ),
-                mem_mib: smoke.mem_mib,
-                initrd: Some(ramdisk.clone()),
-                timeout: Some(TIMEOUT),
-                ..Job::new(smoke.name.replace(' ', "-"), via, &kernel)
-            },
-            check: Box::new(|transcript, end| smoke::check(smoke, &transcript.guest, end)),
-        }
+        let mut boot = boot_of(&more.smoke, kernel, via);
+        let (program, words) = (more.program, more.words.join(" "));
+        boot.job.cmdline += &format!(" init=/bin/{program} -- {words}");
+        boot.job.initrd = Some(ramdisk.into());
+        boot.job.timeout = Some(TIMEOUT);
+        boot
     })
 }
 
