@@ -11,6 +11,7 @@ mod hostile;
 mod lean;
 mod linux;
 mod located;
+mod long;
 mod machines;
 mod memory;
 mod miri;
@@ -88,8 +89,8 @@ pub(crate) enum Group {
     Package,
     /// Optional, for nightly Rust: unit tests under Miri, which sees undefined behaviour
     Miri,
-    /// Optional: the kernel's lock in every order in which vCPUs can come to it, and long runs of the page
-    /// tables with several vCPUs
+    /// Optional: the kernel's lock in every order in which vCPUs can come to it, long runs of the page
+    /// tables with several vCPUs, and all self-tests where the usual run has time for a part
     Vcpus,
     /// Optional: every applet of busybox, two hundred commands, a thousand system calls and threads as under
     /// Linux; calls at random, and many processes
@@ -305,32 +306,27 @@ pub(crate) fn test(arguments: &TestArgs) -> Result<()> {
 
 /// Runs, or lists, the boots whose names have a text in them.
 fn only(arguments: &TestArgs, groups: &[Group], text: &str) -> Result<()> {
-    let vias = groups.iter().filter_map(|group| group.via());
-    let chosen: Vec<_> = vias
-        .map(|via| (via, boot_names(via)))
-        .map(|(via, names)| (via, names.into_iter().filter(|name| name.contains(text))))
-        .map(|(via, names)| (via, names.collect::<Vec<_>>()))
-        .filter(|(_, names)| !names.is_empty())
-        .collect();
-    if chosen.is_empty() {
+    let named = |via| {
+        let mut names = boot_names(via);
+        names.retain(|name| name.contains(text));
+        names
+    };
+    let mut vias: Vec<_> = groups.iter().filter_map(|group| group.via()).collect();
+    vias.retain(|via| !named(*via).is_empty());
+    if vias.is_empty() {
         let all = "'cargo xtask test --list' names all";
         return Err(Failure::Usage(format!(
             "no boot of these groups has '{text}' in its name: {all}"
         )));
     }
-    let names: Vec<_> = chosen.iter().flat_map(|(_, names)| names).collect();
     if arguments.list {
-        names.iter().for_each(|name| println!("{name}"));
+        let names = vias.into_iter().flat_map(named);
+        names.for_each(|name| println!("{name}"));
         return Ok(());
     }
     let mut suite = Suite::open(arguments)?;
-    let mut result = Ok(());
-    for (via, _) in &chosen {
-        result = booted(&mut suite, &[*via]);
-        if result.is_err() {
-            break;
-        }
-    }
+    let mut vias = vias.into_iter();
+    let result = vias.try_for_each(|via| booted(&mut suite, &[via]));
     let result = result.and_then(|()| suite.count());
     suite.written.close(result)
 }
@@ -401,9 +397,10 @@ fn run(suite: &mut Suite, provision: &ProvisionArgs, groups: &[Group]) -> Result
             }
         }
     }
-    match (suite.failed, suite.count(), outcome) {
-        (1, _, Err(failure)) => Err(failure),
-        (_, counted, _) => counted,
+    let counted = suite.count();
+    match outcome {
+        Err(failure) if suite.failed == 1 => Err(failure),
+        _ => counted,
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::hostile::HOSTILE;
+use super::long::LONG;
 use super::memory::MEMORY;
 use super::odd::{ODD, Odd};
 use super::saved::SAVED;
@@ -14,6 +15,7 @@ use crate::console::verdict::{End, Kind, Shutdown, Verdict, judge, kept};
 use crate::exit::Failure;
 use crate::stack::{Job, Via};
 use crate::words;
+pub(super) use table::SELFTESTS;
 use table::TABLE;
 
 /// How a boot is to end.
@@ -133,7 +135,21 @@ impl Row {
 
 /// The boots of `kernel` on these ways, with the program `hostile` for those that use it.
 pub(super) fn boots(kernel: &Path, hostile: Option<&Path>, vias: &[Via]) -> Vec<Boot> {
-    let rows = vias.iter().flat_map(|&via| rows(via));
+    boots_of(vias.iter().flat_map(|&via| rows(via)), kernel, hostile)
+}
+
+/// The boots of a way for which the usual run has no time.
+pub(super) fn long_boots(kernel: &Path, via: Via) -> Vec<Boot> {
+    let rows = LONG.iter().filter(|odd| odd.smoke.vias.contains(&via));
+    let rows = rows.map(|odd| Row {
+        smoke: &odd.smoke,
+        odd: Some(odd),
+        via,
+    });
+    boots_of(rows, kernel, None)
+}
+
+fn boots_of(rows: impl Iterator<Item = Row>, kernel: &Path, hostile: Option<&Path>) -> Vec<Boot> {
     let program = |row: &Row| row.odd.filter(|odd| odd.hostile).and(hostile);
     rows.map(|row| Boot {
         name: row.name(),

@@ -1,11 +1,11 @@
 //! Several vCPUs at what they share: on the host the kernel's lock by loom, in every order, and the page
 //! tables on the model by seed, for longer than with the unit tests; on real Xen 64 vCPUs on two
-//! processors. Optional: loom is a large dependency that nothing else has, and the long runs take two
-//! minutes each.
+//! processors, and all self-tests where the usual run has time for a part. Optional: loom is a large
+//! dependency that nothing else has, and the long runs take two minutes each.
 
 use std::time::Instant;
 
-use super::{Suite, checks, quietly, typed};
+use super::{Suite, checks, quietly, session, smoke, typed};
 use crate::cli::ProvisionArgs;
 use crate::exit::{Failure, Result};
 use crate::process;
@@ -54,6 +54,10 @@ pub(super) fn run(suite: &mut Suite, provision: &ProvisionArgs) -> Result<()> {
         ])
         .env("FUZZ_OPS", OPERATIONS);
     checks::counted(suite, "vcpus: the page tables", command)?;
+    let kernel = suite.kernel()?;
+    for via in [Via::Dom0, Via::Shim, Via::Bare] {
+        session::run(suite, &smoke::long_boots(&kernel, via))?;
+    }
     many(suite, provision)
 }
 

@@ -6,7 +6,7 @@ use crate::console::verdict::{Kind, Shutdown};
 use crate::stack::Via;
 
 /// What a run of all self-tests says besides its verdict: one test of each kind was there.
-const SELFTESTS: &[&str] = &[
+pub(in crate::test) const SELFTESTS: &[&str] = &[
     "selftest mm.protect.512 ",
     "selftest interrupt.lazy.timer.3 ................... pass",
     "selftest oom.exhaustion ",
