@@ -286,7 +286,7 @@ impl<M: Machine> Tables<M> {
             let old = self.entry(slot);
             if let Some(new) = edit.apply(self.domain(), va, old)? {
                 // SAFETY: the caller's users of this page can do with what the edit leaves.
-                unsafe { self.set_pte_queued(slot, va, old, new) }?;
+                unsafe { self.replace_pte(slot, va, old, new) }?;
             }
             return Ok(Change { va, pages });
         }
@@ -494,7 +494,7 @@ impl<M: Machine> Tables<M> {
             let old = self.entry(place);
             if let Some(new) = edit.apply(self.domain(), va, old)? {
                 // SAFETY: the users of this page can do with what the edit leaves.
-                unsafe { self.set_pte_queued(place, va, old, new) }?;
+                unsafe { self.replace_pte(place, va, old, new) }?;
             }
         }
         Ok(())

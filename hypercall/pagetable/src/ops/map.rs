@@ -60,7 +60,7 @@ impl<M: Machine> Tables<M> {
                 check_may_be_writable(self.domain(), va, new)?;
             }
             // SAFETY: nothing was mapped there.
-            unsafe { self.set_pte_queued(slot, va, Pte::NONE, new) }?;
+            unsafe { self.replace_pte(slot, va, Pte::NONE, new) }?;
             return Ok(Change { va, pages });
         }
         // SAFETY: the frames' owner agrees, as the caller says.

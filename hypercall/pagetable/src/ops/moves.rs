@@ -55,9 +55,9 @@ impl<M: Machine> Tables<M> {
             let old = source.in_table();
             let new = moved(old, from, target.in_table(), to, self.others_mark(from))?;
             // SAFETY: the frame stays its users', who find it at the new place.
-            unsafe { self.set_pte_queued(target, to, Pte::NONE, new) }?;
+            unsafe { self.replace_pte(target, to, Pte::NONE, new) }?;
             // SAFETY: nothing in use is mapped at the source, as the caller says.
-            unsafe { self.set_pte_queued(source, from, old, Pte::NONE) }?;
+            unsafe { self.replace_pte(source, from, old, Pte::NONE) }?;
             return Ok(Change { va: to, pages });
         }
         self.lazily(|tables| {

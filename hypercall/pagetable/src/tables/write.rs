@@ -66,7 +66,7 @@ impl<M: Machine> Tables<M> {
     /// wait, by a short way.
     #[inline(always)]
     #[track_caller]
-    pub(crate) unsafe fn set_pte_queued(
+    pub(crate) unsafe fn replace_pte(
         &mut self,
         slot: Place<L1>,
         va: u64,
@@ -94,7 +94,7 @@ impl<M: Machine> Tables<M> {
         self.apply_if_refused(result)
     }
 
-    /// As [`Tables::set_pte_queued`], for callers of whom there are many.
+    /// As [`Tables::replace_pte`], for callers of whom there are many.
     #[inline(never)]
     #[track_caller]
     unsafe fn write_apart(
@@ -105,7 +105,7 @@ impl<M: Machine> Tables<M> {
         entry: Pte,
     ) -> Result<(), MmError> {
         // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
-        unsafe { self.set_pte_queued(slot, va, old, entry) }
+        unsafe { self.replace_pte(slot, va, old, entry) }
     }
 
     /// Writes an entry: none of the A and D bits is lost that other vCPUs set until it is in force.

@@ -151,14 +151,14 @@ impl<M: Machine> Tables<M> {
         if on_write == OnWrite::Share || self.frames().is_mapped_once(value.pfn) == Some(true) {
             self.check_may_be_writable(va, old)?;
             // SAFETY: user mode finds the same memory, which is its own or meant to be shared.
-            unsafe { self.set_pte_queued(place, va, old, old.with_flags(flags)) }?;
+            unsafe { self.replace_pte(place, va, old, old.with_flags(flags)) }?;
             return Ok(true);
         }
         let copy = self.copy_page(value.pfn)?;
         note(value.pfn, copy);
         let new = self.make_pte(Value::new(copy, flags | Flags::USER))?;
         // SAFETY: user mode finds the same content, and nobody could write to it meanwhile.
-        unsafe { self.set_pte_queued(place, va, old, new) }?;
+        unsafe { self.replace_pte(place, va, old, new) }?;
         Ok(true)
     }
 

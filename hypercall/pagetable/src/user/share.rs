@@ -173,7 +173,7 @@ impl<M: Machine> Tables<M> {
                 if entry.flags().contains(Flags::WRITABLE) && tables.is_alone(va) == Some(false) {
                     let flags = entry.flags() - Flags::WRITABLE;
                     // SAFETY: user mode finds the same memory, which it could not write to.
-                    unsafe { tables.set_pte_queued(place, va, entry, entry.with_flags(flags)) }?;
+                    unsafe { tables.replace_pte(place, va, entry, entry.with_flags(flags)) }?;
                 }
             }
             let entry = tables.entry(pmd);
