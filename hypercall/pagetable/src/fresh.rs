@@ -168,7 +168,7 @@ impl<M: Machine> Tables<M> {
         self.or_orphan(pfn, linked)
     }
 
-    /// Sees to it that a table is not lost with an error.
+    /// Sees to it that a table that nothing refers to is not lost with an error.
     pub(super) fn or_orphan<T>(
         &mut self,
         table: Pfn,
@@ -176,7 +176,7 @@ impl<M: Machine> Tables<M> {
     ) -> Result<T, MmError> {
         if result.is_err() {
             self.apply_log();
-            self.frames().orphan(table);
+            self.frames().orphan_unless_linked(table);
         }
         result
     }
@@ -188,16 +188,17 @@ impl<M: Machine> Tables<M> {
             let Some(pfn) = self.frames().next_orphan() else {
                 return;
             };
-            let Ok((state, _)) = self.frames().states(pfn) else {
+            let Ok((state, planned)) = self.frames().states(pfn) else {
                 continue;
             };
+            let linked = state.links > 0 || planned.links > 0;
             let reclaimed = match state.kind {
                 // SAFETY: whoever held the frame gave it up with an error, and it is taken off the
                 // list of those only once.
                 Kind::Owned | Kind::Code => self.free_frame(unsafe { Frame::from_pfn(pfn) }),
-                Kind::Table if state.links == 0 && !state.pinned => self.release_table(pfn),
+                Kind::Table if !linked && !state.pinned => self.release_table(pfn),
                 // One of user mode's pool, which Xen refused to unpin.
-                Kind::Table if state.links == 0 && state.level == 1 => self.end_table(pfn),
+                Kind::Table if !linked && state.level == 1 => self.end_table(pfn),
                 _ => Ok(()),
             };
             if let Err(e) = reclaimed {

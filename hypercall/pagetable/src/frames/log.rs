@@ -271,11 +271,15 @@ impl Log {
             applied,
         }) = self.transitions.last()
         {
-            if !applied && matches!(transition, Transition::Link(_) | Transition::Unseal) {
-                // Whoever asked for this gave the table up.
-                frames.orphan(pfn);
-            }
             self.undo_last(frames);
+            match transition {
+                _ if applied => {}
+                // Whoever asked for this gave the table up.
+                Transition::Link(_) | Transition::Unseal => frames.orphan_unless_linked(pfn),
+                // The entry refers to it still.
+                Transition::Unlink => frames.hold_again(pfn),
+                _ => {}
+            }
         }
         self.is_waiting = false;
         while let Some(pfn) = self.waiting.pop() {

@@ -7,6 +7,7 @@ use core::sync::atomic::Ordering;
 
 use super::Frames;
 use crate::record::Record;
+use crate::state::Kind;
 use hypercall::Pfn;
 
 impl Frames {
@@ -17,6 +18,15 @@ impl Frames {
             self.orphans.fetch_add(1, Ordering::Relaxed);
             // Beyond what there is room for the records tell.
             let _ = self.pool.lock().orphans.push(pfn);
+        }
+    }
+
+    /// Remembers a table that whoever asked for a change of it gave up, unless an entry refers to it or
+    /// is to: whoever clears the last one gives it back.
+    pub fn orphan_unless_linked(&self, table: Pfn) {
+        let planned = self.states(table).map(|(_, planned)| planned);
+        if planned.is_ok_and(|planned| planned.links == 0 && planned.kind != Kind::Free) {
+            self.orphan(table);
         }
     }
 

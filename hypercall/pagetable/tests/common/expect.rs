@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use crate::common::layout;
 use hypercall::{Mfn, Pfn, mmu::Level};
 use model::{Mode, Type, entry};
+use pagetable::frames::Frames;
 use pagetable::machine::Machine;
 use pagetable::state::Kind;
 
@@ -64,9 +65,20 @@ fn number(level: Level) -> u8 {
     level as u8
 }
 
+/// Tables that are to be given back have nobody who refers to them, who would do so as well.
+fn orphans(frames: &Frames) {
+    let orphans: Vec<Pfn> = std::iter::from_fn(|| frames.next_orphan()).collect();
+    for pfn in orphans {
+        let (_, planned) = frames.states(pfn).unwrap();
+        assert_eq!(planned.links, 0, "pfn {pfn} is orphaned: {planned}");
+        frames.orphan(pfn);
+    }
+}
+
 /// The record of each frame agrees with what Xen knows of it, and the counts with the records.
 pub(crate) fn records(world: &World) {
     let frames = world.tables.frames();
+    orphans(frames);
     let machine = world.tables.machine();
     let counts = frames.counts();
     let mut free = 0;
