@@ -1,19 +1,22 @@
-//! Each operation on ranges, at the sizes where it changes its ways, in and out of lazy sections.
+//! Operations on ranges, at the sizes where they change their ways, in and out of lazy sections.
 //!
 //! The fuzzer's reference judges: after each step every page reads as it must, through the queue,
 //! in the tables and through the processor.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod refused;
+mod single;
+mod whole;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use common::{BASE, MIB, ModelProbe, PAGE, World, expect, small};
-use hypercall::{Hypervisor, Mfn, Op as Call, event};
+use hypercall::{Hypervisor, event};
 use model::Kind;
-use pagetable::fuzz::{Fuzzer, Mode, Op, Probe, in_table, mode, queued};
-use pagetable::machine::Machine;
-use pagetable::{Flags, MmError, Pte, Value};
+use pagetable::Flags;
+use pagetable::fuzz::{Fuzzer, Mode, Op, Probe, in_table, queued};
 
 type Run = Fuzzer<{ 24 * 512 }, 640>;
 
@@ -377,236 +380,4 @@ fn a_handler_runs_between_the_writes_of_a_section() {
         expect::clean(world);
     });
     model.set_upcall(None);
-}
-
-#[test]
-fn rights_that_no_page_may_have_are_refused_before_xen_is_asked() {
-    let mut world = World::small();
-    let frames = world.frames(3);
-    let both = Flags::PRESENT | Flags::WRITABLE;
-    world.map(BASE, &frames[..1], Flags::DATA).unwrap();
-    let before = world.model.counters().traps;
-    let mfn = world.tables.machine().mfn(frames[1]).unwrap();
-    let errors = [
-        world.map(BASE + PAGE, &frames[1..], both),
-        world.set_ptes(BASE + PAGE, frames[1], 1, both),
-        // SAFETY: the model's memory.
-        unsafe { world.tables.map_machine(BASE + PAGE, mfn, both) },
-        world.protect(BASE, 1, Flags::empty(), Flags::NO_EXECUTE),
-    ];
-    for e in errors {
-        assert!(matches!(e, Err(MmError::WriteAndExecute { .. })), "{e:?}");
-    }
-    // An entry with a frame but without P would end the domain where there is L1TF.
-    let errors = [
-        world.map(BASE + PAGE, &frames[1..], Flags::NO_EXECUTE),
-        world.set_ptes(BASE + PAGE, frames[1], 1, Flags::empty()),
-        world.protect(BASE, 1, Flags::empty(), Flags::PRESENT),
-    ];
-    for e in errors {
-        assert!(matches!(e, Err(MmError::NotMapped { .. })), "{e:?}");
-    }
-    let root = world.tables.root();
-    let window = world.tables.machine().window(root);
-    let table = world.protect(window, 1, Flags::WRITABLE, Flags::empty());
-    assert!(
-        matches!(table, Err(MmError::MustStayReadOnly { .. })),
-        "{table:?}"
-    );
-    let image = world.protect(world.image.rodata.start, 1, Flags::WRITABLE, Flags::empty());
-    assert!(
-        matches!(image, Err(MmError::MustStayReadOnly { .. })),
-        "{image:?}"
-    );
-    assert_eq!(world.model.counters().traps, before);
-    assert_eq!(queued(&world.tables), (0, false));
-}
-
-#[test]
-fn ranges_that_are_none_are_refused() {
-    let mut world = World::small();
-    let bad = |e: Result<(), MmError>| assert!(matches!(e, Err(MmError::BadRange { .. })), "{e:?}");
-    bad(world.unmap(BASE, 0));
-    bad(world.unmap(BASE + 1, 1));
-    bad(world.unmap(0x8000_0000_0000, 1));
-    bad(world.unmap(0x7fff_ffff_f000, 2));
-    bad(world.unmap(BASE, 1 << 52));
-    bad(world.unmap(0xffff_ffff_ffff_f000, 2));
-    // The last page of either half is one.
-    world.unmap(0x7fff_ffff_f000, 1).unwrap();
-    world.unmap(0xffff_ffff_ffff_e000, 1).unwrap();
-    bad(world.move_pages(BASE, BASE + PAGE, 2));
-    bad(world.move_pages(BASE, BASE, 512));
-    let p2m = world.model.boot().mfn_list;
-    world.unmap(BASE, 1).unwrap();
-    assert!(matches!(
-        world.map(p2m, &[], Flags::DATA),
-        Err(MmError::BadRange { .. })
-    ));
-}
-
-/// Where whole tables change hands the place may have a table, which comes back, but no page in it.
-#[test]
-fn a_table_moves_only_to_where_nothing_is_mapped() {
-    let (from, to) = (BASE, BASE + 5 * 512 * PAGE);
-    for at in [0, 1, 300, 511] {
-        let mut world = World::small().populated();
-        let frames = world.frames(512);
-        let free = |world: &World| world.tables.frames().counts().free;
-        world.tables.ensure_pmd(from).unwrap();
-        let before = free(&world);
-        world.map(from, &frames, Flags::DATA).unwrap();
-        let page = to + at * PAGE;
-        world.map(page, &frames[..1], Flags::CONST).unwrap();
-        let refused = world.move_pages(from, to, 512);
-        assert!(
-            matches!(refused, Err(MmError::Occupied { va }) if va == page),
-            "{refused:?}"
-        );
-        for va in [from, page] {
-            assert_eq!(world.mapped(va).map(|found| found.0), Some(frames[0]));
-        }
-        expect::clean(&world);
-        // One page is unmapped by its entry, and the table stays.
-        world.unmap(page, 1).unwrap();
-        assert_eq!(free(&world), before - 2);
-        world.move_pages(from, to, 512).unwrap();
-        assert_eq!(free(&world), before - 1);
-        assert_eq!(world.mapped(from), None);
-        let last = world.mapped(to + 511 * PAGE);
-        assert_eq!(last.map(|found| found.0), Some(frames[511]));
-        world.unmap(to, 512).unwrap();
-        assert_eq!(free(&world), before);
-        expect::clean(&world);
-    }
-}
-
-/// Tables are replaced by groups, of which the last may be full or not.
-#[test]
-fn a_range_of_any_number_of_tables_is_changed() {
-    for tables in [15, 16, 17, 33] {
-        let mut world = World::small().populated();
-        let pages = tables * 512;
-        let frame = world.frames(1)[0];
-        let free = |world: &World| world.tables.frames().counts().free;
-        world.tables.ensure_pmd(BASE).unwrap();
-        let before = free(&world);
-        let frames = vec![frame; pages as usize];
-        world.map(BASE, &frames, Flags::DATA).unwrap();
-        let none = Flags::empty();
-        world.protect(BASE, pages, none, Flags::WRITABLE).unwrap();
-        for page in 0..pages {
-            let (found, rights) = world.mapped(BASE + page * PAGE).unwrap();
-            let is_writable = rights & model::entry::RW != 0;
-            assert_eq!((found, is_writable), (frame, false), "{page} of {pages}");
-        }
-        expect::clean(&world);
-        world.unmap(BASE, pages).unwrap();
-        assert!((0..pages).all(|page| world.mapped(BASE + page * PAGE).is_none()));
-        assert_eq!(free(&world), before);
-        expect::clean(&world);
-    }
-}
-
-/// A change says which addresses must not be touched before it is in force.
-#[test]
-fn a_change_tells_the_addresses_that_change() {
-    let none = Flags::empty();
-    // The last by whole tables.
-    for (pages, gap) in [(1, 70), (2, 70), (600, 70), (1024, 512)] {
-        let mut world = World::small().populated();
-        let frames = world.frames(pages);
-        let pages = pages as u64;
-        let far = BASE + gap * PAGE + pages * PAGE;
-        let at = |va| va..va + pages * PAGE;
-        let tables = &mut world.tables;
-        // SAFETY: the model's memory.
-        unsafe {
-            let map = tables.map(BASE, frames.iter().copied(), Flags::DATA);
-            let map = map.unwrap();
-            assert_eq!(map.range(), at(BASE));
-            map.commit(tables).unwrap();
-            let protect = tables.protect(BASE, pages, none, Flags::WRITABLE).unwrap();
-            assert_eq!(protect.range(), at(BASE));
-            protect.commit(tables).unwrap();
-            let moved = tables.move_pages(BASE, far, pages).unwrap();
-            assert_eq!(moved.range(), at(far));
-            moved.commit(tables).unwrap();
-            let unmap = tables.unmap(far, pages).unwrap();
-            assert_eq!(unmap.range(), at(far));
-            unmap.commit(tables).unwrap();
-        }
-        expect::clean(&world);
-    }
-}
-
-#[test]
-fn a_frame_of_nobody_is_mapped_by_its_machine_number() {
-    let mut world = World::small();
-    // SAFETY: another domain's frame, and one that does not exist: Xen refuses both.
-    unsafe {
-        let foreign = world.model.foreign_mfn();
-        let e = world.tables.map_machine(BASE, foreign, Flags::CONST);
-        assert!(matches!(e, Err(MmError::Flush(_))), "{e:?}");
-        let e = world
-            .tables
-            .map_machine(BASE, Mfn::truncate(1), Flags::CONST);
-        assert!(matches!(e, Err(MmError::Flush(_))), "{e:?}");
-        let shared = world.model.boot().shared_info;
-        world.tables.map_machine(BASE, shared, Flags::DATA).unwrap();
-        let e = world.tables.map_machine(BASE, shared, Flags::DATA);
-        assert!(matches!(e, Err(MmError::Occupied { va: BASE })), "{e:?}");
-    }
-    assert!(world.probe().load(BASE).is_some());
-    expect::sound(&world);
-}
-
-#[test]
-fn a_lone_entry_goes_the_cheapest_way() {
-    let mut world = World::small();
-    let frames = world.frames(1);
-    world.tables.ensure_pte_table(BASE).unwrap();
-    world.model.reset_counters();
-    let place = world.tables.pte_slot(BASE).unwrap().place();
-    let new = world
-        .tables
-        .make_pte(Value::new(frames[0], Flags::DATA))
-        .unwrap();
-    for entry in [new, Pte::NONE, new] {
-        // SAFETY: the model's memory.
-        unsafe { world.tables.set_pte(place, BASE, entry) }.unwrap();
-    }
-    let counters = world.model.counters();
-    assert_eq!(
-        (counters.traps, counters.calls(Call::UpdateVaMapping)),
-        (3, 3)
-    );
-    // An empty section asks Xen for nothing.
-    for to in [Mode::Enter, Mode::Enter, Mode::Leave, Mode::Leave] {
-        mode(&mut world.tables, to).unwrap();
-    }
-    assert_eq!(world.model.counters().traps, 3);
-}
-
-#[test]
-fn dirty_bits_of_the_page_before_are_not_kept() {
-    let mut world = World::small();
-    let frames = world.frames(2);
-    world.map(BASE, &frames[..1], Flags::DATA).unwrap();
-    let clean = Flags::DATA - Flags::DIRTY - Flags::ACCESSED;
-    let place = world.tables.pte_slot(BASE).unwrap().place();
-    let entry = world.tables.make_pte(Value::new(frames[1], clean)).unwrap();
-    world.mode(Mode::Enter);
-    // SAFETY: the model's memory.
-    unsafe { world.tables.set_pte(place, BASE, entry) }.unwrap();
-    // Both writes go out as one, which must not preserve what the first one ended.
-    // SAFETY: the model's memory.
-    unsafe { world.tables.ptep_set_wrprotect(BASE) }.unwrap();
-    assert_eq!(queued(&world.tables).0, 1);
-    world.mode(Mode::Leave);
-    let found = in_table(&world.tables, BASE).unwrap().flags();
-    assert!(
-        !found.intersects(Flags::DIRTY | Flags::ACCESSED),
-        "{found:?}"
-    );
 }
