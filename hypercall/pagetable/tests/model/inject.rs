@@ -4,12 +4,10 @@
 //! Afterwards the error names what was refused, the record of frames is that of Xen, nothing is
 //! queued, no frame is lost, and the same operation succeeds when it is tried again.
 
-mod common;
-
 use std::collections::HashSet;
 
 use crate::common::layout;
-use common::{BASE, MIB, PAGE, World, expect, small};
+use crate::common::{BASE, MIB, PAGE, World, expect, small};
 use hypercall::batch::Failed;
 use hypercall::{Errno, Op, Pfn};
 use model::{Injection, Kind};

@@ -1,9 +1,7 @@
 //! Two vCPUs' logs over one record of frames: each applies its own transitions, whatever the other
 //! does.
 
-mod common;
-
-use common::{MIB, ModelMachine, World, small};
+use crate::common::{MIB, ModelMachine, World, small};
 use hypercall::Pfn;
 use model::Kind as Domain;
 use pagetable::frames::{Frame, FrameError, Frames, Log};

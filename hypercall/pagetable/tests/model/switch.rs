@@ -1,9 +1,7 @@
 //! Switching spaces while Xen refuses: the root is the one that Xen has, and an error leaves the
 //! space as it was.
 
-mod common;
-
-use common::{BASE, MIB, World, expect, small};
+use crate::common::{BASE, MIB, World, expect, small};
 use hypercall::abi::mmu::{MMUEXT_NEW_BASEPTR, MMUEXT_NEW_USER_BASEPTR};
 use hypercall::{Errno, Op};
 use model::{Injection, Kind, Mode as Cpu};

@@ -1,8 +1,6 @@
 //! What a vCPU remembers of the tables that it used is forgotten when they have other machine numbers.
 
-mod common;
-
-use common::{BASE, MIB, World, small};
+use crate::common::{BASE, MIB, World, small};
 use model::Kind;
 use pagetable::machine::Machine;
 use pagetable::{Flags, MmError};

@@ -1,10 +1,8 @@
 //! Which tables a vCPU may work on, once others work beside it.
 
-mod common;
-
 use std::rc::Rc;
 
-use common::{BASE, ModelMachine, World, Xen};
+use crate::common::{BASE, ModelMachine, World, Xen};
 use hypercall::Pfn;
 use pagetable::fuzz::{Mode, mode};
 use pagetable::locks::Part;

@@ -1,12 +1,10 @@
 //! The user half of spaces: memory that several map, tables that several share, and what becomes of
 //! both when one of them writes, unmaps, moves or ends, or Xen refuses.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod held;
 mod random;
 
-use common::{PAGE, World, expect};
+use crate::common::{PAGE, World, expect};
 use hypercall::{Errno, Op};
 use model::{Access, Injection, Mode as Cpu};
 use pagetable::spaces::AddressSpace;
@@ -162,7 +160,7 @@ fn a_refusal_for_one_root_is_made_up_for() {
 fn only_user_modes_addresses_and_sensible_rights_are_taken() {
     let mut world = World::small().populated();
     let space = world.tables.create_space().unwrap();
-    let refused = map(&mut world, &space, common::BASE, 1, 0);
+    let refused = map(&mut world, &space, crate::common::BASE, 1, 0);
     assert!(
         matches!(refused, Err(MmError::BadRange { .. })),
         "{refused:?}"
@@ -487,7 +485,7 @@ fn spares_are_given_back_before_memory_runs_out() {
 /// Whatever Xen refuses of what resolves a fault, of taking or unmapping, both spaces find what they had.
 #[test]
 fn nothing_is_lost_when_a_fault_cannot_be_resolved() {
-    type Work = fn(&mut Tables<common::ModelMachine>) -> Result<(), MmError>;
+    type Work = fn(&mut Tables<crate::common::ModelMachine>) -> Result<(), MmError>;
     let work: [Work; 4] = [
         |tables| tables.make_writable(VA, OnWrite::Copy),
         |tables| tables.take_user(VA).map(drop),

@@ -1,9 +1,7 @@
 //! Memory that goes back to Xen and comes again: records, direct map, p2m list and Xen's counts in step,
 //! whatever Xen refuses.
 
-mod common;
-
-use common::{MIB, World, expect, small};
+use crate::common::{MIB, World, expect, small};
 use hypercall::{Errno, Op, Pfn, memory};
 use model::{Injection, Kind, Layout};
 use pagetable::MmError;
@@ -31,7 +29,7 @@ fn in_step(world: &World, what: &str) {
         assert_eq!(back, mfn.map(|_| Some(pfn)), "{what}: the M2P of pfn {pfn}");
     }
     assert_eq!(counts.given, given, "{what}");
-    let xen = common::Xen(world.model.clone());
+    let xen = crate::common::Xen(world.model.clone());
     let has = memory::current_reservation(&xen).unwrap();
     assert_eq!(has, counts.total - given, "{what}: what Xen counts");
 }
@@ -80,7 +78,7 @@ fn memory_goes_and_comes_again() {
             // What came is memory like any other.
             let frames = world.named_frames(600);
             world
-                .map(common::BASE, &frames, pagetable::Flags::DATA)
+                .map(crate::common::BASE, &frames, pagetable::Flags::DATA)
                 .unwrap();
             in_step(&world, "in use");
         }
@@ -128,7 +126,7 @@ fn a_domain_gets_more_memory_than_it_was_built_with() {
             let frames = world.named_frames(pages as usize);
             assert!(frames.iter().any(|pfn| pfn.as_u64() > pages + 10));
             world
-                .map(common::BASE, &frames, pagetable::Flags::DATA)
+                .map(crate::common::BASE, &frames, pagetable::Flags::DATA)
                 .unwrap();
             in_step(&world, "in use");
         }

@@ -1,9 +1,7 @@
 //! Memory to its end: growth of the direct map, running out, and what is not the kernel's to change.
 
-mod common;
-
 use crate::common::layout;
-use common::{BASE, MIB, PAGE, World, expect, small};
+use crate::common::{BASE, MIB, PAGE, World, expect, small};
 use hypercall::mmu::Scope;
 use hypercall::{Errno, ExtOp, Op, Pfn};
 use model::{Injection, Kind, entry};

@@ -1,9 +1,7 @@
 //! References to tables by entries that are written again and again in one queue, while Xen refuses
 //! some of the writes: the record counts those that stand.
 
-mod common;
-
-use common::{BASE, MIB, PAGE, World, expect, small};
+use crate::common::{BASE, MIB, PAGE, World, expect, small};
 use hypercall::mmu::Scope;
 use hypercall::{Errno, ExtOp, Op, Pfn};
 use model::{Injection, Kind};

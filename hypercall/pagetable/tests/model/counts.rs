@@ -1,10 +1,8 @@
 //! What the record of frames says of memory, held against the memory that comes.
 
-mod common;
-
 use std::rc::Rc;
 
-use common::{MIB, ModelMachine, Own, World, Xen, machine, small, start};
+use crate::common::{MIB, ModelMachine, Own, World, Xen, machine, small, start};
 use hypercall::Pfn;
 use model::{Kind as Domain, Layout, Model};
 use pagetable::frames::{CHUNK, FrameError, Frames};
@@ -52,7 +50,7 @@ fn a_chunk_takes_the_frames_that_are_said() {
     assert_eq!(Frames::frames_for_chunk(512 * 512), 6);
     let memory = 64 * MIB;
     let layout = Layout {
-        init_p2m: Some(common::layout::P2M.start),
+        init_p2m: Some(crate::common::layout::P2M.start),
         ..small(Domain::DomU, memory)
     };
     for chunks in [300, 512, 513, 1000, 1025, 1100] {

@@ -1,8 +1,6 @@
 //! Operations on a space that the processor does not work with: what fork and exec do.
 
-mod common;
-
-use common::{MIB, PAGE, World, expect, small};
+use crate::common::{MIB, PAGE, World, expect, small};
 use hypercall::Pfn;
 use model::Kind;
 use pagetable::fuzz::{Mode, Probe, mode};
@@ -36,7 +34,7 @@ fn name(pfn: Pfn) -> Option<u64> {
 fn in_space(
     world: &mut World,
     space: &AddressSpace,
-    f: impl FnOnce(&mut Tables<common::ModelMachine>) -> Result<(), MmError>,
+    f: impl FnOnce(&mut Tables<crate::common::ModelMachine>) -> Result<(), MmError>,
 ) {
     let before = world.tables.root();
     world.tables.in_space(space, f).unwrap();
@@ -108,7 +106,7 @@ fn what_is_done_to_another_space_is_done_there_and_only_there() {
 #[test]
 fn the_kernel_half_is_changed_for_all_from_anywhere() {
     let (mut world, here, there, frames) = two_spaces();
-    let va = common::BASE;
+    let va = crate::common::BASE;
     // SAFETY: nothing runs on the model.
     in_space(&mut world, &there, |tables| unsafe {
         tables

@@ -1,10 +1,8 @@
 //! What the audit claims to find it finds: each entry and each record is spoilt behind the back of
 //! everybody who would refuse it.
 
-mod common;
-
-use common::layout::{DIRECT, FIXMAP, P2M};
-use common::{BASE, MIB, PAGE, World, expect, small};
+use crate::common::layout::{DIRECT, FIXMAP, P2M};
+use crate::common::{BASE, MIB, PAGE, World, expect, small};
 use hypercall::{MachAddr, Mfn, Pfn};
 use model::{Kind, Layout, entry};
 use pagetable::Flags;
@@ -78,7 +76,7 @@ fn an_entry_that_maps_a_page_is_judged() {
     let frame = world.frames(1)[0];
     let entry = world.tables.get(world.tables.pmd_slot(va).unwrap());
     let table = world.tables.pmd_val(entry).unwrap().pfn;
-    let image = |va: u64| Pfn::truncate((va - common::layout::IMAGE.start) / PAGE);
+    let image = |va: u64| Pfn::truncate((va - crate::common::layout::IMAGE.start) / PAGE);
     let rodata = image(world.image.rodata.start);
     let text = image(world.image.text.start);
     let list = (0..).map(Pfn::truncate).find(|pfn| {

@@ -1,9 +1,7 @@
 //! What the tables keep besides their entries: the places that were used last, what the processor
 //! may have cached, and the record of frames. Each must follow the entries at once.
 
-mod common;
-
-use common::{BASE, MIB, ModelMachine, PAGE, World, expect, small};
+use crate::common::{BASE, MIB, ModelMachine, PAGE, World, expect, small};
 use hypercall::{Errno, Op, Pfn};
 use model::{Injection, Kind};
 use pagetable::entry::{L3, TableLevel};
@@ -190,7 +188,7 @@ fn a_frame_that_was_the_images_can_be_written() {
     let mut world = World::small().populated();
     let start = world.image.text.start;
     let window = |page| {
-        let pfn = (start - common::layout::IMAGE.start) / PAGE + page;
+        let pfn = (start - crate::common::layout::IMAGE.start) / PAGE + page;
         world.tables.machine().window(Pfn::truncate(pfn))
     };
     let windows: Vec<_> = (0..80).map(window).collect();

@@ -1,10 +1,8 @@
 //! What people are shown of the tables, the walk to an address and the runs of pages in a range, held
 //! against what the processor finds there.
 
-mod common;
-
-use common::layout::{self, DYNAMIC, IMAGE};
-use common::{BASE, MIB, PAGE, World, small};
+use crate::common::layout::{self, DYNAMIC, IMAGE};
+use crate::common::{BASE, MIB, PAGE, World, small};
 use hypercall::Pfn;
 use hypercall::mmu::Level;
 use model::{Kind, Layout, Mode as Cpu, entry};

@@ -1,11 +1,9 @@
 //! What a program, a memory map or a toolstack decides the amount of: none of it ends what works for
 //! less, and none of it is lost.
 
-mod common;
-
 use std::rc::Rc;
 
-use common::{BASE, MIB, Own, PAGE, World, Xen, expect, machine, small, start};
+use crate::common::{BASE, MIB, Own, PAGE, World, Xen, expect, machine, small, start};
 use hypercall::{Errno, Op as Call, Pfn};
 use model::{Injection, Kind, Layout, Model};
 use pagetable::fuzz::Probe;
@@ -134,7 +132,7 @@ fn domains_of_any_size_are_taken_over() {
     for kernel_end in [0x20_0000, 0x30_0000, 0x37_6000] {
         let layout = Layout {
             kernel: (base + 0x10_0000, base + kernel_end),
-            init_p2m: Some(common::layout::P2M.start),
+            init_p2m: Some(crate::common::layout::P2M.start),
             ..small(Kind::DomU, 64 * MIB)
         };
         for gib in [1, 127, 128, 501, 512, 513, 4096, 16 << 10, 17 << 10] {
@@ -171,7 +169,7 @@ fn the_direct_map_has_its_entries_of_the_root_from_boot_on() {
         early.unwrap().direct_map().unwrap();
         let needed = u64::min(gib, 16 << 10).div_ceil(512);
         for slot in 0..33 {
-            let va = common::layout::DIRECT.start + (slot << 39);
+            let va = crate::common::layout::DIRECT.start + (slot << 39);
             let entry = tables.get(tables.pgd_offset(va).unwrap());
             assert_eq!(entry.is_present(), slot < needed, "{gib} GiB, {slot}");
         }

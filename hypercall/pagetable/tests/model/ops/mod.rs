@@ -3,8 +3,6 @@
 //! The fuzzer's reference judges: after each step every page reads as it must, through the queue,
 //! in the tables and through the processor.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod refused;
 mod single;
 mod whole;
@@ -12,7 +10,7 @@ mod whole;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use common::{BASE, MIB, ModelProbe, PAGE, World, expect, small};
+use crate::common::{BASE, MIB, ModelProbe, PAGE, World, expect, small};
 use hypercall::{Hypervisor, event};
 use model::Kind;
 use pagetable::Flags;
@@ -316,7 +314,7 @@ fn a_handler_runs_between_the_writes_of_a_section() {
     let frames = world.frames(4);
     world.tables.ensure_pte_table(BASE).unwrap();
     let model = Rc::clone(&world.model);
-    let hv = common::Xen(Rc::clone(&model));
+    let hv = crate::common::Xen(Rc::clone(&model));
     event::bind_virq(&hv, 1, 0).unwrap();
     model.preempt_every(Some(2));
     let shared = Rc::new(RefCell::new(world));

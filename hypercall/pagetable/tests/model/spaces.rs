@@ -1,10 +1,8 @@
 //! Address spaces on the model: what each base register refers to, what is the same in all of them
 //! and what is not, and the way back from whatever Xen refuses.
 
-mod common;
-
 use crate::common::layout;
-use common::{BASE, MIB, PAGE, World, expect, small};
+use crate::common::{BASE, MIB, PAGE, World, expect, small};
 use hypercall::{Errno, Op};
 use model::{Access, Injection, Kind, Mode as Cpu};
 use pagetable::entry::Pgd;

@@ -1,11 +1,9 @@
 //! The takeover on the host, for every kind of domain, order of machine frames and size.
 
-mod common;
-
 use std::rc::Rc;
 
 use crate::common::layout::{self, Fixed};
-use common::{BASE, MIB, Own, PAGE, World, Xen, expect, image, machine, small, start};
+use crate::common::{BASE, MIB, Own, PAGE, World, Xen, expect, image, machine, small, start};
 use hypercall::Pfn;
 use model::{Kind, Layout, Model, Order};
 use pagetable::fuzz::Probe;
@@ -324,7 +322,7 @@ fn holes_in_the_initial_mapping_are_left_alone() {
         vec![initial - 100..initial - 99, initial - 3..initial],
     ] {
         let model = Rc::new(Model::build(&layout));
-        let machine = common::with_holes(&model, holes.clone());
+        let machine = crate::common::with_holes(&model, holes.clone());
         let mut tables = Own::new(Xen(Rc::clone(&model)), machine);
         let mut start = start(&model, &layout);
         start.p2m_list = None;

@@ -1,9 +1,7 @@
 //! Tables that are built before Xen sees them, their way back, and that of frames which refusals left
 //! over.
 
-mod common;
-
-use common::{BASE, PAGE, World, expect};
+use crate::common::{BASE, PAGE, World, expect};
 use hypercall::Pfn;
 use pagetable::entry::L1;
 use pagetable::fresh::Fresh;

@@ -1,8 +1,6 @@
 //! Rights of pages, where every way to a frame counts: aliases, whole tables, the direct map.
 
-mod common;
-
-use common::{BASE, PAGE, World, expect};
+use crate::common::{BASE, PAGE, World, expect};
 use hypercall::Pfn;
 use model::{Access, Mode as Cpu};
 use pagetable::fuzz::{Probe, in_table};
@@ -156,7 +154,7 @@ fn whole_tables_get_no_rights_that_a_page_may_not_have() {
         // One of the pages is of a table, another of the kernel's constants.
         let table = world.tables.root();
         let constant =
-            Pfn::truncate((world.image.rodata.start - common::layout::IMAGE.start) / PAGE);
+            Pfn::truncate((world.image.rodata.start - crate::common::layout::IMAGE.start) / PAGE);
         for frame in [table, constant] {
             world.unmap(mid, 1).unwrap();
             world.map(mid, &[frame], Flags::CONST).unwrap();

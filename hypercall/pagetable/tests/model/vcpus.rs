@@ -1,12 +1,10 @@
 //! Two vCPUs' tables of one domain, by turns: each has its queue and what it remembers, the domain is
 //! one.
 
-mod common;
-
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use common::{BASE, MIB, ModelMachine, PAGE, World, Xen, small};
+use crate::common::{BASE, MIB, ModelMachine, PAGE, World, Xen, small};
 use hypercall::{Errno, Op as Call};
 use model::{Injection, Kind};
 use pagetable::fuzz::{Mode, Probe, is_lazy, mode};
@@ -156,7 +154,10 @@ proptest! {
 fn a_vcpu_joins_tables_that_were_taken_over() {
     let world = World::small();
     let model = Rc::clone(&world.model);
-    let mut alone = common::Own::new(Xen(Rc::clone(&model)), common::machine(&model, false));
+    let mut alone = crate::common::Own::new(
+        Xen(Rc::clone(&model)),
+        crate::common::machine(&model, false),
+    );
     assert!(matches!(alone.join(), Err(MmError::NotTakenOver)));
     let other = second(&world);
     assert_eq!(other.root(), world.tables.root());

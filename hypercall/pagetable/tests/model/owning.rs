@@ -1,9 +1,7 @@
 //! Mappings that own their frames: what goes in comes out, once, after the flush, whatever is refused.
 
-mod common;
-
-use common::layout::{DIRECT, DYNAMIC, FIXMAP, HEAP, IMAGE};
-use common::{MIB, PAGE, World, expect, small};
+use crate::common::layout::{DIRECT, DYNAMIC, FIXMAP, HEAP, IMAGE};
+use crate::common::{MIB, PAGE, World, expect, small};
 use hypercall::{Errno, Op as Call, Pfn};
 use model::{Injection, Kind};
 use pagetable::frames::Frame;

@@ -11,8 +11,8 @@ use pagetable::fuzz::Rng;
 use pagetable::spaces::AddressSpace;
 use pagetable::state::Kind as Record;
 
-use super::common::{MIB, PAGE, World, small};
 use super::{STACK, VA, destroy, fork, map, read, sound, spare, unmap, write_despite};
+use crate::common::{MIB, PAGE, World, small};
 
 /// What a space should hold: the content of each page, and whether user mode may write to it.
 type Reference = BTreeMap<u64, (u64, bool)>;

@@ -1,10 +1,8 @@
 //! What vCPUs owe each other: a queue that another sends, a space that another is in.
 
-mod common;
-
 use std::rc::Rc;
 
-use common::{BASE, MIB, ModelMachine, PAGE, World, Xen, small};
+use crate::common::{BASE, MIB, ModelMachine, PAGE, World, Xen, small};
 use hypercall::Pfn;
 use hypercall::abi::mmu::MMUEXT_NEW_BASEPTR;
 use hypercall::abi::mmu::{mmuext_op, mmuext_op_arg1, mmuext_op_arg2};
