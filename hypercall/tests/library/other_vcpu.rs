@@ -1,8 +1,6 @@
 //! A queue that another vCPU sends: what is in it may not mean that vCPU's tables, nor its TLB.
 
-mod common;
-
-use common::{Double, Request};
+use crate::common::{Double, Request};
 use hypercall::abi::mmu::{
     MMUEXT_INVLPG_ALL, MMUEXT_INVLPG_LOCAL, MMUEXT_INVLPG_MULTI, UVMF_INVLPG,
 };

@@ -1,9 +1,7 @@
 //! How many symbolic links a path may lead through, compared with the host.
 #![cfg(target_os = "linux")]
 
-mod common;
-
-use common::{LIMITS, boot, number};
+use crate::common::{LIMITS, boot, number};
 use linux_raw_sys::general as linux;
 use rustix::fs as host;
 

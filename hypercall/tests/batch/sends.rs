@@ -1,8 +1,6 @@
 //! The batcher against a stand-in for Xen: what is sent, and in which shape.
 
-mod common;
-
-use common::{Request, rig::*};
+use crate::common::{Request, rig::*};
 use hypercall::{
     Errno, ExtOp, FlushReason, Level, MachAddr, Op, Pfn, Scope, Update, VirtAddr,
     abi::mmu::*,

@@ -1,11 +1,9 @@
 //! What waits, and what ends the wait: pipes, named pipes, counters, timers, sockets, `poll`,
 //! `select`, `epoll`, `flock`.
 
-mod common;
-
 use std::task::Poll;
 
-use common::{LIMITS, Process, boot, now};
+use crate::common::{LIMITS, Process, boot, now};
 use guest_files::{Drain, Errno, Event, Fill, Number, Opening, Sets, Source};
 use linux_raw_sys::general::{self as linux, pollfd};
 

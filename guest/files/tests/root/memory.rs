@@ -1,11 +1,9 @@
 //! Files in memory: what programs see of them that no comparison with the host shows, and that
 //! everything they held is free again.
 
-mod common;
-
 use std::sync::Arc;
 
-use common::{LIMITS, Process, TestHost, boot, now};
+use crate::common::{LIMITS, Process, TestHost, boot, now};
 use guest_files::{
     Caller as _, DeviceNumber, Drain, Errno, FileSystem as _, Fill, Limits, MemoryFs, Number,
     Result, SetTime, System, Time,

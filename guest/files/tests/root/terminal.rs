@@ -1,12 +1,10 @@
 //! Terminals where a second process, time or another side is needed: job control, stops, sizes,
 //! `VMIN` and `VTIME`, pseudo-terminals.
 
-mod common;
-
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
-use common::{LIMITS, Process, Woken, boot, now};
+use crate::common::{LIMITS, Process, Woken, boot, now};
 use guest_files::{
     Argument, ConsoleDevice, DeviceNumber, Drain, Errno, Number, Output, OwnTerminalDevice, Result,
     Terminal, add_device, add_pseudo_terminals,

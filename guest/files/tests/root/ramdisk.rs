@@ -1,11 +1,9 @@
 //! Ramdisks: what Linux takes is taken, what is damaged is refused by name and place, and no
 //! damage whatever makes the reader fail otherwise.
 
-mod common;
-
 use std::io::Write as _;
 
-use common::{LIMITS, Process, boot, now, number};
+use crate::common::{LIMITS, Process, boot, now, number};
 use guest_files::{Drain, Errno, Limits, Problem, Refusal, unpack, unpack_lasting};
 use linux_raw_sys::general as linux;
 

@@ -16,11 +16,9 @@
 //! Sequences that lead to the same state are continued once. The batch holds two updates, so that
 //! filling it is among what is explored.
 
-mod common;
-
 use std::collections::HashSet;
 
-use common::{Double, Request};
+use crate::common::{Double, Request};
 use hypercall::{
     LazyError, LazyMmu, Level, MachAddr, Mmu, MmuError, Scope, SwitchOut, Update, VirtAddr,
     batch::FlushReason,

@@ -1,8 +1,6 @@
 //! Batches of which Xen refuses something: who is named, what is counted, what still happens.
 
-mod common;
-
-use common::{Request, rig::*};
+use crate::common::{Request, rig::*};
 use hypercall::{
     Errno, ExtOp, Level, MachAddr, Pfn, Scope, Update, VirtAddr,
     abi::mmu::*,
@@ -46,7 +44,7 @@ fn a_refused_update_is_named_and_the_rest_counted() {
         "mmu_update: EBUSY",
         "type conflict",
         "update 1: L1 entry 1 at 0x100008 (va 0x7000) 0x0 -> 0x2063",
-        "batch_refused.rs:",
+        "refused.rs:",
         "3 applied, 1 refused, 1 not tried",
     ] {
         assert!(text.contains(part), "{part:?} in {text}");

@@ -1,8 +1,6 @@
 //! The batcher under random sequences: queueing must not show, failures must add up.
 
-mod common;
-
-use common::{Request, rig::*};
+use crate::common::{Request, rig::*};
 use hypercall::{Batch, Errno, ExtOp, FlushError, Scope, VirtAddr, abi::mmu::*, batch::Write};
 use proptest::prelude::*;
 

@@ -1,9 +1,7 @@
 //! Handlers that come between the writes of a lazy section: what they write is in force when it
 //! returns, and each refusal is told to whoever made the request.
 
-mod common;
-
-use common::{Double, Request, rig::*};
+use crate::common::{Double, Request, rig::*};
 use hypercall::{
     Errno, ExtOp, FlushError, Level, MachAddr, Mfn, Mmu, MmuError, Pfn, Scope, Update, VirtAddr,
     abi::mmu::*, batch::Failed,

@@ -1,10 +1,8 @@
 //! What a flush does about the TLB when requests are refused, whom it blames, and what it counts.
 
-mod common;
-
 use std::collections::HashSet;
 
-use common::{Request, rig::*};
+use crate::common::{Request, rig::*};
 use hypercall::{
     Errno, ExtOp, FlushReason, Level, Op, Scope, Update, VirtAddr,
     abi::mmu::*,

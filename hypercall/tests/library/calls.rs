@@ -1,8 +1,6 @@
 //! The typed hypercalls about the processor: its page tables, entry points, time and console. Which number and arguments each passes, and what it makes of the answer.
 
-mod common;
-
-use common::mock::*;
+use crate::common::mock::*;
 use hypercall::{
     Errno, ExtOp, Level, MachAddr, Mfn, Op, Pfn, Scope, VirtAddr,
     abi::{arch::*, mmu::*, sched::*, vcpu::*, xen::*},

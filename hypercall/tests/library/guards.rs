@@ -1,10 +1,8 @@
 //! Guards and context switches over one shared `Mmu`.
 
-mod common;
-
 use std::{cell::RefCell, panic::Location};
 
-use common::{Double, Request};
+use crate::common::{Double, Request};
 use hypercall::{
     Access, Errno, ExtOp, LazyGuard, LazyMmu, Level, MachAddr, Mfn, Mmu, MmuError, Op, PauseGuard,
     SwitchOut, Update, VirtAddr, abi::mmu::*, batch::EXT_CAPACITY,

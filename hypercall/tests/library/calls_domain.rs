@@ -1,9 +1,7 @@
 //! The typed hypercalls about what a domain has: events, vCPUs, memory, parameters, and the Xen it
 //! runs on. Which number and arguments each passes, and what it makes of the answer.
 
-mod common;
-
-use common::mock::*;
+use crate::common::mock::*;
 use hypercall::{
     Errno, MachAddr, Mfn, Op, Pfn,
     abi::{arch::*, event::*, hvm::*, memory::*, vcpu::*, version::*, xen::*},

@@ -1,9 +1,7 @@
 //! Page tables that no Xen looks at are told the same as Xen is, in the same order, and what they
 //! refuse is told to the same requesters.
 
-mod common;
-
-use common::{Double, rig::*};
+use crate::common::{Double, rig::*};
 use hypercall::abi::{mmu::mmu_update, xen::DOMID_SELF};
 use hypercall::instead::{PageTables, Refused};
 use hypercall::mmu::{self, VaFlush};

@@ -1,10 +1,8 @@
 //! `/proc` and `/sys` as programs read them.
 
-mod common;
-
 use std::sync::Arc;
 
-use common::{LIMITS, Process, boot};
+use crate::common::{LIMITS, Process, boot};
 use guest_files::{
     Area, Descriptors, DeviceNumber, Errno, Fill, Place, ProcessFs, ProcessInfo, Processes, Status,
     Text, Time, table_fs,
