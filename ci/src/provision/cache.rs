@@ -7,10 +7,10 @@
 //!
 //! A cache can be opened [`dry`](Cache::dry): it then notes what it lacks instead of getting it.
 
-use std::cell::RefCell;
 use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::exit::{Failure, Result};
@@ -30,7 +30,11 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(crate) struct Cache {
     root: PathBuf,
     /// What would have been got, if nothing is to be.
-    lacking: Option<RefCell<Vec<String>>>,
+    lacking: Option<Mutex<Vec<String>>>,
+}
+
+fn locked(lacking: &Mutex<Vec<String>>) -> MutexGuard<'_, Vec<String>> {
+    lacking.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Holds the cache for one writer.
@@ -46,7 +50,7 @@ impl Cache {
     pub(crate) fn dry() -> Result<Self> {
         Ok(Self {
             root: Self::place()?,
-            lacking: Some(RefCell::default()),
+            lacking: Some(Mutex::default()),
         })
     }
 
@@ -76,7 +80,7 @@ impl Cache {
     pub(crate) fn lacks(&self, what: &str, place: &str) -> Option<PathBuf> {
         let path = self.root.join(place);
         let note = format!("{what}: {}", path.display());
-        self.lacking.as_ref()?.borrow_mut().push(note);
+        locked(self.lacking.as_ref()?).push(note);
         Some(path)
     }
 
@@ -88,7 +92,7 @@ impl Cache {
     /// All that was noted.
     pub(crate) fn lacking(&self) -> Vec<String> {
         let lacking = self.lacking.as_ref();
-        lacking.map_or_else(Vec::new, |noted| noted.borrow().clone())
+        lacking.map_or_else(Vec::new, |noted| locked(noted).clone())
     }
 
     /// In a dry cache, where a file of a bundle that was not fetched is expected.
@@ -281,7 +285,7 @@ mod tests {
         assert_eq!(cache.lacks("fetch", "x"), None);
         let dry = Cache {
             root: cache.root.clone(),
-            lacking: Some(RefCell::default()),
+            lacking: Some(Mutex::default()),
         };
         dry.derived("there", |_| panic!("made")).unwrap();
         let file = dry.derived("missing", |_| panic!("made")).unwrap();

@@ -6,11 +6,10 @@
 //! And what no Linux need say: calls at random, ten thousand processes, two hundred at once, and a script in
 //! little memory, each with an audit of the page tables at its end, which the kernel makes by itself.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::go;
@@ -225,7 +224,7 @@ pub(super) fn run(suite: &mut Suite) -> Result<()> {
     covered(suite, &program)?;
     let (ramdisk, little) = ramdisks(suite, &program)?;
     let linux = rootfs::kernel(&suite.provision.dom0()?, &suite.provision.cache)?;
-    let said = Rc::new(RefCell::new(BTreeMap::new()));
+    let said = Arc::new(Mutex::new(BTreeMap::new()));
     let mut boots = vec![as_linux(&linux, &ramdisk, &said)];
     boots.push(as_kernel(&kernel, &ramdisk, Via::Dom0, &said));
     boots.extend(besides(&kernel, &little, Via::Dom0));
@@ -339,7 +338,14 @@ fn build_threads(suite: &Suite) -> Result<PathBuf> {
 }
 
 /// What each part of the script said, by its name.
-type Said = Rc<RefCell<BTreeMap<String, Vec<String>>>>;
+type Parts = BTreeMap<String, Vec<String>>;
+
+/// What Linux said, for the boots that come after it.
+type Said = Arc<Mutex<Parts>>;
+
+fn kept(said: &Said) -> MutexGuard<'_, Parts> {
+    said.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The script on Linux; what it says is kept.
 fn as_linux(kernel: &Path, ramdisk: &Path, said: &Said) -> Boot {
@@ -366,7 +372,7 @@ fn as_linux(kernel: &Path, ramdisk: &Path, said: &Said) -> Boot {
             let calls = parts.get("calls").map_or(&[][..], Vec::as_slice);
             let listed: Vec<_> = CALLS.lines().map(str::to_owned).collect();
             let differs = difference(&listed, calls);
-            *said.borrow_mut() = parts.clone();
+            *kept(&said) = parts.clone();
             match differs {
                 Some((line, listed, said)) => Err(format!(
                     "line {line} of ci/src/test/programs/calls is {listed:?}, and {said:?} under Linux"
@@ -401,7 +407,7 @@ fn as_kernel(kernel: &Path, ramdisk: &Path, via: Via, said: &Said) -> Boot {
         },
         check: Box::new(move |transcript, end| {
             smoke::check(&ROW, &transcript.guest, end)?;
-            compare(&parts(&transcript.guest), &said.borrow())
+            compare(&parts(&transcript.guest), &kept(&said))
         }),
     }
 }
@@ -427,7 +433,7 @@ fn in_little_memory(kernel: &Path, ramdisk: &Path, via: Via, said: &Said) -> Boo
     boot.job.timeout = Some(TIMEOUT);
     boot.check = Box::new(move |transcript, end| {
         smoke::check(&LITTLE, &transcript.guest, end)?;
-        let mut said = said.borrow().clone();
+        let mut said = kept(&said).clone();
         said.retain(|part, _| matches!(part.as_str(), "calls" | "threads" | "commands"));
         let is_said = |line: &String| TOO_LITTLE.iter().any(|words| line.contains(words));
         match transcript.guest.iter().any(is_said) {

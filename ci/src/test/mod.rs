@@ -39,6 +39,7 @@ mod vcpus;
 mod workflows;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cli::{ProvisionArgs, TestArgs};
@@ -173,7 +174,7 @@ impl Group {
 /// What groups work with, and the count they add to.
 pub(crate) struct Suite {
     workspace: Workspace,
-    provision: Provision,
+    provision: Arc<Provision>,
     kernel: Option<PathBuf>,
     /// Boots run if this text is in their names.
     only: Option<String>,
@@ -187,7 +188,7 @@ impl Suite {
     fn open(arguments: &TestArgs) -> Result<Suite> {
         Ok(Suite {
             workspace: Workspace::find()?,
-            provision: arguments.provision.open()?,
+            provision: Arc::new(arguments.provision.open()?),
             kernel: None,
             only: arguments.only.clone(),
             passed: 0,
@@ -415,7 +416,7 @@ fn booted(suite: &mut Suite, vias: &[Via]) -> Result<()> {
     boots.extend(examples::boots(suite, vias)?);
     boots.extend(programs::boots(suite, &kernel, vias)?);
     boots.retain(|boot| suite.wants(&boot.name));
-    session::run(suite, &boots)
+    session::run_at_once(suite, &boots, session::at_once())
 }
 
 /// What they are called.
