@@ -260,6 +260,9 @@ pub(crate) struct BenchArgs {
     /// Measure what programs wait for, and nothing else
     #[arg(long, conflicts_with = "names")]
     pub(crate) programs: bool,
+    /// Count instead the accesses to memory that a processor's caches would miss, by what is accessed
+    #[arg(long, conflicts_with_all = ["programs", "vs", "renew", "readme", "json", "plot"])]
+    pub(crate) cache: bool,
     /// Measure another kernel as well
     #[arg(long, value_enum, value_name = "KERNEL")]
     pub(crate) vs: Option<Versus>,

@@ -1,5 +1,6 @@
 //! The repository this runs in, and the kernel built from it.
 
+use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -85,6 +86,20 @@ impl Workspace {
         let built = self.build_in(&target, "guest", &[LEAN, &for_size].concat())?;
         image::finish(&built)?;
         Ok(built)
+    }
+
+    /// Builds the plugin of QEMU that models caches.
+    pub(crate) fn build_cache_model(&self) -> Result<PathBuf> {
+        let mut cargo = self.cargo();
+        cargo.args(["build", "--quiet", "--release", "--package", "cache-model"]);
+        cargo.arg("--target-dir").arg(&self.target);
+        let status = process::status(&mut cargo, Failure::file("run", "cargo"))?;
+        if !status.success() {
+            let what = "the plugin of QEMU does not build; see cargo's message";
+            return Err(Failure::Guest(what.into()));
+        }
+        let name = format!("{}cache_model{}", DLL_PREFIX, DLL_SUFFIX);
+        Ok(self.target.join("release").join(name))
     }
 
     fn lean_target(&self) -> PathBuf {

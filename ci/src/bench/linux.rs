@@ -32,6 +32,7 @@ pub(super) fn measure(
             cmdline: CMDLINE,
             mem_mib: MEM_MIB,
             initrd: Some(archive),
+            plugin: None,
         },
     )?;
     step.clear();

@@ -4,9 +4,10 @@
 //! QEMU counts (`-icount shift=0,sleep=off`): the time-stamp counter then advances by one an
 //! instruction, the same to the digit in every run, so a figure says something about the code and
 //! nothing about the machine it ran on. `run` boots and reads, `report` keeps, `table`, `plot` and
-//! `readme` show, `baseline` judges.
+//! `readme` show, `baseline` judges; `cache` counts what a count of instructions does not see.
 
 mod baseline;
+mod cache;
 mod linux;
 mod plot;
 mod readme;
@@ -41,6 +42,13 @@ pub(crate) fn bench(arguments: &BenchArgs) -> Result<()> {
     let workspace = Workspace::find()?;
     let provision = arguments.provision.open()?;
     let image = workspace.build_kernel()?;
+    if arguments.cache {
+        println!(
+            "{}",
+            cache::table(&workspace, &provision, &image, &arguments.names)?
+        );
+        return Ok(());
+    }
     let mut report = match arguments.programs {
         true => run::programs(&workspace, &provision, &image)?,
         false => run::kernel(&workspace, &provision, &image, &arguments.names)?,

@@ -21,13 +21,13 @@ pub(super) const SIZES: &[u32] = &[64, 128, 256, 512, 1024, 2048, 4096, 8192];
 pub(super) const ENDS: &[u32] = &[64, 8192];
 
 /// Memory of the domain that operations are measured in.
-const MEM_MIB: u32 = 128;
+pub(super) const MEM_MIB: u32 = 128;
 
 /// When a boot is given up; the longest takes some ten seconds.
 const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Prints nothing that would be counted: a line on the console costs thousands of instructions.
-const QUIET: &str = "log=off";
+pub(super) const QUIET: &str = "log=off";
 
 /// The count of the lean kernel.
 pub(super) const LEAN: &str = "entry_to_ready_lean";
@@ -39,7 +39,7 @@ pub(super) struct Said {
     /// The package version of Xen.
     pub(super) xen: String,
     /// Every line of the kernel's.
-    lines: Vec<String>,
+    pub(super) lines: Vec<String>,
 }
 
 /// A boot to count.
@@ -52,6 +52,8 @@ pub(super) struct Counted<'a> {
     pub(super) mem_mib: u32,
     /// Its initial RAM disk.
     pub(super) initrd: Option<PathBuf>,
+    /// A plugin of QEMU, with its arguments; it takes ten times as long.
+    pub(super) plugin: Option<String>,
 }
 
 /// Measures the kernel's operations, or those whose names start as given.
@@ -74,6 +76,7 @@ pub(crate) fn kernel(
             cmdline: &cmdline,
             mem_mib: MEM_MIB,
             initrd: None,
+            plugin: None,
         },
     )?;
     step.clear();
@@ -109,6 +112,7 @@ pub(super) fn programs(
             cmdline: &format!("{QUIET} init=/init -- by-status"),
             mem_mib: MEM_MIB,
             initrd: Some(archive),
+            plugin: None,
         },
     )?;
     step.clear();
@@ -152,6 +156,7 @@ pub(super) fn memory_sizes(
                 cmdline: &format!("{QUIET} bench=entry"),
                 mem_mib: mib,
                 initrd: None,
+                plugin: None,
             },
         )?;
         let find = |name: &str| -> Result<u64> {
@@ -182,6 +187,7 @@ pub(super) fn lean(workspace: &Workspace, provision: &Provision) -> Result<Measu
             cmdline: &format!("once {QUIET},init=debug"),
             mem_mib: MEM_MIB,
             initrd: None,
+            plugin: None,
         },
     )?;
     let ticks = said.lines.iter().find_map(|line| ticks_to_ready(line));
@@ -214,7 +220,11 @@ pub(super) fn boot(
         cmdline: what.cmdline.to_owned(),
         mem_mib: Some(what.mem_mib),
         initrd: what.initrd,
-        timeout: Some(TIMEOUT),
+        timeout: Some(match what.plugin {
+            Some(_) => TIMEOUT * 10,
+            None => TIMEOUT,
+        }),
+        plugin: what.plugin,
         ..Job::new("bench", Via::Dom0, what.kernel)
     };
     let dir = workspace.run_dir("bench")?;

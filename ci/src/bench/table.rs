@@ -172,7 +172,7 @@ fn memory(report: &Report) -> Option<String> {
 }
 
 /// Columns of equal width, the first to the left and all others to the right; none without rows.
-fn aligned(header: &[&str], rows: &[Vec<String>]) -> Option<String> {
+pub(super) fn aligned(header: &[&str], rows: &[Vec<String>]) -> Option<String> {
     if rows.is_empty() {
         return None;
     }

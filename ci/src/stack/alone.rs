@@ -28,6 +28,7 @@ pub(super) fn machine(job: &Job, mode: Mode, accel: Accel) -> Machine {
         mem_mib: mem_mib(job),
         cpus: job.vcpus.unwrap_or(1),
         features: job.cpu.clone(),
+        plugin: job.plugin.clone(),
         kernel: job.kernel.clone(),
         append: job.cmdline.clone(),
         modules: Vec::new(),

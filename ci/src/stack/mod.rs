@@ -104,6 +104,8 @@ pub(crate) struct Job {
     pub(crate) program: Option<PathBuf>,
     /// Features that the processor is to have or to lack, as `+NAME` or `-NAME` in QEMU's words.
     pub(crate) cpu: Vec<String>,
+    /// A plugin of QEMU with its arguments, where QEMU runs nothing but the job.
+    pub(crate) plugin: Option<String>,
     /// Settings of the domain's configuration, for what xl creates.
     pub(crate) config: Vec<String>,
     /// A dump that is to be taken of the domain, where it is one of xl's.
@@ -129,6 +131,7 @@ impl Job {
             vcpus: None,
             initrd: None,
             program: None,
+            plugin: None,
             cpu: Vec::new(),
             config: Vec::new(),
             dump: None,

@@ -83,6 +83,8 @@ pub(crate) struct Machine {
     pub(crate) cpus: u32,
     /// What they have or lack beside what their model says: `-NAME`, `+NAME`.
     pub(crate) features: Vec<String>,
+    /// A plugin with its arguments.
+    pub(crate) plugin: Option<String>,
     /// The multiboot kernel: Xen.
     pub(crate) kernel: PathBuf,
     /// Its command line.
@@ -134,6 +136,9 @@ impl Machine {
                 add(&["-accel", "kvm,xen-version=0x40011,kernel-irqchip=split"]);
                 add(&["-action", "panic=exit-failure"]);
             }
+        }
+        if let Some(plugin) = &self.plugin {
+            add(&["-plugin", plugin]);
         }
         let words = [self.cpu(version)].into_iter();
         let cpu: Vec<_> = words
@@ -412,6 +417,7 @@ mod tests {
             accel: Accel::Tcg { icount: false },
             mem_mib: 512,
             cpus: 2,
+            plugin: None,
             features: Vec::new(),
             kernel: "/cache/xen".into(),
             append: "console=com1".into(),

@@ -15,6 +15,7 @@ const NAME: usize = 32;
 /// keeps the list complete.
 const KNOWN: &[&str] = &[
     "balloon",
+    "bench",
     "boot",
     "check",
     "check::selftest::xen_checks",

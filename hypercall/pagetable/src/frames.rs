@@ -560,6 +560,22 @@ impl Frames {
         record.ok_or(FrameError::NoRecord(pfn))
     }
 
+    /// Where the records of the first chunks lie, one behind the other: for those who count accesses to
+    /// them.
+    #[must_use]
+    pub fn place_of_records(&self) -> Range<usize> {
+        let chunks = (0..).map_while(|chunk| self.directory.records(chunk));
+        let mut places = chunks.map(|records| {
+            let place = records.as_ptr_range();
+            place.start.addr()..place.end.addr()
+        });
+        let first = places.next().unwrap_or(0..0);
+        places.fold(first, |place, next| match next.start == place.end {
+            true => place.start..next.end,
+            false => place,
+        })
+    }
+
     /// How many frames there are.
     #[must_use]
     #[inline]

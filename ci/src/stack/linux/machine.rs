@@ -43,6 +43,7 @@ pub(super) fn machine(
         accel: Accel::Tcg {
             icount: mode.icount,
         },
+        plugin: None,
         features: jobs.iter().flat_map(|job| job.cpu.clone()).collect(),
         mem_mib: dom0 + XEN_MEM_MIB + domain + domain / 16,
         cpus,

@@ -19,6 +19,8 @@ mod tally;
 mod threads;
 mod user_ops;
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use linkme::distributed_slice;
 
 use crate::checks::{self, Asked, CHECKS, Check, Facts, Failed, NAMED, Named};
@@ -40,6 +42,11 @@ const BASE: u64 = layout::DYNAMIC.start + (64 << 30);
 /// A second place, for moves.
 const OTHER: u64 = BASE + (1 << 30);
 
+/// Stored to before and after what is measured: a plugin of QEMU that counts accesses to memory counts those
+/// between (`ci/cache-model`).
+#[unsafe(export_name = "bench_mark")]
+static MARK: AtomicU64 = AtomicU64::new(0);
+
 /// What an operation is measured with.
 pub(crate) struct Bench<'a> {
     pub(crate) tables: &'a mut Tables<Running>,
@@ -57,9 +64,11 @@ impl Bench<'_> {
         f: impl FnOnce(&mut Tables<Running>, &Pool, u64) -> Result<R, MmError>,
     ) -> Result<R, MmError> {
         let calls = self.tables.stats().hypercalls;
+        MARK.store(self.pages, Ordering::Relaxed);
         let start = tsc();
         let result = f(self.tables, self.pool, self.pages);
         let end = tsc();
+        MARK.store(0, Ordering::Relaxed);
         self.ticks = end - start - tally::overhead();
         self.hypercalls = self.tables.stats().hypercalls - calls;
         result
@@ -131,6 +140,7 @@ fn run(selection: &Selection<'_>) -> Result<usize, Refused> {
         return Ok(lines);
     }
     let pool = mm::with(Pool::new)?;
+    mm::with(|tables| tell_places(tables));
     for op in ops::OPS.iter().filter(|op| selection.includes(op.name)) {
         for pages in SIZES.into_iter().filter(|pages| op.sized || *pages == 1) {
             lines += measure(op, pages, &pool)?.print(selection);
@@ -144,6 +154,23 @@ fn run(selection: &Selection<'_>) -> Result<usize, Refused> {
     }
     mm::with(|tables| pool.free(tables))?;
     Ok(lines)
+}
+
+/// Says where that lies which a plugin of QEMU counts accesses to apart.
+fn tell_places(tables: &Tables<Running>) {
+    let queue = core::ptr::from_ref(tables).addr();
+    let places = [
+        ("queue", queue..queue + size_of::<Tables<Running>>()),
+        ("records", tables.frames().place_of_records()),
+        ("p2m", layout::P2M.start as usize..layout::P2M.end as usize),
+        (
+            "memory",
+            layout::DIRECT.start as usize..layout::DIRECT.end as usize,
+        ),
+    ];
+    for (name, place) in places {
+        log::debug!(target: "bench", "place {name} {:x} {:x}", place.start, place.end);
+    }
 }
 
 fn measure(op: &ops::Op, pages: u64, pool: &Pool) -> Result<Tally, MmError> {
@@ -162,6 +189,7 @@ fn measure(op: &ops::Op, pages: u64, pool: &Pool) -> Result<Tally, MmError> {
             (op.run)(&mut bench)?;
             tally.note(op.name, pages, bench.ticks, bench.hypercalls);
         }
+        log::debug!(target: "bench", "measured {} {pages} {}", op.name, ROUNDS + 1);
         Ok(tally)
     })
 }
