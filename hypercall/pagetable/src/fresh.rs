@@ -162,21 +162,29 @@ impl<M: Machine> Tables<M> {
         flags: Flags,
     ) -> Result<(), MmError> {
         let pfn = table.pfn();
-        let sealed = table.seal(self);
-        // SAFETY: what is in use below the entry stays mapped, as the caller says.
-        let linked = sealed.and_then(|sealed| unsafe { self.link_table(slot, sealed, flags) });
-        self.or_orphan(pfn, linked)
+        self.or_orphan(pfn, |tables| {
+            let sealed = table.seal(tables)?;
+            // SAFETY: what is in use below the entry stays mapped, as the caller says.
+            unsafe { tables.link_table(slot, sealed, flags) }
+        })
     }
 
-    /// Sees to it that a table that nothing refers to is not lost with an error.
+    /// Sees to it that a table that nothing refers to is not lost with an error of what is done with it.
+    /// Another vCPU may give back what this one's log gave up, and hand it out anew: it is not for two to
+    /// give up the same.
+    #[track_caller]
     pub(super) fn or_orphan<T>(
         &mut self,
         table: Pfn,
-        result: Result<T, MmError>,
+        f: impl FnOnce(&mut Self) -> Result<T, MmError>,
     ) -> Result<T, MmError> {
+        self.log_mut().answer_for_none();
+        let result = f(self);
         if result.is_err() {
             self.apply_log();
-            self.frames().orphan_unless_linked(table);
+            if self.log().answers_for() != Some(table) {
+                self.frames().orphan_unless_linked(table);
+            }
         }
         result
     }
@@ -239,12 +247,12 @@ impl<M: Machine> Tables<M> {
     /// Makes an unreferenced table writable and gives its frame back after the flush.
     #[track_caller]
     pub(super) fn release_table(&mut self, table: Pfn) -> Result<(), MmError> {
-        let unsealed = if self.log().has_room(2, 1) {
-            self.unseal(table)
-        } else {
-            self.flush().and_then(|()| self.unseal(table))
-        };
-        let frame = self.or_orphan(table, unsealed)?;
+        let frame = self.or_orphan(table, |tables| {
+            if !tables.log().has_room(2, 1) {
+                tables.flush()?;
+            }
+            tables.unseal(table)
+        })?;
         self.free_once_flushed(frame)
     }
 

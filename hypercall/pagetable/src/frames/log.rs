@@ -41,6 +41,14 @@ pub struct Log {
     waiting: Vec<Pfn, WAITING>,
     /// There are transitions or frames in it.
     is_waiting: bool,
+    /// The table whose link or unsealing was planned last: should it not come true, this log has the table
+    /// given back.
+    answers_for: Option<Pfn>,
+}
+
+/// Whether a table is nobody's if this does not come true.
+const fn is_answered_for(transition: Transition) -> bool {
+    matches!(transition, Transition::Link(_) | Transition::Unseal)
 }
 
 impl Default for Log {
@@ -57,6 +65,7 @@ impl Log {
             transitions: Vec::new(),
             waiting: Vec::new(),
             is_waiting: false,
+            answers_for: None,
         }
     }
 
@@ -153,6 +162,9 @@ impl Log {
         self.transitions
             .push(logged)
             .map_err(|_| FrameError::Full)?;
+        if is_answered_for(transition) {
+            self.answers_for = Some(pfn);
+        }
         frames.count_frozen(i64::from(transition == Transition::Freeze));
         Ok(())
     }
@@ -218,6 +230,18 @@ impl Log {
         });
     }
 
+    /// The table that this log has given back if what was planned of it does not come true: the last one
+    /// since [`answer_for_none`](Self::answer_for_none).
+    #[must_use]
+    pub fn answers_for(&self) -> Option<Pfn> {
+        self.answers_for
+    }
+
+    /// Forgets which table that is.
+    pub fn answer_for_none(&mut self) {
+        self.answers_for = None;
+    }
+
     /// Transitions that came true, by the tag of their request.
     pub fn applied(&mut self, frames: &Frames, tag: u32) {
         let first = (tag as usize & 0xffff).wrapping_sub(1);
@@ -275,7 +299,7 @@ impl Log {
             match transition {
                 _ if applied => {}
                 // Whoever asked for this gave the table up.
-                Transition::Link(_) | Transition::Unseal => frames.orphan_unless_linked(pfn),
+                _ if is_answered_for(transition) => frames.orphan_unless_held(pfn),
                 // The entry refers to it still.
                 Transition::Unlink => frames.hold_again(pfn),
                 _ => {}

@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 
 use super::Frames;
 use crate::record::Record;
-use crate::state::Kind;
+use crate::state::State;
 use hypercall::Pfn;
 
 impl Frames {
@@ -24,10 +24,20 @@ impl Frames {
     /// Remembers a table that whoever asked for a change of it gave up, unless an entry refers to it or
     /// is to: whoever clears the last one gives it back.
     pub fn orphan_unless_linked(&self, table: Pfn) {
-        let planned = self.states(table).map(|(_, planned)| planned);
-        if planned.is_ok_and(|planned| planned.links == 0 && planned.kind != Kind::Free) {
+        if self.is_planned(table, |planned| planned.links == 0) {
             self.orphan(table);
         }
+    }
+
+    /// The same, unless it is pinned: whoever pinned it has it still.
+    pub(super) fn orphan_unless_held(&self, table: Pfn) {
+        if self.is_planned(table, |planned| planned.links == 0 && !planned.pinned) {
+            self.orphan(table);
+        }
+    }
+
+    fn is_planned(&self, pfn: Pfn, what: impl Fn(State) -> bool) -> bool {
+        self.states(pfn).is_ok_and(|(_, planned)| what(planned))
     }
 
     /// Takes one of the orphaned frames.

@@ -174,16 +174,18 @@ impl<M: Machine> Tables<M> {
                 };
                 behind = Some(target);
                 let empty = tables.empty_table(target, to)?;
-                // Linked before it is unlinked, so that Xen need not validate it again.
-                // SAFETY: nothing is mapped at the destination, nothing in use at the source.
-                let moved = unsafe { tables.set_pmd(target, entry.with_flags(entry.flags())) }
+                let move_it = |tables: &mut Self| {
+                    // Linked before it is unlinked, so that Xen need not validate it again.
                     // SAFETY: nothing is mapped at the destination, nothing in use at the source.
-                    .and_then(|()| unsafe { tables.set_pmd(source, Entry::NONE) });
+                    unsafe { tables.set_pmd(target, entry.with_flags(entry.flags())) }?;
+                    // SAFETY: nothing is mapped at the destination, nothing in use at the source.
+                    unsafe { tables.set_pmd(source, Entry::NONE) }
+                };
                 let Some(empty) = empty else {
-                    moved?;
+                    move_it(tables)?;
                     continue;
                 };
-                tables.or_orphan(empty, moved)?;
+                tables.or_orphan(empty, move_it)?;
                 if tables.unreferenced(empty)? {
                     tables.release_table(empty)?;
                 }

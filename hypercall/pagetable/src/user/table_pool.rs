@@ -58,8 +58,10 @@ impl<M: Machine> Tables<M> {
     pub(crate) fn end_table(&mut self, table: Pfn) -> Result<(), MmError> {
         let (_, state) = self.frames().states(table)?;
         if state.pinned {
-            let unpinned = self.pin_l1(table, false).and_then(|()| self.flush());
-            self.or_orphan(table, unpinned)?;
+            self.or_orphan(table, |tables| {
+                tables.pin_l1(table, false)?;
+                tables.flush()
+            })?;
         }
         self.release_table(table)
     }
@@ -106,7 +108,10 @@ impl<M: Machine> Tables<M> {
         self.flush()?;
         let (_, state) = self.frames().states(table)?;
         if state.links == 0 {
-            self.end_table(table)?;
+            // One that is pinned no more the log has given up.
+            if state.pinned {
+                self.end_table(table)?;
+            }
         } else if state.pinned {
             // Linked it has its type without the pin.
             self.pin_l1(table, false).and_then(|()| self.flush())?;
