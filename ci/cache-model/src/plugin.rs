@@ -20,8 +20,8 @@ static qemu_plugin_version: c_int = 2;
 
 /// What is known of the run.
 struct Run {
-    /// Where the kernel stores to begin and to end a window.
-    mark: u64,
+    /// Where the kernel stores to begin a window, and eight bytes further to end it.
+    marks: u64,
     out: BufWriter<File>,
     caches: Caches,
     /// What was counted by page and who accessed it, within a window.
@@ -40,10 +40,9 @@ impl Run {
         self.caches.access(virt, phys, counts);
     }
 
-    /// Ends the window, or begins one.
-    fn toggle(&mut self) -> std::io::Result<()> {
+    /// Ends the window.
+    fn end(&mut self) -> std::io::Result<()> {
         let Some(pages) = self.window.take() else {
-            self.window = Some(BTreeMap::new());
             return Ok(());
         };
         writeln!(self.out, "window {}", self.windows)?;
@@ -89,13 +88,20 @@ extern "C" fn on_access(_cpu: c_uint, info: u32, virt: u64, with: *mut c_void) {
     let Some(Ok(mut run)) = RUN.get().map(Mutex::lock) else {
         return;
     };
-    if is_store && virt == run.mark {
-        if let Err(error) = run.toggle() {
+    let by_xen = XEN.contains(&(with as u64));
+    // Xen stores there as well, as it loads the kernel.
+    let marks = is_store && !by_xen;
+    if marks && virt == run.marks {
+        run.window = Some(BTreeMap::new());
+        return;
+    }
+    if marks && virt == run.marks + 8 {
+        if let Err(error) = run.end() {
             complain(&format!("cannot write what was counted: {error}"));
         }
         return;
     }
-    run.access(XEN.contains(&(with as u64)), virt, phys);
+    run.access(by_xen, virt, phys);
 }
 
 extern "C" fn on_block(_id: u64, block: *mut Block) {
@@ -117,21 +123,21 @@ extern "C" fn on_block(_id: u64, block: *mut Block) {
 
 /// What the arguments say.
 fn open(arguments: &[&str]) -> Result<Run, String> {
-    let (mut mark, mut out) = (None, None);
+    let (mut marks, mut out) = (None, None);
     for argument in arguments {
         match argument.split_once('=') {
-            Some(("mark", text)) => mark = u64::from_str_radix(text, 16).ok(),
+            Some(("marks", text)) => marks = u64::from_str_radix(text, 16).ok(),
             Some(("out", path)) => {
                 out = Some(File::create(path).map_err(|error| format!("{path}: {error}"))?);
             }
             _ => return Err(format!("'{argument}' is no argument")),
         }
     }
-    let (Some(mark), Some(out)) = (mark, out) else {
-        return Err("takes mark=ADDRESS and out=FILE".into());
+    let (Some(marks), Some(out)) = (marks, out) else {
+        return Err("takes marks=ADDRESS and out=FILE".into());
     };
     Ok(Run {
-        mark,
+        marks,
         out: BufWriter::new(out),
         caches: Caches::new(),
         window: None,

@@ -19,7 +19,7 @@ use crate::ui;
 use crate::workspace::Workspace;
 
 /// What the kernel stores to.
-const MARK: &str = "bench_mark";
+const MARKS: &str = "bench_marks";
 
 /// What an access is counted for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -170,13 +170,13 @@ impl Told {
 }
 
 /// The address of what the kernel stores to.
-fn mark(image: &Path) -> Result<u64> {
+fn marks(image: &Path) -> Result<u64> {
     let bytes = std::fs::read(image).map_err(Failure::file("read", image))?;
     let file = image::parse(&bytes).map_err(Failure::Guest)?;
-    let symbol = file.symbol_by_name(MARK);
+    let symbol = file.symbol_by_name(MARKS);
     symbol
         .map(|symbol| symbol.address())
-        .ok_or_else(|| Failure::Guest(format!("{} has no symbol {MARK}", image.display())))
+        .ok_or_else(|| Failure::Guest(format!("{} has no symbol {MARKS}", image.display())))
 }
 
 /// Counts, and returns the table.
@@ -203,9 +203,9 @@ pub(super) fn table(
             mem_mib: MEM_MIB,
             initrd: None,
             plugin: Some(format!(
-                "{},mark={:x},out={}",
+                "{},marks={:x},out={}",
                 plugin.display(),
-                mark(image)?,
+                marks(image)?,
                 out.display()
             )),
         },
@@ -213,10 +213,14 @@ pub(super) fn table(
     step.clear();
     let text = std::fs::read_to_string(&out).map_err(Failure::file("read", &out))?;
     let told = Told::of(said.lines.iter().map(String::as_str));
-    let windows = windows(&text);
-    let rows = windows.as_deref().and_then(|windows| told.rows(windows));
-    let rows = rows.ok_or_else(|| {
-        Failure::Guest("the plugin counted something else than the kernel measured".into())
+    let windows = windows(&text)
+        .ok_or_else(|| Failure::Guest(format!("{} is not the plugin's", out.display())))?;
+    let rows = told.rows(&windows).ok_or_else(|| {
+        let measured: usize = told.measured.iter().map(|(_, _, times)| times).sum();
+        Failure::Guest(format!(
+            "the plugin counted {} times, the kernel measured {measured} times",
+            windows.len()
+        ))
     })?;
     let table = aligned(&told.header(), &rows).unwrap_or_default();
     Ok(format!(

@@ -19,7 +19,7 @@ mod tally;
 mod threads;
 mod user_ops;
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
 use linkme::distributed_slice;
 
@@ -42,10 +42,17 @@ const BASE: u64 = layout::DYNAMIC.start + (64 << 30);
 /// A second place, for moves.
 const OTHER: u64 = BASE + (1 << 30);
 
-/// Stored to before and after what is measured: a plugin of QEMU that counts accesses to memory counts those
-/// between (`ci/cache-model`).
-#[unsafe(export_name = "bench_mark")]
-static MARK: AtomicU64 = AtomicU64::new(0);
+/// Stored to before what is measured, and after it: a plugin of QEMU that counts accesses to memory counts
+/// those between (`ci/cache-model`).
+#[unsafe(export_name = "bench_marks")]
+static MARKS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// Stores to one of them, there and nowhere else.
+fn mark(which: usize) {
+    compiler_fence(Ordering::SeqCst);
+    MARKS[which].store(1, Ordering::Relaxed);
+    compiler_fence(Ordering::SeqCst);
+}
 
 /// What an operation is measured with.
 pub(crate) struct Bench<'a> {
@@ -64,11 +71,11 @@ impl Bench<'_> {
         f: impl FnOnce(&mut Tables<Running>, &Pool, u64) -> Result<R, MmError>,
     ) -> Result<R, MmError> {
         let calls = self.tables.stats().hypercalls;
-        MARK.store(self.pages, Ordering::Relaxed);
+        mark(0);
         let start = tsc();
         let result = f(self.tables, self.pool, self.pages);
         let end = tsc();
-        MARK.store(0, Ordering::Relaxed);
+        mark(1);
         self.ticks = end - start - tally::overhead();
         self.hypercalls = self.tables.stats().hypercalls - calls;
         result
