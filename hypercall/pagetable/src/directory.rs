@@ -7,6 +7,7 @@
 //! The pages are named by where the window maps them: a record is found by four loads, without
 //! asking for a frame number on the way.
 
+use core::ops::Range;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use hypercall::Pfn;
@@ -191,6 +192,20 @@ impl Directory {
         // SAFETY: the record of a chunk's first frame begins the page of its records, which are looked
         // at in no other way once it was made.
         Some(unsafe { &*core::ptr::from_ref(first).cast() })
+    }
+
+    /// Where the records of the first chunks lie, one behind the other.
+    pub(super) fn place(&self) -> Range<usize> {
+        let chunks = (0..).map_while(|chunk| self.records(chunk));
+        let mut places = chunks.map(|records| {
+            let place = records.as_ptr_range();
+            place.start.addr()..place.end.addr()
+        });
+        let first = places.next().unwrap_or(0..0);
+        places.fold(first, |place, next| match next.start == place.end {
+            true => place.start..next.end,
+            false => place,
+        })
     }
 
     /// The number of the root for a chunk, and the entry in it.

@@ -564,16 +564,7 @@ impl Frames {
     /// them.
     #[must_use]
     pub fn place_of_records(&self) -> Range<usize> {
-        let chunks = (0..).map_while(|chunk| self.directory.records(chunk));
-        let mut places = chunks.map(|records| {
-            let place = records.as_ptr_range();
-            place.start.addr()..place.end.addr()
-        });
-        let first = places.next().unwrap_or(0..0);
-        places.fold(first, |place, next| match next.start == place.end {
-            true => place.start..next.end,
-            false => place,
-        })
+        self.directory.place()
     }
 
     /// How many frames there are.
