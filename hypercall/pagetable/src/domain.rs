@@ -11,12 +11,13 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use hypercall::Pfn;
 use hypercall::mmu::Scope;
 use lock_api::RawMutex;
-use spin::{Mutex, Once};
+use spin::Once;
 
 use crate::entry::{L2, TableLevel};
 use crate::frames::Frames;
 use crate::locks::USER_LOCKS;
 use crate::machine::Machine;
+use crate::short::{Short, rank};
 use crate::space_list::SpaceList;
 use crate::tables::Fold;
 use crate::user::{EmptyTables, Spares};
@@ -26,11 +27,11 @@ pub struct Domain<M: Machine> {
     machine: UnsafeCell<M>,
     frames: Frames,
     /// The spaces that were created and not destroyed.
-    pub(super) spaces: Mutex<SpaceList>,
+    pub(super) spaces: Short<SpaceList, { rank::SPACES }>,
     /// Those among them that nobody has.
-    pub(super) spares: Mutex<Spares>,
+    pub(super) spares: Short<Spares, { rank::SPARES }>,
     /// L1 tables of user halves that nobody has.
-    pub(super) empty_tables: Mutex<EmptyTables>,
+    pub(super) empty_tables: Short<EmptyTables, { rank::EMPTY_TABLES }>,
     /// The root that boot found, and how many levels there are.
     boot: Once<(Pfn, Fold)>,
     /// The kernel's half of the roots has all the entries that it will ever have.
@@ -58,9 +59,9 @@ impl<M: Machine> Domain<M> {
         Domain {
             machine: UnsafeCell::new(machine),
             frames: Frames::new(),
-            spaces: Mutex::new(SpaceList::new()),
-            spares: Mutex::new(Spares::new()),
-            empty_tables: Mutex::new(EmptyTables::new()),
+            spaces: Short::new(SpaceList::new()),
+            spares: Short::new(Spares::new()),
+            empty_tables: Short::new(EmptyTables::new()),
             boot: Once::new(),
             kernel_half_stands: AtomicBool::new(false),
             bases: AtomicU64::new(0),

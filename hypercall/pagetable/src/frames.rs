@@ -26,7 +26,7 @@ use buddy_system_allocator::linked_list::LinkedList;
 use heapless::Vec;
 use hypercall::Pfn;
 use hypercall::batch::Completion;
-use spin::{Mutex, MutexGuard};
+use lock_api::MutexGuard;
 
 pub(crate) use self::kinds::Kinds;
 pub use self::log::Log;
@@ -36,6 +36,7 @@ use crate::entry::{L5, TableLevel};
 pub use crate::error::FrameError;
 use crate::machine::Machine;
 use crate::record::Record;
+use crate::short::{Ranked, Short, rank};
 use crate::spans::Spans;
 use crate::state::{Kind, State, Transition};
 
@@ -92,13 +93,13 @@ pub struct Frames {
     given: AtomicU64,
     /// No frame below was given back to Xen.
     first_given: AtomicU64,
-    pool: Mutex<Pool>,
+    pool: Short<Pool, { rank::POOL }>,
     /// Frames kept back besides [`RESERVE`], to add the chunks up to the next one that gives more
     /// than it takes.
     kept_back: AtomicU64,
     /// Frames that are something else than memory to hand out, wherever they lie. Held by whoever
     /// adds records; before [`pool`](Self::pool).
-    special: Mutex<Special>,
+    special: Short<Special, { rank::SPECIAL }>,
     /// How many frames nobody holds.
     orphans: AtomicUsize,
     /// Frames that are frozen, or will be.
@@ -109,7 +110,7 @@ pub struct Frames {
 type Special = Vec<(Range<u64>, Kind), 8>;
 
 /// What frames were declared to be.
-pub struct Declared<'a>(MutexGuard<'a, Special>);
+pub struct Declared<'a>(MutexGuard<'a, Ranked<{ rank::SPECIAL }>, Special>);
 
 impl Declared<'_> {
     /// What a frame will be.
@@ -153,13 +154,13 @@ impl Frames {
             free: AtomicU64::new(0),
             given: AtomicU64::new(0),
             first_given: AtomicU64::new(u64::MAX),
-            pool: Mutex::new(Pool {
+            pool: Short::new(Pool {
                 recycled: LinkedList::new(),
                 spans: Spans::EMPTY,
                 orphans: Vec::new(),
             }),
             kept_back: AtomicU64::new(0),
-            special: Mutex::new(Vec::new()),
+            special: Short::new(Vec::new()),
             orphans: AtomicUsize::new(0),
             frozen: AtomicU64::new(0),
         }

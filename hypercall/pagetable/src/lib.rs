@@ -38,6 +38,7 @@ pub mod pv;
 mod record;
 mod release;
 mod renumber;
+mod short;
 mod space_list;
 pub mod spaces;
 mod spans;
