@@ -8,11 +8,11 @@
 
 use core::panic::Location;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 /// A kind of lock.
 pub trait Rank {
-    /// Its place in the order, below 32.
+    /// Its place in the order, below 64.
     const NUMBER: u32;
 }
 
@@ -20,7 +20,7 @@ pub trait Rank {
 /// it has upcalls masked while it holds anything.
 pub(crate) struct Held {
     /// A bit for each rank.
-    ranks: AtomicU32,
+    ranks: AtomicU64,
     /// Where each was taken.
     places: [AtomicPtr<Location<'static>>; Order::COUNT],
 }
@@ -29,7 +29,7 @@ impl Held {
     /// Nothing.
     pub(crate) const fn nothing() -> Held {
         Held {
-            ranks: AtomicU32::new(0),
+            ranks: AtomicU64::new(0),
             places: [const { AtomicPtr::new(ptr::null_mut()) }; Order::COUNT],
         }
     }
@@ -99,7 +99,7 @@ macro_rules! ranks {
             const COUNT: usize = Order::NAMES.len();
         }
 
-        const _: () = assert!(Order::COUNT <= u32::BITS as usize);
+        const _: () = assert!(Order::COUNT <= u64::BITS as usize);
 
         $(
             $(#[$about])*
@@ -147,7 +147,7 @@ ranks! {
     Tools,
     /// What the checks put together.
     Check,
-    /// The vCPUs besides the boot vCPU, and what each has to do.
+    /// The vCPUs besides the boot vCPU, what each has to do, and the pages in which processors begin.
     Cpus,
     /// Where Xen says how each vCPU spends its time.
     Runstates,
@@ -179,4 +179,6 @@ ranks! {
     Console,
     /// Who sees traps first: a trap may come wherever memory is probed.
     TrapObserver,
+    /// Who asks other processors to forget translations, which may be wherever tables change.
+    Summons,
 }

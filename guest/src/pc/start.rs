@@ -14,16 +14,16 @@ use core::fmt;
 
 use heapless::Vec;
 use marks::native;
-use spin::Mutex;
 use x86_64::registers::control::{Cr0, Cr4};
 use x86_64::registers::model_specific::{Efer, EferFlags};
 
 use super::apic::{self, Command};
 use super::processors::Made;
+use crate::lock::Lock;
 use crate::mm::frames::{Frame, FrameError};
 use crate::mm::machine::Machine;
 use crate::mm::{self, Flags, MmError, Running, Tables};
-use crate::time;
+use crate::{rank, time};
 
 const PAGE: u64 = 4096;
 /// The first frame that real mode does not reach.
@@ -151,7 +151,7 @@ pub(crate) struct Entry {
 }
 
 /// The pages, while processors are started.
-static LOW: Mutex<Vec<Frame, PAGES>> = Mutex::new(Vec::new());
+static LOW: Lock<Vec<Frame, PAGES>, rank::Cpus> = Lock::new(Vec::new());
 
 /// Takes the pages from memory, for the processors that are started next.
 ///

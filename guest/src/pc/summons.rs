@@ -9,11 +9,12 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hypercall::Errno;
-use spin::Mutex;
 use x86_64::instructions::interrupts::without_interrupts;
 
 use super::apic::{self, Command};
 use super::processors::{self, Processor};
+use crate::lock::Lock;
+use crate::rank;
 
 /// To forget all translations; taken back when that was done. It also ends a sleep.
 pub(crate) const FLUSH: u32 = 1 << 0;
@@ -44,7 +45,7 @@ pub(crate) const WAS: usize = core::mem::offset_of!(Summons, was);
 const _: () = assert!(core::mem::offset_of!(Summons, asked) == 0);
 
 /// Held by the one that asks.
-static ASKS: Mutex<()> = Mutex::new(());
+static ASKS: Lock<(), rank::Summons> = Lock::new(());
 /// Whether processors are stopped, so that nobody may answer any more.
 static ENDS: AtomicBool = AtomicBool::new(false);
 
