@@ -7,19 +7,24 @@
 pub(crate) use core::hint::spin_loop as relax;
 pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
-/// How often a lock is looked at before its holder is given the processor.
+/// How often a lock is looked at before its holder is given the processor, and after that each time.
 pub(crate) const SPINS: u32 = 4096;
+pub(crate) const SPINS_AGAIN: u32 = 64;
 
 /// What excludes.
 pub(crate) type Spin = spin::Mutex<()>;
 
 #[cfg(target_os = "none")]
 mod vcpu {
-    use hypercall::Hypervisor;
+    use hypercall::{Hypervisor, sched};
 
-    use crate::cpu;
     use crate::rank::Held;
     use crate::xen::HV;
+    use crate::{cpu, time};
+
+    /// How long a vCPU sleeps that waits for a lock, in nanoseconds: at first, and how often that doubles.
+    const SLEEP: u64 = 32_000;
+    const DOUBLED: u32 = 5;
 
     /// What the vCPU holds that this runs on.
     #[inline]
@@ -27,10 +32,23 @@ mod vcpu {
         &cpu::here().held
     }
 
-    /// Lets the vCPU run that holds a lock: it may wait for this one's processor.
-    pub(crate) fn give_way() {
+    /// Lets the vCPU run that holds a lock: it may wait for this one's processor. `times` before it did not
+    /// help.
+    ///
+    /// Where several wait, a processor that one of them yields goes to another that waits: Xen gives it to
+    /// whoever has had the least of it. So it is yielded once, in case the holder is next, and then this
+    /// vCPU sleeps, ever longer.
+    pub(crate) fn give_way(times: u32) {
+        // Without Xen each vCPU has a processor.
+        let asleep = times > 0 && HV.devices().is_none();
+        if let Some(now) = time::monotonic().filter(|_| asleep) {
+            let until = now + (SLEEP << (times - 1).min(DOUBLED));
+            if sched::poll(&HV, &[], time::in_xen(until)).is_ok() {
+                return;
+            }
+        }
         // Refused, it is asked again soon.
-        let _ = hypercall::sched::r#yield(&HV);
+        let _ = sched::r#yield(&HV);
     }
 
     #[inline]
@@ -58,7 +76,7 @@ mod vcpu {
         HELD.with(|held| unsafe { &*std::ptr::from_ref(held) })
     }
 
-    pub(crate) fn give_way() {
+    pub(crate) fn give_way(_: u32) {
         std::thread::yield_now();
     }
 

@@ -11,7 +11,7 @@
 //!
 //! A vCPU that waits for another's lock first lets go of what it keeps ([`before_waiting`]), so that
 //! the two do not wait for each other; then it looks a while, and gives its processor back to Xen, as
-//! the holder may be waiting for just that.
+//! the holder may be waiting for just that: once for a moment, and then for ever longer.
 //!
 //! The `spin` crate does the locking, and `lock_api` the guards. What is different where this is tested,
 //! be it which vCPU runs or how words are shared, is in `here`.
@@ -22,8 +22,8 @@ use core::panic::Location;
 use lock_api::{GuardNoSend, RawMutex};
 
 use crate::here::{
-    AtomicBool, AtomicPtr, AtomicUsize, Ordering, SPINS, Spin, give_way, held, mask_upcalls, relax,
-    restore_upcalls,
+    AtomicBool, AtomicPtr, AtomicUsize, Ordering, SPINS, SPINS_AGAIN, Spin, give_way, held,
+    mask_upcalls, relax, restore_upcalls,
 };
 use crate::rank::{self, Held, Rank};
 
@@ -90,15 +90,17 @@ impl Noted {
     #[inline(never)]
     fn wait(&self) {
         // By the trait: the guard of the type itself would unlock it again.
+        let (mut looks, mut times) = (SPINS, 0_u32);
         while !RawMutex::try_lock(&self.spin) {
-            for _ in 0..SPINS {
+            for _ in 0..looks {
                 if !self.spin.is_locked() {
                     break;
                 }
                 relax();
             }
             if self.spin.is_locked() {
-                give_way();
+                give_way(times);
+                (looks, times) = (SPINS_AGAIN, times.saturating_add(1));
             }
         }
     }

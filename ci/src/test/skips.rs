@@ -36,6 +36,7 @@ const SMP: &[&str] = &[
     "smp.seen_by_all",
     "smp.spaces",
     "smp.time",
+    "smp.waiters",
     "task.across",
     "task.spread",
 ];
@@ -69,6 +70,7 @@ const ALLOWED: &[Allowed] = &[
             "interrupt.nmi",
             "interrupt.priority",
             "interrupt.runstate",
+            "smp.waiters",
         ],
         vias: &[Via::Bare, Via::Bare4],
         up_to_mib: None,

@@ -12,6 +12,7 @@ use crate::rank::Held;
 
 /// Looking again without waiting shows nothing new.
 pub(crate) const SPINS: u32 = 1;
+pub(crate) const SPINS_AGAIN: u32 = 1;
 /// How often in one order a vCPU may look in vain.
 const WAITS: u32 = 3;
 
@@ -113,7 +114,7 @@ unsafe impl RawMutex for Spin {
 
     fn lock(&self) {
         while !self.try_lock() {
-            give_way();
+            give_way(0);
         }
     }
 
@@ -131,7 +132,7 @@ unsafe impl RawMutex for Spin {
 
 /// Lets another vCPU run. Two that wait for a third can do so for each other without end: from some
 /// time on, which of them runs is not tried any more but given by turns.
-pub(crate) fn give_way() {
+pub(crate) fn give_way(_: u32) {
     if WAITED.with(|waited| waited.replace(waited.get() + 1)) >= WAITS {
         loom::skip_branch();
     }
@@ -139,7 +140,7 @@ pub(crate) fn give_way() {
 }
 
 pub(crate) fn relax() {
-    give_way();
+    give_way(0);
 }
 
 loom::thread_local! {

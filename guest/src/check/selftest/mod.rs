@@ -44,6 +44,7 @@ mod single;
 mod smp;
 mod smp_pace;
 mod smp_spaces;
+mod smp_waiters;
 mod soak;
 mod spaces;
 mod starved;
