@@ -1,12 +1,13 @@
-//! How much more vCPUs get done together than one does alone, each in a space of its own: remarked, and
-//! judged by nobody, as it is the host's processors that decide.
+//! How much two vCPUs get done together of what one does alone, each in a space of its own, and both in
+//! one, by the kernel's page tables and by hypercalls alone: remarked, and judged by nobody, as it is the
+//! host's processors that decide.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hypercall::VirtAddr;
 use hypercall::mmu::{Scope, VaFlush, update_va_mapping};
 
-use super::context::Context;
+use super::context::{Context, PAGE};
 use super::race::{need_others, on_racers};
 use super::smp_spaces::enter;
 use super::{TestResult, Trouble, selftest};
@@ -17,112 +18,158 @@ use crate::xen::HV;
 
 /// An address of the user half.
 const USER: u64 = 0x23_4567_8000;
-/// Changes that each vCPU makes.
-const CHANGES: u64 = 2000;
 /// Times that it is tried; the best counts.
 const ROUNDS: u32 = 5;
 
-/// What a vCPU does in its space, so many times; how far it came if Xen refused.
-type Work = dyn Fn(&AddressSpace) -> Result<(), MmError> + Sync;
+/// Where vCPUs work.
+#[derive(Clone, Copy)]
+enum Spaces {
+    /// Each in one of its own, which nobody else has cached.
+    Own,
+    /// All in one, at a page of its own.
+    Shared,
+}
+
+impl Spaces {
+    /// Changes that each vCPU makes. In a shared space each waits until another processor has forgotten
+    /// what it had cached, which on a busy host is a long time.
+    const fn changes(self) -> u64 {
+        match self {
+            Spaces::Own => 2000,
+            Spaces::Shared => 200,
+        }
+    }
+}
+
+/// What a vCPU does to a page in its space, so many times; how far it came if Xen refused.
+type Work = dyn Fn(Spaces, &AddressSpace, u64) -> Result<(), MmError> + Sync;
 
 /// Has the first `count` vCPUs do the same at the same time; changes a second of all of them.
-fn pace(count: u64, work: &Work) -> Result<u64, Trouble> {
+fn pace(count: u64, spaces: Spaces, work: &Work) -> Result<u64, Trouble> {
     let ready = AtomicU64::new(0);
     let (first, last) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
     let now = || time::monotonic().unwrap_or(0);
-    on_racers("at its pace", &|number| {
+    let shared = mm::with(|tables| tables.create_space())?;
+    let worked = on_racers("at its pace", &|number| {
         if number >= count {
             return Ok(());
         }
-        let done = in_own_space(|space| {
-            ready.fetch_add(1, Ordering::AcqRel);
-            while ready.load(Ordering::Acquire) < count {
-                core::hint::spin_loop();
-            }
-            first.fetch_min(now(), Ordering::AcqRel);
-            let done = work(space);
-            last.fetch_max(now(), Ordering::AcqRel);
-            done
-        });
+        let at_its_pace = |space: &AddressSpace| {
+            at_page(space, USER + number * PAGE, |va| {
+                ready.fetch_add(1, Ordering::AcqRel);
+                while ready.load(Ordering::Acquire) < count {
+                    core::hint::spin_loop();
+                }
+                first.fetch_min(now(), Ordering::AcqRel);
+                let done = work(spaces, space, va);
+                last.fetch_max(now(), Ordering::AcqRel);
+                done
+            })
+        };
+        let done = match spaces {
+            Spaces::Own => in_own_space(at_its_pace),
+            Spaces::Shared => at_its_pace(&shared),
+        };
         if done.is_err() {
             // The others wait for no more than this.
             ready.fetch_add(1, Ordering::AcqRel);
         }
         done
-    })?;
+    });
+    let ended = mm::with(|tables| tables.destroy_space(shared));
+    worked?;
+    ended.map_err(|refused| refused.error)?;
     let took = last.into_inner().saturating_sub(first.into_inner()).max(1);
-    Ok(count * CHANGES * 1_000_000_000 / took)
+    Ok(count * spaces.changes() * 1_000_000_000 / took)
 }
 
-/// Runs `f` in a new space, with a page mapped at the address.
+/// Runs `f` with a new space.
 fn in_own_space(f: impl FnOnce(&AddressSpace) -> Result<(), MmError>) -> Result<(), MmError> {
     let space = mm::with(|tables| tables.create_space())?;
+    let done = f(&space);
+    let ended = mm::with(|tables| tables.destroy_space(space));
+    done.and(ended.map_err(|refused| refused.error))
+}
+
+/// Runs `f` in a space, with a page mapped at the address.
+fn at_page(
+    space: &AddressSpace,
+    va: u64,
+    f: impl FnOnce(u64) -> Result<(), MmError>,
+) -> Result<(), MmError> {
     let frame = mm::with(|tables| tables.alloc_frame())?;
-    enter(Some(&space))?;
-    let done = mm::in_space(&space, |tables| {
+    enter(Some(space))?;
+    let done = mm::in_space(space, |tables| {
         let pfn = [frame.pfn()].into_iter();
         // SAFETY: the frame is this function's, and nobody looks at it here.
-        unsafe { tables.map(USER, pfn, Flags::DATA)?.commit(tables) }
+        unsafe { tables.map(va, pfn, Flags::DATA)?.commit(tables) }
     });
-    let done = done.and_then(|()| f(&space));
-    let gone = mm::in_space(&space, |tables| {
-        // SAFETY: the space is this function's.
-        unsafe { tables.unmap(USER, 1)?.commit(tables) }
+    let done = done.and_then(|()| f(va));
+    let gone = mm::in_space(space, |tables| {
+        // SAFETY: the page is this function's.
+        unsafe { tables.unmap(va, 1)?.commit(tables) }
     });
     enter(None)?;
-    mm::with(|tables| {
-        let ended = tables.destroy_space(space);
-        ended.map_err(|refused| refused.error)?;
-        tables.free_frame(frame)
-    })?;
+    mm::with(|tables| tables.free_frame(frame))?;
     done.and(gone)
 }
 
 /// Takes the right to write a page and gives it back, by the kernel's page tables.
-fn by_tables(space: &AddressSpace) -> Result<(), MmError> {
-    for change in 0..CHANGES {
+fn by_tables(spaces: Spaces, space: &AddressSpace, va: u64) -> Result<(), MmError> {
+    for change in 0..spaces.changes() {
         let (add, remove) = match change % 2 {
             0 => (Flags::empty(), Flags::WRITABLE),
             _ => (Flags::WRITABLE, Flags::empty()),
         };
         mm::in_space(space, |tables| {
             // SAFETY: nobody looks at the page.
-            unsafe { tables.protect(USER, 1, add, remove)?.commit(tables) }
+            unsafe { tables.protect(va, 1, add, remove)?.commit(tables) }
         })?;
     }
     Ok(())
 }
 
 /// The same by hypercalls alone.
-fn by_hypercalls(space: &AddressSpace) -> Result<(), MmError> {
-    let page = VirtAddr::new_truncate(USER);
-    let writable = mm::in_space(space, |tables| tables.ptep_get(USER))?;
+fn by_hypercalls(spaces: Spaces, space: &AddressSpace, va: u64) -> Result<(), MmError> {
+    let page = VirtAddr::new_truncate(va);
+    let scope = match spaces {
+        Spaces::Own => Scope::Local,
+        Spaces::Shared => Scope::All,
+    };
+    let writable = mm::in_space(space, |tables| tables.ptep_get(va))?;
     let [writable, constant] =
         [Flags::DATA, Flags::CONST].map(|flags| writable.with_flags(flags).bits());
-    for change in 0..CHANGES {
+    for change in 0..spaces.changes() {
         let value = if change % 2 == 0 { constant } else { writable };
         // SAFETY: nobody looks at the page, whose frame stays.
-        let refused = unsafe { update_va_mapping(&HV, page, value, VaFlush::Page(Scope::Local)) };
+        let refused = unsafe { update_va_mapping(&HV, page, value, VaFlush::Page(scope)) };
         if refused.is_err() {
-            return Err(MmError::NotMapped { va: USER });
+            return Err(MmError::NotMapped { va });
         }
     }
     Ok(())
 }
 
-/// Two vCPUs in spaces of their own do not wait for each other's locks.
+/// Two vCPUs in spaces of their own do not wait for each other's locks, and in one space they get done no
+/// less than one alone.
 fn side_by_side(context: &mut Context) -> TestResult {
     need_others()?;
-    let best = |count, work: &Work| {
-        (0..ROUNDS).try_fold(0, |best, _| Ok::<_, Trouble>(pace(count, work)?.max(best)))
+    let best = |count, spaces, work: &Work| {
+        (0..ROUNDS).try_fold(0, |best, _| {
+            Ok::<_, Trouble>(pace(count, spaces, work)?.max(best))
+        })
     };
-    let ratio = |work: &Work| {
-        let (one, two) = (best(1, work)?, best(2, work)?);
+    let ratio = |spaces, work: &Work| {
+        let (one, two) = (best(1, spaces, work)?, best(2, spaces, work)?);
         Ok::<_, Trouble>(two * 100 / one.max(1))
     };
-    let (tables, hypercalls) = (ratio(&by_tables)?, ratio(&by_hypercalls)?);
+    let [own, shared] = [Spaces::Own, Spaces::Shared];
     context.note(format_args!(
-        "(two vCPUs change {tables} % of what one does, by hypercalls alone {hypercalls} %)"
+        "(2 vCPUs to 1: {} %, hypercalls {} %; in one space {} %, {} %)",
+        ratio(own, &by_tables)?,
+        ratio(own, &by_hypercalls)?,
+        ratio(shared, &by_tables)?,
+        ratio(shared, &by_hypercalls)?,
     ));
     Ok(())
 }
