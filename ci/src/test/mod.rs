@@ -32,6 +32,7 @@ mod session;
 mod single;
 mod skips;
 mod smoke;
+mod stress;
 mod tables;
 mod typed;
 mod vcpus;
@@ -93,6 +94,8 @@ pub(crate) enum Group {
     /// Optional: the kernel's lock in every order in which vCPUs can come to it, long runs of the page
     /// tables with several vCPUs, and all self-tests where the usual run has time for a part
     Vcpus,
+    /// Optional: the tests of vCPUs two hundred times, as dom0, by xl and in the shim, on 2, 4 and 8 of them
+    Stress,
     /// Optional: every applet of busybox, two hundred commands, a thousand system calls and threads as under
     /// Linux; calls at random, and many processes
     Programs,
@@ -126,6 +129,7 @@ const OPTIONAL: &[Group] = &[
     Group::Package,
     Group::Miri,
     Group::Vcpus,
+    Group::Stress,
     Group::Programs,
     Group::Mutants,
 ];
@@ -152,6 +156,7 @@ impl Group {
             Self::Package => "package",
             Self::Miri => "miri",
             Self::Vcpus => "vcpus",
+            Self::Stress => "stress",
             Self::Programs => "programs",
             Self::Mutants => "mutants",
         }
@@ -375,6 +380,7 @@ fn run(suite: &mut Suite, provision: &ProvisionArgs, groups: &[Group]) -> Result
             Group::Package => package::run(suite),
             Group::Miri => miri::run(suite),
             Group::Vcpus => vcpus::run(suite, provision),
+            Group::Stress => stress::run(suite),
             Group::Programs => linux::run(suite),
             Group::Mutants => mutants::run(suite),
             Group::Dom0 | Group::Xl | Group::Shim | Group::Pvh | Group::Bare | Group::Bare4 => {
