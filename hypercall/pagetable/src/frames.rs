@@ -478,6 +478,9 @@ impl Frames {
     #[inline]
     pub fn transition(&self, pfn: Pfn, transition: Transition) -> Result<(), FrameError> {
         self.change(pfn, |record| {
+            if let Some(linked) = record.with_link(transition) {
+                return Ok(linked);
+            }
             let (applied, planned) = record.states();
             let after = |state: State| {
                 state
