@@ -63,7 +63,7 @@ impl Ord for dyn Named + '_ {
 }
 
 /// A name that is there.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct There(u64, Name);
 
 impl Named for There {
@@ -83,7 +83,7 @@ impl<'a> Borrow<dyn Named + 'a> for There {
 pub(super) struct Directory {
     /// The position of each name, and what it stands for.
     by_name: BTreeMap<There, (u64, Arc<Node>)>,
-    by_position: BTreeMap<u64, (Name, Arc<Node>)>,
+    by_position: BTreeMap<u64, There>,
     /// The last position that was given.
     last: u64,
     /// It was removed: nothing can be made in it any more.
@@ -108,24 +108,23 @@ impl Directory {
     /// Adds a name that is not there.
     pub(super) fn insert(&mut self, name: Name, node: Arc<Node>) {
         self.last = (self.last + 1).max(FIRST_ENTRY);
-        let there = There(Wanted::new(&name).0, name.clone());
-        self.by_name.insert(there, (self.last, node.clone()));
-        self.by_position.insert(self.last, (name, node));
+        let there = There(Wanted::new(&name).0, name);
+        self.by_position.insert(self.last, there.clone());
+        self.by_name.insert(there, (self.last, node));
     }
 
     /// Has a name that is there stand for something else, and returns what it stood for.
     pub(super) fn replace(&mut self, name: &[u8], node: Arc<Node>) -> Option<Arc<Node>> {
         let wanted = Wanted::new(name);
-        let (position, there) = self.by_name.get_mut(&wanted as &dyn Named)?;
-        *there = node.clone();
-        let (_, there) = self.by_position.get_mut(position)?;
+        let (_, there) = self.by_name.get_mut(&wanted as &dyn Named)?;
         Some(core::mem::replace(there, node))
     }
 
     pub(super) fn remove(&mut self, name: &[u8]) -> Option<Arc<Node>> {
         let wanted = Wanted::new(name);
-        let (position, _) = self.by_name.remove(&wanted as &dyn Named)?;
-        self.by_position.remove(&position).map(|(_, node)| node)
+        let (position, node) = self.by_name.remove(&wanted as &dyn Named)?;
+        self.by_position.remove(&position);
+        Some(node)
     }
 
     /// Marks it as removed, if nothing is in it.
@@ -139,8 +138,8 @@ impl Directory {
 
     /// Takes all that is in it.
     pub(super) fn clear(&mut self) -> Vec<Arc<Node>> {
-        self.by_name.clear();
-        let all = core::mem::take(&mut self.by_position);
+        self.by_position.clear();
+        let all = core::mem::take(&mut self.by_name);
         all.into_values().map(|(_, node)| node).collect()
     }
 
@@ -148,9 +147,12 @@ impl Directory {
         if self.removed {
             return Err(Errno::ENOENT);
         }
-        for (&position, (name, node)) in self.by_position.range(from..) {
+        for (&position, there) in self.by_position.range(from..) {
+            let Some((_, node)) = self.by_name.get(there) else {
+                continue;
+            };
             let entry = Entry {
-                name,
+                name: &there.1,
                 number: node.number,
                 kind: node.kind(),
                 next: position + 1,
