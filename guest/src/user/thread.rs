@@ -323,13 +323,14 @@ fn run(current: &mut Current<'_>) {
         let _ = current.user().write(number, &thread.number);
     }
     loop {
+        // First: whoever comes back to a vCPU may be lost, and is not to go to user mode then.
+        task::yield_if_needed();
         if thread.is_interrupted() || thread.interrupted.load(Ordering::Relaxed) != 0 {
             deliver::signals(current);
             if thread.is_doomed() {
                 break;
             }
         }
-        task::yield_if_needed();
         let exit = current.context.run();
         // An event that waits is taken here.
         let taken = match exit {
