@@ -71,7 +71,8 @@ fn ring(process: &Process) {
             ..Info::default()
         };
         // It may have ended meanwhile.
-        let _ = process::send(Target::Process(process.number), linux::SIGALRM, info);
+        let whom = Target::Process(process.number);
+        let _ = process::send(process.number, whom, linux::SIGALRM, info);
     }
 }
 

@@ -96,9 +96,10 @@ pub(super) fn serve(console: ConsoleInfo) -> u32 {
         }
         if control::attend().is_some() {
             let info = Info::from_process(0, linux::SI_KERNEL as i32);
-            // Those that are left have been told already.
-            let _ = process::send(Target::All(0), linux::SIGKILL, info);
-            let _ = process::send(Target::Process(process::FIRST), linux::SIGKILL, info);
+            for target in [Target::All, Target::Process(process::FIRST)] {
+                // Those that are left have been told already.
+                let _ = process::send(process::KERNEL, target, linux::SIGKILL, info);
+            }
         }
         if keys.is_empty() {
             let mut typed = [0; 64];

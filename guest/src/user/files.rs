@@ -131,7 +131,7 @@ impl Host for Kernel {
             ..Info::default()
         };
         // A group that is gone gets none.
-        let _ = process::send(Target::Group(group), signal, info);
+        let _ = process::send(process::KERNEL, Target::Group(group), signal, info);
     }
 }
 

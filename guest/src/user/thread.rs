@@ -386,11 +386,16 @@ fn refuse(thread: &Arc<Thread>, context: &Context, address: u64, refused: Refuse
         Refused::Rights => Fault::new(linux::SIGSEGV, linux::SEGV_ACCERR, address),
         Refused::Bus => Fault::new(linux::SIGBUS, linux::BUS_ADRERR, address),
         Refused::NoMemory => {
-            log::warn!(
-                target: "user",
-                "out of memory: process {} is killed, at {:#x}", thread.process.number, context.frame().rip
-            );
-            return process::end(&thread.process, signal::killed_by(linux::SIGKILL));
+            if let Some(ended) = process::make_room(&thread.process) {
+                log::warn!(
+                    target: "user",
+                    "out of memory: process {ended} is killed, as process {} touches {address:#x} by the \
+                     instruction at {:#x}",
+                    thread.process.number, context.frame().rip
+                );
+            }
+            // Who is ended has its turn; if it was not the one that touched, that touches again.
+            return task::yield_now();
         }
     };
     signal::raise(thread, fault);

@@ -237,6 +237,13 @@ fn has_more(current: &Current<'_>, fd: u64) -> bool {
     })
 }
 
+/// Tells the process that calls of what its write came to.
+fn signal_self(current: &Current<'_>, signal: u32) -> Result<()> {
+    let process = current.thread.process.number;
+    let info = Info::from_process(process, linux::SI_USER as i32);
+    process::send(process, Target::Process(process), signal, info)
+}
+
 /// Writes from a program's memory, piece by piece.
 fn write(current: &mut Current<'_>, fd: u64, at: u64, count: u64, to: Option<u64>) -> Result<u64> {
     let to = to.map(position).transpose()?;
@@ -257,16 +264,12 @@ fn write(current: &mut Current<'_>, fd: u64, at: u64, count: u64, to: Option<u64
             }
         });
         if let Err(Errno::EPIPE) = result {
-            let process = current.thread.process.number;
-            let info = Info::from_process(process, linux::SI_USER as i32);
-            process::send(Target::Process(process), linux::SIGPIPE, info)?;
+            signal_self(current, linux::SIGPIPE)?;
         }
         if let Err(Errno::EFBIG) = result {
             let limit = current.thread.process.settings.limit(linux::RLIMIT_FSIZE)?;
             if limit[0] != u64::MAX {
-                let process = current.thread.process.number;
-                let info = Info::from_process(process, linux::SI_USER as i32);
-                process::send(Target::Process(process), linux::SIGXFSZ, info)?;
+                signal_self(current, linux::SIGXFSZ)?;
             }
         }
         match result {

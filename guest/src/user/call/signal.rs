@@ -107,7 +107,7 @@ fn sigqueueinfo(current: &mut Current<'_>, [process, signal, at, ..]: Arguments)
         return Err(Errno::EPERM);
     }
     let signal = number(signal)?;
-    process::send(Target::Process(process as u32), signal, info).map(|()| 0)
+    process::send(own, Target::Process(process as u32), signal, info).map(|()| 0)
 }
 
 /// A signal's number, as it comes in a register; 0 is none.
@@ -273,22 +273,23 @@ fn kill(current: &mut Current<'_>, [target, signal, ..]: Arguments) -> Result<u6
     let signal = number(signal)?;
     let process = current.thread.process.number;
     let target = match target as i32 {
-        -1 => Target::All(process),
+        -1 => Target::All,
         0 => Target::Group(process::family(process)?.group),
         number @ 1.. => Target::Process(number as u32),
         group => Target::Group(group.unsigned_abs()),
     };
     let info = Info::from_process(process, linux::SI_USER as i32);
-    process::send(target, signal, info).map(|()| 0)
+    process::send(process, target, signal, info).map(|()| 0)
 }
 
-fn tgkill(_: &Current<'_>, process: Option<u32>, number_: u64, signal: u64) -> Result<u64> {
+fn tgkill(current: &Current<'_>, process: Option<u32>, number_: u64, signal: u64) -> Result<u64> {
     let signal = number(signal)?;
     if number_ as i32 <= 0 || process == Some(0) {
         return Err(Errno::EINVAL);
     }
     let thread = process::thread(process, number_ as u32).ok_or(Errno::ESRCH)?;
-    if signal != 0 {
+    let own = current.thread.process.number;
+    if signal != 0 && !process::spares(&thread.process, own, signal) {
         signal::send_to_thread(&thread, signal);
     }
     Ok(0)

@@ -5,6 +5,7 @@ use core::task::Poll;
 use linux_raw_sys::general as linux;
 
 use super::{Arguments, Family};
+use crate::task;
 use crate::user::errno::{Errno, Result};
 use crate::user::files;
 pub(super) use crate::user::files::now;
@@ -110,8 +111,10 @@ fn time(current: &mut Current<'_>, [at, ..]: Arguments) -> Result<u64> {
     Ok(seconds)
 }
 
-/// Sleeps up to a time on the kernel's clock; what was left when a signal came goes to `left`.
+/// Sleeps up to a time on the kernel's clock; what was left when a signal came goes to `left`. However soon
+/// that time comes, others have their turn: who waits for them by naps would else keep them from running.
 fn sleep(current: &mut Current<'_>, deadline: u64, left: u64) -> Result<u64> {
+    task::yield_now();
     let slept = thread::wait_until_time(current.thread, deadline, |_| Poll::<Result<()>>::Pending);
     if slept.is_ok() {
         return Ok(0);

@@ -26,6 +26,30 @@ pub(crate) fn end(process: &Process, status: u32) {
     }
 }
 
+/// Has memory given back for a process that found none: it ends, or, as there would be nobody without the
+/// first, the last made of the others in its place, unless there is one that ends already. Returns who was
+/// ended now.
+pub(crate) fn make_room(process: &Process) -> Option<u32> {
+    let victim = {
+        let tree = TREE.lock();
+        let others = || {
+            let live = |node: &&Node| !matches!(node.life, Life::Ended(_));
+            let nodes = tree.nodes.iter().filter(live).map(|node| &node.process);
+            nodes.filter(|other| other.number != FIRST)
+        };
+        if process.number != FIRST {
+            None
+        } else if others().any(|other| other.status().is_some()) {
+            return None;
+        } else {
+            others().next_back().cloned()
+        }
+    };
+    let victim = victim.as_deref().unwrap_or(process);
+    end(victim, signal::killed_by(linux::SIGKILL));
+    Some(victim.number)
+}
+
 /// Whether a process has no other thread.
 pub(crate) fn is_only_thread(thread: &Arc<Thread>) -> bool {
     let mut tree = TREE.lock();

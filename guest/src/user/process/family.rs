@@ -8,9 +8,9 @@ use core::sync::atomic::Ordering;
 
 use linux_raw_sys::general as linux;
 
-use super::{FIRST, Life, Node, Process, TREE, Tree};
+use super::{FIRST, KERNEL, Life, Node, Process, TREE, Tree};
 use crate::user::errno::{Errno, Result};
-use crate::user::signal::{self, Info};
+use crate::user::signal::{self, Effect, Info};
 use crate::user::thread::Thread;
 
 /// Whom a signal is for.
@@ -19,14 +19,23 @@ pub(crate) enum Target {
     Process(u32),
     Group(u32),
     /// All but the first and the sender.
-    All(u32),
+    All,
 }
 
-/// Sends a signal, or with 0 looks whether there is anybody.
+/// Whether a signal of a process' is nothing to the first one, without which there are no others: what would
+/// end or stop it is sent by itself, by its terminal and by the kernel (`SIGNAL_UNKILLABLE` in Linux'
+/// `kernel/signal.c`, which lets it not even end itself).
+pub(crate) fn spares(process: &Process, sender: u32, signal: u32) -> bool {
+    let others = process.number == FIRST && !matches!(sender, KERNEL | FIRST);
+    let effect = || process.signals.action(signal).effect(signal);
+    others && matches!(effect(), Effect::End | Effect::Stop)
+}
+
+/// Sends a signal of a process' or of the kernel's, or with 0 looks whether there is anybody.
 ///
 /// # Errors
 /// `ESRCH`.
-pub(crate) fn send(target: Target, signal: u32, info: Info) -> Result<()> {
+pub(crate) fn send(sender: u32, target: Target, signal: u32, info: Info) -> Result<()> {
     let mut tree = TREE.lock();
     let tree = &mut *tree;
     let mut any = false;
@@ -36,13 +45,14 @@ pub(crate) fn send(target: Target, signal: u32, info: Info) -> Result<()> {
         let is_meant = match target {
             Target::Process(one) => number == one,
             Target::Group(group) => node.group == group,
-            Target::All(sender) => number != FIRST && number != sender,
+            Target::All => number != FIRST && number != sender,
         };
         if !is_meant {
             continue;
         }
         any = true;
-        if signal == 0 || matches!(node.life, Life::Ended(_)) {
+        let is_over = matches!(node.life, Life::Ended(_));
+        if signal == 0 || is_over || spares(&node.process, sender, signal) {
             continue;
         }
         let goes_on = matches!(signal, linux::SIGCONT | linux::SIGKILL);

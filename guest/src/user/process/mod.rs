@@ -17,10 +17,10 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use core::task::{Poll, Waker};
 
 pub(crate) use children::{For, Which, is_stopped, stop, wait};
-pub(crate) use end::{all_ended, end, end_other_threads, is_only_thread, thread_ended};
+pub(crate) use end::{all_ended, end, end_other_threads, is_only_thread, make_room, thread_ended};
 pub(crate) use family::{
     Target, by_number, count, executed, family, is_orphaned, numbers, send, session_of_group,
-    set_group, set_session, thread,
+    set_group, set_session, spares, thread,
 };
 
 pub(crate) use settings::Settings;
@@ -39,6 +39,8 @@ use crate::user::thread::Thread;
 const MOST: u32 = 32768;
 /// The first process, which inherits those whose parent ended.
 pub(crate) const FIRST: u32 = 1;
+/// Whose signals those of no process are.
+pub(crate) const KERNEL: u32 = 0;
 
 /// What the threads of a process share.
 pub(crate) struct Process {
