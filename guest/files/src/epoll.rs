@@ -116,7 +116,7 @@ impl Epoll {
 
     /// The set that a file is.
     pub(crate) fn of(file: &OpenFile) -> Option<&Self> {
-        (&*file.file as &dyn Any).downcast_ref()
+        (file.file() as &dyn Any).downcast_ref()
     }
 
     /// Has a file looked at by the next who waits.
@@ -361,7 +361,7 @@ impl crate::calls::Calls<'_> {
     ) -> Result<()> {
         let set = self.descriptors.get(epoll)?;
         let file = self.descriptors.get(descriptor)?;
-        if !file.file.can_be_watched() {
+        if !file.file().can_be_watched() {
             return Err(Errno::EPERM);
         }
         let (Some(watching), false) = (Epoll::of(&set), Arc::ptr_eq(&set, &file)) else {

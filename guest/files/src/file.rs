@@ -17,6 +17,7 @@ use crate::mount::Place;
 use crate::ready::Ready;
 use crate::records::{Owner, Records};
 use crate::transfer::{Argument, Sink, Source};
+use crate::writers::Held;
 
 /// What an open file can do. A call that would wait registers the call's waker, looks again and
 /// gives `Poll::Pending`; with [`Call::nonblock`] it gives `EAGAIN`.
@@ -103,7 +104,7 @@ pub(crate) fn drop_privileges(who: &Identity, inode: &dyn Inode) -> Result<()> {
 }
 
 /// A regular file: its inode's data.
-pub(crate) struct DataFile(pub(crate) Arc<dyn Inode>);
+struct DataFile(Arc<dyn Inode>);
 
 impl File for DataFile {
     fn has_positions(&self) -> bool {
@@ -134,7 +135,7 @@ impl File for DataFile {
 }
 
 /// A directory: its entries are asked of the inode.
-pub(crate) struct DirectoryFile;
+struct DirectoryFile;
 
 impl File for DirectoryFile {
     fn has_positions(&self) -> bool {
@@ -162,10 +163,16 @@ impl File for PathFile {
 /// What `fcntl(F_SETFL)` can change.
 const CHANGEABLE: u32 = linux::O_APPEND | linux::O_NONBLOCK | linux::O_NOATIME | linux::O_DIRECT;
 
+/// What an open file does; what files and directories do needs no place of its own.
+enum Does {
+    Data(DataFile),
+    Directory,
+    Other(Arc<dyn File>),
+}
+
 /// An open file, as Linux' open file description: what `dup` and `fork` share.
 pub struct OpenFile {
-    /// What it does.
-    pub file: Arc<dyn File>,
+    does: Does,
     /// Where it was opened.
     pub place: Place,
     /// The access mode and the status flags.
@@ -178,6 +185,8 @@ pub struct OpenFile {
     /// Whose locks of parts of it are this open file's, and where they are once it has taken one.
     pub(crate) owner: Owner,
     pub(crate) records: Once<Arc<Records>>,
+    /// That it writes, if somebody could run what it writes to.
+    _writes: Option<Held>,
 }
 
 impl Drop for OpenFile {
@@ -191,11 +200,40 @@ impl Drop for OpenFile {
 impl OpenFile {
     /// Opens `file` at `place`.
     pub fn new(file: Arc<dyn File>, place: Place, flags: u32) -> Arc<Self> {
+        Self::with(Does::Other(file), place, flags, None)
+    }
+
+    /// Opens a file or a directory by its inode's data.
+    ///
+    /// # Errors
+    /// `ETXTBSY` if it would be written to and somebody runs it.
+    pub(crate) fn plain(place: Place, flags: u32) -> Result<Arc<Self>> {
+        if place.inode.kind() == Kind::Directory {
+            return Ok(Self::with(Does::Directory, place, flags, None));
+        }
+        let writes = match flags & linux::O_ACCMODE {
+            linux::O_RDONLY => None,
+            _ => Held::to_write(&place.inode)?,
+        };
+        let does = Does::Data(DataFile(place.inode.clone()));
+        Ok(Self::with(does, place, flags, writes))
+    }
+
+    /// What it does.
+    pub fn file(&self) -> &dyn File {
+        match &self.does {
+            Does::Data(file) => file,
+            Does::Directory => &DirectoryFile,
+            Does::Other(file) => &**file,
+        }
+    }
+
+    fn with(does: Does, place: Place, flags: u32, writes: Option<Held>) -> Arc<Self> {
         // What concerns only the opening itself is not kept.
         const ONCE: u32 =
             linux::O_CREAT | linux::O_EXCL | linux::O_NOCTTY | linux::O_TRUNC | linux::O_CLOEXEC;
         Arc::new(Self {
-            file,
+            does,
             place,
             flags: AtomicU32::new(flags & !ONCE),
             position: Mutex::new(0),
@@ -203,6 +241,7 @@ impl OpenFile {
             lock: FileLock::default(),
             owner: Owner::new(),
             records: Once::new(),
+            _writes: writes,
         })
     }
 
@@ -227,12 +266,14 @@ impl OpenFile {
 
     /// Whether it was opened to read.
     pub fn can_read(&self) -> bool {
-        !self.is_path() && self.flags() & linux::O_ACCMODE != linux::O_WRONLY
+        let flags = self.flags();
+        flags & linux::O_PATH == 0 && flags & linux::O_ACCMODE != linux::O_WRONLY
     }
 
     /// Whether it was opened to write.
     pub fn can_write(&self) -> bool {
-        !self.is_path() && self.flags() & linux::O_ACCMODE != linux::O_RDONLY
+        let flags = self.flags();
+        flags & linux::O_PATH == 0 && flags & linux::O_ACCMODE != linux::O_RDONLY
     }
 
     /// A call with this file's way of waiting.
@@ -244,11 +285,11 @@ impl OpenFile {
     }
 
     /// What has no positions cannot be asked for one, however it was opened.
-    fn check_order(&self, at: Option<u64>) -> Result<()> {
+    fn check_order(&self, at: Option<u64>, has_positions: bool) -> Result<()> {
         if self.is_path() {
             return Err(Errno::EBADF);
         }
-        match at.is_some() && !self.file.has_positions() {
+        match at.is_some() && !has_positions {
             true => Err(Errno::ESPIPE),
             false => Ok(()),
         }
@@ -259,7 +300,9 @@ impl OpenFile {
     /// # Errors
     /// Those of `read(2)` and `pread(2)`.
     pub fn read(&self, call: &Call<'_>, at: Option<u64>, to: &mut dyn Sink) -> Poll<Result<usize>> {
-        if let Err(error) = self.check_order(at) {
+        let file = self.file();
+        let has_positions = file.has_positions();
+        if let Err(error) = self.check_order(at, has_positions) {
             return Poll::Ready(Err(error));
         }
         if !self.can_read() {
@@ -267,12 +310,12 @@ impl OpenFile {
         }
         let call = &self.call(call);
         match at {
-            Some(at) => self.file.read(call, at, to),
-            None if !self.file.has_positions() => self.file.read(call, 0, to),
+            Some(at) => file.read(call, at, to),
+            None if !has_positions => file.read(call, 0, to),
             None => {
                 let _turn = ready!(self.turn.take(call.waker));
                 let at = *self.position.lock();
-                let done = ready!(self.file.read(call, at, to));
+                let done = ready!(file.read(call, at, to));
                 if let Ok(count) = done {
                     *self.position.lock() = at + count as u64;
                 }
@@ -293,21 +336,23 @@ impl OpenFile {
         at: Option<u64>,
         from: &mut dyn Source,
     ) -> Poll<Result<usize>> {
-        if let Err(error) = self.check_order(at) {
+        let file = self.file();
+        let has_positions = file.has_positions();
+        if let Err(error) = self.check_order(at, has_positions) {
             return Poll::Ready(Err(error));
         }
         if !self.can_write() {
             return Poll::Ready(Err(Errno::EBADF));
         }
         let call = &self.call(call);
-        if !self.file.has_positions() {
+        if !has_positions {
             return self.write_in_order(call, from);
         }
         let append = self.flags() & linux::O_APPEND != 0;
         if let Some(at) = at {
             // As Linux does, against POSIX: what appends does so wherever it is told to write.
             let at = if append { Where::End } else { Where::At(at) };
-            let done = ready!(self.file.write(call, at, from));
+            let done = ready!(file.write(call, at, from));
             return Poll::Ready(done.map(|(_, count)| count));
         }
         let _turn = ready!(self.turn.take(call.waker));
@@ -322,7 +367,7 @@ impl OpenFile {
             true => Where::End,
             false => Where::At(position),
         };
-        let done = ready!(self.file.write(call, at, from));
+        let done = ready!(file.write(call, at, from));
         // Nothing written moves nothing, not even to the end of what appends.
         if let Ok((at, count @ 1..)) = done {
             *self.position.lock() = at + count as u64;
@@ -333,9 +378,9 @@ impl OpenFile {
     /// Writes to what takes bytes in order, until all are written.
     fn write_in_order(&self, call: &Call<'_>, from: &mut dyn Source) -> Poll<Result<usize>> {
         loop {
-            let done = ready!(self.file.write(call, Where::End, from));
+            let done = ready!(self.file().write(call, Where::End, from));
             let stop = match done {
-                Ok((_, count)) => from.left() == 0 || count == 0 || self.file.writes_once(),
+                Ok((_, count)) => from.left() == 0 || count == 0 || self.file().writes_once(),
                 Err(_) => true,
             };
             if stop {
@@ -355,12 +400,12 @@ impl OpenFile {
         if self.is_path() {
             return Poll::Ready(Err(Errno::EBADF));
         }
-        if !self.file.has_positions() {
+        if !self.file().has_positions() {
             return Poll::Ready(Err(Errno::ESPIPE));
         }
         let _turn = ready!(self.turn.take(call.waker));
         let mut position = self.position.lock();
-        if let Some(fixed) = self.file.fixed_position() {
+        if let Some(fixed) = self.file().fixed_position() {
             *position = fixed;
             return Poll::Ready(Ok(fixed));
         }
@@ -450,7 +495,7 @@ impl OpenFile {
         if self.is_path() {
             return Ready::NVAL;
         }
-        self.file.ready(waker)
+        self.file().ready(waker)
     }
 
     /// A page of its data, to map it; see [`Inode::page`].

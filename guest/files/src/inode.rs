@@ -15,6 +15,7 @@ use crate::errno::{Errno, Result};
 use crate::file::File;
 use crate::host::{Call, Page, Time};
 use crate::transfer::{Sink, Source};
+use crate::writers::Writers;
 
 /// What an inode is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -394,6 +395,11 @@ pub trait Inode: Any + Send + Sync {
     /// `EINVAL` of what cannot, or is not empty; `ENOSPC`.
     fn keep(&self, _bytes: &'static [u8]) -> Result<()> {
         Err(Errno::EINVAL)
+    }
+
+    /// Who writes to its data and who runs it; `None` for what no program is made of.
+    fn writers(&self) -> Option<&Writers> {
+        None
     }
 }
 

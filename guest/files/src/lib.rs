@@ -83,7 +83,7 @@
 //!
 //! ```text
 //! errno transfer host lock ready            words of the seam, locks, who waits
-//! inode file locks records mount walk               a file system's side, open files, places, paths
+//! inode file locks records writers mount walk       a file system's side, open files, places, paths
 //! memory_fs shown                           files in memory; `/proc`, `/sys`
 //! pipe socket event epoll terminal devices  what else there is to open
 //! descriptors system                        a process' numbers, what all processes share
@@ -120,6 +120,7 @@ mod system;
 mod terminal;
 mod transfer;
 mod walk;
+mod writers;
 
 pub use calls::{Calls, Opening, SetTime, Sets};
 pub use descriptors::Descriptors;
@@ -142,3 +143,4 @@ pub use system::{Device, System, View};
 pub use terminal::{ConsoleDevice, Output, OwnTerminalDevice, Terminal, add_pseudo_terminals};
 pub use transfer::{Argument, Drain, Fill, Number, Sink, Source};
 pub use walk::{EXECUTE, READ, WRITE, may};
+pub use writers::{Held, Writers};

@@ -227,14 +227,34 @@ impl Drop for Held {
 }
 
 /// A file's bytes, for programs that have it mapped.
-pub(crate) struct Mapped(pub(crate) Arc<OpenFile>);
+pub(crate) struct Mapped {
+    file: Arc<OpenFile>,
+    /// That it is run, if it is.
+    _runs: Option<guest_files::Held>,
+}
+
+impl Mapped {
+    /// To be mapped.
+    pub(crate) fn new(file: Arc<OpenFile>) -> Mapped {
+        Mapped { file, _runs: None }
+    }
+
+    /// To be run.
+    ///
+    /// # Errors
+    /// `ETXTBSY` if somebody has it open to write.
+    pub(crate) fn to_run(file: Arc<OpenFile>) -> Result<Mapped> {
+        let runs = guest_files::Held::to_run(&file.place.inode)?;
+        Ok(Mapped { file, _runs: runs })
+    }
+}
 
 impl Content for Mapped {
     fn read(&self, at: u64, into: &mut [u8]) -> Result<usize> {
         let mut done = 0;
         while done < into.len() {
             let mut fill = Fill::new(&mut into[done..]);
-            let count = self.0.place.inode.read(at + done as u64, &mut fill)?;
+            let count = self.file.place.inode.read(at + done as u64, &mut fill)?;
             if count == 0 {
                 break;
             }
@@ -244,15 +264,15 @@ impl Content for Mapped {
     }
 
     fn page(&self, at: u64, make: bool) -> Result<Option<Arc<dyn Page>>> {
-        self.0.place.inode.page(at / pages::PAGE, make)
+        self.file.place.inode.page(at / pages::PAGE, make)
     }
 
     fn identity(&self) -> usize {
-        Arc::as_ptr(&self.0.place.inode).addr()
+        Arc::as_ptr(&self.file.place.inode).addr()
     }
 
     fn place(&self) -> Option<Place> {
-        Some(self.0.place.clone())
+        Some(self.file.place.clone())
     }
 }
 

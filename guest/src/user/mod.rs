@@ -263,7 +263,7 @@ fn begin(system: &Arc<System>, path: &str, words: &[u8]) -> Result<()> {
     };
     let program = |path: &[u8]| {
         let file = open(&calls, path, linux::O_RDONLY)?;
-        Ok(Arc::new(files::Mapped(file)) as Arc<dyn Content>)
+        Ok(Arc::new(files::Mapped::to_run(file)?) as Arc<dyn Content>)
     };
     let (file, with) = exec::interpret(with, program)?;
     let (memory, start) = exec::load(&file, &with, true)?;

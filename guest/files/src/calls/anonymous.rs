@@ -54,7 +54,7 @@ impl Calls<'_> {
             Err(error) => return Poll::Ready(Err(error)),
         };
         ready!(place.inode.truncate(self.waker, size))?;
-        Poll::Ready(Ok(Self::plain(place, linux::O_RDWR | LARGE_FILE)))
+        Poll::Ready(OpenFile::plain(place, linux::O_RDWR | LARGE_FILE))
     }
 
     /// Makes a file in memory, and returns its descriptor.
@@ -134,7 +134,7 @@ impl Calls<'_> {
 
     fn with_timer<T>(&self, descriptor: i32, act: impl FnOnce(&Timer) -> T) -> Result<T> {
         let file = self.descriptors.get(descriptor)?;
-        let timer = (&*file.file as &dyn core::any::Any)
+        let timer = (file.file() as &dyn core::any::Any)
             .downcast_ref::<Timer>()
             .ok_or(Errno::EINVAL)?;
         Ok(act(timer))
@@ -178,7 +178,7 @@ impl Calls<'_> {
     /// `EBADF`, `ENOTSOCK`, `EINVAL`.
     pub fn shutdown(&self, descriptor: i32, how: u32) -> Result<()> {
         let file = self.descriptors.get(descriptor)?;
-        let end = (&*file.file as &dyn core::any::Any)
+        let end = (file.file() as &dyn core::any::Any)
             .downcast_ref::<SocketEnd>()
             .ok_or(Errno::ENOTSOCK)?;
         end.shut(Shut::from_program(how).ok_or(Errno::EINVAL)?);

@@ -7,7 +7,7 @@ use linux_raw_sys::{general as linux, ioctl};
 
 use super::Calls;
 use crate::errno::{Errno, Result};
-use crate::file::{File, OpenFile};
+use crate::file::OpenFile;
 use crate::inode::Kind;
 use crate::pipe::{Pipe, PipeEnd};
 use crate::records::{Owner, Record};
@@ -246,7 +246,7 @@ impl Calls<'_> {
                 });
                 Poll::Ready(done)
             }
-            _ => file.file.ioctl(&self.call(), request, argument),
+            _ => file.file().ioctl(&self.call(), request, argument),
         }
     }
 
@@ -348,7 +348,7 @@ fn tell(mut words: [u8; FLOCK], found: Option<Record>) -> [u8; FLOCK] {
 
 /// The pipe that a file is an end of.
 fn pipe_of(file: &OpenFile) -> Result<&Arc<Pipe>> {
-    let file: &dyn File = &*file.file;
+    let file = file.file();
     (file as &dyn core::any::Any)
         .downcast_ref::<PipeEnd>()
         .map(|end| &end.pipe)

@@ -7,11 +7,12 @@ use linux_raw_sys::general as linux;
 
 use super::Calls;
 use crate::errno::{Errno, Result};
-use crate::file::{DataFile, DirectoryFile, File, OpenFile, PathFile};
+use crate::file::{OpenFile, PathFile};
 use crate::inode::{DeviceNumber, Kind, New};
 use crate::mount::Place;
 use crate::pipe::{Meeting, Pipe};
 use crate::walk::{Last, READ, WRITE};
+use crate::writers::Held;
 
 /// Opening that may have to wait, and how far it is: keep it while calling
 /// [`Calls::openat`] again, drop it to give up.
@@ -147,22 +148,18 @@ impl Calls<'_> {
                 let file = device.open(&self.call(), flags)?;
                 Ok(Begun::File(OpenFile::new(file, place, flags)))
             }
-            _ => Ok(Begun::File(Self::plain(place, flags))),
+            _ => Ok(Begun::File(OpenFile::plain(place, flags)?)),
         }
     }
 
-    /// An open file or directory.
-    pub(super) fn plain(place: Place, flags: u32) -> Arc<OpenFile> {
-        let file: Arc<dyn File> = match place.inode.kind() {
-            Kind::Directory => Arc::new(DirectoryFile),
-            _ => Arc::new(DataFile(place.inode.clone())),
-        };
-        OpenFile::new(file, place, flags)
-    }
-
     fn open_truncated(&self, place: Place, flags: u32) -> Poll<Result<Arc<OpenFile>>> {
+        // As what is cut is written to, however it is opened.
+        let _writes = match Held::to_write(&place.inode) {
+            Ok(writes) => writes,
+            Err(error) => return Poll::Ready(Err(error)),
+        };
         self.cut(&place, 0)
-            .map(|done| done.map(|()| Self::plain(place.clone(), flags)))
+            .map(|done| done.and_then(|()| OpenFile::plain(place.clone(), flags)))
     }
 
     /// Finds what `O_CREAT` opens, or makes it.

@@ -12,6 +12,7 @@ use crate::inode::{Allocate, Kind};
 use crate::mount::Place;
 use crate::transfer::{Sink, Source};
 use crate::walk::WRITE;
+use crate::writers::Held;
 
 /// What a position that a program gives can be.
 fn position(at: i64) -> Result<u64> {
@@ -128,11 +129,11 @@ impl Calls<'_> {
             self.check(&place.inode, WRITE)?;
             match size > self.caller.size_limit() {
                 true => Err(Errno::EFBIG),
-                false => Ok((place, size)),
+                false => Ok((Held::to_write(&place.inode)?, place, size)),
             }
         });
         match found {
-            Ok((place, size)) => self.cut(&place, size),
+            Ok((_writes, place, size)) => self.cut(&place, size),
             Err(error) => Poll::Ready(Err(error)),
         }
     }
@@ -239,7 +240,7 @@ impl Calls<'_> {
             Ok(files) => files,
             Err(error) => return Poll::Ready(Err(error)),
         };
-        if !from.file.has_positions() || from.place.inode.kind() != Kind::File {
+        if !from.file().has_positions() || from.place.inode.kind() != Kind::File {
             return Poll::Ready(Err(Errno::EINVAL));
         }
         let call = self.call();

@@ -16,6 +16,7 @@ use crate::inode::{
 };
 use crate::lock::Mutex;
 use crate::transfer::{Sink, Source};
+use crate::writers::Writers;
 
 /// The name of something in a directory.
 pub(super) type Name = Arc<[u8]>;
@@ -29,6 +30,7 @@ pub(super) struct Node {
     names_device: DeviceNumber,
     pub(super) meta: Mutex<Meta>,
     pub(super) content: Content,
+    writers: Writers,
 }
 
 /// What is in an inode.
@@ -105,6 +107,7 @@ impl Node {
                 Kind::Symlink => Content::Symlink(new.target.into()),
                 _ => Content::Nothing,
             },
+            writers: Writers::default(),
         }))
     }
 
@@ -354,6 +357,10 @@ impl Inode for Node {
 
     fn keep(&self, bytes: &'static [u8]) -> Result<()> {
         self.data()?.keep(&self.shared, bytes)
+    }
+
+    fn writers(&self) -> Option<&Writers> {
+        self.data().is_ok().then_some(&self.writers)
     }
 }
 

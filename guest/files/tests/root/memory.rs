@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::common::{LIMITS, Process, TestHost, boot, now};
 use guest_files::{
-    Caller as _, DeviceNumber, Drain, Errno, FileSystem as _, Fill, Limits, MemoryFs, Number,
+    Caller as _, DeviceNumber, Drain, Errno, FileSystem as _, Fill, Held, Limits, MemoryFs, Number,
     Result, SetTime, System, Time,
 };
 use linux_raw_sys::general as linux;
@@ -393,4 +393,38 @@ fn a_file_is_sent_to_another_by_way_of_the_kernel() {
     assert_eq!(process.read(end, 3).unwrap(), bytes[10..13]);
     assert_eq!(now(calls.sendfile(to, end, None, 1)), Err(Errno::EINVAL));
     assert_eq!(now(calls.sendfile(from, to, None, 1)), Err(Errno::EBADF));
+}
+
+#[test]
+fn what_is_run_is_not_written_and_what_is_written_is_not_run() {
+    let process = boot(LIMITS);
+    let calls = process.calls();
+    process.make("/program", b"code");
+    let write = |flags| process.open("/program", flags, 0);
+    let inode = || {
+        let file = write(linux::O_RDONLY).unwrap();
+        let open = calls.descriptors.get(file).unwrap();
+        calls.close(file).unwrap();
+        open.place.inode.clone()
+    };
+    let writer = write(linux::O_WRONLY).unwrap();
+    assert_eq!(Held::to_run(&inode()).err(), Some(Errno::ETXTBSY));
+    let second = calls.dup(writer).unwrap();
+    calls.close(writer).unwrap();
+    assert_eq!(Held::to_run(&inode()).err(), Some(Errno::ETXTBSY));
+    calls.close(second).unwrap();
+    let (one, two) = (
+        Held::to_run(&inode()).unwrap(),
+        Held::to_run(&inode()).unwrap(),
+    );
+    for flags in [linux::O_WRONLY, linux::O_RDWR, linux::O_TRUNC] {
+        assert_eq!(write(flags), Err(Errno::ETXTBSY));
+    }
+    assert_eq!(now(calls.truncate(b"/program", 1)), Err(Errno::ETXTBSY));
+    assert_eq!(process.contents("/program").unwrap(), b"code");
+    drop(one);
+    assert_eq!(write(linux::O_WRONLY), Err(Errno::ETXTBSY));
+    drop(two);
+    assert_eq!(now(calls.truncate(b"/program", 1)), Ok(()));
+    assert!(write(linux::O_WRONLY).is_ok());
 }

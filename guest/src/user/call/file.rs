@@ -233,7 +233,7 @@ const MOST: usize = 0x7fff_f000;
 fn has_more(current: &Current<'_>, fd: u64) -> bool {
     let file = current.now(|calls| calls.descriptors.get(descriptor(fd)));
     file.is_ok_and(|file| {
-        file.place.inode.kind() == guest_files::Kind::File || file.file.fixed_position().is_some()
+        file.place.inode.kind() == guest_files::Kind::File || file.file().fixed_position().is_some()
     })
 }
 

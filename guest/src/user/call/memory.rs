@@ -93,7 +93,7 @@ fn mmap(current: &mut Current<'_>, [at, bytes, prot, flags, fd, offset]: Argumen
             }
             let inode = file.place.inode.attributes();
             let is_zero = inode.names_device == ZERO && !shared;
-            let file = Arc::new(Mapped(file));
+            let file = Arc::new(Mapped::new(file));
             match (inode.kind, shared) {
                 (guest_files::Kind::File, true) => Backing::Shared(file, offset),
                 (guest_files::Kind::File, false) => Backing::File(file, offset),
@@ -114,7 +114,7 @@ fn nameless(current: &Current<'_>, bytes: u64) -> Result<Arc<dyn Content>> {
     let bytes = bytes.checked_next_multiple_of(PAGE).ok_or(Errno::ENOMEM)?;
     let file = current.waiting(|calls| calls.nameless(b"dev/zero", bytes));
     match file {
-        Ok(file) => Ok(Arc::new(Mapped(file))),
+        Ok(file) => Ok(Arc::new(Mapped::new(file))),
         Err(Errno::EFBIG | Errno::ENOSPC) => Err(Errno::ENOMEM),
         Err(e) => Err(e),
     }

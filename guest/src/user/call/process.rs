@@ -350,7 +350,7 @@ fn execve(
             })?
         };
         check_executable(&file)?;
-        Ok(Arc::new(Mapped(file)) as Arc<dyn Content>)
+        Ok(Arc::new(Mapped::to_run(file)?) as Arc<dyn Content>)
     };
     let (file, with) = exec::interpret(with, open)?;
     let thread = current.thread;
