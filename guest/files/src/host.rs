@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 use core::cell::Cell;
 use core::task::Waker;
 
+use crate::inode::Inode;
 use crate::transfer::{Sink, Source};
 
 /// Bytes of a page.
@@ -49,6 +50,8 @@ pub trait Host: Send + Sync {
     fn wake_at(&self, time: u64, waker: &Waker);
     /// Sends a signal to all processes of a group.
     fn signal_group(&self, group: u32, signal: u32);
+    /// A file has become as small as `size`: programs that have mapped more of it find nothing there.
+    fn cut(&self, _inode: &Arc<dyn Inode>, _size: u64) {}
 }
 
 /// Who a process is to the files.

@@ -10,8 +10,8 @@ use core::marker::PhantomData;
 use core::task::{Poll, Waker};
 
 use guest_files::{
-    Argument, Caller, Calls, Fill, Host, Identity, OpenFile, Page, Place, Sink, Source, System,
-    Time,
+    Argument, Caller, Calls, Fill, Host, Identity, Inode, OpenFile, Page, Place, Sink, Source,
+    System, Time,
 };
 use spin::Once;
 
@@ -133,6 +133,20 @@ impl Host for Kernel {
         // A group that is gone gets none.
         let _ = process::send(process::KERNEL, Target::Group(group), signal, info);
     }
+
+    fn cut(&self, inode: &Arc<dyn Inode>, size: u64) {
+        for number in process::numbers() {
+            let memory = process::by_number(number).and_then(|process| process.memory());
+            if let Some(memory) = memory {
+                memory.cut(identity(inode), size);
+            }
+        }
+    }
+}
+
+/// A number that no other file has while anybody has this one.
+fn identity(inode: &Arc<dyn Inode>) -> usize {
+    Arc::as_ptr(inode).addr()
 }
 
 /// A page of a file.
@@ -268,7 +282,7 @@ impl Content for Mapped {
     }
 
     fn identity(&self) -> usize {
-        Arc::as_ptr(&self.file.place.inode).addr()
+        identity(&self.file.place.inode)
     }
 
     fn place(&self) -> Option<Place> {

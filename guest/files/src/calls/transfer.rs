@@ -105,12 +105,17 @@ impl Calls<'_> {
         self.cut(&file.place, size)
     }
 
-    /// Sets the size of what may be changed.
+    /// Sets the size of what may be changed. What is cut off is nobody's any more, who has it mapped either.
     pub(super) fn cut(&self, place: &Place, size: u64) -> Poll<Result<()>> {
-        match drop_privileges(self.who, &*place.inode) {
-            Ok(()) => place.inode.truncate(self.waker, size),
-            Err(error) => Poll::Ready(Err(error)),
+        if let Err(error) = drop_privileges(self.who, &*place.inode) {
+            return Poll::Ready(Err(error));
         }
+        let was = place.inode.attributes().size;
+        let done = ready!(place.inode.truncate(self.waker, size));
+        if done.is_ok() && size < was {
+            self.system.host.cut(&place.inode, size);
+        }
+        Poll::Ready(done)
     }
 
     /// Cuts off the file of a path, or lets it grow.

@@ -321,6 +321,25 @@ impl Memory {
         }
     }
 
+    /// A file has become as small as `size`: what was mapped behind its last page is there no more.
+    pub(crate) fn cut(&self, file: usize, size: u64) {
+        let mut inner = self.0.lock();
+        let inner = &mut *inner;
+        let end = size.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+        for area in inner.areas.iter() {
+            let (Backing::File(content, at) | Backing::Shared(content, at)) = &area.backing else {
+                continue;
+            };
+            let first = area.range.start.saturating_add(end.saturating_sub(*at));
+            if content.identity() == file
+                && first < area.range.end
+                && let Err(e) = inner.pages.unmap(first..area.range.end)
+            {
+                log::error!(target: "user", "what was cut off a file stays mapped: {e}");
+            }
+        }
+    }
+
     /// Calls `f` with each area.
     pub(crate) fn each(&self, mut f: impl FnMut(&Area<Backing>)) {
         self.0.lock().areas.iter().for_each(&mut f);
