@@ -4,7 +4,7 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use hypercall::abi::shared_info::vcpu_info;
+use hypercall::abi::shared_info::{vcpu_info, vcpu_time_info};
 
 use crate::capability::{HYPERCALLS, is_here};
 use crate::{shared, subarch};
@@ -116,6 +116,29 @@ const _: () = {
     assert!(ticks(u64::MAX - 4, 5) == 10);
 };
 
+/// How many nanoseconds so many ticks of the processor's counter are; none where nobody knows how fast it
+/// runs.
+pub(crate) fn of_ticks(ticks: u64) -> u64 {
+    if let Some(vcpu) = shared::vcpu().filter(|_| is_here(&HYPERCALLS)) {
+        // SAFETY: the page stays mapped, and any bytes are a value of this struct of integers. Torn, it
+        // makes a wrong number, which the next look mends.
+        let time = unsafe { (&raw const (*vcpu.as_ptr()).time).read_volatile() };
+        return scaled(ticks, &time);
+    }
+    let khz = KHZ.load(Ordering::Relaxed);
+    let nanoseconds = u128::from(ticks) * 1_000_000;
+    nanoseconds.checked_div(khz.into()).unwrap_or(0) as u64
+}
+
+/// Ticks in nanoseconds, as Xen has them reckoned.
+fn scaled(ticks: u64, time: &vcpu_time_info) -> u64 {
+    let shifted = match time.tsc_shift {
+        shift @ 0.. => ticks.wrapping_shl(shift.unsigned_abs().into()),
+        shift => ticks.wrapping_shr(shift.unsigned_abs().into()),
+    };
+    ((u128::from(shifted) * u128::from(time.tsc_to_system_mul)) >> 32) as u64
+}
+
 /// Xen's system time as this vCPU is told.
 fn told(vcpu: NonNull<vcpu_info>) -> u64 {
     // SAFETY: the page stays mapped; only the address of a field is formed.
@@ -131,13 +154,8 @@ fn told(vcpu: NonNull<vcpu_info>) -> u64 {
         let tsc = tsc();
         fence(Ordering::Acquire);
         if before & 1 == 0 && version.load(Ordering::Relaxed) == before {
-            let delta = ticks(snapshot.tsc_timestamp, tsc);
-            let shifted = match snapshot.tsc_shift {
-                shift @ 0.. => delta.wrapping_shl(shift.unsigned_abs().into()),
-                shift => delta.wrapping_shr(shift.unsigned_abs().into()),
-            };
-            let scaled = (u128::from(shifted) * u128::from(snapshot.tsc_to_system_mul)) >> 32;
-            return snapshot.system_time.wrapping_add(scaled as u64);
+            let passed = scaled(ticks(snapshot.tsc_timestamp, tsc), &snapshot);
+            return snapshot.system_time.wrapping_add(passed);
         }
     }
 }

@@ -42,7 +42,7 @@ use marks::init;
 pub(crate) use call::{NotCalled, call, call_all, post};
 pub(crate) use run::{yield_if_needed, yield_now};
 pub(crate) use thread::{
-    Hooks, JoinHandle, Spawn, SpawnError, Thread, Told, current, exit, spawn, tell,
+    Hooks, JoinHandle, Spawn, SpawnError, Thread, Told, current, exit, running, spawn, tell,
 };
 pub(crate) use timer::{Timer, wake_at};
 pub(crate) use vcpu::are_here;

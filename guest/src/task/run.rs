@@ -177,7 +177,10 @@ fn to(here: &'static Vcpu, next: Arc<Thread>) {
     }
     let place = &raw mut from.stack;
     let stack = parts.stack;
-    here.run_next(next);
+    let ran = here.run_next(next);
+    if let Some(hooks) = &from.hooks {
+        hooks.ran(ran);
+    }
     // SAFETY: it was left there by a switch, or prepared. Upcalls are masked.
     unsafe { switch::switch(place, stack) };
     arrived();

@@ -40,6 +40,10 @@ pub(crate) trait Hooks: Send + Sync {
 
     /// The thread gets this vCPU.
     fn switching_in(&self);
+
+    /// The thread has run for so long, by the processor's counter: said as it gives its vCPU away, and as it
+    /// ends.
+    fn ran(&self, _ticks: u64) {}
 }
 
 /// A thread.
@@ -435,6 +439,7 @@ pub(crate) fn exit() -> ! {
         // SAFETY: this is the thread itself.
         let hooks = unsafe { thread.own.parts() }.hooks.take();
         if let Some(hooks) = &hooks {
+            hooks.ran(running());
             hooks.switched_out(false);
         }
         HV.restore_upcalls(masked);
@@ -447,6 +452,11 @@ pub(crate) fn exit() -> ! {
         true
     });
     unreachable!("a thread goes on that has ended")
+}
+
+/// For how long the thread that calls has run since it got its vCPU, by the processor's counter.
+pub(crate) fn running() -> u64 {
+    time::tsc().saturating_sub(vcpu::here().since())
 }
 
 /// The thread that calls.
@@ -480,8 +490,7 @@ pub(crate) struct Told {
 /// The heap has no room for them.
 pub(crate) fn tell() -> Result<Vec<Told>, alloc::collections::TryReserveError> {
     // The one that asks has run until now.
-    let here = vcpu::here();
-    let running = time::tsc().saturating_sub(here.since());
+    let running = running();
     let me = current();
     let mut all = Vec::new();
     all.try_reserve_exact(THREADS.lock().len() + 8)?;

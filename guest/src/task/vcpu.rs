@@ -139,14 +139,15 @@ impl Vcpu {
     }
 
     /// Notes that the vCPU, which calls, goes from the thread that it runs to another, and how long that
-    /// ran.
-    pub(super) fn run_next(&self, next: Arc<Thread>) {
+    /// ran, which it returns.
+    pub(super) fn run_next(&self, next: Arc<Thread>) -> u64 {
         let now = crate::time::tsc();
         let ran = now.saturating_sub(self.since.swap(now, Ordering::Relaxed));
         self.current().add_time(ran);
         let next = Arc::into_raw(next).cast_mut();
         let before = self.current.swap(next, Ordering::Relaxed);
         self.before.store(before, Ordering::Relaxed);
+        ran
     }
 
     /// The thread that the vCPU, which calls, has left just now.

@@ -29,6 +29,7 @@ mod random;
 mod signal;
 mod thread;
 mod traffic;
+mod usage;
 
 extern crate alloc;
 

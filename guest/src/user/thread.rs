@@ -17,6 +17,7 @@ use super::errno::{Errno, RESTART, Result, Room};
 use super::memory::{Access, Memory, Refused};
 use super::process::{self, Process};
 use super::signal::{self, Fault, Stack};
+use super::usage::Usage;
 use super::{deliver, files, futex};
 use crate::lock::Lock;
 use crate::rank;
@@ -55,6 +56,8 @@ pub(crate) struct Thread {
     lost: AtomicBool,
     bases: Lock<Bases, rank::Thread>,
     extended: Lock<Extended, rank::ThreadRegisters>,
+    /// What it used.
+    pub(crate) usage: Usage,
     /// Wakes it where it waits.
     waker: Lock<Option<Waker>, rank::Thread>,
 }
@@ -104,6 +107,11 @@ impl Hooks for Thread {
         self.load_bases();
         self.extended.lock().restore();
     }
+
+    fn ran(&self, ticks: u64) {
+        self.usage.run(ticks);
+        self.process.usage.run(ticks);
+    }
 }
 
 impl Thread {
@@ -125,6 +133,7 @@ impl Thread {
             lost: AtomicBool::new(false),
             bases: Lock::new(Bases::default()),
             extended: Lock::new(Extended::new()?),
+            usage: Usage::default(),
             waker: Lock::new(None),
         }))
     }
@@ -151,6 +160,7 @@ impl Thread {
             lost: AtomicBool::new(false),
             bases: Lock::new(bases),
             extended: Lock::new(extended.duplicate()?),
+            usage: Usage::default(),
             waker: Lock::new(None),
         }))
     }
@@ -358,6 +368,9 @@ fn serve(current: &mut Current<'_>, exit: Exit) {
     let thread = current.thread;
     match exit {
         Exit::PageFault { address, error } => {
+            for usage in [&thread.usage, &thread.process.usage] {
+                usage.fault();
+            }
             let access = Access::of(error);
             if let Err(refused) = current.memory.fault(address, access) {
                 refuse(thread, current.context, address, refused);

@@ -9,7 +9,7 @@ use crate::task;
 use crate::user::errno::{Errno, Result};
 use crate::user::files;
 pub(super) use crate::user::files::now;
-use crate::user::thread::{self, Current};
+use crate::user::thread::{self, Current, Thread};
 
 const NANOS: u64 = 1_000_000_000;
 
@@ -25,18 +25,15 @@ pub(super) const CALLS: Family = &[
     (linux::__NR_clock_nanosleep, clock_nanosleep),
     (linux::__NR_times, times),
     (linux::__NR_getrusage, |c, [whose, at, ..]| {
-        /// Of the process, of its children, of the thread.
-        const WHOSE: [i32; 3] = [
-            linux::RUSAGE_SELF as i32,
-            linux::RUSAGE_CHILDREN,
-            linux::RUSAGE_THREAD as i32,
-        ];
-        if !WHOSE.contains(&(whose as i32)) {
-            return Err(Errno::EINVAL);
-        }
-        c.user()
-            .write_bytes(at, &[0; size_of::<linux::rusage>()])
-            .map(|()| 0)
+        const OWN: i32 = linux::RUSAGE_SELF as i32;
+        const THREAD: i32 = linux::RUSAGE_THREAD as i32;
+        let used = match whose as i32 {
+            OWN => c.thread.process.usage.words(task::running()),
+            linux::RUSAGE_CHILDREN => c.thread.process.children_usage.words(0),
+            THREAD => c.thread.usage.words(task::running()),
+            _ => return Err(Errno::EINVAL),
+        };
+        c.user().write(at, &used).map(|()| 0)
     }),
 ];
 
@@ -46,16 +43,17 @@ pub(super) fn of_wall(wall: u64) -> u64 {
 }
 
 /// A clock's time.
-fn read(clock: u64) -> Result<u64> {
+fn read(thread: &Thread, clock: u64) -> Result<u64> {
     match clock as u32 {
-        linux::CLOCK_REALTIME | linux::CLOCK_REALTIME_COARSE | linux::CLOCK_TAI => Ok(files::wall()),
+        linux::CLOCK_REALTIME | linux::CLOCK_REALTIME_COARSE | linux::CLOCK_TAI => {
+            Ok(files::wall())
+        }
         linux::CLOCK_MONOTONIC
         | linux::CLOCK_MONOTONIC_RAW
         | linux::CLOCK_MONOTONIC_COARSE
-        | linux::CLOCK_BOOTTIME
-        // How long a process ran nobody counts: it ran all the time.
-        | linux::CLOCK_PROCESS_CPUTIME_ID
-        | linux::CLOCK_THREAD_CPUTIME_ID => Ok(now()),
+        | linux::CLOCK_BOOTTIME => Ok(now()),
+        linux::CLOCK_PROCESS_CPUTIME_ID => Ok(thread.process.usage.time(task::running())),
+        linux::CLOCK_THREAD_CPUTIME_ID => Ok(thread.usage.time(task::running())),
         _ => Err(Errno::EINVAL),
     }
 }
@@ -80,12 +78,12 @@ impl Current<'_> {
 }
 
 fn clock_gettime(current: &mut Current<'_>, [clock, at, ..]: Arguments) -> Result<u64> {
-    let time = parts(read(clock)?);
+    let time = parts(read(current.thread, clock)?);
     current.user().write(at, &time).map(|()| 0)
 }
 
 fn clock_getres(current: &mut Current<'_>, [clock, at, ..]: Arguments) -> Result<u64> {
-    read(clock)?;
+    read(current.thread, clock)?;
     if at != 0 {
         current.user().write(at, &[0_u64, 1])?;
     }
@@ -130,7 +128,7 @@ fn clock_nanosleep(
     current: &mut Current<'_>,
     [clock, flags, request, left, ..]: Arguments,
 ) -> Result<u64> {
-    let base = read(clock)?;
+    let base = read(current.thread, clock)?;
     if clock as u32 == linux::CLOCK_THREAD_CPUTIME_ID {
         return Err(Errno::EOPNOTSUPP);
     }
@@ -152,7 +150,10 @@ fn times(current: &mut Current<'_>, [at, ..]: Arguments) -> Result<u64> {
     /// Ticks a second, as `AT_CLKTCK` says.
     const TICK: u64 = NANOS / 100;
     if at != 0 {
-        current.user().write(at, &[now() / TICK, 0, 0, 0])?;
+        let process = &current.thread.process;
+        let own = process.usage.time(task::running()) / TICK;
+        let children = process.children_usage.time(0) / TICK;
+        current.user().write(at, &[own, 0, children, 0])?;
     }
     Ok(now() / TICK)
 }

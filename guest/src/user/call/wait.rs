@@ -6,9 +6,10 @@ use linux_raw_sys::general as linux;
 
 use super::{Arguments, Family};
 use crate::user::errno::{Errno, Result};
-use crate::user::process::{self, For, Which};
+use crate::user::process::{self, For, Found, Which};
 use crate::user::signal::Info;
 use crate::user::thread::{self, Current};
+use crate::user::usage::Usage;
 
 pub(super) const CALLS: Family = &[(linux::__NR_wait4, wait4), (linux::__NR_waitid, waitid)];
 
@@ -35,14 +36,14 @@ fn wait4(current: &mut Current<'_>, [number, at, options, usage, ..]: Arguments)
         continues: options & linux::WCONTINUED != 0,
         keep: false,
     };
-    let Some((number, status)) = look(current, which, what, options & linux::WNOHANG == 0)? else {
+    let Some(found) = look(current, which, what, options & linux::WNOHANG == 0)? else {
         return Ok(0);
     };
     if at != 0 {
-        current.user().write(at, &status)?;
+        current.user().write(at, &found.status)?;
     }
-    write_usage(current, usage)?;
-    Ok(number.into())
+    write_usage(current, usage, &found)?;
+    Ok(found.number.into())
 }
 
 /// Waits for a child, and says what became of it as a signal would.
@@ -78,8 +79,8 @@ fn waitid(
     };
     let found = look(current, which, what, options & linux::WNOHANG == 0)?;
     let mut info = [0_u64; 16];
-    if let Some((number, status)) = found {
-        let told = Info::of_status(number, status);
+    if let Some(found) = &found {
+        let told = Info::of_status(found.number, found.status);
         info[0] = linux::SIGCHLD.into();
         info[1] = u64::from(told.code as u32);
         info[2..4].copy_from_slice(&told.words);
@@ -89,12 +90,14 @@ fn waitid(
             current.user().write(place, word)?;
         }
     }
-    write_usage(current, usage)?;
+    if let Some(found) = &found {
+        write_usage(current, usage, found)?;
+    }
     Ok(0)
 }
 
 /// Looks for a child of which there is something to tell, and waits for that or not.
-fn look(current: &Current<'_>, which: Which, what: For, waits: bool) -> Result<Option<(u32, u32)>> {
+fn look(current: &Current<'_>, which: Which, what: For, waits: bool) -> Result<Option<Found>> {
     let process = &current.thread.process;
     if waits {
         let wait = |waker: &_| process::wait(process, which, what, waker);
@@ -106,11 +109,14 @@ fn look(current: &Current<'_>, which: Which, what: For, waits: bool) -> Result<O
     }
 }
 
-/// What a child used, which nobody counts.
-fn write_usage(current: &Current<'_>, at: u64) -> Result<()> {
+/// What a child used, and those of its children that it waited for.
+fn write_usage(current: &Current<'_>, at: u64, found: &Found) -> Result<()> {
     if at == 0 {
         return Ok(());
     }
-    let none = [0; size_of::<linux::rusage>()];
-    current.user().write_bytes(at, &none)
+    let all = Usage::default();
+    for used in [&found.process.usage, &found.process.children_usage] {
+        all.add(used);
+    }
+    current.user().write(at, &all.words(0))
 }

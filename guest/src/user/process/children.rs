@@ -1,5 +1,8 @@
 //! What parents are told of their children: that they ended, stopped, or go on.
 
+extern crate alloc;
+
+use alloc::sync::Arc;
 use core::task::{Poll, Waker};
 
 use linux_raw_sys::general as linux;
@@ -25,7 +28,16 @@ pub(crate) struct For {
     pub(crate) keep: bool,
 }
 
-/// Looks for a child of which there is something to tell: its number, and its status as `wait4` has it.
+/// A child of which there is something to tell.
+pub(crate) struct Found {
+    pub(crate) number: u32,
+    /// As `wait4` has it.
+    pub(crate) status: u32,
+    /// Who it is.
+    pub(crate) process: Arc<Process>,
+}
+
+/// Looks for a child of which there is something to tell.
 ///
 /// # Errors
 /// `ECHILD` if there is none to wait for.
@@ -34,7 +46,7 @@ pub(crate) fn wait(
     which: Which,
     what: For,
     waker: &Waker,
-) -> Poll<Result<(u32, u32)>> {
+) -> Poll<Result<Found>> {
     let mut tree = TREE.lock();
     let tree = &mut *tree;
     let group = match which {
@@ -67,25 +79,29 @@ pub(crate) fn wait(
         };
         if let Some(status) = status {
             node.is_told |= !what.keep;
-            found = Some((
-                node.process.number,
+            let child = Found {
+                number: node.process.number,
                 status,
-                matches!(node.life, Life::Ended(_)),
-            ));
+                process: node.process.clone(),
+            };
+            found = Some((child, matches!(node.life, Life::Ended(_))));
             break;
         }
     }
-    if let Some((number, status, is_over)) = found {
+    if let Some((child, is_over)) = found {
         if is_over
             && !what.keep
-            && let Ok(place) = tree.place(number)
+            && let Ok(place) = tree.place(child.number)
         {
             tree.nodes.remove(place);
+            for used in [&child.process.usage, &child.process.children_usage] {
+                parent.children_usage.add(used);
+            }
             if let Some(first) = tree.waiting.take() {
                 first.wake();
             }
         }
-        return Poll::Ready(Ok((number, status)));
+        return Poll::Ready(Ok(child));
     }
     if !any {
         return Poll::Ready(Err(ECHILD));

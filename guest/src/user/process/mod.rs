@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use core::task::{Poll, Waker};
 
-pub(crate) use children::{For, Which, is_stopped, stop, wait};
+pub(crate) use children::{For, Found, Which, is_stopped, stop, wait};
 pub(crate) use end::{all_ended, end, end_other_threads, is_only_thread, make_room, thread_ended};
 pub(crate) use family::{
     Target, by_number, count, executed, family, is_orphaned, numbers, send, session_of_group,
@@ -34,6 +34,7 @@ use crate::user::errno::{Errno, Result, Room};
 use crate::user::memory::Memory;
 use crate::user::signal::{self, Info, Signals};
 use crate::user::thread::Thread;
+use crate::user::usage::Usage;
 
 /// Processes and threads that there may be together, as Linux' `kernel.pid_max` is by default.
 const MOST: u32 = 32768;
@@ -69,6 +70,9 @@ pub(crate) struct Process {
     lender: Lock<Option<Waker>, rank::Process>,
     /// What tells it at some time.
     pub(crate) alarm: Lock<Option<Alarm>, rank::Process>,
+    /// What it used, and those of its children that it has waited for.
+    pub(crate) usage: Usage,
+    pub(crate) children_usage: Usage,
     /// How it ends, once that is settled: the status and one.
     end: AtomicU64,
 }
@@ -289,6 +293,8 @@ pub(crate) fn create(
         borrows: AtomicBool::new(new.borrows),
         lender: Lock::new(None),
         alarm: Lock::new(None),
+        usage: Usage::default(),
+        children_usage: Usage::default(),
         end: AtomicU64::new(0),
     });
     let thread = thread(number, process.clone()).ok_or(Errno::ENOMEM)?;
