@@ -212,7 +212,7 @@ fn refuse_dynamic(file: &dyn Content, interpreter: &ProgramHeader, path: &[u8]) 
 /// Makes the memory of a program and enters it; where things lie in it is `random` or always the same.
 ///
 /// # Errors
-/// `ENOEXEC`, `E2BIG`, `ENOMEM`. The vCPU may then be in a space that is gone: the caller enters
+/// `ENOEXEC`, `ENOENT` for a dynamic program, `E2BIG`, `ENOMEM`. The vCPU may then be in a space that is gone: the caller enters
 /// another.
 pub(crate) fn load(
     file: &Arc<dyn Content>,
@@ -222,7 +222,8 @@ pub(crate) fn load(
     let headers = Headers::read(&**file)?;
     if let Some(interpreter) = headers.of(abi::PT_INTERP).next() {
         refuse_dynamic(&**file, interpreter, &with.path);
-        return Err(ENOEXEC);
+        // As Linux where there is none.
+        return Err(Errno::ENOENT);
     }
     let memory = Memory::new()?;
     memory.enter()?;
