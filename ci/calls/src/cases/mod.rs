@@ -15,6 +15,7 @@ mod names;
 mod processes;
 mod signals;
 mod system;
+mod used;
 mod waiting;
 
 use linux_program::{exit, print};
@@ -138,6 +139,7 @@ pub(crate) fn run() -> u64 {
             signals::run,
             waiting::run,
             system::run,
+            used::run,
         ];
         for family in families {
             // Each in a process of its own, so that none leaves anything to the next.
