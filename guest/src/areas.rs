@@ -54,6 +54,16 @@ pub struct Area<B> {
     pub backing: B,
 }
 
+impl<B: Backing> Area<B> {
+    /// Whether another one begins where this one ends, and means the same.
+    fn goes_on_as(&self, next: &Area<B>) -> bool {
+        let bytes = self.range.end - self.range.start;
+        self.range.end == next.range.start
+            && self.rights == next.rights
+            && self.backing.goes_on_as(bytes, &next.backing)
+    }
+}
+
 /// There is no memory to remember one more area, or there are too many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooMany;
@@ -152,11 +162,17 @@ impl<B: Backing> Areas<B> {
     /// # Errors
     /// [`TooMany`]; nothing changed then.
     pub fn insert(&mut self, area: Area<B>) -> Result<(), TooMany> {
-        self.reserve(1)?;
         let place = self.place(area.range.start);
+        let before = place.checked_sub(1);
+        if let Some(before) = before.filter(|before| self.list[*before].goes_on_as(&area)) {
+            // As a heap grows: it needs no place of its own.
+            self.list[before].range.end = area.range.end;
+            self.join(before);
+            return Ok(());
+        }
+        self.reserve(1)?;
         self.list.insert(place, area);
         self.join(place);
-        self.join(place.wrapping_sub(1));
         Ok(())
     }
 
@@ -168,11 +184,7 @@ impl<B: Backing> Areas<B> {
         else {
             return;
         };
-        let bytes = one.range.end - one.range.start;
-        if one.range.end == two.range.start
-            && one.rights == two.rights
-            && one.backing.goes_on_as(bytes, &two.backing)
-        {
+        if one.goes_on_as(two) {
             one.range.end = two.range.end;
             self.list.remove(place + 1);
         }
@@ -263,7 +275,8 @@ impl<B: Backing> Areas<B> {
     /// Whether a range meets no area.
     #[must_use]
     pub fn is_free(&self, range: Range<u64>) -> bool {
-        self.within(range).next().is_none()
+        let next = self.list.get(self.place(range.start));
+        next.is_none_or(|area| area.range.start >= range.end)
     }
 
     /// The same areas, for another program.

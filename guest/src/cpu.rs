@@ -39,6 +39,8 @@ pub(crate) struct Area {
     /// The word from which the processor takes its stack for entries from user mode; null where that is
     /// Xen's to know.
     task_stack: AtomicPtr<u64>,
+    /// Where FS and user mode's GS lead, as Xen was told last; see [`Area::told_bases`].
+    bases: [AtomicU64; 2],
     number: u32,
     /// Locks that it holds.
     pub(crate) held: Held,
@@ -71,6 +73,7 @@ impl Area {
             events: AtomicPtr::new(core::ptr::null_mut()),
             machine: AtomicPtr::new(core::ptr::null_mut()),
             task_stack: AtomicPtr::new(core::ptr::null_mut()),
+            bases: [const { AtomicU64::new(u64::MAX) }; 2],
             number,
             held: Held::nothing(),
             upcalls: AtomicU64::new(0),
@@ -111,6 +114,22 @@ impl Area {
     #[inline]
     pub(crate) fn set_user_top(&self, top: u64) {
         self.user_top.store(top, Ordering::Relaxed);
+    }
+
+    /// Where Xen was told last that FS and user mode's GS lead; all ones, which no address is, if nobody
+    /// knows.
+    #[inline]
+    pub(crate) fn told_bases(&self) -> [u64; 2] {
+        [0, 1].map(|which: usize| self.bases[which].load(Ordering::Relaxed))
+    }
+
+    /// Notes where Xen was told that FS and user mode's GS lead, or that nobody knows.
+    #[inline]
+    pub(crate) fn note_bases(&self, bases: Option<[u64; 2]>) {
+        let told = bases.unwrap_or([u64::MAX; 2]);
+        for (base, told) in self.bases.iter().zip(told) {
+            base.store(told, Ordering::Relaxed);
+        }
     }
 
     /// Says what the page tables keep for it. Whose it is this room does not know.

@@ -125,14 +125,22 @@ impl Watchers {
     /// Wakes everyone who registered since the last time.
     pub fn wake(&self) {
         let mut list = self.0.lock();
-        if list.wakers.is_empty() {
-            return;
-        }
         list.most = FEW.max(list.wakers.len().saturating_mul(2));
-        let all = core::mem::take(&mut list.wakers);
-        // Without the lock: a waker may do anything, look at this very file too.
-        drop(list);
-        all.into_iter().for_each(Waker::wake);
+        // Without the lock: a waker may do anything, look at this very file too. One alone leaves its room
+        // to the next that waits.
+        match list.wakers.len() {
+            0 => {}
+            1 => {
+                let one = list.wakers.pop();
+                drop(list);
+                one.into_iter().for_each(Waker::wake);
+            }
+            _ => {
+                let all = core::mem::take(&mut list.wakers);
+                drop(list);
+                all.into_iter().for_each(Waker::wake);
+            }
+        }
     }
 }
 

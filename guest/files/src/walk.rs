@@ -111,7 +111,7 @@ pub(crate) struct End<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Begins at `start`, or at the root if the path says so.
+    /// Begins at `start`, which is the root if the path says so.
     pub(crate) fn new(rules: Rules<'a>, start: Place, path: &'a [u8]) -> Result<Self> {
         if path.is_empty() {
             return Err(Errno::ENOENT);
@@ -119,13 +119,9 @@ impl<'a> Walk<'a> {
         if path.len() >= linux::PATH_MAX as usize {
             return Err(Errno::ENAMETOOLONG);
         }
-        let place = match path[0] {
-            b'/' => rules.root.clone(),
-            _ => start,
-        };
         Ok(Self {
             rules,
-            place,
+            place: start,
             path,
             links: Vec::new(),
             at: 0,

@@ -17,7 +17,7 @@ use lock_api::MutexGuard;
 use marks::init;
 use pagetable::Domain;
 use pagetable::error::MmError;
-use pagetable::frames::Ledger;
+use pagetable::frames::{Frames, Ledger};
 use pagetable::locks::Part;
 use pagetable::pv::FrameLists;
 use pagetable::spaces::AddressSpace;
@@ -105,6 +105,11 @@ pub fn with<R>(f: impl FnOnce(&mut Tables<Running>) -> R) -> R {
     let result = f(&mut tables);
     unlock(tables);
     result
+}
+
+/// The records of all frames, to be looked at without the page tables.
+pub(crate) fn all_frames() -> &'static Frames {
+    DOMAIN.frames()
 }
 
 /// As [`with`], to work on all tables while no other vCPU works on any.

@@ -16,7 +16,7 @@ pub mod running;
 #[cfg(target_os = "none")]
 pub use kernel::{Current, in_space, lazy, pause, switch_space, try_with, with, with_all};
 #[cfg(target_os = "none")]
-pub(crate) use kernel::{Room, exchange, join, let_go, make_room, set_machine, steal};
+pub(crate) use kernel::{Room, all_frames, exchange, join, let_go, make_room, set_machine, steal};
 pub use pagetable::{
     Change, Flags, MmError, Pte, Tables, Value, audit, balloon, cost, entry, error, frames, fresh,
     fuzz, machine, mapping, spaces, state, tables, takeover, user, walk,

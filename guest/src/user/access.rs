@@ -10,6 +10,7 @@ use core::mem::{MaybeUninit, size_of};
 
 use linux_raw_sys::general as linux;
 use linux_raw_sys::system as linux_system;
+use smallvec::SmallVec;
 
 use super::copy;
 use super::errno::{Errno, Result, Room};
@@ -35,6 +36,12 @@ plain! {
     linux::pollfd linux::clone_args linux::statx linux::statfs [u64; 4] [u64; 3] [i32; 2]
     linux_system::new_utsname
 }
+
+/// Bytes of a string that are read at once: not beyond the end of a page, where nothing may be.
+const PIECE: usize = 64;
+
+/// A string of a program's, which needs no room on the heap if it is short.
+pub(crate) type Text = SmallVec<[u8; PIECE]>;
 
 /// The memory of the program that runs on this vCPU.
 #[derive(Clone, Copy)]
@@ -140,26 +147,40 @@ impl User<'_> {
     ///
     /// # Errors
     /// `EFAULT`; `too_long` if there is no 0 within `most` bytes; `ENOMEM`.
-    pub(crate) fn read_string(self, address: u64, most: usize, too_long: Errno) -> Result<Vec<u8>> {
-        /// Bytes that are read at once: not beyond the end of a page, where nothing may be.
-        const PIECE: usize = 128;
-        let mut string = Vec::new();
+    pub(crate) fn read_string(self, address: u64, most: usize, too_long: Errno) -> Result<Text> {
+        let mut string = Text::new();
+        self.read_string_into(&mut string, address, most, too_long)?;
+        Ok(string)
+    }
+
+    /// As [`read_string`](Self::read_string), into an empty string: to move one costs more than to read it.
+    ///
+    /// # Errors
+    /// As [`read_string`](Self::read_string); there may be anything in it then.
+    pub(crate) fn read_string_into(
+        self,
+        string: &mut Text,
+        address: u64,
+        most: usize,
+        too_long: Errno,
+    ) -> Result<()> {
         loop {
-            let at = address
-                .checked_add(string.len() as u64)
-                .ok_or(Errno::EFAULT)?;
+            let had = string.len();
+            let at = address.checked_add(had as u64).ok_or(Errno::EFAULT)?;
             let piece = PIECE - (at as usize) % PIECE;
             let mut bytes = [0; PIECE];
             self.read_bytes(at, &mut bytes[..piece])?;
             let end = bytes[..piece].iter().position(|byte| *byte == 0);
-            let count = end.unwrap_or(piece);
-            if string.len() + count >= most {
+            let bytes = &bytes[..end.unwrap_or(piece)];
+            if string.capacity() - had < bytes.len() {
+                string.try_reserve(bytes.len()).map_err(|_| Errno::ENOMEM)?;
+            }
+            string.extend_from_slice(bytes);
+            if string.len() >= most {
                 return Err(too_long);
             }
-            string.room(count)?;
-            string.extend_from_slice(&bytes[..count]);
             if end.is_some() {
-                return Ok(string);
+                return Ok(());
             }
         }
     }
@@ -188,7 +209,7 @@ impl User<'_> {
                 return Err(Errno::E2BIG);
             }
             strings.room(1)?;
-            strings.push(string);
+            strings.push(string.into_vec());
         }
         Ok(strings)
     }

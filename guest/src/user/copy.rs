@@ -61,6 +61,9 @@ unsafe fn copy(to: *mut u8, from: *const u8, count: usize) -> usize {
         unsafe {
             let left = copy_words(to.wrapping_add(done), from.wrapping_add(done), count - done);
             done = count - left;
+            if left == 0 {
+                break;
+            }
             let few = left.min(8);
             let missed = copy_bytes(to.wrapping_add(done), from.wrapping_add(done), few);
             done += few - missed;

@@ -399,7 +399,7 @@ impl Current<'_> {
     /// # Errors
     /// Those of `f`.
     pub(crate) fn now<R>(&self, f: impl FnOnce(&Calls<'_>) -> Result<R>) -> Result<R> {
-        match self.poll_files(&task::waker(), &Cell::new(None), |calls| {
+        match self.poll_files(self.thread.waker(), &Cell::new(None), |calls| {
             Poll::Ready(f(calls))
         }) {
             Poll::Ready(result) => result,

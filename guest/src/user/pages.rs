@@ -18,7 +18,7 @@ use super::errno::Room;
 use super::traffic::{Work, counted};
 use crate::areas::Rights;
 use crate::mm::error::FrameError;
-use crate::mm::frames::Frame;
+use crate::mm::frames::{Frame, Frames};
 use crate::mm::layout;
 use crate::mm::machine::Words;
 use crate::mm::spaces::AddressSpace;
@@ -80,6 +80,24 @@ fn resolve(
     }
 }
 
+/// Maps pages of zeros from an address on where nothing is mapped, `most` of them and as many as there is
+/// room for; returns how many.
+fn map_zeros(
+    tables: &mut Tables<Running>,
+    va: u64,
+    most: u64,
+    flags: Flags,
+) -> Result<u64, MmError> {
+    // For one there is.
+    let pages = match most {
+        1 => 1,
+        most => tables.room_for_user(va, most),
+    };
+    check_reserve(tables, pages + 4)?;
+    tables.map_user(va, pages, flags, |_, words| words.fill(0))?;
+    Ok(pages)
+}
+
 /// Has a list have room for so many more.
 fn room<T>(list: &mut Vec<T>, more: usize) -> Result<(), MmError> {
     let refused = |_| MmError::Frame(FrameError::OutOfMemory);
@@ -88,11 +106,16 @@ fn room<T>(list: &mut Vec<T>, more: usize) -> Result<(), MmError> {
 
 /// Refuses what would leave the kernel itself too little.
 fn check_reserve(tables: &Tables<Running>, frames: u64) -> Result<(), MmError> {
+    check_frames(tables.frames(), frames)
+}
+
+/// The same without the page tables, of which others may change how many there are meanwhile.
+fn check_frames(all: &Frames, frames: u64) -> Result<(), MmError> {
     #[cfg(feature = "check")]
     if refusals::FRAMES.is_due() {
         return Err(MmError::Frame(FrameError::OutOfMemory));
     }
-    if !tables.frames().can_obtain(RESERVE + frames) {
+    if !all.can_obtain(RESERVE + frames) {
         return Err(MmError::Frame(FrameError::OutOfMemory));
     }
     Ok(())
@@ -100,7 +123,7 @@ fn check_reserve(tables: &Tables<Running>, frames: u64) -> Result<(), MmError> {
 
 /// Whether there is memory besides what the kernel keeps for itself.
 pub(crate) fn is_enough() -> bool {
-    mm::with(|tables| check_reserve(tables, 0)).is_ok()
+    check_frames(mm::all_frames(), 0).is_ok()
 }
 
 /// A frame of zeros.
@@ -315,15 +338,24 @@ impl Pages {
         let Some(flags) = flags(rights) else {
             return Ok(0);
         };
-        self.within(|tables| {
-            if let Some(pages) = resolve(tables, va, most, write, OnWrite::Copy)? {
-                return Ok(pages);
-            }
-            let pages = tables.room_for_user(va, most);
-            check_reserve(tables, pages + 4)?;
-            tables.map_user(va, pages, flags, |_, words| words.fill(0))?;
-            Ok(pages)
-        })
+        self.within(
+            |tables| match resolve(tables, va, most, write, OnWrite::Copy)? {
+                Some(pages) => Ok(pages),
+                None => map_zeros(tables, va, most, flags),
+            },
+        )
+    }
+
+    /// Maps pages of zeros where nothing was ever mapped, `most` of them and as many as there is room for;
+    /// returns how many.
+    ///
+    /// # Errors
+    /// No memory, or Xen's refusal.
+    pub(crate) fn add_zeros(&mut self, va: u64, most: u64, rights: Rights) -> Result<u64, MmError> {
+        match flags(rights) {
+            Some(flags) => self.within(|tables| map_zeros(tables, va, most, flags)),
+            None => Ok(0),
+        }
     }
 
     /// How many pages there is room for from an address on, `most` of them at most.

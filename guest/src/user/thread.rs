@@ -10,6 +10,7 @@ use core::task::{Poll, Waker};
 use guest_files::{Descriptors, System};
 use hypercall::Hypervisor;
 use linux_raw_sys::general as linux;
+use spin::Once;
 
 use super::access::User;
 use super::call;
@@ -58,8 +59,8 @@ pub(crate) struct Thread {
     extended: Lock<Extended, rank::ThreadRegisters>,
     /// What it used.
     pub(crate) usage: Usage,
-    /// Wakes it where it waits.
-    waker: Lock<Option<Waker>, rank::Thread>,
+    /// Wakes it where it waits, once it runs.
+    waker: Once<Waker>,
 }
 
 /// The thread that runs on this vCPU, with its registers.
@@ -134,7 +135,7 @@ impl Thread {
             bases: Lock::new(Bases::default()),
             extended: Lock::new(Extended::new()?),
             usage: Usage::default(),
-            waker: Lock::new(None),
+            waker: Once::new(),
         }))
     }
 
@@ -161,7 +162,7 @@ impl Thread {
             bases: Lock::new(bases),
             extended: Lock::new(extended.duplicate()?),
             usage: Usage::default(),
-            waker: Lock::new(None),
+            waker: Once::new(),
         }))
     }
 
@@ -238,8 +239,13 @@ impl Thread {
 
     /// Has it look up from whatever it waits for.
     pub(crate) fn wake(&self) {
-        let waker = self.waker.lock().clone();
-        waker.into_iter().for_each(Waker::wake);
+        self.waker.get().into_iter().for_each(Waker::wake_by_ref);
+    }
+
+    /// What wakes it, which calls.
+    #[inline]
+    pub(crate) fn waker(&self) -> &Waker {
+        self.waker.call_once(task::waker)
     }
 
     /// Whether a signal waits for it that it wants, or its end.
@@ -273,11 +279,14 @@ pub(crate) fn wait<T>(
     thread: &Thread,
     mut poll: impl FnMut(&Waker) -> Poll<Result<T>>,
 ) -> Result<T> {
-    task::wait_until(|waker| match poll(waker) {
-        Poll::Ready(result) => Some(result),
-        Poll::Pending if thread.is_interrupted() => Some(Err(RESTART)),
-        Poll::Pending => None,
-    })
+    let waker = thread.waker();
+    loop {
+        match poll(waker) {
+            Poll::Ready(result) => return result,
+            Poll::Pending if thread.is_interrupted() => return Err(RESTART),
+            Poll::Pending => task::park(),
+        }
+    }
 }
 
 /// As [`wait`], up to a time on the kernel's clock: then it is `None`.
@@ -299,7 +308,7 @@ pub(crate) fn wait_until_time<T>(
 
 /// Runs a program's thread up to its end.
 fn main(thread: &Arc<Thread>, mut context: Context) {
-    *thread.waker.lock() = Some(task::waker());
+    thread.waker();
     // Those of a process stay the same up to its end, but for the memory, which `execve` replaces.
     if let (Some(memory), Some(files), Ok(system)) = (
         thread.process.memory(),

@@ -173,7 +173,9 @@ unsafe extern "C" fn enter_by_processor(context: *mut Context) {
 /// Xen's refusal.
 pub(crate) fn install() -> Result<(), XenError> {
     // Whatever was told in another life of this vCPU, Xen knows no more.
-    crate::cpu::here().set_user_top(0);
+    let here = crate::cpu::here();
+    here.set_user_top(0);
+    here.note_bases(None);
     let calls = [
         (Callback::Syscall, &raw const usermode_system_call),
         (Callback::Syscall32, &raw const usermode_refused),

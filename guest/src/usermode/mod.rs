@@ -105,12 +105,24 @@ impl Bases {
             native::set_bases(fs, gs);
             return Ok(());
         }
-        // Told anew each time: user mode changes them by itself, by a selector.
+        let here = cpu::here();
+        let [told_fs, told_gs] = here.told_bases();
+        // User mode changes them by itself, by a selector; but all that it could load lead to 0, as nobody
+        // has an LDT, and Xen lets nobody write bases who has not asked for that (CR4.FSGSBASE). So one that is
+        // 0, as Xen was told last, is that still.
+        let is_known = |told, wanted| (told, wanted) == (0, 0);
+        here.note_bases(None);
         // SAFETY: the kernel addresses nothing through FS, and has a GS base of its own.
         unsafe {
-            set_segment_base(&HV, SegmentBase::Fs, fs)?;
-            set_segment_base(&HV, SegmentBase::GsUser, gs)
+            if !is_known(told_fs, fs) {
+                set_segment_base(&HV, SegmentBase::Fs, fs)?;
+            }
+            if !is_known(told_gs, gs) {
+                set_segment_base(&HV, SegmentBase::GsUser, gs)?;
+            }
         }
+        here.note_bases(Some([fs, gs]));
+        Ok(())
     }
 }
 
@@ -157,24 +169,31 @@ impl Context {
     ///
     /// # Errors
     /// Xen's refusal of the context as a stack, which it would not use.
+    #[inline(always)]
     pub(crate) fn run(&mut self) -> Result<Exit, XenError> {
         HV.mask_upcalls();
         self.confine();
         let top = (&raw const self.frame) as u64 + size_of::<Frame>() as u64;
-        let here = cpu::here();
-        if here.user_top() != top {
-            if subarch::is_pv() {
-                // SAFETY: the context is mapped and stays the caller's while user mode runs; entries
-                // push there what makes up a frame, and no more.
-                unsafe { stack_switch(&HV, VirtAddr::new_truncate(top)) }?;
-            } else {
-                native::set_stack(top);
-            }
-            here.set_user_top(top);
+        if cpu::here().user_top() != top {
+            self.take_entries(top)?;
         }
         // SAFETY: the frame is one of user mode, and entries from there push into it.
         unsafe { entry::enter(self) };
         Ok(self.exit())
+    }
+
+    /// Has entries from user mode push below `top`, the end of the frame.
+    #[inline(never)]
+    fn take_entries(&self, top: u64) -> Result<(), XenError> {
+        if subarch::is_pv() {
+            // SAFETY: the context is mapped and stays the caller's while user mode runs; entries push
+            // there what makes up a frame, and no more.
+            unsafe { stack_switch(&HV, VirtAddr::new_truncate(top)) }?;
+        } else {
+            native::set_stack(top);
+        }
+        cpu::here().set_user_top(top);
+        Ok(())
     }
 
     /// Has the frame lead to user mode and nowhere else.

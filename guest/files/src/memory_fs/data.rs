@@ -109,8 +109,8 @@ impl Data {
     }
 
     pub(super) fn read(&self, at: u64, to: &mut dyn Sink) -> Result<usize> {
-        let mut done = 0;
-        while to.room() > 0 {
+        let (wanted, mut done) = (to.room(), 0);
+        while done < wanted {
             let Some(position) = at.checked_add(done as u64) else {
                 break;
             };
@@ -121,7 +121,7 @@ impl Data {
                 let page = pages.by_index.get(&index).cloned();
                 (left, page, pages.kept_page(index))
             };
-            let count = (PAGE - offset).min(to.room()) as u64;
+            let count = (PAGE - offset).min(wanted - done) as u64;
             let count = count.min(left) as usize;
             if count == 0 {
                 break;

@@ -163,20 +163,15 @@ fn bytes(
     count: u64,
     allows: fn(&OpenFile) -> bool,
 ) -> Result<usize> {
-    let has_it = || {
-        let file = current.now(|calls| calls.descriptors.get(descriptor(fd)))?;
-        match allows(&file) {
-            true => Ok(()),
-            false => Err(Errno::EBADF),
-        }
-    };
-    let wanted = i64::try_from(count).map_err(|_| Errno::EINVAL);
-    let end = wanted.map(|_| at.checked_add(count));
-    match end {
-        Ok(Some(end)) if end <= END => Ok((count as usize).min(MOST)),
-        Ok(_) => has_it().and(Err(Errno::EFAULT)),
-        Err(e) => has_it().and(Err(e)),
+    if at.checked_add(count).is_some_and(|end| end <= END) {
+        return Ok((count as usize).min(MOST));
     }
+    let file = current.now(|calls| calls.descriptors.get(descriptor(fd)))?;
+    Err(match (allows(&file), i64::try_from(count)) {
+        (false, _) => Errno::EBADF,
+        (true, Ok(_)) => Errno::EFAULT,
+        (true, Err(_)) => Errno::EINVAL,
+    })
 }
 
 /// What a call fails by whose memory is not there: what is wrong with its descriptor comes first.
@@ -205,7 +200,7 @@ fn read(current: &mut Current<'_>, fd: u64, at: u64, count: u64, from: Option<u6
                 return current.waiting(poll);
             }
             // What was read is returned rather than waited with.
-            match current.poll_files(&crate::task::waker(), &Cell::new(None), poll) {
+            match current.poll_files(current.thread.waker(), &Cell::new(None), poll) {
                 Poll::Ready(result) => result,
                 Poll::Pending => Ok(0),
             }

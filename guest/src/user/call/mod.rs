@@ -48,9 +48,17 @@ const FAMILIES: &[Family] = &[
     wait::CALLS,
 ];
 
-static TABLE: [Option<Call>; NUMBERS] = table();
+/// A call that there is.
+#[derive(Clone, Copy)]
+struct Known {
+    call: Call,
+    /// Whether it has the kernel remember something new.
+    remembers: bool,
+}
 
-const fn table() -> [Option<Call>; NUMBERS] {
+static TABLE: [Option<Known>; NUMBERS] = table();
+
+const fn table() -> [Option<Known>; NUMBERS] {
     let mut table = [None; NUMBERS];
     let mut family = 0;
     while family < FAMILIES.len() {
@@ -59,7 +67,10 @@ const fn table() -> [Option<Call>; NUMBERS] {
         while i < calls.len() {
             let (number, call) = calls[i];
             assert!(table[number as usize].is_none(), "a call has two places");
-            table[number as usize] = Some(call);
+            table[number as usize] = Some(Known {
+                call,
+                remembers: remembers(number),
+            });
             i += 1;
         }
         family += 1;
@@ -77,11 +88,11 @@ pub(super) fn serve(current: &mut Current<'_>) {
     let arguments = [
         frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9,
     ];
-    let call = TABLE.get(number as usize).copied().flatten();
-    let result = match call {
+    let known = TABLE.get(number as usize).and_then(Option::as_ref);
+    let result = match known {
         // What a program asks the kernel to remember is refused before the kernel has too little.
-        Some(_) if remembers(number as u32) && !pages::is_enough() => Err(Errno::ENOMEM),
-        Some(call) => call(current, arguments),
+        Some(known) if known.remembers && !pages::is_enough() => Err(Errno::ENOMEM),
+        Some(known) => (known.call)(current, arguments),
         None => {
             name(number, current.thread.process.number);
             Err(Errno::ENOSYS)
@@ -100,7 +111,7 @@ pub(super) fn serve(current: &mut Current<'_>) {
 }
 
 /// Whether a call has the kernel remember something new, such as a file or a thread.
-fn remembers(number: u32) -> bool {
+const fn remembers(number: u32) -> bool {
     matches!(
         number,
         linux::__NR_clone

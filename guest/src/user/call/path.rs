@@ -3,12 +3,12 @@
 extern crate alloc;
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use guest_files::{Calls, FileSystem, Fill, Identity, Opening};
 use linux_raw_sys::general as linux;
 
 use super::{Arguments, Family, descriptor};
+use crate::user::access::Text;
 use crate::user::errno::{Errno, Result};
 use crate::user::files::Into;
 use crate::user::thread::Current;
@@ -157,8 +157,17 @@ impl Current<'_> {
     ///
     /// # Errors
     /// `EFAULT`, `ENAMETOOLONG`.
-    pub(crate) fn path(&self, at: u64) -> Result<Vec<u8>> {
+    pub(crate) fn path(&self, at: u64) -> Result<Text> {
         self.user().read_string(at, PATH, Errno::ENAMETOOLONG)
+    }
+
+    /// Reads a path into an empty string.
+    ///
+    /// # Errors
+    /// As [`path`](Self::path).
+    fn read_path(&self, path: &mut Text, at: u64) -> Result<()> {
+        let user = self.user();
+        user.read_string_into(path, at, PATH, Errno::ENAMETOOLONG)
     }
 }
 
@@ -168,12 +177,14 @@ fn with_path<R>(
     at: u64,
     f: impl FnOnce(&Calls<'_>, &[u8]) -> Result<R>,
 ) -> Result<R> {
-    let path = current.path(at)?;
+    let mut path = Text::new();
+    current.read_path(&mut path, at)?;
     current.now(|calls| f(calls, &path))
 }
 
 fn open(current: &mut Current<'_>, [fd, path, flags, mode, ..]: Arguments) -> Result<u64> {
-    let path = current.path(path)?;
+    let (at, mut path) = (path, Text::new());
+    current.read_path(&mut path, at)?;
     let mut opening = Opening::default();
     let opened = current.waiting(|calls| {
         calls.openat(
@@ -342,7 +353,7 @@ fn mount(current: &mut Current<'_>, [_, path, kind, flags, ..]: Arguments) -> Re
         flags
     };
     let kind = match kind {
-        0 => Vec::new(),
+        0 => Text::new(),
         kind => current.path(kind)?,
     };
     let path = current.path(path)?;

@@ -326,7 +326,7 @@ fn execve(
     let named = if by_descriptor {
         format!("/dev/fd/{}", directory as i32).into_bytes()
     } else {
-        path
+        path.into_vec()
     };
     let with = exec::Arguments {
         arguments: current.user().read_strings(arguments, ARGUMENTS)?,

@@ -103,7 +103,7 @@ fn look(current: &Current<'_>, which: Which, what: For, waits: bool) -> Result<O
         let wait = |waker: &_| process::wait(process, which, what, waker);
         return thread::wait(current.thread, wait).map(Some);
     }
-    match process::wait(process, which, what, &crate::task::waker()) {
+    match process::wait(process, which, what, current.thread.waker()) {
         Poll::Ready(found) => found.map(Some),
         Poll::Pending => Ok(None),
     }

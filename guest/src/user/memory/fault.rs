@@ -176,7 +176,7 @@ impl Inner {
         let pages = (added.end - added.start) / PAGE;
         let rights = Rights::READ | Rights::WRITE;
         if added.start == self.ahead.next && pages <= self.ahead.pages(added.start) {
-            match self.pages.fault(added.start, pages, rights, true) {
+            match self.pages.add_zeros(added.start, pages, rights) {
                 Ok(mapped) => self.ahead.note(added.start, mapped),
                 Err(e) => log::debug!(target: "user", "the heap at {:#x}: {e}", added.start),
             }

@@ -3,7 +3,7 @@
 extern crate alloc;
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use linux_raw_sys::general as linux;
 
@@ -17,6 +17,11 @@ use crate::user::memory::STACK;
 const NONE: u64 = linux::RLIM64_INFINITY as i64 as u64;
 /// Limits that a process has.
 const LIMITS: usize = linux::RLIM_NLIMITS as usize;
+/// What a limit is now.
+fn loaded(limit: &[AtomicU64; 2]) -> [u64; 2] {
+    limit.each_ref().map(|part| part.load(Ordering::Relaxed))
+}
+
 /// Groups that a process may be in (`NGROUPS_MAX`).
 const GROUPS: usize = 65_536;
 
@@ -35,7 +40,9 @@ pub(crate) struct Settings {
     /// The signal that it gets when its parent ends.
     pub(crate) parent_ended: AtomicU32,
     groups: Lock<Vec<u32>, rank::Process>,
-    limits: Lock<[[u64; 2]; LIMITS], rank::Process>,
+    /// What holds, and up to what that may be raised; changed with the lock.
+    limits: [[AtomicU64; 2]; LIMITS],
+    limits_change: Lock<(), rank::Process>,
 }
 
 impl Settings {
@@ -55,7 +62,8 @@ impl Settings {
             inherits: AtomicBool::new(false),
             parent_ended: AtomicU32::new(0),
             groups: Lock::new(Vec::new()),
-            limits: Lock::new(limits),
+            limits: limits.map(|limit| limit.map(AtomicU64::new)),
+            limits_change: Lock::new(()),
         }
     }
 
@@ -73,7 +81,11 @@ impl Settings {
             inherits: AtomicBool::new(false),
             parent_ended: AtomicU32::new(0),
             groups: Lock::new(self.groups()?),
-            limits: Lock::new(*self.limits.lock()),
+            limits: {
+                let limits = self.limits.each_ref();
+                limits.map(|limit| loaded(limit).map(AtomicU64::new))
+            },
+            limits_change: Lock::new(()),
         })
     }
 
@@ -117,8 +129,10 @@ impl Settings {
     /// # Errors
     /// `EINVAL` for one that there is not.
     pub(crate) fn limit(&self, which: u32) -> Result<[u64; 2]> {
-        let limits = self.limits.lock();
-        limits.get(which as usize).copied().ok_or(Errno::EINVAL)
+        self.limits
+            .get(which as usize)
+            .map(loaded)
+            .ok_or(Errno::EINVAL)
     }
 
     /// Sets a limit.
@@ -127,15 +141,17 @@ impl Settings {
     /// `EINVAL` for one that there is not or that lies above its own most, `EPERM` for more descriptors
     /// than there may be.
     pub(crate) fn set_limit(&self, which: u32, limit: [u64; 2]) -> Result<()> {
-        let mut limits = self.limits.lock();
-        let known = limits.get_mut(which as usize).ok_or(Errno::EINVAL)?;
+        let known = self.limits.get(which as usize).ok_or(Errno::EINVAL)?;
         if limit[0] > limit[1] {
             return Err(Errno::EINVAL);
         }
         if which == linux::RLIMIT_NOFILE && limit[1] > DESCRIPTORS.into() {
             return Err(Errno::EPERM);
         }
-        *known = limit;
+        let _change = self.limits_change.lock();
+        for (known, limit) in known.iter().zip(limit) {
+            known.store(limit, Ordering::Relaxed);
+        }
         Ok(())
     }
 }
