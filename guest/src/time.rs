@@ -19,6 +19,25 @@ pub(crate) fn monotonic() -> Option<u64> {
     }
 }
 
+/// The counter at the entry.
+static ENTRY: AtomicU64 = AtomicU64::new(0);
+
+/// Notes that the kernel is entered.
+#[inline(always)]
+pub(crate) fn entered() {
+    ENTRY.store(tsc(), Ordering::Relaxed);
+}
+
+/// Ticks of the processor's counter from the entry until it was at `then`.
+pub(crate) fn from_entry(then: u64) -> u64 {
+    then - ENTRY.load(Ordering::Relaxed)
+}
+
+/// Ticks since the entry.
+pub(crate) fn since_entry() -> u64 {
+    from_entry(tsc())
+}
+
 /// Ticks of the processor's counter in a millisecond; 0 while unknown.
 static KHZ: AtomicU64 = AtomicU64::new(0);
 /// The counter when the kernel started.

@@ -153,6 +153,7 @@ const GOALS: &[(&str, u64, u64)] = &[
     ("pwrite", SMALL, 2000),
     ("pread", SMALL, 2000),
     ("open_close", SMALL, 3500),
+    ("entry_to_prompt", SMALL, 5_000_000),
 ];
 
 /// The table of what programs wait for.

@@ -5,12 +5,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::report::{Boot, Measurement, Report};
+use crate::boot::program::{BUSYBOX, Program};
+use crate::console::contract::{Contract, Pattern};
 use crate::console::transcript::Show;
 use crate::console::verdict::{Outcome, judge};
 use crate::exit::{Failure, Result};
 use crate::interrupt;
 use crate::provision::Provision;
-use crate::stack::{Job, Mode, Setting, Via, rootfs};
+use crate::stack::{Job, Mode, Ran, Setting, Via, rootfs};
 use crate::ui;
 use crate::workspace::Workspace;
 
@@ -120,6 +122,7 @@ pub(super) fn programs(
     for measurement in &mut programs {
         measurement.name = format!("program.{}", measurement.operation());
     }
+    programs.push(prompt(workspace, provision, image)?);
     Ok(Report {
         xen: said.xen,
         rustc: compiler(&workspace.root),
@@ -203,8 +206,52 @@ pub(super) fn lean(workspace: &Workspace, provision: &Provision) -> Result<Measu
 
 /// What the kernel says of that in a line of its log.
 fn ticks_to_ready(line: &str) -> Option<u64> {
-    let (before, _) = line.split_once(" ticks from the entry until the kernel owned its memory")?;
-    before.rsplit(' ').next()?.parse().ok()
+    ticks_until(line, "the kernel owned its memory")
+}
+
+/// How many ticks a line of the log says that it took from the entry until something happened.
+fn ticks_until(line: &str, what: &str) -> Option<u64> {
+    let (before, after) = line.split_once(" ticks from the entry until ")?;
+    let ticks = before.rsplit(' ').next()?;
+    after.starts_with(what).then(|| ticks.parse().ok())?
+}
+
+/// Measures how soon a shell's prompt is there, from a ramdisk with Debian's busybox: the kernel says when a
+/// program has written for the first time.
+pub(super) fn prompt(
+    workspace: &Workspace,
+    provision: &Provision,
+    image: &Path,
+) -> Result<Measurement> {
+    const PROMPT: &str = "a program wrote something";
+    let dir = tempfile::tempdir().map_err(Failure::file("create a directory in", "/tmp"))?;
+    let archive = dir.path().join("initramfs");
+    Program::find(BUSYBOX, provision)?.pack(&archive, &[])?;
+    let expect = Pattern::parse(PROMPT).ok();
+    let job = Job {
+        cmdline: format!("{QUIET},user=debug init=/bin/busybox -- sh"),
+        mem_mib: Some(MEM_MIB),
+        initrd: Some(archive),
+        timeout: Some(TIMEOUT),
+        contract: Contract {
+            expect,
+            ..Contract::default()
+        },
+        ..Job::new("bench", Via::Dom0, image)
+    };
+    let transcript = count(workspace, provision, &job)?.transcript;
+    let ticks = transcript.guest.iter();
+    let ticks = ticks.filter_map(|line| ticks_until(line, PROMPT)).next();
+    let instructions = ticks.ok_or_else(|| {
+        ui::say(transcript.tail(30));
+        Failure::Guest("the shell did not come to its prompt".into())
+    })?;
+    Ok(Measurement {
+        name: "program.entry_to_prompt".into(),
+        pages: 1,
+        instructions,
+        hypercalls: 0,
+    })
 }
 
 /// Boots once, to a passing verdict.
@@ -213,9 +260,6 @@ pub(super) fn boot(
     provision: &Provision,
     what: Counted<'_>,
 ) -> Result<Said> {
-    if interrupt::requested() {
-        return Err(Failure::Interrupted);
-    }
     let job = Job {
         cmdline: what.cmdline.to_owned(),
         mem_mib: Some(what.mem_mib),
@@ -227,18 +271,7 @@ pub(super) fn boot(
         plugin: what.plugin,
         ..Job::new("bench", Via::Dom0, what.kernel)
     };
-    let dir = workspace.run_dir("bench")?;
-    let setting = Setting {
-        provision,
-        mode: Mode {
-            icount: true,
-            ..Mode::default()
-        },
-        workspace: &workspace.root,
-        dir: &dir,
-    };
-    let stack = job.via.stack();
-    let ran = setting.run(&*stack, &job, Show::Nothing, None)?;
+    let ran = count(workspace, provision, &job)?;
     let (transcript, end) = (ran.transcript, ran.end?);
     let outcome = judge(&transcript.guest, &end);
     if outcome != Outcome::Pass {
@@ -258,6 +291,25 @@ pub(super) fn boot(
             .unwrap_or_else(|| "unknown".into()),
         lines: transcript.guest,
     })
+}
+
+/// Boots once while instructions are counted.
+fn count(workspace: &Workspace, provision: &Provision, job: &Job) -> Result<Ran> {
+    if interrupt::requested() {
+        return Err(Failure::Interrupted);
+    }
+    let dir = workspace.run_dir("bench")?;
+    let setting = Setting {
+        provision,
+        mode: Mode {
+            icount: true,
+            ..Mode::default()
+        },
+        workspace: &workspace.root,
+        dir: &dir,
+    };
+    let stack = job.via.stack();
+    setting.run(&*stack, job, Show::Nothing, None)
 }
 
 /// The version in Xen's banner: the package's, or that of a Xen built otherwise, and whether it is

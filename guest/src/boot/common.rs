@@ -38,13 +38,12 @@ pub(super) struct Entered<'a> {
     pub(super) before: Option<Before>,
 }
 
-static ENTRY: AtomicU64 = AtomicU64::new(0);
 static READY: AtomicU64 = AtomicU64::new(0);
 
 /// Called by the ways in before anything else.
 #[init]
 pub(super) fn entered() {
-    ENTRY.store(time::tsc(), Ordering::Relaxed);
+    time::entered();
 }
 
 /// The first line, as soon as there is a console.
@@ -59,12 +58,12 @@ pub(super) fn greet(on: impl fmt::Display) {
 
 /// Ticks from the entry until the first byte was handed to the console.
 pub(crate) fn ticks_to_first_byte() -> u64 {
-    console::first_byte() - ENTRY.load(Ordering::Relaxed)
+    time::from_entry(console::first_byte())
 }
 
 /// Ticks from the entry until the kernel owned its memory.
 pub(crate) fn ticks_to_ready() -> u64 {
-    READY.load(Ordering::Relaxed) - ENTRY.load(Ordering::Relaxed)
+    time::from_entry(READY.load(Ordering::Relaxed))
 }
 
 /// Maps all memory, if that is asked for.

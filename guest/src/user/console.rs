@@ -4,6 +4,7 @@
 extern crate alloc;
 
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use guest_files::{
     ConsoleDevice, DeviceNumber, Output, OwnTerminalDevice, System, Terminal, add_device,
@@ -32,9 +33,18 @@ static TERMINAL: Lock<Option<Arc<Terminal>>, rank::Screen> = Lock::new(None);
 
 struct Screen;
 
+/// Whether a program has written there.
+static SPOKEN: AtomicBool = AtomicBool::new(false);
+
 impl Output for Screen {
     fn write(&self, bytes: &[u8]) -> usize {
         console::write(bytes);
+        if !SPOKEN.swap(true, Ordering::Relaxed) {
+            log::debug!(
+                target: "user",
+                "{} ticks from the entry until a program wrote something", time::since_entry()
+            );
+        }
         bytes.len()
     }
 }
