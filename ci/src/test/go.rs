@@ -7,27 +7,36 @@ use std::process::Command;
 use super::quietly;
 use crate::exit::{Failure, Result};
 use crate::process;
+use crate::provision::cache::Cache;
 use crate::ui;
 
 /// The package, in a version whose bytes npm compares with the registry's sum.
 const PACKAGE: &str = "@esbuild/linux-x64@0.28.2";
+/// What the cache calls its program.
+const KEY: &str = "esbuild_0.28.2";
 
-/// The program, from `dir` or by npm; none, and a word about that, where npm is not there or cannot have it.
-pub(super) fn esbuild(dir: &Path) -> Result<Option<Vec<u8>>> {
-    let program = dir.join("package/bin/esbuild");
-    if !program.exists() {
-        std::fs::create_dir_all(dir).map_err(Failure::file("create", dir))?;
-        match quietly("fetch a program of Go's by npm", || fetch(dir)) {
-            Ok(()) => {}
-            Err(Failure::Interrupted) => return Err(Failure::Interrupted),
-            Err(why) => {
-                ui::say(format!("no program of Go's is run: {why}"));
-                return Ok(None);
-            }
+/// The program, from the cache or by npm; none, and a word about that, where npm is not there or cannot have
+/// it.
+pub(super) fn esbuild(cache: &Cache) -> Result<Option<Vec<u8>>> {
+    let made = quietly("have a program of Go's, by npm", || {
+        cache.derived(KEY, |draft| {
+            let dir = cache.temporary()?;
+            fetch(dir.path())?;
+            let program = dir.path().join("package/bin/esbuild");
+            std::fs::rename(&program, draft).map_err(Failure::file("move", &program))
+        })
+    });
+    match made {
+        Ok(program) => {
+            let bytes = std::fs::read(&program).map_err(Failure::file("read", &program))?;
+            Ok(Some(bytes))
+        }
+        Err(Failure::Interrupted) => Err(Failure::Interrupted),
+        Err(why) => {
+            ui::say(format!("no program of Go's is run: {why}"));
+            Ok(None)
         }
     }
-    let bytes = std::fs::read(&program).map_err(Failure::file("read", &program))?;
-    Ok(Some(bytes))
 }
 
 fn fetch(dir: &Path) -> Result<()> {

@@ -217,25 +217,56 @@ const REFUSALS: Smoke = Smoke {
 /// What says that memory was too short: the kernel of a process that it ended, or a program of a file.
 const TOO_LITTLE: &[&str] = &["out of memory: ", "No space left on device"];
 
-/// Runs all of it.
+/// What the boots are called: Linux' own is made whenever one is that is compared with it.
+pub(super) fn names() -> Vec<String> {
+    let mut names = Vec::new();
+    for &via in VIAS {
+        names.push(script_title(via));
+        let rows = MORE.iter().map(|more| &more.smoke);
+        let rows = rows.chain([&LITTLE, &REFUSALS]);
+        names.extend(rows.map(|smoke| title(smoke, via)));
+    }
+    names
+}
+
+/// What a boot of a row is called.
+fn title(smoke: &Smoke, via: Via) -> String {
+    format!("programs: {}: {}", smoke.name, via.name())
+}
+
+/// What the script's boot is called.
+fn script_title(via: Via) -> String {
+    format!(
+        "programs: applets, commands, system calls and threads as under Linux: {}",
+        via.name()
+    )
+}
+
+/// Runs all of it, or what was asked for.
 pub(super) fn run(suite: &mut Suite) -> Result<()> {
     let kernel = suite.kernel()?;
     let program = Program::find(BUSYBOX, &suite.provision)?;
-    covered(suite, &program)?;
+    if suite.only.is_none() {
+        covered(suite, &program)?;
+    }
     let (ramdisk, little) = ramdisks(suite, &program)?;
     let linux = rootfs::kernel(&suite.provision.dom0()?, &suite.provision.cache)?;
     let said = Arc::new(Mutex::new(BTreeMap::new()));
-    let mut boots = vec![as_linux(&linux, &ramdisk, &said)];
-    boots.push(as_kernel(&kernel, &ramdisk, Via::Dom0, &said));
-    boots.extend(besides(&kernel, &little, Via::Dom0));
-    boots.push(in_little_memory(&kernel, &little, Via::Dom0, &said));
-    boots.push(boot_of(&REFUSALS, &kernel, Via::Dom0));
-    session::run(suite, &boots)?;
-    let mut boots = vec![as_kernel(&kernel, &ramdisk, Via::Bare4, &said)];
-    boots.extend(besides(&kernel, &little, Via::Bare4));
-    boots.push(in_little_memory(&kernel, &little, Via::Bare4, &said));
-    boots.push(boot_of(&REFUSALS, &kernel, Via::Bare4));
-    session::run(suite, &boots)
+    let compared = |via| [script_title(via), title(&LITTLE, via)];
+    let is_compared = |via: &Via| compared(*via).iter().any(|name| suite.wants(name));
+    if VIAS.iter().any(is_compared) {
+        // By itself: what it says must be there before anything is compared with it.
+        session::run(suite, &[as_linux(&linux, &ramdisk, &said)])?;
+    }
+    for &via in VIAS {
+        let mut boots = vec![as_kernel(&kernel, &ramdisk, via, &said)];
+        boots.extend(besides(&kernel, &little, via));
+        boots.push(in_little_memory(&kernel, &little, via, &said));
+        boots.push(boot_of(&REFUSALS, &kernel, via));
+        boots.retain(|boot| suite.wants(&boot.name));
+        session::run(suite, &boots)?;
+    }
+    Ok(())
 }
 
 /// The applets of a list, by their lines.
@@ -296,7 +327,7 @@ fn ramdisks(suite: &mut Suite, program: &Program) -> Result<(PathBuf, PathBuf)> 
         ("applets", lines.as_bytes()),
         ("applets.sh", APPLETS_RUN.as_bytes()),
     ]);
-    let esbuild = go::esbuild(&dir.join("go"))?;
+    let esbuild = go::esbuild(&suite.provision.cache)?;
     if let Some(esbuild) = &esbuild {
         files.extend([("go.sh", GO.as_bytes()), ("bin/esbuild", esbuild)]);
     }
@@ -395,10 +426,7 @@ fn as_kernel(kernel: &Path, ramdisk: &Path, via: Via, said: &Said) -> Boot {
         says: &[END, " program=0"],
     };
     Boot {
-        name: format!(
-            "programs: applets, commands, system calls and threads as under Linux: {}",
-            via.name()
-        ),
+        name: script_title(via),
         job: Job {
             cmdline: ROW.cmdline.into(),
             initrd: Some(ramdisk.into()),
@@ -415,7 +443,7 @@ fn as_kernel(kernel: &Path, ramdisk: &Path, via: Via, said: &Said) -> Boot {
 /// The boot of a row of the group's, which must say what the row has.
 fn boot_of(smoke: &'static Smoke, kernel: &Path, via: Via) -> Boot {
     Boot {
-        name: format!("programs: {}: {}", smoke.name, via.name()),
+        name: title(smoke, via),
         job: Job {
             cmdline: smoke.cmdline.into(),
             mem_mib: smoke.mem_mib,

@@ -319,7 +319,12 @@ fn only(arguments: &TestArgs, groups: &[Group], text: &str) -> Result<()> {
     };
     let mut vias: Vec<_> = groups.iter().filter_map(|group| group.via()).collect();
     vias.retain(|via| !named(*via).is_empty());
-    if vias.is_empty() {
+    let mut programs = match groups.contains(&Group::Programs) {
+        true => linux::names(),
+        false => Vec::new(),
+    };
+    programs.retain(|name| name.contains(text));
+    if vias.is_empty() && programs.is_empty() {
         let all = "'cargo xtask test --list' names all";
         return Err(Failure::Usage(format!(
             "no boot of these groups has '{text}' in its name: {all}"
@@ -327,12 +332,16 @@ fn only(arguments: &TestArgs, groups: &[Group], text: &str) -> Result<()> {
     }
     if arguments.list {
         let names = vias.into_iter().flat_map(named);
-        names.for_each(|name| println!("{name}"));
+        names.chain(programs).for_each(|name| println!("{name}"));
         return Ok(());
     }
     let mut suite = Suite::open(arguments)?;
     let mut vias = vias.into_iter();
     let result = vias.try_for_each(|via| booted(&mut suite, &[via]));
+    let result = result.and_then(|()| match programs.is_empty() {
+        true => Ok(()),
+        false => linux::run(&mut suite),
+    });
     let result = result.and_then(|()| suite.count());
     suite.written.close(result)
 }
@@ -439,6 +448,9 @@ fn list(groups: &[Group]) {
             None if group == Group::Rules => rules::VIAS
                 .iter()
                 .for_each(|via| println!("{}", rules::name(*via))),
+            None if group == Group::Programs => {
+                linux::names().iter().for_each(|name| println!("{name}"));
+            }
             None => println!("{}", group.name()),
             Some(via) => boot_names(via)
                 .into_iter()
