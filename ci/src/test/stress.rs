@@ -19,8 +19,8 @@ const VIAS: [Via; 3] = [Via::Dom0, Via::Xl, Via::Shim];
 /// On so many vCPUs each.
 const VCPUS: [u32; 3] = [2, 4, 8];
 /// Boots of each kind that follow each other on the same dom0, and how often one is brought up: 216 boots.
-const BOOTS: u32 = 8;
-const TURNS: u32 = 3;
+const BOOTS: u32 = 2;
+const TURNS: u32 = 12;
 /// How long a boot may take: thirty times what it takes on a machine that does nothing else.
 const PATIENCE: Duration = Duration::from_secs(600);
 
