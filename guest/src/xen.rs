@@ -108,6 +108,16 @@ impl Hypervisor for Hv {
         unsafe { not_straight(op, a, b, c, d, e) }
     }
 
+    #[inline(always)]
+    unsafe fn call_inline(&self, op: Op, [a, b, c]: [u64; 3]) -> i64 {
+        if STRAIGHT.load(Ordering::Relaxed) {
+            // SAFETY: the arguments go to Xen unchanged, of which the caller promises what it needs.
+            return unsafe { PV.call_inline(op, [a, b, c]) };
+        }
+        // SAFETY: as for `call`, of which the caller promises the same.
+        unsafe { not_straight(op, a, b, c, 0, 0) }
+    }
+
     #[inline]
     fn mask_upcalls(&self) -> bool {
         // Only PV says where `vcpu_info` is: its one look at that tells the others apart as well.

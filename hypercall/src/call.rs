@@ -141,6 +141,17 @@ pub trait Hypervisor {
     /// code: no mapping that is in use, no stack, no handler.
     unsafe fn call(&self, op: Op, args: [u64; 5]) -> i64;
 
+    /// As [`call`](Self::call), of three arguments, where every instruction counts: worth a place of its
+    /// own at each caller.
+    ///
+    /// # Safety
+    /// As [`call`](Self::call).
+    #[inline(always)]
+    unsafe fn call_inline(&self, op: Op, [a, b, c]: [u64; 3]) -> i64 {
+        // SAFETY: the caller promises for these arguments what `call` asks for; the others are none.
+        unsafe { self.call(op, [a, b, c, 0, 0]) }
+    }
+
     /// Masks event upcalls on this vCPU and says whether they were masked before.
     fn mask_upcalls(&self) -> bool;
 
@@ -167,6 +178,13 @@ impl<H: Hypervisor + ?Sized> Hypervisor for &H {
         // SAFETY: the inner call gets the same operation and arguments, of which the caller promised
         // good pointers and no change to memory that is in use.
         unsafe { (**self).call(op, args) }
+    }
+
+    #[inline(always)]
+    unsafe fn call_inline(&self, op: Op, args: [u64; 3]) -> i64 {
+        // SAFETY: the inner call gets the same operation and arguments, of which the caller promised
+        // good pointers and no change to memory that is in use.
+        unsafe { (**self).call_inline(op, args) }
     }
 
     #[inline]

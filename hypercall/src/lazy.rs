@@ -84,86 +84,121 @@ impl fmt::Display for LazyError {
 impl core::error::Error for LazyError {}
 
 /// One context's lazy mode; see the [module](self).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct LazyMmu {
-    enable_count: u8,
-    pause_count: u8,
-    irq_depth: u8,
+///
+/// Sections in bits 0-7, interrupts in 8-15, pauses in 16-23: what is asked most often is one comparison.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct LazyMmu(u32);
+
+/// One section, one interrupt, one pause.
+const SECTION: u32 = 1;
+const INTERRUPT: u32 = 1 << 8;
+const PAUSE: u32 = 1 << 16;
+/// The most of each that can be counted.
+const MOST: u32 = 0xff;
+
+impl fmt::Debug for LazyMmu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LazyMmu")
+            .field("enable_count", &self.enable_count())
+            .field("pause_count", &self.pause_count())
+            .field("irq_depth", &self.irq_depth())
+            .finish()
+    }
 }
 
 impl LazyMmu {
     /// Not lazy.
     pub const fn new() -> Self {
-        Self {
-            enable_count: 0,
-            pause_count: 0,
-            irq_depth: 0,
-        }
+        Self(0)
     }
 
     /// Whether writes may wait.
-    #[inline]
+    #[inline(always)]
     pub const fn is_lazy(&self) -> bool {
-        self.enable_count != 0 && self.pause_count == 0 && self.irq_depth == 0
+        // Sections, and nothing above them.
+        self.0.wrapping_sub(SECTION) < MOST
     }
 
     /// Sections entered.
     pub const fn enable_count(&self) -> u8 {
-        self.enable_count
+        self.0 as u8
     }
 
     /// Pauses in force.
     pub const fn pause_count(&self) -> u8 {
-        self.pause_count
+        (self.0 / PAUSE) as u8
     }
 
     /// Interrupts entered.
+    #[inline]
     pub const fn irq_depth(&self) -> u8 {
-        self.irq_depth
+        (self.0 / INTERRUPT) as u8
     }
 
     /// Enters a section.
-    #[inline]
+    #[inline(always)]
     pub const fn enable(&mut self) -> Result<(), LazyError> {
-        if self.irq_depth != 0 {
+        // No pause, no interrupt, and room for one more.
+        if self.0 < MOST * SECTION {
+            self.0 += SECTION;
             return Ok(());
         }
-        up(&mut self.enable_count)
+        self.enable_otherwise()
+    }
+
+    /// As [`enable`](Self::enable), in any state.
+    const fn enable_otherwise(&mut self) -> Result<(), LazyError> {
+        match self.irq_depth() {
+            0 => self.up(SECTION),
+            _ => Ok(()),
+        }
     }
 
     /// Leaves a section.
     #[inline]
     pub const fn disable(&mut self) -> Result<Action, LazyError> {
-        if self.irq_depth != 0 {
+        if self.irq_depth() != 0 {
             return Ok(Action::None);
         }
-        match down(&mut self.enable_count, LazyError::NotEnabled) {
+        match self.down(SECTION, LazyError::NotEnabled) {
             Err(error) => Err(error),
-            Ok(()) => Ok(if self.enable_count == 0 && self.pause_count == 0 {
-                Action::Flush
-            } else {
-                Action::None
+            Ok(()) => Ok(match self.0 {
+                0 => Action::Flush,
+                _ => Action::None,
             }),
         }
     }
 
-    /// Leaves a section that is not the outermost, which asks for nothing; `false` if it is, or in an
-    /// interrupt: [`disable`](Self::disable) does that.
+    /// Leaves a section that is not the outermost, which asks for nothing; `false` if it is, in a pause or
+    /// in an interrupt: [`disable`](Self::disable) does that.
     #[inline(always)]
     pub const fn leave_inner(&mut self) -> bool {
-        let inner = self.irq_depth == 0 && self.enable_count > 1;
-        self.enable_count -= inner as u8;
+        let inner = self.0.wrapping_sub(2 * SECTION) < (MOST - 1) * SECTION;
+        if inner {
+            self.0 -= SECTION;
+        }
         inner
+    }
+
+    /// Leaves the only section, with no pause in force, outside of interrupts; `false` if that is not how it
+    /// is. The caller has seen that nothing waits for a flush, which [`disable`](Self::disable) would ask for.
+    #[inline(always)]
+    pub const fn leave_only(&mut self) -> bool {
+        let only = self.0 == SECTION;
+        if only {
+            self.0 = 0;
+        }
+        only
     }
 
     /// Suspends laziness.
     #[inline]
     pub const fn pause(&mut self) -> Result<Action, LazyError> {
         let was = self.is_lazy();
-        if self.irq_depth != 0 {
+        if self.irq_depth() != 0 {
             return Ok(Action::None);
         }
-        match up(&mut self.pause_count) {
+        match self.up(PAUSE) {
             Err(error) => Err(error),
             Ok(()) => Ok(if was { Action::Flush } else { Action::None }),
         }
@@ -172,27 +207,27 @@ impl LazyMmu {
     /// Ends a pause.
     #[inline]
     pub const fn resume(&mut self) -> Result<(), LazyError> {
-        if self.irq_depth != 0 {
+        if self.irq_depth() != 0 {
             return Ok(());
         }
-        down(&mut self.pause_count, LazyError::NotPaused)
+        self.down(PAUSE, LazyError::NotPaused)
     }
 
     /// An interrupt begins.
     #[inline]
     pub const fn enter_irq(&mut self) -> Result<(), LazyError> {
-        up(&mut self.irq_depth)
+        self.up(INTERRUPT)
     }
 
     /// An interrupt ends.
     #[inline]
     pub const fn leave_irq(&mut self) -> Result<(), LazyError> {
-        down(&mut self.irq_depth, LazyError::NotInInterrupt)
+        self.down(INTERRUPT, LazyError::NotInInterrupt)
     }
 
     /// The context gives up the vCPU.
     pub const fn switch_out(&self, queue: SwitchOut) -> Result<Action, LazyError> {
-        match (self.irq_depth, queue) {
+        match (self.irq_depth(), queue) {
             (0, SwitchOut::Flush) => Ok(Action::Flush),
             (0, SwitchOut::Carry) => Ok(Action::None),
             _ => Err(LazyError::InInterrupt),
@@ -207,27 +242,25 @@ impl LazyMmu {
             Action::Flush
         }
     }
-}
 
-#[inline]
-const fn up(count: &mut u8) -> Result<(), LazyError> {
-    match count.checked_add(1) {
-        None => Err(LazyError::TooDeep),
-        Some(more) => {
-            *count = more;
-            Ok(())
+    /// Counts one more of these.
+    #[inline]
+    const fn up(&mut self, one: u32) -> Result<(), LazyError> {
+        if self.0 / one & MOST == MOST {
+            return Err(LazyError::TooDeep);
         }
+        self.0 += one;
+        Ok(())
     }
-}
 
-#[inline]
-const fn down(count: &mut u8, at_zero: LazyError) -> Result<(), LazyError> {
-    match count.checked_sub(1) {
-        None => Err(at_zero),
-        Some(left) => {
-            *count = left;
-            Ok(())
+    /// Counts one less, where there is any.
+    #[inline]
+    const fn down(&mut self, one: u32, at_zero: LazyError) -> Result<(), LazyError> {
+        if self.0 / one & MOST == 0 {
+            return Err(at_zero);
         }
+        self.0 -= one;
+        Ok(())
     }
 }
 
@@ -301,7 +334,11 @@ mod tests {
                 }
                 let mut long = lazy;
                 let left = lazy.leave_inner();
-                assert_eq!(left, depth > 1 && !interrupted);
+                assert_eq!(left, depth > 1 && !paused && !interrupted);
+                let mut only = long;
+                let is_only = depth == 1 && !paused && !interrupted;
+                assert_eq!(only.leave_only(), is_only);
+                assert_eq!(only.is_lazy(), long.is_lazy() && !is_only);
                 if left {
                     assert_eq!(long.disable(), Ok(Action::None));
                 }

@@ -455,6 +455,6 @@ pub(crate) unsafe fn update_va_by_flags<H: Hypervisor + ?Sized>(
         return check(Op::UpdateVaMapping, None, answer);
     }
     // SAFETY: the caller's promise covers it; the flags name no memory.
-    let value = unsafe { hv.call(Op::UpdateVaMapping, [va.as_u64(), value, flags, 0, 0]) };
+    let value = unsafe { hv.call_inline(Op::UpdateVaMapping, [va.as_u64(), value, flags]) };
     XenError::check(Op::UpdateVaMapping, None, value).map(drop)
 }

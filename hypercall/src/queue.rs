@@ -359,11 +359,18 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
         self.act(action, FlushReason::LeaveLazy)
     }
 
-    /// Leaves a lazy section that is not the outermost; `false` if it is, or in a handler:
+    /// Leaves a lazy section that is not the outermost; `false` if it is, in a pause or in a handler:
     /// [`disable`](Self::disable) does that.
     #[inline(always)]
     pub const fn leave_inner(&mut self) -> bool {
         self.lazy.leave_inner()
+    }
+
+    /// Leaves a lazy section, if it is the only one and nothing waits for its end; `false` if not:
+    /// [`disable`](Self::disable) does that.
+    #[inline(always)]
+    pub fn leave_idle(&mut self) -> bool {
+        self.batch.is_empty() && self.kept.is_empty() && self.lazy.leave_only()
     }
 
     /// Pauses lazy mode.

@@ -8,6 +8,7 @@
 
 mod baseline;
 mod cache;
+mod curve;
 mod linux;
 mod plot;
 mod readme;
@@ -24,6 +25,7 @@ use crate::ui;
 use crate::workspace::Workspace;
 
 pub(crate) use baseline::{Baseline, Change, Judgement, TOLERANCE_PERCENT};
+pub(crate) use curve::{RISE_PERCENT, rises};
 pub(crate) use readme::{Compared, compare};
 pub(crate) use report::{Measurement, Report};
 

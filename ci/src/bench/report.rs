@@ -14,6 +14,9 @@ pub(crate) struct Measurement {
     pub(crate) instructions: u64,
     /// Hypercalls made.
     pub(crate) hypercalls: u64,
+    /// The way that was chosen, where there is a choice: `address`, `entries` or `tables`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) way: Option<String>,
 }
 
 /// The boot of a domain of some size.
@@ -44,8 +47,12 @@ pub(crate) struct Report {
     pub(crate) linux: Vec<Measurement>,
 }
 
+/// What a line may say of the way: a request for each page that is found by its address, lists of entries,
+/// whole tables.
+pub(super) const WAYS: [&str; 3] = ["address", "entries", "tables"];
+
 impl Measurement {
-    /// Reads a line `bench NAME PAGES INSTRUCTIONS PER_PAGE HYPERCALLS`.
+    /// Reads a line `bench NAME PAGES INSTRUCTIONS PER_PAGE HYPERCALLS [WAY]`.
     pub(crate) fn parse(line: &str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace();
         if words.next()? != "bench" {
@@ -55,11 +62,15 @@ impl Measurement {
         let mut number = || words.next()?.parse().ok();
         let (pages, instructions) = (number()?, number()?);
         let (_per_page, hypercalls): (u64, u64) = (number()?, number()?);
-        (pages > 0 && words.next().is_none()).then_some(Self {
+        let way = words.next().map(str::to_owned);
+        let is_way = |way: &String| WAYS.contains(&way.as_str());
+        let ends = words.next().is_none() && way.as_ref().is_none_or(is_way);
+        (pages > 0 && ends).then_some(Self {
             name,
             pages,
             instructions,
             hypercalls,
+            way,
         })
     }
 
@@ -136,6 +147,7 @@ pub(crate) mod tests {
             pages,
             instructions,
             hypercalls: 1,
+            way: None,
         }
     }
 
@@ -175,8 +187,12 @@ pub(crate) mod tests {
         let found = Measurement::parse("bench map 512 123414 241 1").unwrap();
         assert_eq!(found, measurement("map", 512, 123_414));
         assert!((found.per_page() - 241.04).abs() < 0.01);
+        let found = Measurement::parse("bench map 2 1500 750 2 address").unwrap();
+        assert_eq!(found.way.as_deref(), Some("address"));
         for line in [
             "bench: refused",
+            "bench map 2 1500 750 2 somehow",
+            "bench map 2 1500 750 2 address 7",
             "bench map 512 123414 241",
             "bench map 0 1 1 1",
             "bench map 1 1 1 1 1",

@@ -201,6 +201,7 @@ pub(super) fn lean(workspace: &Workspace, provision: &Provision) -> Result<Measu
         pages: 1,
         instructions,
         hypercalls: 0,
+        way: None,
     })
 }
 

@@ -1,5 +1,6 @@
 //! The tables on standard output: figures right-aligned, operations in the order of measuring.
 
+use super::curve;
 use super::report::{Kind, Measurement, Report};
 
 /// Batch sizes that have a column.
@@ -9,6 +10,7 @@ const BATCHES: &[u64] = &[1, 2, 8, 32, 128, 512, 2048];
 pub(super) fn all(report: &Report) -> String {
     let tables = [
         operations(report),
+        curves(report),
         programs(report),
         singles(report, Kind::Floor, "raw hypercalls", "count"),
         singles(report, Kind::Linux, "Linux only", "pages"),
@@ -61,7 +63,10 @@ fn operations(report: &Report) -> Option<String> {
         header.extend(["Linux", "ratio"]);
     }
     let mut rows = Vec::new();
-    for ours in report.of(Kind::Kernel) {
+    // Sizes without a floor are told of by the curve.
+    let floors: Vec<_> = report.of(Kind::Floor).map(|floor| floor.pages).collect();
+    let has_row = |ours: &&Measurement| ours.way.is_none() || floors.contains(&ours.pages);
+    for ours in report.of(Kind::Kernel).filter(has_row) {
         let mut row = vec![
             ours.name.clone(),
             ours.pages.to_string(),
@@ -80,6 +85,14 @@ fn operations(report: &Report) -> Option<String> {
         rows.push(row);
     }
     aligned(&header, &rows)
+}
+
+/// What a page costs by the number of pages.
+fn curves(report: &Report) -> Option<String> {
+    let (header, rows) = curve::table(report);
+    let header: Vec<_> = header.iter().map(String::as_str).collect();
+    let table = aligned(&header, &rows)?;
+    Some([table, curve::LEGEND.to_owned()].join("\n"))
 }
 
 /// What programs wait for, beside the same on Linux.

@@ -4,13 +4,29 @@ use std::time::Instant;
 
 use super::Suite;
 use crate::bench::{
-    self, Baseline, Change, Compared, Judgement, Measurement, Report, TOLERANCE_PERCENT,
+    self, Baseline, Change, Compared, Judgement, Measurement, RISE_PERCENT, Report,
+    TOLERANCE_PERCENT,
 };
 use crate::exit::{Failure, Result};
 use crate::report::Facts;
 
 /// What the comparison with the README is called.
 const README: &str = "bench: README.md has the figures that were counted";
+
+/// What the look at the curves is called.
+const CURVE: &str = "bench: a page of many costs no more than one of fewer";
+
+/// Why it fails.
+fn curve(rises: &[String]) -> std::result::Result<(), String> {
+    match rises {
+        [] => Ok(()),
+        rises => Err(format!(
+            "{}\nmore than {RISE_PERCENT} % above: another way is cheaper there, see \
+             hypercall/pagetable/src/cost.rs",
+            rises.join("\n")
+        )),
+    }
+}
 
 /// Why it fails.
 fn stale(found: &[String]) -> String {
@@ -34,6 +50,7 @@ pub(super) fn run(suite: &mut Suite) -> Result<()> {
         Err(failure) => return Err(failure),
     };
     suite.report("bench: measures", since, Ok(()));
+    suite.report(CURVE, Instant::now(), curve(&bench::rises(&report)));
     match bench::compare(&suite.workspace.root, &report)? {
         Compared::Same => suite.report(README, Instant::now(), Ok(())),
         Compared::Differs(found) => suite.report(README, Instant::now(), Err(stale(&found))),
@@ -124,5 +141,15 @@ mod tests {
             "{reason}"
         );
         assert!(reason.ends_with("another compiler"), "{reason}");
+    }
+
+    #[test]
+    fn a_curve_that_rises_fails() {
+        assert_eq!(curve(&[]), Ok(()));
+        let reason = curve(&["map: so much".into()]).unwrap_err();
+        assert!(
+            reason.starts_with("map: so much\nmore than 5 % above"),
+            "{reason}"
+        );
     }
 }

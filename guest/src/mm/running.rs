@@ -110,6 +110,15 @@ impl Machine for Running {
     }
 
     #[inline]
+    fn mfns_or_ones(&self) -> impl Fn(Pfn) -> u64 {
+        let entries = self.lists.entries();
+        move |pfn| match entries.get(pfn.as_u64() as usize) {
+            Some(mfn) => mfn.load(Ordering::Relaxed),
+            None => self.mfn_or_ones(pfn),
+        }
+    }
+
+    #[inline]
     fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
         if self.lists.is_empty() {
             if self.has_grown_to(mfn.as_u64()) {

@@ -118,6 +118,13 @@ pub trait Machine: 'static {
         self.mfn(pfn).map_or(u64::MAX, Mfn::as_u64)
     }
 
+    /// As [`mfn_or_ones`](Self::mfn_or_ones) for many, one after the other: where the answers lie is looked
+    /// up once.
+    #[inline]
+    fn mfns_or_ones(&self) -> impl Fn(Pfn) -> u64 {
+        |pfn| self.mfn_or_ones(pfn)
+    }
+
     /// The pfn of a machine frame of this domain (the M2P, checked against the p2m).
     fn pfn(&self, mfn: Mfn) -> Option<Pfn>;
 

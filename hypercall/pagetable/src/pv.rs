@@ -95,6 +95,18 @@ impl FrameLists {
         Some(unsafe { &*self.list().add(pfn.as_u64() as usize) }.load(Ordering::Relaxed))
     }
 
+    /// The p2m list as it is: one that takes its place has the same in it.
+    #[inline]
+    #[must_use]
+    pub fn entries(&self) -> &[AtomicU64] {
+        let count = self.nr_pages.load(Ordering::Acquire);
+        match count {
+            0 => &[],
+            // SAFETY: the list has an entry for every page of the domain, mapped for good.
+            count => unsafe { core::slice::from_raw_parts(self.list(), count as usize) },
+        }
+    }
+
     /// The address of the p2m list's entry for a pfn; `None` beyond it.
     #[must_use]
     pub fn entry(&self, pfn: Pfn) -> Option<u64> {

@@ -2,12 +2,13 @@
 //!
 //! Under QEMU's `-icount shift=0,sleep=off` the time-stamp counter counts instructions, guest's and
 //! Xen's together, the same to the digit in every run; elsewhere the figures are cycles of some
-//! clock and mean little. Each operation stands in one table ([`ops::OPS`]); each is done on 1, 32,
-//! 512 and 4096 pages of memory that was allocated before, without clearing it. The *floor* of an
-//! operation is what the cheapest raw hypercalls for it cost in the same boot.
+//! clock and mean little. Each operation stands in one table ([`ops::OPS`]); those whose way depends on
+//! the number of pages are done on 1 to 4096, by powers of two, others on some of these, in memory that
+//! was allocated before, without clearing it. The *floor* of an operation is what the cheapest raw
+//! hypercalls for it cost in the same boot, on 1, 32, 512 and 4096 pages.
 //!
-//! Output: a line an operation and size, `bench NAME PAGES INSTRUCTIONS PER_PAGE HYPERCALLS`. A name
-//! with the prefix `floor.` is the floor of the operation that follows, or of a hypercall; `sweep.`
+//! Output: a line an operation and size, `bench NAME PAGES INSTRUCTIONS PER_PAGE HYPERCALLS`, with the
+//! [way](tally::Way) that was chosen behind it where there is a choice. A name with the prefix `floor.` is the floor of the operation that follows, or of a hypercall; `sweep.`
 //! stands before the cost of batches by size.
 
 mod calls;
@@ -32,10 +33,13 @@ use crate::time::tsc;
 use crate::{println, subarch};
 
 pub(crate) use pool::Pool;
-use tally::{ROUNDS, Tally};
+use tally::{ROUNDS, Tally, Way};
 
-/// Numbers of pages that operations are measured on.
+/// Numbers of pages that floors are measured on.
 const SIZES: [u64; 4] = [1, 32, 512, 4096];
+
+/// Numbers of pages between which no page may cost more the more there are.
+const CURVE: [u64; 13] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096];
 
 /// Where operations map: whole 2 MiB and well apart.
 const BASE: u64 = layout::DYNAMIC.start + (64 << 30);
@@ -61,6 +65,7 @@ pub(crate) struct Bench<'a> {
     pub(crate) pages: u64,
     ticks: u64,
     hypercalls: u64,
+    way: Way,
 }
 
 impl Bench<'_> {
@@ -70,14 +75,16 @@ impl Bench<'_> {
         &mut self,
         f: impl FnOnce(&mut Tables<Running>, &Pool, u64) -> Result<R, MmError>,
     ) -> Result<R, MmError> {
-        let calls = self.tables.stats().hypercalls;
+        let before = *self.tables.stats();
         mark(0);
         let start = tsc();
         let result = f(self.tables, self.pool, self.pages);
         let end = tsc();
         mark(1);
         self.ticks = end - start - tally::overhead();
-        self.hypercalls = self.tables.stats().hypercalls - calls;
+        let stats = self.tables.stats();
+        self.hypercalls = stats.hypercalls - before.hypercalls;
+        self.way = Way::of(self.pages, stats.applied - before.applied, self.hypercalls);
         result
     }
 }
@@ -149,7 +156,7 @@ fn run(selection: &Selection<'_>) -> Result<usize, Refused> {
     let pool = mm::with(Pool::new)?;
     mm::with(|tables| tell_places(tables));
     for op in ops::OPS.iter().filter(|op| selection.includes(op.name)) {
-        for pages in SIZES.into_iter().filter(|pages| op.sized || *pages == 1) {
+        for &pages in op.sizes {
             lines += measure(op, pages, &pool)?.print(selection);
         }
     }
@@ -189,12 +196,14 @@ fn measure(op: &ops::Op, pages: u64, pool: &Pool) -> Result<Tally, MmError> {
             pages,
             ticks: 0,
             hypercalls: 0,
+            way: Way::Tables,
         };
         // The first time makes tables that later ones find.
         (op.run)(&mut bench)?;
         for _ in 0..ROUNDS {
             (op.run)(&mut bench)?;
-            tally.note(op.name, pages, bench.ticks, bench.hypercalls);
+            let way = (op.sizes.len() == CURVE.len()).then_some(bench.way);
+            tally.note(op.name, pages, bench.ticks, bench.hypercalls, way);
         }
         log::debug!(target: "bench", "measured {} {pages} {}", op.name, ROUNDS + 1);
         Ok(tally)

@@ -1,6 +1,6 @@
 //! The operations, one table entry each.
 
-use super::{BASE, Bench, OTHER, user_ops};
+use super::{BASE, Bench, CURVE, OTHER, SIZES, user_ops};
 use crate::mm::spaces::NotDestroyed;
 use crate::mm::{Flags, MmError, Value};
 
@@ -8,24 +8,35 @@ use crate::mm::{Flags, MmError, Value};
 pub(crate) struct Op {
     /// Its name, as printed and selected.
     pub(crate) name: &'static str,
-    /// Whether it is done on several sizes.
-    pub(crate) sized: bool,
+    /// The numbers of pages that it is done on.
+    pub(crate) sizes: &'static [u64],
     /// Does it once, with [`Bench::measure`] around what counts.
-    pub(crate) run: fn(&mut Bench<'_>) -> Result<(), MmError>,
+    pub(crate) run: Run,
 }
 
-const fn sized(name: &'static str, run: fn(&mut Bench<'_>) -> Result<(), MmError>) -> Op {
+type Run = fn(&mut Bench<'_>) -> Result<(), MmError>;
+
+/// Whose way depends on the number of pages.
+const fn sized(name: &'static str, run: Run) -> Op {
     Op {
         name,
-        sized: true,
+        sizes: &CURVE,
         run,
     }
 }
 
-const fn single(name: &'static str, run: fn(&mut Bench<'_>) -> Result<(), MmError>) -> Op {
+const fn by_program(name: &'static str, run: Run) -> Op {
     Op {
         name,
-        sized: false,
+        sizes: &SIZES,
+        run,
+    }
+}
+
+const fn single(name: &'static str, run: Run) -> Op {
+    Op {
+        name,
+        sizes: &[1],
         run,
     }
 }
@@ -45,10 +56,10 @@ pub(crate) const OPS: &[Op] = &[
     single("set_pte_flags", set_pte_flags),
     single("space_create_destroy", space),
     single("space_reuse", space_reuse),
-    sized("user_map", user_ops::map),
-    sized("user_unmap", user_ops::unmap),
-    sized("fork", user_ops::fork),
-    sized("copy_on_write", user_ops::copy_on_write),
+    by_program("user_map", user_ops::map),
+    by_program("user_unmap", user_ops::unmap),
+    by_program("fork", user_ops::fork),
+    by_program("copy_on_write", user_ops::copy_on_write),
 ];
 
 // SAFETY (all operations): the ranges are the benchmark's own, in a part of the address space that

@@ -14,11 +14,43 @@ pub(super) const ROUNDS: usize = 3;
 /// What the name of a floor starts with.
 const FLOOR: &str = "floor.";
 
+/// The way in which pages changed.
+#[derive(Clone, Copy)]
+pub(super) enum Way {
+    /// By a request each, found by its address.
+    Address,
+    /// By lists of entries.
+    Entries,
+    /// By whole tables.
+    Tables,
+}
+
+impl Way {
+    /// What was chosen for so many pages, of which Xen applied so many updates.
+    pub(super) fn of(pages: u64, applied: u64, hypercalls: u64) -> Way {
+        match () {
+            () if applied < pages => Way::Tables,
+            () if hypercalls < pages => Way::Entries,
+            () => Way::Address,
+        }
+    }
+
+    /// As a line says it.
+    fn word(self) -> &'static str {
+        match self {
+            Way::Address => " address",
+            Way::Entries => " entries",
+            Way::Tables => " tables",
+        }
+    }
+}
+
 struct Row {
     name: &'static str,
     pages: u64,
     ticks: u64,
     hypercalls: u64,
+    way: Option<Way>,
 }
 
 /// Costs by name and size.
@@ -38,12 +70,19 @@ impl Tally {
         let start = tsc();
         let result = f();
         let ticks = tsc() - start - overhead();
-        self.note(name, pages, ticks, result?);
+        self.note(name, pages, ticks, result?, None);
         Ok(())
     }
 
     /// Adds what was counted elsewhere.
-    pub(super) fn note(&mut self, name: &'static str, pages: u64, ticks: u64, hypercalls: u64) {
+    pub(super) fn note(
+        &mut self,
+        name: &'static str,
+        pages: u64,
+        ticks: u64,
+        hypercalls: u64,
+        way: Option<Way>,
+    ) {
         let known = |row: &&mut Row| row.name == name && row.pages == pages;
         match self.rows.iter_mut().find(known) {
             Some(row) => row.ticks = row.ticks.min(ticks),
@@ -53,6 +92,7 @@ impl Tally {
                     pages,
                     ticks,
                     hypercalls,
+                    way,
                 };
                 let full = self.rows.push(row).is_err();
                 debug_assert!(!full, "more rows than a tally holds");
@@ -70,12 +110,13 @@ impl Tally {
                 continue;
             }
             println!(
-                "bench {} {} {} {} {}",
+                "bench {} {} {} {} {}{}",
                 row.name,
                 row.pages,
                 row.ticks,
                 row.ticks / row.pages,
-                row.hypercalls
+                row.hypercalls,
+                row.way.map_or("", Way::word)
             );
             lines += 1;
         }

@@ -12,6 +12,7 @@
 //! (`do_mmu_update`, `xen/arch/x86/mm.c`), single entries are flushed by address.
 
 mod edit;
+mod few;
 mod map;
 mod marks;
 mod moves;
@@ -145,7 +146,7 @@ impl<M: Machine> Tables<M> {
     ) -> Result<R, MmError> {
         self.mmu.enable()?;
         let result = f(self);
-        if self.mmu.leave_inner() {
+        if self.mmu.leave_inner() || !self.log().is_waiting() && self.mmu.leave_idle() {
             // As it is, but without a copy of the room that an error takes.
             return match result {
                 Ok(value) => Ok(value),

@@ -9,6 +9,9 @@ use crate::fresh::Fresh;
 use crate::machine::Machine;
 use crate::tables::{Marks, Place, Tables, slots};
 
+/// Pages, at most, that move one by one, which costs no more than lists of so few.
+const FEW: u64 = 4;
+
 /// The entry for a page that moves from one place to another.
 #[inline]
 fn moved(old: Pte, from: u64, there: Pte, to: u64, in_use: bool) -> Result<Pte, MmError> {
@@ -52,12 +55,20 @@ impl<M: Machine> Tables<M> {
         // What is queued would hide in the tables that are copied.
         self.flush()?;
         if let (Some(source), Some(target)) = (self.single(from, pages), self.single(to, pages)) {
-            let old = source.in_table();
-            let new = moved(old, from, target.in_table(), to, self.others_mark(from))?;
-            // SAFETY: the frame stays its users', who find it at the new place.
-            unsafe { self.replace_pte(target, to, Pte::NONE, new) }?;
             // SAFETY: nothing in use is mapped at the source, as the caller says.
-            unsafe { self.replace_pte(source, from, old, Pte::NONE) }?;
+            unsafe { self.move_page(source, from, target, to) }?;
+            return Ok(Change { va: to, pages });
+        }
+        if pages <= FEW
+            && let Some(source) = self.few_in_table(from, pages)
+            && let Some(target) = self.few_in_table(to, pages)
+        {
+            for index in 0..pages as usize {
+                let offset = PAGE * index as u64;
+                let (source, target) = (source.at(index), target.at(index));
+                // SAFETY: nothing in use is mapped at the source, as the caller says.
+                unsafe { self.move_page(source, from + offset, target, to + offset) }?;
+            }
             return Ok(Change { va: to, pages });
         }
         self.lazily(|tables| {
@@ -71,6 +82,27 @@ impl<M: Machine> Tables<M> {
             let gone = unsafe { tables.unmap(from, pages) }?;
             Ok(Change { va: to, ..gone })
         })
+    }
+
+    /// Moves one page between two entries that nothing is queued for.
+    ///
+    /// # Safety
+    /// Nothing in use is mapped at the source.
+    #[inline(always)]
+    #[track_caller]
+    unsafe fn move_page(
+        &mut self,
+        source: Place<L1>,
+        from: u64,
+        target: Place<L1>,
+        to: u64,
+    ) -> Result<(), MmError> {
+        let old = source.in_table();
+        let new = moved(old, from, target.in_table(), to, self.others_mark(from))?;
+        // SAFETY: the frame stays its users', who find it at the new place.
+        unsafe { self.replace_pte(target, to, Pte::NONE, new) }?;
+        // SAFETY: nothing in use is mapped at the source, as the caller says.
+        unsafe { self.replace_pte(source, from, old, Pte::NONE) }
     }
 
     /// Maps at a chunk what is mapped from `source` on.

@@ -21,8 +21,24 @@ pub(super) fn check_may_be_writable<M: Machine>(
     Ok(())
 }
 
+/// As [`check_may_be_writable`], which asks seldom.
+#[inline(always)]
+pub(super) fn check_seen<M: Machine>(
+    domain: &Domain<M>,
+    kinds: &mut Kinds<'_>,
+    va: u64,
+    entry: Pte,
+) -> Result<(), MmError> {
+    match looks_writable(domain, kinds, entry) {
+        true => Ok(()),
+        false => check_may_be_writable(domain, va, entry),
+    }
+}
+
 /// Refuses to make one of consecutive mapped pages writable that has to stay read-only, or would be
 /// executable as well.
+// By itself: all that it needs then stays in registers.
+#[inline(never)]
 pub(super) fn check_all_may_be_writable<M: Machine>(
     domain: &Domain<M>,
     va: u64,
@@ -30,29 +46,45 @@ pub(super) fn check_all_may_be_writable<M: Machine>(
     add: Flags,
 ) -> Result<(), MmError> {
     let mut kinds = domain.frames().kinds();
-    for (word, i) in entries.iter().zip(0_u64..) {
-        let old = Pte::from_table(word);
-        if old.is_writable() {
-            continue;
+    let mut from = 0;
+    // What looks wrong is looked at closely, and mostly nothing does.
+    while let Some(index) = first_odd(domain, &mut kinds, entries, from) {
+        let (old, va) = (
+            Pte::from_table(entries.get(index)),
+            va + index as u64 * PAGE,
+        );
+        if !old.is_writable() {
+            if old.is_executable() {
+                check_rights(va, old.flags() | add)?;
+            }
+            check_may_be_writable(domain, va, old)?;
         }
-        if old.is_executable() {
-            check_rights(va + i * PAGE, old.flags() | add)?;
-        }
-        if !looks_writable(domain, &mut kinds, old) {
-            check_may_be_writable(domain, va + i * PAGE, old)?;
-        }
+        from = index + 1;
     }
     Ok(())
+}
+
+/// The first entry from one on that is not that of a read-only page which may become writable as it is,
+/// as far as can be told at a glance.
+#[inline(always)]
+fn first_odd<M: Machine>(
+    domain: &Domain<M>,
+    kinds: &mut Kinds<'_>,
+    entries: Live<'_>,
+    from: usize,
+) -> Option<usize> {
+    let rest = entries.split_at(from).1;
+    let odd = rest.iter().position(|word| {
+        let old = Pte::from_table(word);
+        old.is_writable() || old.is_executable() || !looks_writable(domain, kinds, old)
+    });
+    odd.map(|index| from + index)
 }
 
 /// Whether a frame may be mapped writable as far as its number tells that stands in the M2P: one that
 /// is not this domain's may look as if it might not.
 #[inline(always)]
-pub(super) fn looks_writable<M: Machine>(
-    domain: &Domain<M>,
-    kinds: &mut Kinds<'_>,
-    entry: Pte,
-) -> bool {
+fn looks_writable<M: Machine>(domain: &Domain<M>, kinds: &mut Kinds<'_>, entry: Pte) -> bool {
     let pfn = entry
         .mfn()
         .and_then(|mfn| domain.machine().pfn_to_check(mfn));

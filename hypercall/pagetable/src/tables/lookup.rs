@@ -7,6 +7,7 @@ use hypercall::{MachAddr, Pfn};
 use super::{Fold, Place, Remembered, Slot, Tables, slots};
 use crate::entry::{Entry, L1, L2, L3, L4, L5, Pte, TableLevel, UpperLevel};
 use crate::error::MmError;
+use crate::layout::Layout;
 use crate::machine::{Live, Machine};
 
 /// Slots: what is found while nothing changes.
@@ -145,6 +146,13 @@ impl<M: Machine> Tables<M> {
     #[inline(never)]
     fn walk_to_pmd(&self, va: u64) -> Result<Place<L2>, MmError> {
         self.check_held(va)?;
+        let last = match M::Layout::DIRECT.contains(&va) {
+            true => &self.window_pmd,
+            false => &self.recent.last_pmd,
+        };
+        if let Some(place) = self.remembered(last, va) {
+            return Ok(place);
+        }
         let none = |level| MmError::NoTable { va, level };
         let pgd = self.pgd_at(va).ok_or(none(5))?;
         let p4d = self.p4d_at(pgd, va).ok_or(none(5))?;
@@ -154,7 +162,7 @@ impl<M: Machine> Tables<M> {
         }
         let first = self.pmd_at(pud, va & !(L3::SPAN - 1));
         let first = first.ok_or(none(3))?;
-        self.remember(&self.recent.last_pmd, va, first);
+        self.remember(last, va, first);
         Ok(first.at(L2::index(va)))
     }
 

@@ -54,6 +54,9 @@ pub struct Tables<M: Machine> {
     pub(super) recent: Recent,
     /// Those of the kernel's half, while that is not held.
     pub(super) aside: Recent,
+    /// The L2 table of the direct map that was used last: whatever makes tables elsewhere goes to and fro
+    /// between that and theirs.
+    window_pmd: Remembered<L2>,
 }
 
 /// The two L1 tables and the L2 table that were used last. Most requests are near the one before, and a
@@ -143,6 +146,7 @@ impl<M: Machine> Tables<M> {
             boot_root: root,
             recent: Recent::nothing(),
             aside: Recent::nothing(),
+            window_pmd: Cell::new(None),
         }
     }
 

@@ -18,7 +18,7 @@ use pagetable::fuzz::{Fuzzer, Mode, Op, Probe, in_table, queued};
 
 type Run = Fuzzer<{ 24 * 512 }, 640>;
 
-const SIZES: [u16; 9] = [1, 2, 43, 44, 45, 511, 512, 513, 4096];
+const SIZES: [u16; 13] = [1, 2, 5, 16, 17, 44, 45, 86, 87, 97, 511, 512, 4096];
 const ALIGNMENTS: [u16; 5] = [0, 1, 467, 511, 512];
 
 struct Bench {
