@@ -81,7 +81,7 @@ pub const DEFAULT_CAPACITY: usize = if cfg!(feature = "small") { 128 } else { 51
 /// Extended operations that fit besides.
 pub const EXT_CAPACITY: usize = if cfg!(feature = "small") { 16 } else { 64 };
 /// Times that updates can follow extended operations, before the batch is flushed.
-pub const ROUNDS: usize = 16;
+pub const ROUNDS: usize = if cfg!(feature = "small") { 4 } else { 16 };
 
 /// Extended operations in all: those queued and the flushes appended to them.
 const EXT_ALL: usize = EXT_CAPACITY + FLUSH_OPS;

@@ -16,8 +16,9 @@ use crate::{
 /// Counting instructions, one INVLPG in a list costs 145 and a full flush 152 (478 less the 326 of
 /// an empty list): nothing would be flushed singly. But a full flush throws away the kernel's own
 /// working set, whose hundreds of entries are each walked for again at tens of cycles, so it is
-/// worth several thousand cycles to avoid. 16 is well below that, and bounds the list.
-pub const MAX_INVLPG: usize = 16;
+/// worth several thousand cycles to avoid. 16 is well below that, and bounds the list; with the feature
+/// `small` it is half of that.
+pub const MAX_INVLPG: usize = if cfg!(feature = "small") { 8 } else { 16 };
 
 /// Operations that [`Pending`] can turn into: each address, for the mask and for this vCPU.
 pub(super) const FLUSH_OPS: usize = 2 * MAX_INVLPG;

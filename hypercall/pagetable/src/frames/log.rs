@@ -20,19 +20,41 @@ use crate::state::Transition;
 /// Transitions that can be queued between two flushes.
 const TRANSITIONS: usize = 512;
 /// Frames that can wait for a flush before they are free.
-const WAITING: usize = 512;
+const WAITING: usize = if cfg!(feature = "small") { 32 } else { 512 };
 
 const _: () = assert!(
     TRANSITIONS > 256 + 240,
     "a root can be pinned: all but Xen's slots, and itself"
 );
 
+/// 8 bytes each, as every vCPU has room for many.
 #[derive(Clone, Copy)]
 struct Logged {
-    pfn: Pfn,
-    transition: Transition,
+    /// The bits of the pfn, of which there are 40.
+    low: u32,
+    high: u8,
     /// It came true.
     applied: bool,
+    transition: Transition,
+}
+
+const _: () = assert!(size_of::<Logged>() == 8 && Pfn::MAX.as_u64() >> 40 == 0);
+
+impl Logged {
+    #[inline(always)]
+    fn new(pfn: Pfn, transition: Transition) -> Logged {
+        Logged {
+            low: pfn.as_u64() as u32,
+            high: (pfn.as_u64() >> 32) as u8,
+            applied: false,
+            transition,
+        }
+    }
+
+    #[inline(always)]
+    fn pfn(self) -> Pfn {
+        Pfn::truncate(u64::from(self.high) << 32 | u64::from(self.low))
+    }
 }
 
 /// What one queue will have changed once it is flushed.
@@ -154,13 +176,8 @@ impl Log {
             let changed = record.with_states(applied, next);
             Ok(changed.with_waiting(record.waiting() + 1))
         })?;
-        let logged = Logged {
-            pfn,
-            transition,
-            applied: false,
-        };
         self.transitions
-            .push(logged)
+            .push(Logged::new(pfn, transition))
             .map_err(|_| FrameError::Full)?;
         if is_answered_for(transition) {
             self.answers_for = Some(pfn);
@@ -172,7 +189,7 @@ impl Log {
     /// Whether all the transitions in waiting that a frame's record counts are this log's.
     #[inline]
     fn holds_all(&self, pfn: Pfn, waiting: u16) -> bool {
-        let waits = |logged: &&Logged| logged.pfn == pfn && !logged.applied;
+        let waits = |logged: &&Logged| logged.pfn() == pfn && !logged.applied;
         let waiting = usize::from(waiting);
         waiting == 0
             || self
@@ -194,7 +211,7 @@ impl Log {
         let mine = self
             .transitions
             .iter()
-            .filter(|s| s.pfn == pfn && !s.applied);
+            .filter(|s| s.pfn() == pfn && !s.applied);
         let (transitions, change) = mine.fold((0, 0), |(transitions, change), logged| match logged
             .transition
         {
@@ -210,17 +227,13 @@ impl Log {
     /// Takes the last transition out of the log, and out of what is planned if it did not come
     /// true.
     fn undo_last(&mut self, frames: &Frames) {
-        let Some(Logged {
-            pfn,
-            transition,
-            applied,
-        }) = self.transitions.pop()
-        else {
+        let Some(logged) = self.transitions.pop() else {
             return;
         };
-        if applied {
+        if logged.applied {
             return;
         }
+        let (pfn, transition) = (logged.pfn(), logged.transition);
         frames.count_frozen(-i64::from(transition == Transition::Freeze));
         // The record exists: the transition was planned in it.
         let _ = frames.change(pfn, |record| {
@@ -250,12 +263,12 @@ impl Log {
                 return;
             };
             let mut thawed = false;
-            let changed = frames.change(logged.pfn, |record| {
+            let changed = frames.change(logged.pfn(), |record| {
                 if let Some(changed) = record.with_link_applied(logged.transition) {
                     return Ok(changed);
                 }
                 let (applied, planned) = record.states();
-                let illegal = |e| FrameError::Illegal(logged.pfn, e);
+                let illegal = |e| FrameError::Illegal(logged.pfn(), e);
                 let next = applied.after(logged.transition).map_err(illegal)?;
                 thawed = applied.kind.is_frozen() && !next.kind.is_frozen();
                 let changed = record.with_states(next, planned);
@@ -289,19 +302,16 @@ impl Log {
     /// To be called when the queue is empty: what did not come true is no longer planned, and
     /// frames that waited for the flush become free if they could.
     pub fn apply<M: Machine>(&mut self, frames: &Frames, machine: &M) {
-        while let Some(&Logged {
-            pfn,
-            transition,
-            applied,
-        }) = self.transitions.last()
-        {
+        while let Some(&logged) = self.transitions.last() {
             self.undo_last(frames);
-            match transition {
-                _ if applied => {}
+            match logged.transition {
+                _ if logged.applied => {}
                 // Whoever asked for this gave the table up.
-                _ if is_answered_for(transition) => frames.orphan_unless_held(pfn),
+                _ if is_answered_for(logged.transition) => {
+                    frames.orphan_unless_held(logged.pfn());
+                }
                 // The entry refers to it still.
-                Transition::Unlink => frames.hold_again(pfn),
+                Transition::Unlink => frames.hold_again(logged.pfn()),
                 _ => {}
             }
         }
