@@ -252,6 +252,7 @@ pub(super) fn prompt(
         pages: 1,
         instructions,
         hypercalls: 0,
+        way: None,
     })
 }
 

@@ -139,7 +139,7 @@ fn calls(vcpus: usize, flags: Flags) -> Calls {
         frames.collect::<Vec<_>>()
     });
     let frames = frames.unwrap();
-    for n in [1, 3, 20, 64, 512] {
+    for n in [1, 3, 20, 128, 512] {
         all.pages(BASE, &frames[..n], flags);
         all.pages(USER, &frames[..n], flags | Flags::USER);
     }
@@ -172,7 +172,7 @@ fn marks_that_may_come_take_one_more() {
         .map(|(alone, two)| (&two.0, two.1 - alone.1))
         .collect();
     assert!(more.iter().all(|(_, more)| *more == 1), "{more:?}");
-    let replaced = |what: &str| what.contains("of 64") || what.contains("of 512");
+    let replaced = |what: &str| what.contains("of 128") || what.contains("of 512");
     assert!(more.iter().all(|(what, _)| replaced(what)), "{more:?}");
     assert_eq!(more.len(), 4 * 2, "{more:?}");
 }

@@ -20,7 +20,7 @@ const CLEAN: Flags = Flags::PRESENT
     .union(Flags::WRITABLE)
     .union(Flags::NO_EXECUTE);
 /// Pages that are mapped: with their whole table something can be done that pays.
-const PAGES: usize = 64;
+const PAGES: usize = 128;
 
 /// What is done with the pages from an address on.
 #[derive(Clone, Copy, Debug)]
@@ -53,17 +53,17 @@ const ALL: [Change; 17] = [
     Protect(1),
     Protect(3),
     Protect(20),
-    Protect(60),
+    Protect(120),
     Protect(64),
-    Unmap(0, 60),
-    Unmap(4, 60),
+    Unmap(0, 120),
+    Unmap(4, 120),
     Unmap(1, 1),
     Move(1, 4 * SPAN + PAGE),
     Move(7, 4 * SPAN),
     Move(50, 4 * SPAN + 9 * PAGE),
     Move(512, 4 * SPAN),
     Aged(3),
-    Aged(60),
+    Aged(120),
     Young,
     ReadOnly,
     Taken,
@@ -335,7 +335,7 @@ fn lost_marks_are_found() {
     let single = lost(Some(Plant::PlainWrites)).unwrap_err();
     assert!(single.starts_with("Protect(1) at "), "{single}");
     let table = lost(Some(Plant::MarksUnread)).unwrap_err();
-    assert!(table.starts_with("Protect(60) at "), "{table}");
+    assert!(table.starts_with("Protect(120) at "), "{table}");
 }
 
 /// Of a table that is shared after a fork another vCPU of the space may use any page while this one puts a
