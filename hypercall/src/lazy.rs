@@ -256,7 +256,7 @@ impl LazyMmu {
     /// Counts one less, where there is any.
     #[inline]
     const fn down(&mut self, one: u32, at_zero: LazyError) -> Result<(), LazyError> {
-        if self.0 / one & MOST == 0 {
+        if (self.0 / one) & MOST == 0 {
             return Err(at_zero);
         }
         self.0 -= one;

@@ -6,7 +6,7 @@
 use super::report::{Kind, Measurement, Report, WAYS};
 
 /// How much more a page may cost than one of the next smaller number, in percent.
-pub(crate) const RISE_PERCENT: f64 = 5.0;
+pub(crate) const RISE_PERCENT: u64 = 5;
 
 /// What the letters of the table stand for.
 pub(super) const LEGEND: &str = "(a: by address, e: by lists of entries, t: by whole tables; ! is more than 5 % above the size before)";
@@ -32,8 +32,12 @@ fn curves(report: &Report) -> Vec<Vec<&Measurement>> {
 
 /// By how many percent a page costs more than one of fewer, if that is too much.
 fn rise(fewer: &Measurement, more: &Measurement) -> Option<f64> {
+    let (one, other) = (
+        more.instructions * fewer.pages * 100,
+        fewer.instructions * more.pages * (100 + RISE_PERCENT),
+    );
     let percent = (more.per_page() / fewer.per_page() - 1.0) * 100.0;
-    (percent > RISE_PERCENT).then_some(percent)
+    (one > other).then_some(percent)
 }
 
 /// Where a page of more costs more than one of fewer, by more than is allowed.
