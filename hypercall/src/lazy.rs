@@ -246,7 +246,7 @@ impl LazyMmu {
     /// Counts one more of these.
     #[inline]
     const fn up(&mut self, one: u32) -> Result<(), LazyError> {
-        if self.0 / one & MOST == MOST {
+        if (self.0 / one) & MOST == MOST {
             return Err(LazyError::TooDeep);
         }
         self.0 += one;
