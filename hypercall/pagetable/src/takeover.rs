@@ -293,6 +293,7 @@ impl<'t, M: Machine> Early<'t, M> {
             })
         })?;
         tables.machine().open_direct_map();
+        tables.forget_places();
         let (frames, machine) = tables.records();
         frames.move_to_window(machine);
         tables.lazily(|tables| {

@@ -265,6 +265,13 @@ impl<M: Machine> Tables<M> {
         self.elsewhere = space != self.current;
     }
 
+    /// What was found is to be found anew: memory is reached by another window.
+    pub(super) fn forget_places(&self) {
+        self.recent.forget();
+        self.aside.forget();
+        self.window_pmd.set(None);
+    }
+
     /// The space that operations are about.
     pub(super) fn roots(&self) -> Roots {
         Roots {
