@@ -1,8 +1,8 @@
 //! Few entries of one table, which go by a request each, found by its address.
 //!
 //! Where each brings the flush of its page that costs less than lists of updates and of flushes, for as
-//! many as are flushed one by one; where nothing is flushed, for three at most. Counted on Xen 4.17 and
-//! 4.20, by `cargo xtask bench`.
+//! many as are flushed one by one; where nothing is flushed, for three at most. Counted on Xen 4.17, by
+//! `cargo xtask bench`.
 
 use super::{PAGE, SPAN, is_canonical};
 use crate::domain::Domain;
