@@ -294,16 +294,19 @@ impl<M: Machine> Tables<M> {
     #[inline(always)]
     #[track_caller]
     unsafe fn edit(&mut self, va: u64, pages: u64, edit: Edit) -> Result<Change, MmError> {
-        let first = match pages {
-            1 => self.single(va, pages),
-            2..=FEW => self.few(va, pages),
-            _ => None,
-        };
-        if let Some(first) = first {
-            let edit_one = |domain: &Domain<M>, va, old| edit.apply(domain, va, old);
-            // SAFETY: the caller's users of these pages can do with what the edit leaves.
-            unsafe { self.replace_few(first, va, pages, edit_one) }?;
+        if let Some(slot) = self.single(va, pages) {
+            let old = self.entry(slot);
+            if let Some(new) = edit.apply(self.domain(), va, old)? {
+                // SAFETY: the caller's users of this page can do with what the edit leaves.
+                unsafe { self.replace_pte(slot, va, old, new) }?;
+            }
             return Ok(Change { va, pages });
+        }
+        if pages <= FEW
+            && let Some(first) = self.few(va, pages)
+        {
+            // SAFETY: as the caller says.
+            return unsafe { self.edit_few(first, va, pages, edit) };
         }
         // SAFETY: as the caller says.
         unsafe { self.edit_range(va, pages, edit) }
@@ -315,6 +318,48 @@ impl<M: Machine> Tables<M> {
     fn few(&self, va: u64, pages: u64) -> Option<Place<L1>> {
         let first = self.few_in_table(va, pages)?;
         first.in_table().is_present().then_some(first)
+    }
+
+    /// # Safety
+    /// As [`Tables::edit`], for the entries that [`Tables::few`] found.
+    #[inline(never)]
+    #[track_caller]
+    unsafe fn edit_few(
+        &mut self,
+        first: Place<L1>,
+        va: u64,
+        pages: u64,
+        edit: Edit,
+    ) -> Result<Change, MmError> {
+        let domain = self.domain();
+        // SAFETY (all): the caller's users of the pages can do with what the edit leaves.
+        match edit {
+            // SAFETY: the users of the pages can do with what the edit leaves.
+            Edit::Clear => unsafe {
+                self.replace_few(first, va, pages, |va, old| {
+                    Edit::Clear.apply(domain, va, old)
+                })
+            },
+            Edit::Rights { add, remove } => {
+                let masks = Masks::new(add, remove);
+                let mut kinds = domain.frames().kinds();
+                // SAFETY: the users of the pages can do with what the edit leaves.
+                unsafe {
+                    self.replace_few(first, va, pages, |va, old| {
+                        masks.apply(va, old, || check_seen(domain, &mut kinds, va, old))
+                    })
+                }
+            }
+            Edit::Set { from, first: value } => {
+                // SAFETY: the users of the pages can do with what the edit leaves.
+                unsafe {
+                    self.replace_few(first, va, pages, |va, _| {
+                        set(domain, from, value, va).map(Some)
+                    })
+                }
+            }
+        }?;
+        Ok(Change { va, pages })
     }
 
     /// Edits every entry of a range.

@@ -5,7 +5,6 @@
 //! `cargo xtask bench`.
 
 use super::{PAGE, SPAN, is_canonical};
-use crate::domain::Domain;
 use crate::entry::{L1, Pte};
 use crate::error::MmError;
 use crate::machine::Machine;
@@ -23,10 +22,8 @@ impl<M: Machine> Tables<M> {
         }
     }
 
-    /// Writes the entries of few pages from `va` on, or of one, the `first` of which was found: `edit` is
-    /// asked for each what it is to become, given its address and what it is.
-    ///
-    /// Inlined where it is used: what is known of the edit then costs nothing, as for a single page.
+    /// Writes the entries of few pages from `va` on, the `first` of which [`Tables::few_in_table`] found:
+    /// `edit` is asked for each as by [`Tables::write_run`].
     ///
     /// # Errors
     /// Those of `edit`, or Xen's refusal; what comes before it has changed.
@@ -40,12 +37,12 @@ impl<M: Machine> Tables<M> {
         first: Place<L1>,
         va: u64,
         pages: u64,
-        mut edit: impl FnMut(&Domain<M>, u64, Pte) -> Result<Option<Pte>, MmError>,
+        mut edit: impl FnMut(u64, Pte) -> Result<Option<Pte>, MmError>,
     ) -> Result<(), MmError> {
         for index in 0..pages as usize {
             let (place, page) = (first.at(index), va + PAGE * index as u64);
-            let old = self.entry(place);
-            if let Some(new) = edit(self.domain(), page, old)? {
+            let old = place.in_table();
+            if let Some(new) = edit(page, old)? {
                 // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
                 unsafe { self.replace_pte(place, page, old, new) }?;
             }

@@ -8,7 +8,7 @@ use hypercall::{Mfn, Pfn};
 use super::writable::check_may_be_writable;
 use super::{Change, Chunk, PAGE, check_range, check_rights, chunks, fill_around, is_canonical};
 use crate::domain::Domain;
-use crate::entry::{Flags, L1, L2, Pte};
+use crate::entry::{Flags, L1, L2, Pte, Value};
 use crate::error::MmError;
 use crate::frames::Frame;
 use crate::fresh::Fresh;
@@ -73,29 +73,18 @@ impl<M: Machine> Tables<M> {
     ) -> Result<Change, MmError> {
         let pages = frames.len() as u64;
         check_rights(va, flags)?;
-        let first = match pages {
-            1 => self.single(va, pages),
-            2..=FEW => self.few_in_table(va, pages),
-            _ => None,
-        };
-        if let Some(first) = first {
-            let occupied = match pages {
-                1 => self.entry(first).is_present().then_some(0),
-                _ => self.first_present(first, pages as usize),
-            };
-            if let Some(index) = occupied {
-                let va = va + index as u64 * PAGE;
+        if let Some(slot) = self.single(va, pages)
+            && let Some(pfn) = frames.next()
+        {
+            if self.entry(slot).is_present() {
                 return Err(MmError::Occupied { va });
             }
-            let must_look = may_be_frozen(self.domain(), flags);
-            for index in 0..pages as usize {
-                let va = va + index as u64 * PAGE;
-                let new = next_entry(self.domain(), &mut frames, va, flags, must_look)?;
-                if let Some(new) = new {
-                    // SAFETY: nothing was mapped there.
-                    unsafe { self.replace_pte(first.at(index), va, Pte::NONE, new) }?;
-                }
+            let new = self.make_pte(Value::new(pfn, flags))?;
+            if may_be_frozen(self.domain(), flags) {
+                check_may_be_writable(self.domain(), va, new)?;
             }
+            // SAFETY: nothing was mapped there.
+            unsafe { self.replace_pte(slot, va, Pte::NONE, new) }?;
             return Ok(Change { va, pages });
         }
         // SAFETY: the frames' owner agrees, as the caller says.
@@ -114,6 +103,12 @@ impl<M: Machine> Tables<M> {
         flags: Flags,
     ) -> Result<Change, MmError> {
         check_range(va, pages)?;
+        if pages <= FEW
+            && let Some(first) = self.few_in_table(va, pages)
+        {
+            // SAFETY: the frames' owner agrees, as the caller says.
+            return unsafe { self.map_few(first, va, pages, &mut frames, flags) };
+        }
         self.lazily(|tables| {
             for chunk in chunks(va, pages) {
                 // SAFETY: the frames' owner agrees, as the caller says.
@@ -121,6 +116,34 @@ impl<M: Machine> Tables<M> {
             }
             Ok(Change { va, pages })
         })
+    }
+
+    /// Maps few pages in a table that exists, the first by the `first` entry.
+    ///
+    /// # Safety
+    /// As [`Tables::map`].
+    #[track_caller]
+    unsafe fn map_few(
+        &mut self,
+        first: Place<L1>,
+        va: u64,
+        pages: u64,
+        frames: &mut impl Iterator<Item = Pfn>,
+        flags: Flags,
+    ) -> Result<Change, MmError> {
+        if let Some(index) = self.first_present(first, pages as usize) {
+            let va = va + index as u64 * PAGE;
+            return Err(MmError::Occupied { va });
+        }
+        let domain = self.domain();
+        let must_look = may_be_frozen(domain, flags);
+        // SAFETY: the entries were seen to be empty, so nothing in use is mapped by them.
+        unsafe {
+            self.replace_few(first, va, pages, |va, _| {
+                next_entry(domain, frames, va, flags, must_look)
+            })
+        }?;
+        Ok(Change { va, pages })
     }
 
     /// The slot of a range that is a single page in a table that exists: one request, which need
