@@ -25,7 +25,7 @@ use crate::ui;
 use crate::workspace::Workspace;
 
 pub(crate) use baseline::{Baseline, Change, Judgement, TOLERANCE_PERCENT};
-pub(crate) use curve::{RISE_PERCENT, rises};
+pub(crate) use curve::{RISE_FROM_ONE_PERCENT, RISE_PERCENT, rises};
 pub(crate) use readme::{Compared, compare};
 pub(crate) use report::{Measurement, Report};
 

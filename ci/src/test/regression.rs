@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use super::Suite;
 use crate::bench::{
-    self, Baseline, Change, Compared, Judgement, Measurement, RISE_PERCENT, Report,
-    TOLERANCE_PERCENT,
+    self, Baseline, Change, Compared, Judgement, Measurement, RISE_FROM_ONE_PERCENT, RISE_PERCENT,
+    Report, TOLERANCE_PERCENT,
 };
 use crate::exit::{Failure, Result};
 use crate::report::Facts;
@@ -21,7 +21,7 @@ fn curve(rises: &[String]) -> std::result::Result<(), String> {
     match rises {
         [] => Ok(()),
         rises => Err(format!(
-            "{}\nmore than {RISE_PERCENT} % above: another way is cheaper there, see \
+            "{}\nmore than {RISE_PERCENT} % above, or {RISE_FROM_ONE_PERCENT} from one page to two: another way is cheaper there, see \
              hypercall/pagetable/src/cost.rs",
             rises.join("\n")
         )),
