@@ -77,7 +77,7 @@ echo a > p1; echo b > p2; cat p1 - p2 < out | wc -l
 mkfifo pipe; (echo through the pipe > pipe &) ; cat pipe; rm pipe
 sleep 0.2 & wait $!; echo waited $?
 (sleep 0.1; exit 7) & wait $!; echo $?
-sleep 5 & sleep 0.3; kill $!; wait $!; echo $?
+{ sleep 5 & sleep 0.3; kill $!; wait $!; echo $?; } 2> /dev/null
 (sleep 0.3; echo slow) & (sleep 0.1; echo quick) & wait
 for i in 3 1 2; do (sleep 0.$i; echo job $i) & done; wait
 true | false; echo $?
