@@ -25,14 +25,11 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use buddy_system_allocator::linked_list::LinkedList;
 use heapless::Vec;
 use hypercall::Pfn;
-use hypercall::batch::Completion;
 use lock_api::MutexGuard;
 
 pub(crate) use self::kinds::Kinds;
-pub use self::log::Log;
+pub use self::log::{Ledger, Log};
 use crate::directory::{self, Directory};
-use crate::domain::Domain;
-use crate::entry::{L5, TableLevel};
 pub use crate::error::FrameError;
 use crate::machine::Machine;
 use crate::record::Record;
@@ -581,27 +578,5 @@ impl Frames {
             free: self.free.load(Ordering::Relaxed),
             given: self.given.load(Ordering::Relaxed),
         }
-    }
-}
-
-/// What the flushes of a vCPU's queue report to: its log, with the domain whose frames it is about.
-pub struct Ledger<M: Machine> {
-    /// The domain.
-    pub(crate) domain: &'static Domain<M>,
-    /// What is planned with the queue.
-    pub(crate) log: Log,
-}
-
-impl<M: Machine> Completion for Ledger<M> {
-    #[inline]
-    fn applied(&mut self, tag: u32) {
-        self.log.applied(self.domain.frames(), tag);
-    }
-
-    #[inline]
-    fn dropped(&mut self, _: u32) {
-        // Applying the log brings the plan back to what was applied; what was read through the
-        // queue before may not be so.
-        self.domain.changed(L5::NUMBER);
     }
 }

@@ -8,8 +8,9 @@
 //! hypercalls for it cost in the same boot, on 1, 32, 512 and 4096 pages.
 //!
 //! Output: a line an operation and size, `bench NAME PAGES INSTRUCTIONS PER_PAGE HYPERCALLS`, with the
-//! [way](tally::Way) that was chosen behind it where there is a choice. A name with the prefix `floor.` is the floor of the operation that follows, or of a hypercall; `sweep.`
-//! stands before the cost of batches by size.
+//! [way](tally::Way) that was chosen behind it where there is a choice. A name with the prefix `floor.` is
+//! the floor of the operation that follows, or of a hypercall; `sweep.` stands before the cost of batches
+//! by size.
 
 mod calls;
 mod floor;

@@ -11,8 +11,11 @@
 
 use heapless::Vec;
 use hypercall::Pfn;
+use hypercall::batch::Completion;
 
 use super::{Frame, FrameError, Frames};
+use crate::domain::Domain;
+use crate::entry::{L5, TableLevel};
 use crate::machine::Machine;
 use crate::record::Record;
 use crate::state::Transition;
@@ -322,5 +325,27 @@ impl Log {
             // One that Xen did not let become writable is orphaned by now.
             let _ = frames.free(machine, frame);
         }
+    }
+}
+
+/// What the flushes of a vCPU's queue report to: its log, with the domain whose frames it is about.
+pub struct Ledger<M: Machine> {
+    /// The domain.
+    pub(crate) domain: &'static Domain<M>,
+    /// What is planned with the queue.
+    pub(crate) log: Log,
+}
+
+impl<M: Machine> Completion for Ledger<M> {
+    #[inline]
+    fn applied(&mut self, tag: u32) {
+        self.log.applied(self.domain.frames(), tag);
+    }
+
+    #[inline]
+    fn dropped(&mut self, _: u32) {
+        // Applying the log brings the plan back to what was applied; what was read through the
+        // queue before may not be so.
+        self.domain.changed(L5::NUMBER);
     }
 }

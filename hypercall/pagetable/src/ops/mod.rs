@@ -12,6 +12,7 @@
 //! (`do_mmu_update`, `xen/arch/x86/mm.c`), single entries are flushed by address.
 
 mod edit;
+mod edited;
 mod few;
 mod map;
 mod marks;

@@ -88,8 +88,8 @@ impl Recent {
 /// changes until then.
 type Remembered<L> = Cell<Option<(u64, Place<L>, u32)>>;
 
-// SAFETY: what is not `Send` by itself are the pointers in `recent` and `aside`, which are only read through, by whoever holds the tables, and point into memory that all vCPUs map
-// alike.
+// SAFETY: what is not `Send` by itself are the pointers in `recent`, `aside` and `window_pmd`, which are only
+// read through, by whoever holds the tables, and point into memory that all vCPUs map alike.
 unsafe impl<M: Machine + Send> Send for Tables<M> where M::Hv: Send {}
 
 /// Names for the conversions of each level, in the field's terms. All are [`Tables::make`] and
