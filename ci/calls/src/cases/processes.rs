@@ -171,6 +171,32 @@ fn groups() {
             say("setsid of a group's leader", setsid([]));
             (first + i64::from(getpgid([0]) == getpid([]))) as u64
         });
+        child("a stopped group whose keeper ends", || {
+            prctl([36, 1, 0, 0, 0]);
+            let keeper = fork();
+            if keeper == 0 {
+                setsid([]);
+                let stopped = fork();
+                if stopped == 0 {
+                    setpgid([0, 0]);
+                    kill([getpid([]) as u64, linux::SIGSTOP.into()]);
+                    exit(3);
+                }
+                wait4([stopped as u64, 0, linux::WUNTRACED.into(), 0]);
+                exit(0);
+            }
+            wait4([keeper as u64, 0, 0, 0]);
+            let mut status = 99_u32;
+            // It is not waited for: nobody would wake it.
+            for _ in 0..100 {
+                let pause = [0_u64, 10_000_000];
+                call(linux::__NR_nanosleep, &[at(&pause), 0]);
+                if wait4([u64::MAX, to(&mut status), linux::WNOHANG.into(), 0]) != 0 {
+                    break;
+                }
+            }
+            u64::from(status)
+        });
         say("setpgid below 0", setpgid([0, u64::MAX]));
         say("setpgid of nobody", setpgid([99_999, 0]));
         say("setpgid to nobody's", setpgid([0, 99_999]));

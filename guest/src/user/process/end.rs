@@ -9,7 +9,7 @@ use core::task::Waker;
 
 use linux_raw_sys::general as linux;
 
-use super::{FIRST, Life, Node, Process, TREE, Tree};
+use super::{FIRST, Life, Node, Process, TREE, Tree, family};
 use crate::user::signal::{self, Info};
 use crate::user::thread::Thread;
 
@@ -115,6 +115,10 @@ fn process_ended(process: &Arc<Process>) {
         } else {
             heir(tree, number)
         };
+        if let Some(node) = tree.node(number) {
+            node.life = Life::Ended(status);
+            family::hang_up(tree, number);
+        }
         let mut orphans_ended = false;
         for node in tree.nodes.iter_mut().filter(|node| node.parent == number) {
             node.parent = heir;
@@ -143,7 +147,6 @@ fn process_ended(process: &Arc<Process>) {
         let Some(node) = tree.node(number) else {
             return;
         };
-        node.life = Life::Ended(status);
         leads = node.session == number;
         node.is_told = false;
         let (parent, signal) = (node.parent, node.end_signal);

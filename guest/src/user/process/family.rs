@@ -36,8 +36,11 @@ pub(crate) fn spares(process: &Process, sender: u32, signal: u32) -> bool {
 /// # Errors
 /// `ESRCH`.
 pub(crate) fn send(sender: u32, target: Target, signal: u32, info: Info) -> Result<()> {
-    let mut tree = TREE.lock();
-    let tree = &mut *tree;
+    send_in(&mut TREE.lock(), sender, target, signal, info)
+}
+
+/// As [`send`], with the tree.
+fn send_in(tree: &mut Tree, sender: u32, target: Target, signal: u32, info: Info) -> Result<()> {
     let mut any = false;
     let mut continued = Vec::new();
     for node in &mut tree.nodes {
@@ -192,15 +195,57 @@ pub(crate) fn session_of_group(group: u32) -> Option<u32> {
 
 /// Whether nobody in a group's session but outside of it could have the group go on once it stopped.
 pub(crate) fn is_orphaned(group: u32) -> bool {
-    let tree = TREE.lock();
-    let parent = |node: &Node| {
-        let place = tree.place(node.parent).ok()?;
-        tree.nodes.get(place)
-    };
+    !is_kept(&TREE.lock(), group, |_| true)
+}
+
+/// Whether a member of a group has a parent in its session but outside of the group, which is one that
+/// `counts`.
+fn is_kept(tree: &Tree, group: u32, counts: impl Fn(&Node) -> bool) -> bool {
+    let is_over = |node: &Node| matches!(node.life, Life::Ended(_));
+    let parent = |node: &Node| tree.nodes.get(tree.place(node.parent).ok()?);
     let mut members = tree.nodes.iter().filter(|node| node.group == group);
-    !members.any(|node| {
-        parent(node).is_some_and(|parent| parent.session == node.session && parent.group != group)
+    members.any(|node| {
+        let keeps = |parent: &Node| {
+            parent.session == node.session && parent.group != group && !is_over(parent)
+        };
+        !is_over(node) && parent(node).is_some_and(|parent| keeps(parent) && counts(parent))
     })
+}
+
+/// Has the groups end or go on whose last keeper a process was that has ended: of its children, who are
+/// still its own, and that it is in itself. A group that is stopped is told by a hang-up, as nobody else
+/// would wake it (`kill_orphaned_pgrp` in Linux' `kernel/exit.c`, where the first process keeps nobody).
+pub(super) fn hang_up(tree: &mut Tree, number: u32) {
+    let Ok(place) = tree.place(number) else {
+        return;
+    };
+    let (group, session, parent) = {
+        let node = &tree.nodes[place];
+        (node.group, node.session, node.parent)
+    };
+    let is_kept_by_parent = tree
+        .node(parent)
+        .is_some_and(|parent| parent.session == session && parent.group != group);
+    if is_kept_by_parent {
+        hang_up_group(tree, group);
+    }
+    for place in 0..tree.nodes.len() {
+        let node = &tree.nodes[place];
+        if node.parent == number && node.session == session && node.group != group {
+            let group = node.group;
+            hang_up_group(tree, group);
+        }
+    }
+}
+
+fn hang_up_group(tree: &mut Tree, group: u32) {
+    let stopped = |node: &Node| node.group == group && matches!(node.life, Life::Stopped(_));
+    if tree.nodes.iter().any(stopped) && !is_kept(tree, group, |by| by.process.number != FIRST) {
+        for signal in [linux::SIGHUP, linux::SIGCONT] {
+            // There is somebody: a member that stopped.
+            let _ = send_in(tree, KERNEL, Target::Group(group), signal, Info::default());
+        }
+    }
 }
 
 /// How many processes there are.
