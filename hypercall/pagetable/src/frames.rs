@@ -3,9 +3,9 @@
 //! A record has two states: what Xen has *applied* and what is *planned* once the queue is flushed.
 //! Transitions are checked against the plan when they are queued; each goes into the [`Log`] of the
 //! vCPU that queues it, and its place there is the tag of the queued request, so that a flush tells
-//! exactly which came true ([`Completion`]). After a flush that failed, the plan of every frame in
-//! the log falls back to what the others make of it: the record never claims something that Xen
-//! refused.
+//! exactly which came true ([`Completion`](hypercall::batch::Completion)). After a flush that failed,
+//! the plan of every frame in the log falls back to what the others make of it: the record never claims
+//! something that Xen refused.
 //!
 //! A record is one word, and changes by compare-exchange: whoever has a reference may change it.
 //!
