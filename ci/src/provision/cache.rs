@@ -7,10 +7,10 @@
 //!
 //! A cache can be opened [`dry`](Cache::dry): it then notes what it lacks instead of getting it.
 
+use std::cell::RefCell;
 use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::exit::{Failure, Result};
@@ -30,11 +30,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(crate) struct Cache {
     root: PathBuf,
     /// What would have been got, if nothing is to be.
-    lacking: Option<Mutex<Vec<String>>>,
-}
-
-fn locked(lacking: &Mutex<Vec<String>>) -> MutexGuard<'_, Vec<String>> {
-    lacking.lock().unwrap_or_else(PoisonError::into_inner)
+    lacking: Option<RefCell<Vec<String>>>,
 }
 
 /// Holds the cache for one writer.
@@ -50,7 +46,7 @@ impl Cache {
     pub(crate) fn dry() -> Result<Self> {
         Ok(Self {
             root: Self::place()?,
-            lacking: Some(Mutex::default()),
+            lacking: Some(RefCell::default()),
         })
     }
 
@@ -80,7 +76,7 @@ impl Cache {
     pub(crate) fn lacks(&self, what: &str, place: &str) -> Option<PathBuf> {
         let path = self.root.join(place);
         let note = format!("{what}: {}", path.display());
-        locked(self.lacking.as_ref()?).push(note);
+        self.lacking.as_ref()?.borrow_mut().push(note);
         Some(path)
     }
 
@@ -92,7 +88,7 @@ impl Cache {
     /// All that was noted.
     pub(crate) fn lacking(&self) -> Vec<String> {
         let lacking = self.lacking.as_ref();
-        lacking.map_or_else(Vec::new, |noted| locked(noted).clone())
+        lacking.map_or_else(Vec::new, |noted| noted.borrow().clone())
     }
 
     /// In a dry cache, where a file of a bundle that was not fetched is expected.
@@ -285,7 +281,7 @@ mod tests {
         assert_eq!(cache.lacks("fetch", "x"), None);
         let dry = Cache {
             root: cache.root.clone(),
-            lacking: Some(Mutex::default()),
+            lacking: Some(RefCell::default()),
         };
         dry.derived("there", |_| panic!("made")).unwrap();
         let file = dry.derived("missing", |_| panic!("made")).unwrap();

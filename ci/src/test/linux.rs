@@ -6,10 +6,11 @@
 //! And what no Linux need say: calls at random, ten thousand processes, two hundred at once, and a script in
 //! little memory, each with an audit of the page tables at its end, which the kernel makes by itself.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::go;
@@ -251,7 +252,7 @@ pub(super) fn run(suite: &mut Suite) -> Result<()> {
     }
     let (ramdisk, little) = ramdisks(suite, &program)?;
     let linux = rootfs::kernel(&suite.provision.dom0()?, &suite.provision.cache)?;
-    let said = Arc::new(Mutex::new(BTreeMap::new()));
+    let said = Rc::new(RefCell::new(BTreeMap::new()));
     let compared = |via| [script_title(via), title(&LITTLE, via)];
     let is_compared = |via: &Via| compared(*via).iter().any(|name| suite.wants(name));
     if VIAS.iter().any(is_compared) {
@@ -369,14 +370,7 @@ fn build_threads(suite: &Suite) -> Result<PathBuf> {
 }
 
 /// What each part of the script said, by its name.
-type Parts = BTreeMap<String, Vec<String>>;
-
-/// What Linux said, for the boots that come after it.
-type Said = Arc<Mutex<Parts>>;
-
-fn kept(said: &Said) -> MutexGuard<'_, Parts> {
-    said.lock().unwrap_or_else(PoisonError::into_inner)
-}
+type Said = Rc<RefCell<BTreeMap<String, Vec<String>>>>;
 
 /// The script on Linux; what it says is kept.
 fn as_linux(kernel: &Path, ramdisk: &Path, said: &Said) -> Boot {
@@ -403,7 +397,7 @@ fn as_linux(kernel: &Path, ramdisk: &Path, said: &Said) -> Boot {
             let calls = parts.get("calls").map_or(&[][..], Vec::as_slice);
             let listed: Vec<_> = CALLS.lines().map(str::to_owned).collect();
             let differs = difference(&listed, calls);
-            *kept(&said) = parts.clone();
+            *said.borrow_mut() = parts.clone();
             match differs {
                 Some((line, listed, said)) => Err(format!(
                     "line {line} of ci/src/test/programs/calls is {listed:?}, and {said:?} under Linux"
@@ -435,7 +429,7 @@ fn as_kernel(kernel: &Path, ramdisk: &Path, via: Via, said: &Said) -> Boot {
         },
         check: Box::new(move |transcript, end| {
             smoke::check(&ROW, &transcript.guest, end)?;
-            compare(&parts(&transcript.guest), &kept(&said))
+            compare(&parts(&transcript.guest), &said.borrow())
         }),
     }
 }
@@ -461,7 +455,7 @@ fn in_little_memory(kernel: &Path, ramdisk: &Path, via: Via, said: &Said) -> Boo
     boot.job.timeout = Some(TIMEOUT);
     boot.check = Box::new(move |transcript, end| {
         smoke::check(&LITTLE, &transcript.guest, end)?;
-        let mut said = kept(&said).clone();
+        let mut said = said.borrow().clone();
         said.retain(|part, _| matches!(part.as_str(), "calls" | "threads" | "commands"));
         let is_said = |line: &String| TOO_LITTLE.iter().any(|words| line.contains(words));
         match transcript.guest.iter().any(is_said) {

@@ -40,7 +40,6 @@ mod vcpus;
 mod workflows;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cli::{ProvisionArgs, TestArgs};
@@ -179,7 +178,7 @@ impl Group {
 /// What groups work with, and the count they add to.
 pub(crate) struct Suite {
     workspace: Workspace,
-    provision: Arc<Provision>,
+    provision: Provision,
     kernel: Option<PathBuf>,
     /// Boots run if this text is in their names.
     only: Option<String>,
@@ -193,7 +192,7 @@ impl Suite {
     fn open(arguments: &TestArgs) -> Result<Suite> {
         Ok(Suite {
             workspace: Workspace::find()?,
-            provision: Arc::new(arguments.provision.open()?),
+            provision: arguments.provision.open()?,
             kernel: None,
             only: arguments.only.clone(),
             passed: 0,
@@ -431,7 +430,7 @@ fn booted(suite: &mut Suite, vias: &[Via]) -> Result<()> {
     boots.extend(examples::boots(suite, vias)?);
     boots.extend(programs::boots(suite, &kernel, vias)?);
     boots.retain(|boot| suite.wants(&boot.name));
-    session::run_at_once(suite, &boots, session::at_once())
+    session::run(suite, &boots)
 }
 
 /// What they are called.
