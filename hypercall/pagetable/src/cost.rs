@@ -1,8 +1,8 @@
 //! When a whole table is cheaper than its entries, one by one.
 //!
 //! Instructions of guest and Xen together, counted on Xen 4.17 with one TSC tick an instruction: slopes and
-//! beginnings of what `cargo xtask bench` counts for 16 to 512 pages. Only their ratios matter: the choice is between sending `n` updates and having Xen validate a
-//! new table and drop the old one.
+//! beginnings of what `cargo xtask bench` counts for 16 to 512 pages. Only their ratios matter: the choice
+//! is between sending `n` updates and having Xen validate a new table and drop the old one.
 //!
 //! ```
 //! use pagetable::cost::PROTECT;

@@ -2,8 +2,8 @@
 
 use hypercall::Pfn;
 
-use super::map::may_be_frozen;
-use super::writable::{check_all_may_be_writable, check_may_be_writable, check_seen};
+use super::map::{entry_for, may_be_frozen};
+use super::writable::{check_all_may_be_writable, check_seen};
 use super::{PAGE, check_rights, mask};
 use crate::cost::{self, Cost};
 use crate::domain::Domain;
@@ -154,11 +154,11 @@ pub(super) fn set<M: Machine>(
     va: u64,
 ) -> Result<Pte, MmError> {
     let pfn = Pfn::truncate(first.pfn.as_u64() + (va - from) / PAGE);
-    let mfn = domain.machine().mfn(pfn);
-    let mfn = mfn.ok_or(MmError::NoMemory { pfn: pfn.as_u64() })?;
-    let new = Pte::from_mfn(mfn, first.flags);
-    if may_be_frozen(domain, first.flags) {
-        check_may_be_writable(domain, va, new)?;
-    }
-    Ok(new)
+    entry_for(
+        domain,
+        pfn,
+        va,
+        first.flags,
+        may_be_frozen(domain, first.flags),
+    )
 }

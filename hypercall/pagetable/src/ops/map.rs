@@ -33,25 +33,23 @@ pub(super) fn may_be_frozen<M: Machine>(domain: &Domain<M>, flags: Flags) -> boo
     flags.contains(Flags::WRITABLE) && domain.frames().has_frozen()
 }
 
-/// The entry for the next frame, to be mapped at an address; nothing if there is none.
+/// The entry that maps a frame at an address. Whoever maps several asks once whether they
+/// [may be frozen](may_be_frozen).
 #[inline(always)]
-fn next_entry<M: Machine>(
+pub(super) fn entry_for<M: Machine>(
     domain: &Domain<M>,
-    frames: &mut impl Iterator<Item = Pfn>,
+    pfn: Pfn,
     va: u64,
     flags: Flags,
-    must_look: bool,
-) -> Result<Option<Pte>, MmError> {
-    let Some(pfn) = frames.next() else {
-        return Ok(None);
-    };
+    may_be_frozen: bool,
+) -> Result<Pte, MmError> {
     let mfn = domain.machine().mfn(pfn);
     let mfn = mfn.ok_or(MmError::NoMemory { pfn: pfn.as_u64() })?;
     let new = Pte::from_mfn(mfn, flags);
-    if must_look {
+    if may_be_frozen {
         check_may_be_writable(domain, va, new)?;
     }
-    Ok(Some(new))
+    Ok(new)
 }
 
 impl<M: Machine> Tables<M> {
@@ -140,7 +138,8 @@ impl<M: Machine> Tables<M> {
         // SAFETY: the entries were seen to be empty, so nothing in use is mapped by them.
         unsafe {
             self.replace_few(first, va, pages, |va, _| {
-                next_entry(domain, frames, va, flags, must_look)
+                let entry = |pfn| entry_for(domain, pfn, va, flags, must_look);
+                frames.next().map(entry).transpose()
             })
         }?;
         Ok(Change { va, pages })
@@ -183,7 +182,8 @@ impl<M: Machine> Tables<M> {
         // SAFETY: the entries were seen to be empty, so nothing in use is mapped by them.
         unsafe {
             self.write_run(first, chunk.va, chunk.count, Marks::Given, |va, _| {
-                next_entry(domain, frames, va, flags, must_look)
+                let entry = |pfn| entry_for(domain, pfn, va, flags, must_look);
+                frames.next().map(entry).transpose()
             })
         }
     }
