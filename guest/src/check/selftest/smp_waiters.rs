@@ -8,7 +8,7 @@ use hypercall::{sched, vcpu};
 
 use super::context::Context;
 use super::race::{need_others, on_racers};
-use super::{TestResult, selftest};
+use super::{TestResult, expect_eq, selftest};
 use crate::lock::Lock;
 use crate::rank;
 use crate::xen::HV;
@@ -21,9 +21,9 @@ const HELD: u64 = 50_000_000;
 /// What is waited for.
 static WANTED: Lock<(), rank::Check> = Lock::new(());
 
-/// How long a vCPU has run so far, in nanoseconds, as Xen counts it.
+/// How long a vCPU has run so far, in nanoseconds, as Xen counts it; all that can be if Xen does not say.
 fn ran(number: u32) -> u64 {
-    vcpu::runstate(&HV, number).map_or(0, |spent| spent.time[RUNSTATE_running as usize])
+    vcpu::runstate(&HV, number).map_or(u64::MAX, |spent| spent.time[RUNSTATE_running as usize])
 }
 
 /// Those who wait take nothing from who holds the lock, but for what it costs to look now and then.
@@ -31,7 +31,8 @@ fn waiters(context: &mut Context) -> TestResult {
     let vcpus = need_others()?.min(VCPUS);
     let is_held = AtomicBool::new(false);
     let (waiting, of_others, of_all) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let all = || (0..vcpus).map(ran).sum::<u64>();
+    let is_anew = AtomicBool::new(false);
+    let all = || (0..vcpus).map(ran).fold(0, u64::saturating_add);
     let wait = || {
         // Refused, it is asked again.
         let _ = sched::r#yield(&HV);
@@ -46,14 +47,17 @@ fn waiters(context: &mut Context) -> TestResult {
             let (own, before) = (ran(0), all());
             let mut now = own;
             // Xen counts anew in a domain that was restored.
-            while (own..own + HELD).contains(&now) {
+            while (own..own.saturating_add(HELD)).contains(&now) {
                 (0..1000).for_each(|_| core::hint::spin_loop());
                 now = ran(0);
             }
             let after = all();
-            if let (Some(own), Some(all)) = (now.checked_sub(own), after.checked_sub(before)) {
-                of_all.store(all, Ordering::Relaxed);
-                of_others.store(all.saturating_sub(own), Ordering::Relaxed);
+            match (now.checked_sub(own), after.checked_sub(before)) {
+                (Some(own), Some(all)) => {
+                    of_all.store(all, Ordering::Relaxed);
+                    of_others.store(all.saturating_sub(own), Ordering::Relaxed);
+                }
+                _ => is_anew.store(true, Ordering::Relaxed),
             }
         } else if number < vcpus.into() {
             while !is_held.load(Ordering::Acquire) {
@@ -65,13 +69,14 @@ fn waiters(context: &mut Context) -> TestResult {
         Ok(())
     })?;
     let (others, all) = (of_others.into_inner(), of_all.into_inner());
-    if all < HELD {
+    if is_anew.into_inner() {
         context.note(format_args!(
             "(restored meanwhile, so that nothing was counted)"
         ));
         return Ok(());
     }
-    let share = others * 1000 / all;
+    expect_eq!(all >= HELD, true, "nanoseconds that vCPUs ran: {all}");
+    let share = others.saturating_mul(1000) / all;
     context.note(format_args!(
         "({} of {vcpus} vCPUs wait, which takes {}.{} % of the time)",
         vcpus - 1,
