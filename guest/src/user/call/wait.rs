@@ -43,7 +43,7 @@ fn wait4(current: &mut Current<'_>, [number, at, options, usage, ..]: Arguments)
         current.user().write(at, &found.status)?;
     }
     write_usage(current, usage, &found)?;
-    Ok(found.number.into())
+    Ok(found.process.number.into())
 }
 
 /// Waits for a child, and says what became of it as a signal would.
@@ -80,7 +80,7 @@ fn waitid(
     let found = look(current, which, what, options & linux::WNOHANG == 0)?;
     let mut info = [0_u64; 16];
     if let Some(found) = &found {
-        let told = Info::of_status(found.number, found.status);
+        let told = Info::of_status(found.process.number, found.status);
         info[0] = linux::SIGCHLD.into();
         info[1] = u64::from(told.code as u32);
         info[2..4].copy_from_slice(&told.words);

@@ -30,7 +30,6 @@ pub(crate) struct For {
 
 /// A child of which there is something to tell.
 pub(crate) struct Found {
-    pub(crate) number: u32,
     /// As `wait4` has it.
     pub(crate) status: u32,
     /// Who it is.
@@ -80,7 +79,6 @@ pub(crate) fn wait(
         if let Some(status) = status {
             node.is_told |= !what.keep;
             let child = Found {
-                number: node.process.number,
                 status,
                 process: node.process.clone(),
             };
@@ -91,7 +89,7 @@ pub(crate) fn wait(
     if let Some((child, is_over)) = found {
         if is_over
             && !what.keep
-            && let Ok(place) = tree.place(child.number)
+            && let Ok(place) = tree.place(child.process.number)
         {
             tree.nodes.remove(place);
             for used in [&child.process.usage, &child.process.children_usage] {

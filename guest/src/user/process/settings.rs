@@ -17,13 +17,13 @@ use crate::user::memory::STACK;
 const NONE: u64 = linux::RLIM64_INFINITY as i64 as u64;
 /// Limits that a process has.
 const LIMITS: usize = linux::RLIM_NLIMITS as usize;
+/// Groups that a process may be in (`NGROUPS_MAX`).
+const GROUPS: usize = 65_536;
+
 /// What a limit is now.
 fn loaded(limit: &[AtomicU64; 2]) -> [u64; 2] {
     limit.each_ref().map(|part| part.load(Ordering::Relaxed))
 }
-
-/// Groups that a process may be in (`NGROUPS_MAX`).
-const GROUPS: usize = 65_536;
 
 /// What a process has set for itself.
 pub(crate) struct Settings {
