@@ -40,12 +40,6 @@ pub(super) struct Entered<'a> {
 
 static READY: AtomicU64 = AtomicU64::new(0);
 
-/// Called by the ways in before anything else.
-#[init]
-pub(super) fn entered() {
-    time::entered();
-}
-
 /// The first line, as soon as there is a console.
 #[init]
 pub(super) fn greet(on: impl fmt::Display) {

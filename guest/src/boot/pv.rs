@@ -26,7 +26,7 @@ use crate::start_info::{
 };
 use crate::subarch::Subarch;
 use crate::xen::HV;
-use crate::{cpu, power, println, shared, trap, verdict, xenstore};
+use crate::{cpu, power, println, shared, time, trap, verdict, xenstore};
 
 const PAGE: u64 = 4096;
 
@@ -36,7 +36,7 @@ const PAGE: u64 = 4096;
 #[init]
 pub(crate) extern "C" fn start(address: u64, stack: u64) -> ! {
     cpu::begin();
-    common::entered();
+    time::entered();
     // An exception before the console is open is still better reported than fatal.
     let traps = trap::install(&HV);
     // The console first: whatever is wrong with the rest can then be said.

@@ -72,7 +72,7 @@ pub(crate) extern "C" fn start(start_info: u64) -> ! {
         common::greet(subarch);
         processor::refuse(feature);
     }
-    common::entered();
+    time::entered();
     if subarch == Subarch::Bare {
         timer::probe();
         interrupts::probe();
