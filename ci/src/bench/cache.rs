@@ -189,17 +189,13 @@ pub(super) fn table(
     let plugin = workspace.build_cache_model()?;
     let dir = tempfile::tempdir().map_err(Failure::file("create a directory in", "/tmp"))?;
     let out: PathBuf = dir.path().join("windows");
-    let bench = match names {
-        [] => "bench".to_owned(),
-        names => format!("bench={}", names.join(",")),
-    };
     let step = ui::spinner("count accesses to memory");
     let said = run::boot(
         workspace,
         provision,
         Counted {
             kernel: image,
-            cmdline: &format!("{QUIET},bench=debug {bench}"),
+            cmdline: &format!("{QUIET},bench=debug {}", run::word(names)),
             mem_mib: MEM_MIB,
             initrd: None,
             plugin: Some(format!(
@@ -222,7 +218,9 @@ pub(super) fn table(
             windows.len()
         ))
     })?;
-    let table = aligned(&told.header(), &rows).unwrap_or_default();
+    let table = aligned(&told.header(), &rows).ok_or_else(|| {
+        Failure::Usage("none of these names is an operation on page tables".into())
+    })?;
     Ok(format!(
         "a page: accesses to memory by kernel and Xen, to how many lines, those that miss a first level of 32 \
          KiB,\na second of 512 KiB, a TLB of 64 pages; then those of the first level by what the kernel accesses, and \

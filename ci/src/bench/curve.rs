@@ -3,7 +3,7 @@
 //! An operation chooses its way by the number of pages. Where it chooses well, a page of many never costs
 //! more than one of fewer: [`rises`] finds where it does.
 
-use super::report::{Kind, Measurement, Report, WAYS};
+use super::report::{Kind, Measurement, Report};
 
 /// How much more a page may cost than one of the next smaller number, in percent.
 pub(crate) const RISE_PERCENT: u64 = 5;
@@ -88,8 +88,8 @@ pub(super) fn table(report: &Report) -> (Vec<String>, Vec<Vec<String>>) {
         let before = std::iter::once(None).chain(curve.iter().map(Some));
         row.extend(curve.iter().zip(before).map(|(point, before)| {
             let rises = before.is_some_and(|before| rise(before, point).is_some());
-            let way = point.way.as_deref().filter(|way| WAYS.contains(way));
-            let letter = way.and_then(|way| way.get(..1)).unwrap_or_default();
+            let letter = point.way.as_deref().and_then(|way| way.get(..1));
+            let letter = letter.unwrap_or_default();
             let mark = if rises { "!" } else { "" };
             format!("{mark}{:.0}{letter}", point.per_page())
         }));

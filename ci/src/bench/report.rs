@@ -49,7 +49,7 @@ pub(crate) struct Report {
 
 /// What a line may say of the way: a request for each page that is found by its address, lists of entries,
 /// whole tables.
-pub(super) const WAYS: [&str; 3] = ["address", "entries", "tables"];
+const WAYS: [&str; 3] = ["address", "entries", "tables"];
 
 impl Measurement {
     /// Reads a line `bench NAME PAGES INSTRUCTIONS PER_PAGE HYPERCALLS [WAY]`.

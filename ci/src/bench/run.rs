@@ -58,6 +58,14 @@ pub(super) struct Counted<'a> {
     pub(super) plugin: Option<String>,
 }
 
+/// The word that asks for the kernel's operations, or those whose names start as given.
+pub(super) fn word(names: &[String]) -> String {
+    match names {
+        [] => "bench".into(),
+        names => format!("bench={}", names.join(",")),
+    }
+}
+
 /// Measures the kernel's operations, or those whose names start as given.
 pub(crate) fn kernel(
     workspace: &Workspace,
@@ -65,10 +73,7 @@ pub(crate) fn kernel(
     image: &Path,
     names: &[String],
 ) -> Result<Report> {
-    let cmdline = match names {
-        [] => format!("{QUIET} bench"),
-        names => format!("{QUIET} bench={}", names.join(",")),
-    };
+    let cmdline = format!("{QUIET} {}", word(names));
     let step = ui::spinner("count instructions");
     let said = boot(
         workspace,
