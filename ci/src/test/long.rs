@@ -1,7 +1,7 @@
 //! Boots that take so long that a whole run has no time for them, of which it makes shorter ones: all
 //! self-tests on several vCPUs, and with more memory. They belong to the group `vcpus`.
 
-use super::odd::{Odd, USUAL, odd};
+use super::odd::{ON_FOUR, Odd, USUAL, odd};
 use super::smoke::{PASS, SELFTESTS, Smoke};
 use crate::stack::Via;
 
@@ -13,12 +13,7 @@ pub(super) const LONG: &[Odd] = &[
             &[Via::Dom0, Via::Shim],
             "selftest",
             PASS,
-            &[
-                "smp: 4 vCPUs run",
-                "selftest smp.raced ................................ pass",
-                " cpus=4 ",
-                " failed=0 ",
-            ],
+            ON_FOUR,
         ),
         vcpus: Some(4),
         ..USUAL

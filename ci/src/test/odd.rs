@@ -152,6 +152,14 @@ pub(super) use acknowledged;
 pub(super) const SAVE_ELSEWHERE: &str = "unfollow; save $domain /tmp/save && { detach; filler 64; \
                               restore /tmp/save; }";
 
+/// What all self-tests on four vCPUs say besides their verdict.
+pub(super) const ON_FOUR: &[&str] = &[
+    "smp: 4 vCPUs run",
+    "selftest smp.raced ................................ pass",
+    " cpus=4 ",
+    " failed=0 ",
+];
+
 /// Tests of such boots.
 pub(super) const ODD: &[Odd] = &[
     Odd {
@@ -160,12 +168,7 @@ pub(super) const ODD: &[Odd] = &[
             &[Via::Xl],
             "selftest",
             PASS,
-            &[
-                "smp: 4 vCPUs run",
-                "selftest smp.raced ................................ pass",
-                " cpus=4 ",
-                " failed=0 ",
-            ],
+            ON_FOUR,
         ),
         vcpus: Some(4),
         ..USUAL
