@@ -154,11 +154,7 @@ pub(super) fn set<M: Machine>(
     va: u64,
 ) -> Result<Pte, MmError> {
     let pfn = Pfn::truncate(first.pfn.as_u64() + (va - from) / PAGE);
-    entry_for(
-        domain,
-        pfn,
-        va,
-        first.flags,
-        may_be_frozen(domain, first.flags),
-    )
+    entry_for(domain, pfn, va, first.flags, || {
+        may_be_frozen(domain, first.flags)
+    })
 }

@@ -33,20 +33,20 @@ pub(super) fn may_be_frozen<M: Machine>(domain: &Domain<M>, flags: Flags) -> boo
     flags.contains(Flags::WRITABLE) && domain.frames().has_frozen()
 }
 
-/// The entry that maps a frame at an address. Whoever maps several asks once whether they
-/// [may be frozen](may_be_frozen).
+/// The entry that maps a frame at an address. `must_look` is asked whether such frames
+/// [may be frozen](may_be_frozen), once the frame's number is known.
 #[inline(always)]
 pub(super) fn entry_for<M: Machine>(
     domain: &Domain<M>,
     pfn: Pfn,
     va: u64,
     flags: Flags,
-    may_be_frozen: bool,
+    must_look: impl FnOnce() -> bool,
 ) -> Result<Pte, MmError> {
     let mfn = domain.machine().mfn(pfn);
     let mfn = mfn.ok_or(MmError::NoMemory { pfn: pfn.as_u64() })?;
     let new = Pte::from_mfn(mfn, flags);
-    if may_be_frozen {
+    if must_look() {
         check_may_be_writable(domain, va, new)?;
     }
     Ok(new)
@@ -138,7 +138,7 @@ impl<M: Machine> Tables<M> {
         // SAFETY: the entries were seen to be empty, so nothing in use is mapped by them.
         unsafe {
             self.replace_few(first, va, pages, |va, _| {
-                let entry = |pfn| entry_for(domain, pfn, va, flags, must_look);
+                let entry = |pfn| entry_for(domain, pfn, va, flags, || must_look);
                 frames.next().map(entry).transpose()
             })
         }?;
@@ -182,7 +182,7 @@ impl<M: Machine> Tables<M> {
         // SAFETY: the entries were seen to be empty, so nothing in use is mapped by them.
         unsafe {
             self.write_run(first, chunk.va, chunk.count, Marks::Given, |va, _| {
-                let entry = |pfn| entry_for(domain, pfn, va, flags, must_look);
+                let entry = |pfn| entry_for(domain, pfn, va, flags, || must_look);
                 frames.next().map(entry).transpose()
             })
         }
