@@ -24,7 +24,7 @@ use crate::lock::Lock;
 use crate::rank;
 use crate::task::{self, Hooks, JoinHandle};
 use crate::trap;
-use crate::usermode::{Bases, Context, Exit, Extended};
+use crate::usermode::{self, Bases, Called, Context, Exit, Extended, Serve};
 use crate::xen::HV;
 
 /// A thread of a program.
@@ -67,6 +67,8 @@ pub(crate) struct Thread {
 pub(crate) struct Current<'a> {
     pub(crate) thread: &'a Arc<Thread>,
     pub(crate) context: &'a mut Context,
+    /// Whether all of them are there: a call that looks at others than its arguments is made then.
+    pub(crate) has_all_registers: bool,
     /// The memory of its process.
     pub(crate) memory: Arc<Memory>,
     /// The open files of its process.
@@ -318,6 +320,7 @@ fn main(thread: &Arc<Thread>, mut context: Context) {
         let mut current = Current {
             thread,
             context: &mut context,
+            has_all_registers: false,
             memory,
             files,
             system,
@@ -350,7 +353,7 @@ fn run(current: &mut Current<'_>) {
                 break;
             }
         }
-        let exit = current.context.run();
+        let exit = usermode::run(current);
         // An event that waits is taken here.
         let taken = match exit {
             Ok(Exit::Interrupt(vector)) => trap::interrupt_of_user_mode(vector),
@@ -358,7 +361,6 @@ fn run(current: &mut Current<'_>) {
         };
         HV.restore_upcalls(false);
         match exit {
-            Ok(Exit::SystemCall) => call::serve(current),
             Ok(exit) if taken => serve(current, exit),
             Ok(exit) => {
                 log::error!(target: "user", "thread {}: ended by {exit:?}", thread.number);
@@ -372,18 +374,17 @@ fn run(current: &mut Current<'_>) {
     }
 }
 
-/// Does what took a program out of user mode, where that is no system call.
+/// Does what took a program out of user mode.
 fn serve(current: &mut Current<'_>, exit: Exit) {
     let thread = current.thread;
     match exit {
+        Exit::SystemCall => {
+            current.has_all_registers = true;
+            current.call();
+            current.has_all_registers = false;
+        }
         Exit::PageFault { address, error } => {
-            for usage in [&thread.usage, &thread.process.usage] {
-                usage.fault();
-            }
-            let access = Access::of(error);
-            if let Err(refused) = current.memory.fault(address, access) {
-                refuse(thread, current.context, address, refused);
-            }
+            current.page_fault(address, error);
         }
         Exit::Exception { vector, .. } if u64::from(vector) == trap::nmi::VECTOR => {
             trap::nmi::report(current.context.frame(), false);
@@ -392,7 +393,38 @@ fn serve(current: &mut Current<'_>, exit: Exit) {
             let fault = Fault::of(vector, current.context.frame().rip);
             signal::raise(thread, fault);
         }
-        Exit::SystemCall | Exit::Interrupt(_) | Exit::Event => {}
+        Exit::Interrupt(_) | Exit::Event | Exit::Served => {}
+    }
+}
+
+impl Serve for Current<'_> {
+    #[inline]
+    fn context(&mut self) -> &mut Context {
+        self.context
+    }
+
+    #[inline(always)]
+    fn call(&mut self) -> Called {
+        call::serve(self)
+    }
+
+    #[inline]
+    fn page_fault(&mut self, address: u64, error: u64) -> bool {
+        let thread = self.thread;
+        for usage in [&thread.usage, &thread.process.usage] {
+            usage.fault();
+        }
+        let served = self.memory.fault(address, Access::of(error));
+        if let Err(refused) = served {
+            refuse(thread, self.context, address, refused);
+        }
+        served.is_ok()
+    }
+
+    #[inline(always)]
+    fn goes_on(&self) -> bool {
+        task::yield_if_needed();
+        !self.thread.is_interrupted()
     }
 }
 

@@ -6,11 +6,14 @@
 //! pushed here from the registers that `syscall` leaves.
 //!
 //! Under Xen the way in is the iret hypercall: it alone changes to the tables of user mode and restores
-//! the upcall mask in the same step (`struct iret_context`, `arch-x86/xen-x86_64.h`).
+//! the upcall mask in the same step (`struct iret_context`, `arch-x86/xen-x86_64.h`). There what left user
+//! mode is given to the program's server first, on the stack of whoever entered it. That is a C function
+//! and so keeps some registers, which go to the context only if it does not go back at once.
 
 use core::arch::{global_asm, naked_asm};
 use core::mem::{offset_of, size_of};
 
+use hypercall::abi::arch::VGCF_in_syscall;
 use hypercall::abi::xen::__HYPERVISOR_iret;
 use hypercall::trap::{Callback, register_callback};
 use hypercall::{VirtAddr, XenError};
@@ -31,16 +34,45 @@ pub(super) const UPCALL: u64 = 0x101;
 /// #UD, which is what system calls end in that are none of a 64-bit program.
 const INVALID_OPCODE: u64 = 6;
 
+/// The asm text that pushes the registers which a C function does not keep, and goes to the stack of
+/// whoever entered user mode. RBP is among them, and RBX with it: a backtrace goes on with whoever entered.
+macro_rules! leave_user_mode {
+    () => {
+        "push rdi
+         push rsi
+         push rdx
+         push rcx
+         push rax
+         push r8
+         push r9
+         push r10
+         push r11
+         push rbx
+         push rbp
+         mov rsp, [rsp + {kernel_rsp} - 32]
+         mov rbp, [rsp + {kernel_rbp}]
+         cld
+         mov rdi, [rsp + {server}]"
+    };
+}
+
+/// The asm text that takes those back which the iret hypercall does not load, with the context in RCX. Below
+/// RIP's place the hypercall reads flags, RCX, R11 and RAX.
+macro_rules! take_registers {
+    () => {
+        "mov rcx, [rsp]
+         mov rdi, [rcx + {rdi}]
+         mov rsi, [rcx + {rsi}]
+         mov rdx, [rcx + {rdx}]
+         mov r8, [rcx + {r8}]
+         mov r9, [rcx + {r9}]
+         mov r10, [rcx + {r10}]
+         mov rbp, [rcx + {rbp}]"
+    };
+}
+
 global_asm!(
     ".pushsection .text.entries, \"ax\", @progbits",
-    ".balign 16",
-    "usermode_system_call:",
-    "    pop rcx",
-    "    pop r11",
-    "    push 0",
-    "    push {system_call}",
-    "    jmp usermode_left",
-    "",
     // `syscall` of 32-bit code, and `sysenter`: no program of this kernel's has a use for them.
     ".balign 16",
     "usermode_refused:",
@@ -53,11 +85,51 @@ global_asm!(
     "usermode_interrupted:",
     "    push 0",
     "    push {upcall}",
+    "    jmp usermode_left",
     "",
+    ".balign 16",
+    "usermode_system_call:",
+    "    pop rcx",
+    "    pop r11",
+    // In the error code's place, where the hypercall reads it.
+    "    push {in_system_call}",
+    "    push {system_call}",
+    leave_user_mode!(),
+    "    call [rsp + {called}]",
+    "    test eax, eax",
+    "    js 4f",
+    take_registers!(),
+    // The hypercall loads RCX and R11 as `syscall` left them, and reads neither.
+    "    lea rsp, [rcx + {rdi}]",
+    "    push [rcx + {rax}]",
+    "    mov eax, {iret}",
+    "    syscall",
+    "    ud2",
+    "",
+    ".balign 16",
     "usermode_left:",
-    xen_pv_rt::push_frame!(),
-    "    mov rsp, [rsp + {kernel_rsp}]",
-    "    cld",
+    leave_user_mode!(),
+    "    call [rsp + {left}]",
+    "    test eax, eax",
+    "    js 4f",
+    take_registers!(),
+    "    lea rsp, [rcx + {rip}]",
+    "    push 0",
+    "    push [rcx + {rcx}]",
+    "    push [rcx + {r11}]",
+    "    push [rcx + {rax}]",
+    "    mov eax, {iret}",
+    "    syscall",
+    "    ud2",
+    "",
+    "4:",
+    "    mov rcx, [rsp]",
+    "    mov [rcx + {r12}], r12",
+    "    mov [rcx + {r13}], r13",
+    "    mov [rcx + {r14}], r14",
+    "    mov [rcx + {r15}], r15",
+    "usermode_stays_left:",
+    "    add rsp, {callee_saved}",
     xen_pv_rt::callee_saved!(pop),
     "    ret",
     ".popsection",
@@ -75,16 +147,44 @@ global_asm!(
     "    push rcx",
     "    push 0",
     "    push {system_call}",
-    "    jmp usermode_left",
+    "    jmp 2f",
     "",
     "native_usermode_left:",
     "    swapgs",
-    "    jmp usermode_left",
+    "2:",
+    xen_pv_rt::push_frame!(),
+    "    mov rsp, [rsp + {kernel_rsp}]",
+    "    cld",
+    "    mov eax, {not_served}",
+    "    jmp usermode_stays_left",
     ".popsection",
     system_call = const SYSTEM_CALL,
     upcall = const UPCALL,
     invalid_opcode = const INVALID_OPCODE,
     kernel_rsp = const offset_of!(Context, kernel_rsp),
+    kernel_rbp = const offset_of!(Left, rbp),
+    server = const offset_of!(Left, server),
+    called = const offset_of!(Left, called),
+    left = const offset_of!(Left, left),
+    in_system_call = const VGCF_in_syscall,
+    callee_saved = const offset_of!(Left, r15),
+    not_served = const NOT_SERVED,
+    iret = const __HYPERVISOR_iret,
+    rdi = const offset_of!(Frame, rdi),
+    rsi = const offset_of!(Frame, rsi),
+    rdx = const offset_of!(Frame, rdx),
+    rcx = const offset_of!(Frame, rcx),
+    rax = const offset_of!(Frame, rax),
+    r8 = const offset_of!(Frame, r8),
+    r9 = const offset_of!(Frame, r9),
+    r10 = const offset_of!(Frame, r10),
+    r11 = const offset_of!(Frame, r11),
+    r12 = const offset_of!(Frame, r12),
+    r13 = const offset_of!(Frame, r13),
+    r14 = const offset_of!(Frame, r14),
+    r15 = const offset_of!(Frame, r15),
+    rbp = const offset_of!(Frame, rbp),
+    rip = const offset_of!(Frame, rip),
     scratch = const crate::cpu::SCRATCH,
     user_top = const crate::cpu::USER_TOP,
     ss = const super::native::USER_SS,
@@ -97,26 +197,69 @@ unsafe extern "C" {
     static native_usermode_system_call: u8;
 }
 
+/// What is called with the server when user mode was left under Xen: 0 where the program goes back there at
+/// once, or one of the values below.
+pub(super) type OnLeft = unsafe extern "C" fn(server: *mut ()) -> i32;
+
+/// What is called when user mode was left.
+#[derive(Clone, Copy)]
+pub(super) struct OnExit {
+    /// By a system call.
+    pub(super) called: OnLeft,
+    /// By something else.
+    pub(super) left: OnLeft,
+}
+
+/// Nothing was done yet about what took the program out of user mode.
+pub(super) const NOT_SERVED: i32 = -1;
+/// It was served, and the program goes on by the long way.
+pub(super) const SERVED: i32 = -2;
+
+/// What is on the kernel's stack while user mode runs.
+#[repr(C)]
+struct Left {
+    context: *mut Context,
+    server: *mut (),
+    left: OnLeft,
+    called: OnLeft,
+    aligned: u64,
+    r15: u64,
+    others: [u64; 4],
+    rbp: u64,
+    back: u64,
+}
+
+const _: () = {
+    // The stack is aligned for the call as it was for that of whoever entered.
+    assert!(size_of::<Left>().is_multiple_of(16));
+    // What `leave_user_mode` pushes last.
+    assert!(offset_of!(Frame, rbp) == 32);
+    // What the hypercall reads between RAX and RIP.
+    assert!(offset_of!(Frame, rip) - offset_of!(Frame, rdi) == 24);
+};
+
 /// Where `syscall` leads without Xen.
 #[native]
 pub(super) fn native_system_call() -> u64 {
     (&raw const native_usermode_system_call) as u64
 }
 
-/// Enters user mode, and returns when something takes it out.
+/// Enters user mode, and returns when it is left for longer, with what a function of `exit` returned.
 ///
 /// # Safety
 /// The context's frame is one of user mode. Upcalls are masked, and entries from user mode push at the
-/// end of this context's frame.
+/// end of this context's frame. The functions of `exit` may be called with the server. Where one returns 0
+/// upcalls are masked, entries push there, and the registers in the frame are as they were left, but for
+/// RAX.
 #[inline]
-pub(super) unsafe fn enter(context: &mut Context) {
-    let context = &raw mut *context;
+pub(super) unsafe fn enter(context: *mut Context, server: *mut (), exit: OnExit) -> i32 {
+    let OnExit { called, left } = exit;
     if subarch::is_pv() {
         // SAFETY: the caller's promise.
-        unsafe { enter_by_xen(context) };
+        unsafe { enter_by_xen(context, server, left, called) }
     } else {
         // SAFETY: the caller's promise.
-        unsafe { enter_by_processor(context) };
+        unsafe { enter_by_processor(context, server, left, called) }
     }
 }
 
@@ -126,6 +269,7 @@ macro_rules! leave_kernel {
     () => {
         concat!(
             xen_pv_rt::callee_saved!(push),
+            "push rcx\npush rcx\npush rdx\npush rsi\npush rdi\n",
             "mov [rdi + {kernel_rsp}], rsp\n",
             "mov rsp, rdi\n",
             xen_pv_rt::pop_frame!(),
@@ -136,7 +280,12 @@ macro_rules! leave_kernel {
 /// # Safety
 /// As [`enter`], under Xen.
 #[unsafe(naked)]
-unsafe extern "C" fn enter_by_xen(context: *mut Context) {
+unsafe extern "C" fn enter_by_xen(
+    context: *mut Context,
+    server: *mut (),
+    left: OnLeft,
+    called: OnLeft,
+) -> i32 {
     naked_asm!(
         leave_kernel!(),
         // Above are RIP and what follows it. Of the error code's place on down the hypercall reads the
@@ -157,7 +306,12 @@ unsafe extern "C" fn enter_by_xen(context: *mut Context) {
 /// # Safety
 /// As [`enter`], on a processor that is the kernel's own.
 #[unsafe(naked)]
-unsafe extern "C" fn enter_by_processor(context: *mut Context) {
+unsafe extern "C" fn enter_by_processor(
+    context: *mut Context,
+    server: *mut (),
+    left: OnLeft,
+    called: OnLeft,
+) -> i32 {
     naked_asm!(
         leave_kernel!(),
         "add rsp, 16",

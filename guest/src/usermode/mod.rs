@@ -1,15 +1,20 @@
 //! User mode: how the kernel goes there, and comes back when something takes it out.
 //!
-//! To its caller user mode is a function ([`Context::run`]) that returns with the reason. Entries from
+//! To its caller user mode is a function ([`run`]) that returns with the reason. Entries from
 //! user mode push their frame where the processor, or Xen, was told: at the end of the context's own
 //! [`Frame`]. So registers lie in the context without being copied, and nothing of a program is on the
 //! stack of the kernel thread that runs it.
 //!
 //! ```text
-//! run ── enter: callee-saved registers, context's frame ──▶ user mode
-//!  ▲                                                           │ system call, exception, event
-//!  └── left: callee-saved registers ◀── frame pushed into the context
+//! run ── enter: callee-saved registers, context's frame ──▶ user mode ◀── short way ─┐
+//!  ▲                                                           │ system call,        │
+//!  │                                                           │ exception, event    │
+//!  └── callee-saved registers ◀── left: frame pushed into the context ── served ─────┘
 //! ```
+//!
+//! Under Xen system calls and page faults are served before `run` would return ([`Serve`]). If nothing
+//! waits for the program then it goes back by a short way: its registers are those that it left with, but
+//! for a call's result, and need neither be looked at nor all be loaded.
 //!
 //! An event that comes meanwhile is taken only once the caller opens upcalls: it still waits then.
 //! Interrupts of the kernel's own vectors are taken already and must be passed on by the caller.
@@ -37,7 +42,7 @@ use crate::xen::HV;
 use crate::{cpu, probe, shared, subarch};
 
 pub(crate) use entry::install;
-use entry::{SYSTEM_CALL, UPCALL};
+use entry::{NOT_SERVED, OnExit, SERVED, SYSTEM_CALL, UPCALL};
 pub(crate) use fpu::Extended;
 pub(crate) use native::{install as install_native, selectors, set_stack_word};
 
@@ -76,6 +81,121 @@ pub(crate) enum Exit {
     Interrupt(u64),
     /// An event, which waits.
     Event,
+    /// Something that was served.
+    Served,
+}
+
+/// What became of a system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Called {
+    /// It returned; the program could go on at once.
+    Returned,
+    /// Something is to be done before the program goes on.
+    Waits,
+    /// Nothing was done: it takes all of the program's registers.
+    NotServed,
+}
+
+/// A program, and what serves it without user mode being left for long: all of its registers are in its
+/// context only where [`run`] has returned.
+pub(crate) trait Serve {
+    /// Its registers.
+    fn context(&mut self) -> &mut Context;
+
+    /// Serves a system call, with upcalls open.
+    fn call(&mut self) -> Called;
+
+    /// Serves a page fault, with upcalls open. Whether the program could go on at once.
+    fn page_fault(&mut self, address: u64, error: u64) -> bool;
+
+    /// Gives others their turn, and then says whether nothing waits for the program that comes before user
+    /// mode. Upcalls are masked.
+    fn goes_on(&self) -> bool;
+}
+
+/// Runs a program until something takes it out of user mode that is not served, or that it does not go on
+/// from at once, with upcalls masked from there on.
+///
+/// The vCPU is in the program's space. What the kernel has not set, such as vector registers, is
+/// as the program that ran last on this vCPU left it.
+///
+/// # Errors
+/// Xen's refusal of the context as a stack, which it would not use.
+#[inline(always)]
+pub(crate) fn run<S: Serve>(program: &mut S) -> Result<Exit, XenError> {
+    let server: *mut S = program;
+    // SAFETY: the program is borrowed up to the end, and nobody but `left` uses it meanwhile.
+    let left = unsafe { (*server).context().enter(server.cast(), serving::<S>()) }?;
+    Ok(match left {
+        SERVED => Exit::Served,
+        _ => program.context().exit(),
+    })
+}
+
+/// What serves a program.
+const fn serving<S: Serve>() -> OnExit {
+    OnExit {
+        called: called::<S>,
+        left: left::<S>,
+    }
+}
+
+/// Called when a system call left user mode under Xen.
+///
+/// # Safety
+/// It is the server that user mode was entered with.
+unsafe extern "C" fn called<S: Serve>(server: *mut ()) -> i32 {
+    // SAFETY: `run` has it borrowed, and does not use it while user mode runs.
+    let program = unsafe { &mut *server.cast::<S>() };
+    HV.restore_upcalls(false);
+    let called = program.call();
+    HV.mask_upcalls();
+    match called {
+        Called::Returned => go_back(program),
+        Called::Waits => SERVED,
+        Called::NotServed => NOT_SERVED,
+    }
+}
+
+/// Called when something else left user mode under Xen.
+///
+/// # Safety
+/// It is the server that user mode was entered with.
+unsafe extern "C" fn left<S: Serve>(server: *mut ()) -> i32 {
+    // SAFETY: `run` has it borrowed, and does not use it while user mode runs.
+    let program = unsafe { &mut *server.cast::<S>() };
+    let frame = program.context().frame();
+    if frame.vector != PAGE_FAULT {
+        return NOT_SERVED;
+    }
+    let (address, error) = (fault_address(), frame.error);
+    HV.restore_upcalls(false);
+    let is_served = program.page_fault(address, error);
+    HV.mask_upcalls();
+    match is_served {
+        true => go_back(program),
+        false => SERVED,
+    }
+}
+
+/// Whether a program goes back to user mode by the short way: 0 if so. By now it may be on another vCPU, or
+/// entries from user mode push elsewhere.
+#[inline(always)]
+fn go_back<S: Serve>(program: &mut S) -> i32 {
+    if !program.goes_on() {
+        return SERVED;
+    }
+    let context = program.context();
+    match cpu::here().user_top() == context.top() || context.retake_entries() {
+        true => 0,
+        false => SERVED,
+    }
+}
+
+/// Serves nothing.
+#[cfg(feature = "check")]
+extern "C" fn serve_nothing(_: *mut ()) -> i32 {
+    NOT_SERVED
 }
 
 /// The registers of a program, while it does not run.
@@ -162,29 +282,55 @@ impl Context {
         }
     }
 
-    /// Runs the program until something takes it out of user mode, with upcalls masked from there on.
-    ///
-    /// The vCPU is in the program's space. What the kernel has not set, such as vector registers, is
-    /// as the program that ran last on this vCPU left it.
+    /// As [`run`], where nothing is served.
     ///
     /// # Errors
-    /// Xen's refusal of the context as a stack, which it would not use.
-    #[inline(always)]
+    /// As [`run`].
+    #[cfg(feature = "check")]
     pub(crate) fn run(&mut self) -> Result<Exit, XenError> {
-        HV.mask_upcalls();
-        self.confine();
-        let top = (&raw const self.frame) as u64 + size_of::<Frame>() as u64;
-        if cpu::here().user_top() != top {
-            self.take_entries(top)?;
-        }
-        // SAFETY: the frame is one of user mode, and entries from there push into it.
-        unsafe { entry::enter(self) };
+        let nothing = OnExit {
+            called: serve_nothing,
+            left: serve_nothing,
+        };
+        // SAFETY: what serves nothing uses no server.
+        unsafe { self.enter(core::ptr::null_mut(), nothing) }?;
         Ok(self.exit())
     }
 
-    /// Has entries from user mode push below `top`, the end of the frame.
+    /// Enters user mode, and returns what a function of `exit` did when it was left.
+    ///
+    /// # Safety
+    /// The functions of `exit` may be called with the server. They return 0 only where upcalls are masked,
+    /// entries from user mode push at the end of the frame, and its registers are as they were left.
+    #[inline(always)]
+    unsafe fn enter(&mut self, server: *mut (), exit: OnExit) -> Result<i32, XenError> {
+        HV.mask_upcalls();
+        self.confine();
+        if cpu::here().user_top() != self.top() {
+            self.take_entries()?;
+        }
+        // SAFETY: the frame is one of user mode, and entries from there push into it. The rest is the
+        // caller's promise.
+        Ok(unsafe { entry::enter(self, server, exit) })
+    }
+
+    /// The same on a way back; false if Xen refused, as it then does where that can be told.
+    #[cold]
     #[inline(never)]
-    fn take_entries(&self, top: u64) -> Result<(), XenError> {
+    fn retake_entries(&self) -> bool {
+        self.take_entries().is_ok()
+    }
+
+    /// The end of the frame.
+    #[inline]
+    fn top(&self) -> u64 {
+        (&raw const self.frame) as u64 + size_of::<Frame>() as u64
+    }
+
+    /// Has entries from user mode push below the end of the frame.
+    #[inline(never)]
+    fn take_entries(&self) -> Result<(), XenError> {
+        let top = self.top();
         if subarch::is_pv() {
             // SAFETY: the context is mapped and stays the caller's while user mode runs; entries push
             // there what makes up a frame, and no more.

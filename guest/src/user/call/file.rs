@@ -5,7 +5,7 @@ use core::task::Poll;
 
 use linux_raw_sys::general as linux;
 
-use super::{Arguments, Family, descriptor};
+use super::{Arguments, Family, calls, descriptor};
 use crate::user::errno::{Errno, RESTART, Result};
 use crate::user::files::{From, Into, Last, PIECE};
 use crate::user::process::{self, Target};
@@ -16,7 +16,7 @@ use guest_files::{OpenFile, Source};
 
 use crate::usermode::END;
 
-pub(super) const CALLS: Family = &[
+pub(super) const CALLS: Family = calls![
     (linux::__NR_read, |c, [fd, at, count, ..]| {
         read(c, fd, at, count, None)
     }),

@@ -2,7 +2,7 @@
 
 use linux_raw_sys::general as linux;
 
-use super::{Arguments, Family, descriptor};
+use super::{Arguments, Family, calls, descriptor};
 use crate::areas::Rights;
 use crate::user::errno::{Errno, Result};
 use crate::user::files::Mapped;
@@ -14,7 +14,7 @@ extern crate alloc;
 
 use alloc::sync::Arc;
 
-pub(super) const CALLS: Family = &[
+pub(super) const CALLS: Family = calls![
     (linux::__NR_mmap, mmap),
     (linux::__NR_munmap, munmap),
     (linux::__NR_mprotect, mprotect),

@@ -23,15 +23,78 @@ use syscalls::Sysno;
 use super::errno::{Errno, RESTART, Result};
 use super::pages;
 use super::thread::Current;
+use crate::usermode::Called;
 
 /// The registers of a call, in order.
 pub(super) type Arguments = [u64; 6];
 
-/// What a call is.
-type Call = fn(&mut Current<'_>, Arguments) -> Result<u64>;
+/// What a call comes to, and what its program finds in RAX then.
+#[derive(Clone, Copy)]
+struct Answer {
+    value: u64,
+    called: Called,
+}
+
+impl Answer {
+    const fn new(value: u64) -> Answer {
+        Answer {
+            value,
+            called: Called::Returned,
+        }
+    }
+}
+
+/// What a call is. It finds its arguments in the registers.
+type Call = fn(&mut Current<'_>) -> Answer;
 
 /// The calls of a family, by number.
 type Family = &'static [(u32, Call)];
+
+/// The calls of a family, each a function of the running thread and its arguments by its number.
+macro_rules! calls {
+    ($(($number:expr, $call:expr $(,)?)),* $(,)?) => {
+        &[$(($number, |current| {
+            let call: fn(&mut Current<'_>, Arguments) -> Result<u64> = $call;
+            super::answer($number, current, call)
+        })),*]
+    };
+}
+use calls;
+
+/// Makes a call; what the kernel is asked to remember is refused before it has too little.
+#[inline(always)]
+fn answer(
+    number: u32,
+    current: &mut Current<'_>,
+    call: fn(&mut Current<'_>, Arguments) -> Result<u64>,
+) -> Answer {
+    if takes_all_registers(number) && !current.has_all_registers {
+        return Answer {
+            value: number.into(),
+            called: Called::NotServed,
+        };
+    }
+    let frame = current.context.frame();
+    let arguments = [
+        frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9,
+    ];
+    let result = match remembers(number) && !pages::is_enough() {
+        true => Err(Errno::ENOMEM),
+        false => call(current, arguments),
+    };
+    match result {
+        Ok(value) => Answer::new(value),
+        Err(RESTART) => {
+            let interrupted = &current.thread.interrupted;
+            interrupted.store(u64::from(number) + 1, Ordering::Relaxed);
+            Answer {
+                value: error(Errno::EINTR),
+                called: Called::Waits,
+            }
+        }
+        Err(errno) => Answer::new(error(errno)),
+    }
+}
 
 /// Numbers that have a place in the table.
 const NUMBERS: usize = 512;
@@ -48,29 +111,20 @@ const FAMILIES: &[Family] = &[
     wait::CALLS,
 ];
 
-/// A call that there is.
-#[derive(Clone, Copy)]
-struct Known {
-    call: Call,
-    /// Whether it has the kernel remember something new.
-    remembers: bool,
-}
+static TABLE: [Call; NUMBERS] = table();
 
-static TABLE: [Option<Known>; NUMBERS] = table();
-
-const fn table() -> [Option<Known>; NUMBERS] {
-    let mut table = [None; NUMBERS];
+const fn table() -> [Call; NUMBERS] {
+    let mut table = [unknown as Call; NUMBERS];
+    let mut is_known = [false; NUMBERS];
     let mut family = 0;
     while family < FAMILIES.len() {
         let calls = FAMILIES[family];
         let mut i = 0;
         while i < calls.len() {
             let (number, call) = calls[i];
-            assert!(table[number as usize].is_none(), "a call has two places");
-            table[number as usize] = Some(Known {
-                call,
-                remembers: remembers(number),
-            });
+            assert!(!is_known[number as usize], "a call has two places");
+            is_known[number as usize] = true;
+            table[number as usize] = call;
             i += 1;
         }
         family += 1;
@@ -82,32 +136,33 @@ const fn table() -> [Option<Known>; NUMBERS] {
 static NAMED: [AtomicU64; NUMBERS / 64] = [const { AtomicU64::new(0) }; NUMBERS / 64];
 
 /// Makes the call that a program asks for; what it returns is in the program's registers.
-pub(super) fn serve(current: &mut Current<'_>) {
-    let frame = current.context.frame();
-    let number = frame.rax;
-    let arguments = [
-        frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9,
-    ];
-    let known = TABLE.get(number as usize).and_then(Option::as_ref);
-    let result = match known {
-        // What a program asks the kernel to remember is refused before the kernel has too little.
-        Some(known) if known.remembers && !pages::is_enough() => Err(Errno::ENOMEM),
-        Some(known) => (known.call)(current, arguments),
-        None => {
-            name(number, current.thread.process.number);
-            Err(Errno::ENOSYS)
-        }
-    };
-    let value = match result {
-        Ok(value) => value,
-        Err(RESTART) => {
-            let interrupted = &current.thread.interrupted;
-            interrupted.store(number + 1, Ordering::Relaxed);
-            error(Errno::EINTR)
-        }
-        Err(errno) => error(errno),
-    };
-    current.context.frame_mut().rax = value;
+#[inline(always)]
+pub(super) fn serve(current: &mut Current<'_>) -> Called {
+    let number = current.context.frame().rax;
+    let call = TABLE.get(number as usize).copied().unwrap_or(unknown);
+    let answer = call(current);
+    current.context.frame_mut().rax = answer.value;
+    answer.called
+}
+
+/// A call that there is not.
+fn unknown(current: &mut Current<'_>) -> Answer {
+    name(current.context.frame().rax, current.thread.process.number);
+    Answer::new(error(Errno::ENOSYS))
+}
+
+/// Whether a call looks at other registers than its arguments, or replaces them.
+const fn takes_all_registers(number: u32) -> bool {
+    matches!(
+        number,
+        linux::__NR_clone
+            | linux::__NR_clone3
+            | linux::__NR_execve
+            | linux::__NR_execveat
+            | linux::__NR_fork
+            | linux::__NR_rt_sigreturn
+            | linux::__NR_vfork
+    )
 }
 
 /// Whether a call has the kernel remember something new, such as a file or a thread.

@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use guest_files::{Calls, FileSystem, Fill, Identity, Opening};
 use linux_raw_sys::general as linux;
 
-use super::{Arguments, Family, descriptor};
+use super::{Arguments, Family, calls, descriptor};
 use crate::user::access::Text;
 use crate::user::errno::{Errno, Result};
 use crate::user::files::Into;
@@ -18,7 +18,7 @@ pub(super) const HERE: u64 = linux::AT_FDCWD as u64;
 /// Bytes of a path with its 0.
 const PATH: usize = linux::PATH_MAX as usize;
 
-pub(super) const CALLS: Family = &[
+pub(super) const CALLS: Family = calls![
     (linux::__NR_open, |c, [path, flags, mode, ..]| {
         open(c, [HERE, path, flags, mode, 0, 0])
     }),

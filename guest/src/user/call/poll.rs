@@ -8,12 +8,12 @@ use core::task::Poll;
 use guest_files::{Calls, Sets};
 use linux_raw_sys::general as linux;
 
-use super::{Arguments, Family, descriptor};
+use super::{Arguments, Family, calls, descriptor};
 use crate::user::errno::{Errno, RESTART, Result, Room};
 use crate::user::files::{DESCRIPTORS, now};
 use crate::user::thread::Current;
 
-pub(super) const CALLS: Family = &[
+pub(super) const CALLS: Family = calls![
     (linux::__NR_poll, |c, [at, count, time, ..]| {
         poll(c, at, count, milliseconds(time))
     }),

@@ -11,7 +11,7 @@ use guest_files::Opening;
 use linux_raw_sys::general as linux;
 
 use super::path::HERE;
-use super::{Arguments, Family, descriptor};
+use super::{Arguments, Family, calls, descriptor};
 use crate::user::errno::{Errno, Result};
 use crate::user::exec::{self, ARGUMENTS};
 use crate::user::files::Mapped;
@@ -24,7 +24,7 @@ use crate::user::thread::{Current, Thread};
 use crate::user::traffic::{Work, counted};
 use crate::usermode::{Bases, Context, END};
 
-pub(super) const CALLS: Family = &[
+pub(super) const CALLS: Family = calls![
     (linux::__NR_fork, |c, _| {
         clone(c, &Clone::new(linux::SIGCHLD))
     }),

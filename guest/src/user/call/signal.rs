@@ -5,7 +5,7 @@ use core::task::Poll;
 
 use linux_raw_sys::general as linux;
 
-use super::{Arguments, Family};
+use super::{Arguments, Family, calls};
 use crate::user::errno::{Errno, Result};
 use crate::user::process::{self, Target};
 use crate::user::signal::{self, ABSOLUTE, ACTION, Action, COUNT, Info, Stack};
@@ -15,7 +15,7 @@ use crate::user::{alarm, deliver};
 /// Bytes of a set of signals.
 const SET: u64 = 8;
 
-pub(super) const CALLS: Family = &[
+pub(super) const CALLS: Family = calls![
     (linux::__NR_rt_sigaction, sigaction),
     (linux::__NR_rt_sigprocmask, sigprocmask),
     (linux::__NR_rt_sigpending, sigpending),

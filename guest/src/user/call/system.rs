@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 use linux_raw_sys::general as linux;
 use linux_raw_sys::system::new_utsname;
 
-use super::{Arguments, Family};
+use super::{Arguments, Family, calls};
 use crate::lock::Lock;
 use crate::rank;
 use crate::user::errno::{Errno, Result};
@@ -24,7 +24,7 @@ fn root(_: &mut Current<'_>, _: Arguments) -> Result<u64> {
     Ok(0)
 }
 
-pub(super) const CALLS: Family = &[
+pub(super) const CALLS: Family = calls![
     (linux::__NR_uname, uname),
     (linux::__NR_sethostname, |c, [at, count, ..]| {
         NAMES.lock().host = c.name(at, count)?;

@@ -4,7 +4,7 @@ use core::task::Poll;
 
 use linux_raw_sys::general as linux;
 
-use super::{Arguments, Family};
+use super::{Arguments, Family, calls};
 use crate::task;
 use crate::user::errno::{Errno, Result};
 use crate::user::files;
@@ -13,7 +13,7 @@ use crate::user::thread::{self, Current, Thread};
 
 const NANOS: u64 = 1_000_000_000;
 
-pub(super) const CALLS: Family = &[
+pub(super) const CALLS: Family = calls![
     (linux::__NR_clock_gettime, clock_gettime),
     (linux::__NR_clock_getres, clock_getres),
     (linux::__NR_gettimeofday, gettimeofday),

@@ -4,14 +4,14 @@ use core::task::Poll;
 
 use linux_raw_sys::general as linux;
 
-use super::{Arguments, Family};
+use super::{Arguments, Family, calls};
 use crate::user::errno::{Errno, Result};
 use crate::user::process::{self, For, Found, Which};
 use crate::user::signal::Info;
 use crate::user::thread::{self, Current};
 use crate::user::usage::Usage;
 
-pub(super) const CALLS: Family = &[(linux::__NR_wait4, wait4), (linux::__NR_waitid, waitid)];
+pub(super) const CALLS: Family = calls![(linux::__NR_wait4, wait4), (linux::__NR_waitid, waitid)];
 
 fn wait4(current: &mut Current<'_>, [number, at, options, usage, ..]: Arguments) -> Result<u64> {
     let (number, options) = (number as i32, options as u32);
