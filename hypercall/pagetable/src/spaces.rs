@@ -336,14 +336,22 @@ impl<M: Machine> Tables<M> {
         f: impl FnOnce(&mut Self) -> Result<R, MmError>,
     ) -> Result<R, MmError> {
         let roots = space.roots();
-        self.check_roots(roots)?;
-        self.check_holds_users(space)?;
         let (current, before) = (self.current_roots(), self.roots());
-        self.work_on(roots);
+        // Where this vCPU runs is a space, and what was found there stays where it is.
+        let is_here = roots == before && self.is_current(0);
+        if !is_here {
+            self.check_roots(roots)?;
+        }
+        self.check_holds_users(space)?;
+        if !is_here {
+            self.work_on(roots);
+        }
         let result = self.lazily(f);
         let flushed = self.flush();
         let stays = self.current_roots() == current;
-        self.work_on(if stays { before } else { self.current_roots() });
+        if !(is_here && stays) {
+            self.work_on(if stays { before } else { self.current_roots() });
+        }
         if let (Err(_), Err(also)) = (&result, &flushed) {
             // Only one error can be returned; the later one is not lost either.
             log::error!(target: "mm", "{also}");
