@@ -133,6 +133,18 @@ pub fn in_space<R>(
     })
 }
 
+/// As [`in_space`], where this vCPU runs in the space and nothing is queued, nor is to be: what `f` asks for
+/// goes out at once. Elsewhere `f` is not called.
+#[inline]
+#[track_caller]
+pub fn in_space_at_hand(space: &AddressSpace, f: impl FnOnce(&mut Tables<Running>)) {
+    holding(own().lock(), Part::Space(space), |tables| {
+        if tables.is_at_hand(space) {
+            f(tables);
+        }
+    });
+}
+
 /// Has this vCPU run in a space from now on.
 ///
 /// # Errors

@@ -14,7 +14,9 @@ pub(crate) mod processor;
 pub mod running;
 
 #[cfg(target_os = "none")]
-pub use kernel::{Current, in_space, lazy, pause, switch_space, try_with, with, with_all};
+pub use kernel::{
+    Current, in_space, in_space_at_hand, lazy, pause, switch_space, try_with, with, with_all,
+};
 #[cfg(target_os = "none")]
 pub(crate) use kernel::{Room, all_frames, exchange, join, let_go, make_room, set_machine, steal};
 pub use pagetable::{

@@ -338,12 +338,37 @@ impl Pages {
         let Some(flags) = flags(rights) else {
             return Ok(0);
         };
+        if most == 1 && self.fault_at_hand(va, flags, write)? {
+            return Ok(1);
+        }
         self.within(
             |tables| match resolve(tables, va, most, write, OnWrite::Copy)? {
                 Some(pages) => Ok(pages),
                 None => map_zeros(tables, va, most, flags),
             },
         )
+    }
+
+    /// The same for one page of a program that runs on this vCPU; false if that takes more than the page's
+    /// entry.
+    ///
+    /// # Errors
+    /// No memory, or Xen's refusal.
+    fn fault_at_hand(&self, va: u64, flags: Flags, write: bool) -> Result<bool, MmError> {
+        let Some(space) = &self.space else {
+            return Ok(false);
+        };
+        // An error is large, and seldom.
+        let (mut is_done, mut refused) = (false, None);
+        mm::in_space_at_hand(space, |tables| {
+            if check_reserve(tables, 5).is_ok() {
+                match tables.touch_user(va, flags, write) {
+                    Ok(done) => is_done = done,
+                    Err(e) => refused = Some(e),
+                }
+            }
+        });
+        refused.map_or(Ok(is_done), Err)
     }
 
     /// Maps pages of zeros where nothing was ever mapped, `most` of them and as many as there is room for;

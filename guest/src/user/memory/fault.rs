@@ -146,6 +146,15 @@ impl Inner {
         if address >= END {
             return Err(Refused::Nothing);
         }
+        // Most faults are of memory that needs no more to be known of.
+        if let Some(area) = self.areas.find(address)
+            && area.backing.is_memory()
+            && access.is_allowed(area.rights)
+        {
+            let va = address & !(PAGE - 1);
+            let (left, rights) = (area_left(area, va), area.rights);
+            return self.fault_ahead(va, left, rights, access);
+        }
         let area = self.area(address)?;
         if !access.is_allowed(area.rights) {
             return Err(Refused::Rights);
@@ -162,12 +171,24 @@ impl Inner {
                 self.fault_shared(&area, file, va, around, access).map(drop)
             }
             Backing::Zeros | Backing::Stack | Backing::Heap => {
-                let wanted = self.ahead.pages(va).min(left);
-                let there = self.fault_zeros(&area, va, wanted, access)?;
-                self.ahead.note(va, there);
-                Ok(())
+                self.fault_ahead(va, left, area.rights, access)
             }
         }
+    }
+
+    /// Resolves a fault in memory of zeros, with as many of the `left` pages of its area as are to be there
+    /// ahead.
+    fn fault_ahead(
+        &mut self,
+        va: u64,
+        left: u64,
+        rights: Rights,
+        access: Access,
+    ) -> Result<(), Refused> {
+        let wanted = self.ahead.pages(va).min(left);
+        let there = self.fault_zeros(rights, va, wanted, access)?;
+        self.ahead.note(va, there);
+        Ok(())
     }
 
     /// Maps what was added to the heap, if the program has touched all before it up to the end: it is to be
@@ -200,7 +221,7 @@ impl Inner {
             Backing::File(file, _) => self.fault_file(&area, file, va, wanted, access)?,
             Backing::Shared(file, _) => self.fault_shared(&area, file, va, wanted, access)?,
             Backing::Zeros | Backing::Stack | Backing::Heap => {
-                self.fault_zeros(&area, va, wanted, access)?
+                self.fault_zeros(area.rights, va, wanted, access)?
             }
         };
         // One that was there already is there as well.
@@ -210,17 +231,17 @@ impl Inner {
     /// Resolves a fault in memory of zeros; returns how many pages were mapped, `wanted` at most.
     fn fault_zeros(
         &mut self,
-        area: &Area<Backing>,
+        rights: Rights,
         va: u64,
         wanted: u64,
         access: Access,
     ) -> Result<u64, Refused> {
         let write = access == Access::Write;
-        let mapped = self.pages.fault(va, wanted, area.rights, write);
+        let mapped = self.pages.fault(va, wanted, rights, write);
         match mapped {
             Err(e) if wanted > 1 => {
                 log::debug!(target: "user", "{wanted} pages at {va:#x} are too many: {e}");
-                let one = self.pages.fault(va, 1, area.rights, write);
+                let one = self.pages.fault(va, 1, rights, write);
                 one.map_err(no_memory)
             }
             mapped => mapped.map_err(no_memory),
@@ -250,7 +271,7 @@ impl Inner {
             Err(Errno::ENODEV) => return self.fault_read(area, &**file, va),
             Err(Errno::EFAULT) => return Err(Refused::Bus),
             Err(_) => return Err(Refused::NoMemory),
-            Ok(None) => return self.fault_zeros(area, va, 1, access),
+            Ok(None) => return self.fault_zeros(area.rights, va, 1, access),
             Ok(Some(page)) => page,
         };
         if write {

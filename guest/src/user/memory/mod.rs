@@ -69,6 +69,13 @@ pub(crate) enum Backing {
     Shared(Arc<dyn Content>, u64),
 }
 
+impl Backing {
+    /// Whether it is memory of zeros, and nothing else.
+    fn is_memory(&self) -> bool {
+        matches!(self, Backing::Zeros | Backing::Stack | Backing::Heap)
+    }
+}
+
 impl areas::Backing for Backing {
     fn advanced(&self, bytes: u64) -> Backing {
         match self {

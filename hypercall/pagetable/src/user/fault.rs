@@ -163,7 +163,7 @@ impl<M: Machine> Tables<M> {
     }
 
     /// A frame, counted as mapped, with the content of another.
-    fn copy_page(&mut self, of: Pfn) -> Result<Pfn, MmError> {
+    pub(super) fn copy_page(&mut self, of: Pfn) -> Result<Pfn, MmError> {
         let mut frame = self.alloc_frame()?;
         let source = self.machine().memory(of);
         if source.is_null() {

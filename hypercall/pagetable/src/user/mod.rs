@@ -13,6 +13,7 @@
 
 mod fault;
 mod held;
+mod one;
 mod share;
 mod spare;
 mod table_pool;
@@ -175,6 +176,7 @@ impl<M: Machine> Tables<M> {
     }
 
     /// One entry less maps a frame, which is free if it was the last.
+    #[inline]
     fn drop_page(&mut self, pfn: Pfn) {
         if let Some(frame) = self.frames().uncount_mapping(pfn) {
             self.free_or_orphan(frame);

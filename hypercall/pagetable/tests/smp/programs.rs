@@ -230,9 +230,12 @@ impl Programs {
         let new = content(self.next);
         if !self.store(vcpu, va, new) {
             self.let_xen_refuse();
-            let resolved = self.within(vcpu, which, |tables| {
-                tables.make_writable(va, OnWrite::Copy)
-            });
+            let resolved = match self.touch_one(vcpu, which, va) {
+                Ok(false) => self.within(vcpu, which, |tables| {
+                    tables.make_writable(va, OnWrite::Copy)
+                }),
+                touched => touched.map(drop),
+            };
             match (resolved, self.has_refused()) {
                 (Ok(()), _) => {}
                 (Err(_), true) => return Ok(()),
@@ -244,6 +247,20 @@ impl Programs {
         }
         self.all[which].pages.insert(va, (new, true));
         Ok(())
+    }
+
+    /// Resolves a fault by the page's entry alone, every other time and where that can be.
+    fn touch_one(&mut self, vcpu: usize, which: usize, va: u64) -> Result<bool, MmError> {
+        if self.rng.below(2) == 0 {
+            return Ok(false);
+        }
+        let space = &self.all[which].space;
+        self.cpus.with(vcpu, Some(Part::Space(space)), |tables| {
+            match tables.is_at_hand(space) {
+                true => tables.touch_user(va, Flags::DATA, true),
+                false => Ok(false),
+            }
+        })?
     }
 
     /// Writes as user mode does, and says whether it may.

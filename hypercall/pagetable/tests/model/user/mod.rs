@@ -2,6 +2,7 @@
 //! both when one of them writes, unmaps, moves or ends, or Xen refuses.
 
 mod held;
+mod one;
 mod random;
 
 use crate::common::{PAGE, World, expect};
