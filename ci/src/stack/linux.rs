@@ -18,6 +18,7 @@ use super::domain::{XlEvent, create_command, dumped, payload, unbuilt, xl_event}
 use super::dump::{self, Dump, DumpError, unpacked};
 use super::overdue::Overdue;
 use super::qemu::Running;
+use super::silence::{self, Silence};
 use super::{ByHand, Does, Job, Mode, Session, Setting, Stack, by_hand, gdb_hint, rootfs};
 use crate::console::contract::Watch;
 use crate::console::serial::Input;
@@ -43,12 +44,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// When the end of a line may have been lost that the dom0 does not answer.
 const NUDGE: Duration = Duration::from_secs(10);
 
-/// When Xen may have left all processors asleep although the dom0 could run: once in some hours it does, under
-/// QEMU's emulation, until an interrupt comes. A key on its console is one.
-const WAKE: Duration = Duration::from_secs(30);
-/// Xen takes what is typed, says what its clocks are, and gives the console back.
-const WAKE_KEYS: &[u8] = b"\x01\x01\x01t\x01\x01\x01";
-/// What is noted then.
+/// What is noted when Xen may have been asleep while the dom0 was asked (see [`silence`]).
 pub(crate) const WOKEN: &str = "xen: a key was typed, as the dom0 did not answer";
 
 /// The dom0's file system with what a run adds.
@@ -262,7 +258,7 @@ impl Open<'_> {
         let call = self.control.call(command);
         self.running.ports.write(CONTROL, call.line.as_bytes());
         let deadline = self.within(ANSWER_TIMEOUT);
-        let (mut nudge, mut wake) = (self.within(NUDGE), self.within(WAKE));
+        let (mut nudge, mut wake) = (self.within(NUDGE), self.within(silence::PATIENCE));
         loop {
             match self.control.answer(&call) {
                 Some(Answer::Done(lines)) => return Ok(lines),
@@ -282,7 +278,7 @@ impl Open<'_> {
                     if let Some(transcript) = transcript {
                         transcript.host_bytes(format!("{WOKEN}\n").as_bytes());
                     }
-                    self.running.ports.type_in(LOG, WAKE_KEYS);
+                    self.running.ports.type_in(LOG, silence::KEYS);
                 }
                 result => result?,
             }
@@ -314,6 +310,7 @@ impl Open<'_> {
         let mut domid = None;
         let mut suspended = false;
         let mut overdue = Overdue::default();
+        let mut silence = Silence::new(Instant::now());
         let mut watch = Watch::new(&job.contract);
         let mut live = match job.dump {
             Some(Dump::Live(ready)) => Some(ready),
@@ -365,8 +362,17 @@ impl Open<'_> {
             let decided = transcript.as_deref().and_then(|said| watch.until(said));
             let said = transcript.as_deref().map_or(&[][..], |said| &said.guest);
             let look = overdue.at(said, Instant::now());
-            match self.step(earlier(look, earlier(deadline, decided)), transcript) {
+            // Without a time-out somebody sits before it, and is as silent as the guest.
+            let wake = deadline.map(|_| silence.at(self.received, Instant::now()));
+            let next = earlier(earlier(look, wake), earlier(deadline, decided));
+            match self.step(next, transcript) {
                 Ok(()) => {}
+                Err(Stop::Deadline) if wake.is_some() && silence.is_due(Instant::now()) => {
+                    if let Some(transcript) = transcript {
+                        transcript.host_bytes(format!("{}\n", silence::TYPED).as_bytes());
+                    }
+                    self.running.ports.type_in(LOG, silence::KEYS);
+                }
                 Err(Stop::Deadline) if overdue.is_due(Instant::now()) => {
                     self.ended(domid, transcript)?;
                 }

@@ -21,6 +21,7 @@ mod pvh;
 mod qemu;
 pub(crate) mod rootfs;
 mod shim;
+mod silence;
 mod xl;
 
 use std::path::{Path, PathBuf};
