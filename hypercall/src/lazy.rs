@@ -85,16 +85,25 @@ impl core::error::Error for LazyError {}
 
 /// One context's lazy mode; see the [module](self).
 ///
-/// Sections in bits 0-7, interrupts in 8-15, pauses in 16-23: what is asked most often is one comparison.
+/// One number, so that what sections do most often is to add to it and to look at its sign. Negative, it
+/// is lazy: minus the sections entered, each as large as [`SECTION`]; 0 is none of all. Positive, pauses or
+/// interrupts [hold](HELD) it: then it counts each in bits of its own. No section entered or left
+/// there makes it negative by mistake.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct LazyMmu(u32);
+pub struct LazyMmu(i32);
 
-/// One section, one interrupt, one pause.
-const SECTION: u32 = 1;
-const INTERRUPT: u32 = 1 << 8;
-const PAUSE: u32 = 1 << 16;
-/// The most of each that can be counted.
-const MOST: u32 = 0xff;
+/// One section, while nothing holds lazy mode: one more than [`MOST_SECTIONS`] turns the sign.
+const SECTION: i32 = 1 << 23;
+/// The most sections that can be counted.
+const MOST_SECTIONS: u16 = 256;
+
+/// Lazy mode is held: sections in bits 0-8, interrupts in 9-16, pauses in 17-24.
+const HELD: i32 = 1 << 30;
+const HELD_SECTIONS: i32 = 0x1ff;
+const INTERRUPT: i32 = 1 << 9;
+const PAUSE: i32 = 1 << 17;
+/// The most interrupts, and pauses, that can be counted.
+const MOST: i32 = 0xff;
 
 impl fmt::Debug for LazyMmu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,80 +124,112 @@ impl LazyMmu {
     /// Whether writes may wait.
     #[inline(always)]
     pub const fn is_lazy(&self) -> bool {
-        // Sections, and nothing above them.
-        self.0.wrapping_sub(SECTION) < MOST
+        self.0 < 0
     }
 
-    /// Sections entered.
-    pub const fn enable_count(&self) -> u8 {
-        self.0 as u8
+    /// Sections entered, 256 at most.
+    #[inline]
+    pub const fn enable_count(&self) -> u16 {
+        match self.0 > 0 {
+            true => (self.0 & HELD_SECTIONS) as u16,
+            false => (self.0 / -SECTION) as u16,
+        }
     }
 
     /// Pauses in force.
     pub const fn pause_count(&self) -> u8 {
-        (self.0 / PAUSE) as u8
+        self.held_by(PAUSE) as u8
     }
 
     /// Interrupts entered.
     #[inline]
     pub const fn irq_depth(&self) -> u8 {
-        (self.0 / INTERRUPT) as u8
+        self.held_by(INTERRUPT) as u8
+    }
+
+    /// How many of these hold it.
+    #[inline]
+    const fn held_by(&self, one: i32) -> i32 {
+        match self.0 > 0 {
+            true => (self.0 / one) & MOST,
+            false => 0,
+        }
     }
 
     /// Enters a section.
     #[inline(always)]
     pub const fn enable(&mut self) -> Result<(), LazyError> {
-        // No pause, no interrupt, and room for one more.
-        if self.0 < MOST * SECTION {
-            self.0 += SECTION;
+        self.0 = self.0.wrapping_sub(SECTION);
+        if self.0 < 0 {
             return Ok(());
         }
         self.enable_otherwise()
     }
 
-    /// As [`enable`](Self::enable), in any state.
+    /// As [`enable`](Self::enable), which has counted already, where lazy mode is held or that was one too
+    /// many.
+    #[cold]
+    #[inline(never)]
     const fn enable_otherwise(&mut self) -> Result<(), LazyError> {
-        match self.irq_depth() {
-            0 => self.up(SECTION),
-            _ => Ok(()),
+        self.0 = self.0.wrapping_add(SECTION);
+        if self.irq_depth() != 0 {
+            return Ok(());
         }
+        if self.enable_count() == MOST_SECTIONS {
+            return Err(LazyError::TooDeep);
+        }
+        self.0 += 1;
+        Ok(())
     }
 
     /// Leaves a section.
     #[inline]
     pub const fn disable(&mut self) -> Result<Action, LazyError> {
+        match self.leave() {
+            true => Ok(Action::None),
+            false => self.left(),
+        }
+    }
+
+    /// Leaves a section, and says whether it was one in another, outside of pauses and interrupts, which is
+    /// all that there is to do. If not, [`left`](Self::left) is called next and says what it is.
+    #[inline(always)]
+    #[must_use = "what else there is to do must be done"]
+    pub const fn leave(&mut self) -> bool {
+        self.0 = self.0.wrapping_add(SECTION);
+        self.0 < 0
+    }
+
+    /// What there is to do for a section of which [`leave`](Self::leave) has just said that it was not one
+    /// in another.
+    #[inline]
+    pub const fn left(&mut self) -> Result<Action, LazyError> {
+        match self.has_left_outermost() {
+            true => Ok(Action::Flush),
+            false => self.left_otherwise(),
+        }
+    }
+
+    /// Whether a section of which [`leave`](Self::leave) has just said that it was not one in another was
+    /// the outermost, outside of pauses and interrupts: then nothing but a flush is left to do.
+    #[inline(always)]
+    pub const fn has_left_outermost(&self) -> bool {
+        self.0 == 0
+    }
+
+    /// As [`left`](Self::left) where lazy mode is held, or there was no section to leave.
+    #[cold]
+    #[inline(never)]
+    const fn left_otherwise(&mut self) -> Result<Action, LazyError> {
+        self.0 = self.0.wrapping_sub(SECTION);
         if self.irq_depth() != 0 {
             return Ok(Action::None);
         }
-        match self.down(SECTION, LazyError::NotEnabled) {
-            Err(error) => Err(error),
-            Ok(()) => Ok(match self.0 {
-                0 => Action::Flush,
-                _ => Action::None,
-            }),
+        if self.enable_count() == 0 {
+            return Err(LazyError::NotEnabled);
         }
-    }
-
-    /// Leaves a section that is not the outermost, which asks for nothing; `false` if it is, in a pause or
-    /// in an interrupt: [`disable`](Self::disable) does that.
-    #[inline(always)]
-    pub const fn leave_inner(&mut self) -> bool {
-        let inner = self.0.wrapping_sub(2 * SECTION) < (MOST - 1) * SECTION;
-        if inner {
-            self.0 -= SECTION;
-        }
-        inner
-    }
-
-    /// Leaves the only section, with no pause in force, outside of interrupts; `false` if that is not how it
-    /// is. The caller has seen that nothing waits for a flush, which [`disable`](Self::disable) would ask for.
-    #[inline(always)]
-    pub const fn leave_only(&mut self) -> bool {
-        let only = self.0 == SECTION;
-        if only {
-            self.0 = 0;
-        }
-        only
+        self.0 -= 1;
+        Ok(Action::None)
     }
 
     /// Suspends laziness.
@@ -243,23 +284,31 @@ impl LazyMmu {
         }
     }
 
-    /// Counts one more of these.
+    /// One more of these holds it.
     #[inline]
-    const fn up(&mut self, one: u32) -> Result<(), LazyError> {
-        if (self.0 / one) & MOST == MOST {
+    const fn up(&mut self, one: i32) -> Result<(), LazyError> {
+        if self.0 <= 0 {
+            self.0 = HELD + one + self.enable_count() as i32;
+            return Ok(());
+        }
+        if self.held_by(one) == MOST {
             return Err(LazyError::TooDeep);
         }
         self.0 += one;
         Ok(())
     }
 
-    /// Counts one less, where there is any.
+    /// One less of these holds it, where any does.
     #[inline]
-    const fn down(&mut self, one: u32, at_zero: LazyError) -> Result<(), LazyError> {
-        if (self.0 / one) & MOST == 0 {
+    const fn down(&mut self, one: i32, at_zero: LazyError) -> Result<(), LazyError> {
+        if self.held_by(one) == 0 {
             return Err(at_zero);
         }
         self.0 -= one;
+        let sections = self.0 - HELD;
+        if sections <= HELD_SECTIONS {
+            self.0 = sections * -SECTION;
+        }
         Ok(())
     }
 }
@@ -275,16 +324,21 @@ mod tests {
         assert_eq!(lazy.resume(), Err(LazyError::NotPaused));
         assert_eq!(lazy.leave_irq(), Err(LazyError::NotInInterrupt));
         assert_eq!(lazy, LazyMmu::new());
-        for _ in 0..255 {
+        for _ in 0..MOST_SECTIONS {
             lazy.enable().unwrap();
+            assert!(lazy.is_lazy());
         }
         assert_eq!(lazy.enable(), Err(LazyError::TooDeep));
         assert_eq!(lazy.pause(), Ok(Action::Flush));
+        assert_eq!(lazy.enable(), Err(LazyError::TooDeep));
         for _ in 1..255 {
             assert_eq!(lazy.pause(), Ok(Action::None));
         }
         assert_eq!(lazy.pause(), Err(LazyError::TooDeep));
-        assert_eq!((lazy.enable_count(), lazy.pause_count()), (255, 255));
+        assert_eq!(
+            (lazy.enable_count(), lazy.pause_count()),
+            (MOST_SECTIONS, 255)
+        );
         for _ in 0..255 {
             lazy.enter_irq().unwrap();
         }
@@ -319,9 +373,10 @@ mod tests {
         assert_eq!(lazy.disable(), Ok(Action::Flush));
     }
 
-    /// What leaves the inner sections does as `disable` would, and leaves the outermost to it.
+    /// Of a section in another nothing is left to do, of the outermost a flush; a pause or an interrupt
+    /// decides otherwise, and then counts are as they were or one less.
     #[test]
-    fn an_inner_section_is_left_without_a_flush() {
+    fn a_section_in_another_is_left_without_a_flush() {
         for depth in 0..4 {
             for (paused, interrupted) in [(false, false), (true, false), (false, true)] {
                 let mut lazy = LazyMmu::new();
@@ -332,17 +387,25 @@ mod tests {
                 if interrupted {
                     lazy.enter_irq().unwrap();
                 }
-                let mut long = lazy;
-                let left = lazy.leave_inner();
-                assert_eq!(left, depth > 1 && !paused && !interrupted);
-                let mut only = long;
-                let is_only = depth == 1 && !paused && !interrupted;
-                assert_eq!(only.leave_only(), is_only);
-                assert_eq!(only.is_lazy(), long.is_lazy() && !is_only);
-                if left {
-                    assert_eq!(long.disable(), Ok(Action::None));
+                let before = lazy;
+                let is_held = paused || interrupted;
+                let is_inner = lazy.leave();
+                assert_eq!(is_inner, depth > 1 && !is_held);
+                if !is_inner {
+                    assert_eq!(lazy.has_left_outermost(), depth == 1 && !is_held);
+                    assert_eq!(
+                        lazy.left(),
+                        match (depth, is_held) {
+                            (0, _) if !interrupted => Err(LazyError::NotEnabled),
+                            (_, true) => Ok(Action::None),
+                            (_, false) => Ok(Action::Flush),
+                        }
+                    );
                 }
-                assert_eq!(lazy, long);
+                let left = u16::from(depth > 0 && !interrupted);
+                assert_eq!(lazy.enable_count(), before.enable_count() - left);
+                assert_eq!(lazy.irq_depth(), before.irq_depth());
+                assert_eq!(lazy.pause_count(), before.pause_count());
             }
         }
     }

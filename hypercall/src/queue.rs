@@ -355,22 +355,33 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
     /// Leaves a lazy section.
     #[inline]
     pub fn disable(&mut self) -> Result<(), MmuError> {
-        let action = self.lazy.disable()?;
+        match self.leave() {
+            true => Ok(()),
+            false => self.left(),
+        }
+    }
+
+    /// Leaves a lazy section, and says whether that is all there is to do: it was one in another. If not,
+    /// [`left`](Self::left) is called next, or [`has_left_idle`](Self::has_left_idle) says that it need not be.
+    #[inline(always)]
+    #[must_use = "what else there is to do must be done"]
+    pub const fn leave(&mut self) -> bool {
+        self.lazy.leave()
+    }
+
+    /// Does what there is to do for a section of which [`leave`](Self::leave) has just said that it was not
+    /// one in another.
+    #[inline]
+    pub fn left(&mut self) -> Result<(), MmuError> {
+        let action = self.lazy.left()?;
         self.act(action, FlushReason::LeaveLazy)
     }
 
-    /// Leaves a lazy section that is not the outermost; `false` if it is, in a pause or in a handler:
-    /// [`disable`](Self::disable) does that.
+    /// Whether nothing is left to do for such a section either: it was the outermost, and nothing has waited
+    /// for its end.
     #[inline(always)]
-    pub const fn leave_inner(&mut self) -> bool {
-        self.lazy.leave_inner()
-    }
-
-    /// Leaves a lazy section, if it is the only one and nothing waits for its end; `false` if not:
-    /// [`disable`](Self::disable) does that.
-    #[inline(always)]
-    pub fn leave_idle(&mut self) -> bool {
-        self.batch.is_empty() && self.kept.is_empty() && self.lazy.leave_only()
+    pub fn has_left_idle(&self) -> bool {
+        self.lazy.has_left_outermost() && self.batch.is_empty() && self.kept.is_empty()
     }
 
     /// Pauses lazy mode.

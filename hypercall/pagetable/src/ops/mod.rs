@@ -146,23 +146,37 @@ impl<M: Machine> Tables<M> {
         f: impl FnOnce(&mut Self) -> Result<R, MmError>,
     ) -> Result<R, MmError> {
         self.mmu.enable()?;
-        let result = f(self);
-        if self.mmu.leave_inner() || !self.log().is_waiting() && self.mmu.leave_idle() {
-            // As it is, but without a copy of the room that an error takes.
-            return match result {
-                Ok(value) => Ok(value),
-                Err(error) => Err(error),
-            };
+        // What takes room for an error is done elsewhere: nothing is copied from one to the other here.
+        match f(self) {
+            Ok(value) => {
+                if self.mmu.leave() || !self.log().is_waiting() && self.mmu.has_left_idle() {
+                    return Ok(value);
+                }
+                self.left_section()?;
+                Ok(value)
+            }
+            Err(error) => Err(self.leave_failed_section(error)),
         }
-        let left = self.mmu.disable();
+    }
+
+    /// Does what is to be done after a section that was not one in another, which was left just now.
+    #[inline(never)]
+    fn left_section(&mut self) -> Result<(), MmError> {
+        let left = self.mmu.left();
         self.apply_log();
-        if let (Err(_), Err(also)) = (&result, &left) {
-            // Only one error can be returned; the later one is not lost either.
+        Ok(left?)
+    }
+
+    /// Leaves a section that has failed. Only one error can be returned: the later one is said.
+    #[cold]
+    #[inline(never)]
+    fn leave_failed_section(&mut self, error: MmError) -> MmError {
+        if !self.mmu.leave()
+            && let Err(also) = self.left_section()
+        {
             log::error!(target: "mm", "{also}");
         }
-        let value = result?;
-        left?;
-        Ok(value)
+        error
     }
 
     /// Flushes the translations of all vCPUs, of one page or of everything.
