@@ -2,8 +2,8 @@
 //!
 //! Everything in it is a physical address of something else, so it is read through a function that
 //! copies from physical memory, one page in view at a time; nothing is assumed to be mapped. The
-//! memory map becomes ordered ranges of whole frames, apart from each other, in which what is
-//! claimed twice as anything but memory is none.
+//! memory map, of any length, becomes ordered ranges of whole frames, apart from each other, in which what
+//! is claimed twice as anything but memory is none.
 //!
 //! Version 0 of the structure has no memory map (Xen makes it for a PVH dom0, and its tools did up to
 //! 4.11), and a loader of version 1 may leave it out; Xen can be asked for one then. What a map shows
@@ -18,10 +18,11 @@ use core::ops::Range;
 
 use heapless::Vec;
 use hypercall::Pfn;
+use hypercall::abi::memory::e820entry;
 use marks::init;
 use pvh::start_info::{MemmapTableEntry, MemmapType, ModlistEntry, START_MAGIC_VALUE, StartInfo};
 
-use crate::mm::native::{MAX_RANGES, Memory, Ranges};
+use crate::mm::memory::Memory;
 use crate::start_info::{BootError, CMDLINE, Module};
 
 const PAGE: u64 = 4096;
@@ -30,10 +31,9 @@ const NEEDED: Range<u64> = 0x200..0x800;
 /// Pages that Xen's builder gives every domain at the end of the 32-bit address space for rings and
 /// the like (`X86_HVM_NR_SPECIAL_PAGES`, `tools/libs/guest/xg_dom_x86.c`).
 const SPECIAL: u64 = 8;
-/// Entries of a memory map that are looked at.
-pub const MAX_ENTRIES: u32 = 128;
-/// What is taken of one.
-const EXPECTED: &str = "at most 128 entries that describe 32 ranges of memory";
+/// Entries of the longest map that Xen has or keeps for a domain (`E820MAX`,
+/// `xen/arch/x86/include/asm/e820.h`): a number above is no number of entries.
+const MOST_ENTRIES: usize = 1024;
 /// The largest memory: what the direct map has room for.
 const MAX_FRAMES: u64 = 1 << 32;
 
@@ -90,7 +90,7 @@ pub trait Read {
 /// Who else can be asked about memory: Xen, where there is one.
 pub trait Ask {
     /// The domain's memory map, into `to`; how many entries it has, if somebody knows.
-    fn map(&mut self, to: &mut [MemmapTableEntry]) -> Option<usize>;
+    fn map(&mut self, to: &mut [e820entry]) -> Option<usize>;
 
     /// How many pages the domain has now, if that may be less than its map shows.
     fn pages(&mut self) -> Option<u64>;
@@ -104,7 +104,7 @@ pub trait Ask {
 pub struct Nobody;
 
 impl Ask for Nobody {
-    fn map(&mut self, _: &mut [MemmapTableEntry]) -> Option<usize> {
+    fn map(&mut self, _: &mut [e820entry]) -> Option<usize> {
         None
     }
 
@@ -139,20 +139,23 @@ impl HvmInfo {
         } else {
             info.memmap_entries
         };
-        let mut map = [MemmapTableEntry::default(); MAX_ENTRIES as usize];
-        let full = || error("memmap", entries.into(), EXPECTED);
-        let known = if entries > 0 {
-            let mut place = info.memmap_paddr;
-            for entry in map.get_mut(..entries as usize).ok_or_else(full)? {
-                *entry = load(read, place);
-                place = place.saturating_add(size_of::<MemmapTableEntry>() as u64);
+        let (memory, others) = match entries {
+            0 => survey_asked(ask)?,
+            many if many as usize > MOST_ENTRIES => {
+                return Err(error("memmap_entries", many.into(), "1024 at most"));
             }
-            entries as usize
-        } else {
-            let known = ask.map(&mut map).filter(|known| *known > 0);
-            known.ok_or(error("memmap_entries", 0, "a memory map, here or from Xen"))?
+            _ => {
+                let place = info.memmap_paddr;
+                survey(
+                    &mut Loaded {
+                        read,
+                        place,
+                        entries,
+                    },
+                    ask.ring(),
+                )?
+            }
         };
-        let (memory, others) = survey(&map[..known], ask.ring())?;
         let memory = match ask.pages() {
             Some(pages) => what_there_is(memory, pages.saturating_sub(others))?,
             None => memory,
@@ -178,19 +181,18 @@ fn what_there_is(memory: Memory, pages: u64) -> Result<Memory, BootError> {
         return Ok(memory);
     }
     let mut left = pages;
-    let mut ranges = Ranges::new();
+    let mut there = Memory::none();
     let mut room = 0;
     for range in memory.ranges() {
         let end = range.end.min(range.start + left);
         left -= end - range.start;
         if range.start < end {
-            // No more ranges than there were.
-            let _ = ranges.push(range.start..end);
+            there.add(range.start..end, NEEDED.start);
             // What is shown in one piece with the last: behind it may be something else.
             room = range.end;
         }
     }
-    bootable(Memory::new(ranges).with_room(room), "current_reservation")
+    bootable(there.with_room(room), "current_reservation")
 }
 
 /// The memory, if what the kernel starts in is part of it.
@@ -212,80 +214,123 @@ fn cmdline(read: &mut impl Read, address: u64) -> Vec<u8, CMDLINE> {
     (0..there).map(byte).take_while(|byte| *byte != 0).collect()
 }
 
+/// A memory map, wherever it lies.
+trait Map {
+    /// How many entries it has.
+    fn entries(&self) -> u32;
+
+    /// Where an entry's range begins, its length in bytes, and what it is.
+    fn entry(&mut self, index: u32) -> (u64, u64, MemmapType);
+}
+
+/// The loader's, which is read where it is.
+struct Loaded<'a, R> {
+    read: &'a mut R,
+    place: u64,
+    entries: u32,
+}
+
+#[init]
+impl<R: Read> Map for Loaded<'_, R> {
+    fn entries(&self) -> u32 {
+        self.entries
+    }
+
+    fn entry(&mut self, index: u32) -> (u64, u64, MemmapType) {
+        let offset = u64::from(index) * size_of::<MemmapTableEntry>() as u64;
+        let entry: MemmapTableEntry = load(self.read, self.place.saturating_add(offset));
+        (entry.addr, entry.size, entry.ty())
+    }
+}
+
+/// Xen's, in a copy.
+struct Asked<'a>(&'a [e820entry]);
+
+#[init]
+impl Map for Asked<'_> {
+    fn entries(&self) -> u32 {
+        self.0.len() as u32
+    }
+
+    fn entry(&mut self, index: u32) -> (u64, u64, MemmapType) {
+        let e820entry { addr, size, r#type } = self.0[index as usize];
+        (addr, size, r#type.into())
+    }
+}
+
+/// As [`survey`], of the map that somebody else knows. Not part of its caller, on whose stack its copy
+/// would stay.
+#[init]
+#[inline(never)]
+fn survey_asked(ask: &mut impl Ask) -> Result<(Memory, u64), BootError> {
+    let mut map = [e820entry::default(); MOST_ENTRIES];
+    match ask.map(&mut map) {
+        Some(known @ 1..) => survey(&mut Asked(&map[..known]), ask.ring()),
+        _ => Err(error("memmap_entries", 0, "a memory map, here or from Xen")),
+    }
+}
+
+/// The frames that an entry describes, and whether they are memory: all of a frame that is, any part of one
+/// that is not.
+#[init]
+fn frames(map: &mut impl Map, index: u32) -> (Range<u64>, bool) {
+    let (start, size, what) = map.entry(index);
+    let end = start.saturating_add(size);
+    match what {
+        MemmapType::Ram => (start.div_ceil(PAGE)..(end / PAGE).min(MAX_FRAMES), true),
+        _ => (start / PAGE..end.div_ceil(PAGE), false),
+    }
+}
+
 /// The frames of the memory map that are memory and nothing else, and how many pages the domain may
 /// have in others. Maps of older tools do not show where the builder's `ring` is.
 #[init]
-fn survey(map: &[MemmapTableEntry], ring: Option<u64>) -> Result<(Memory, u64), BootError> {
-    let full = || error("memmap", map.len() as u64, EXPECTED);
-    let frames = |entry: &MemmapTableEntry| -> (Range<u64>, bool) {
-        let end = entry.addr.saturating_add(entry.size);
-        if entry.ty() == MemmapType::Ram {
-            (
-                entry.addr.div_ceil(PAGE)..(end / PAGE).min(MAX_FRAMES),
-                true,
-            )
-        } else {
-            (entry.addr / PAGE..end.div_ceil(PAGE), false)
-        }
-    };
-    let mut ranges: Ranges = Vec::new();
-    for entry in map {
-        if let (range, true) = frames(entry) {
-            add(&mut ranges, range).ok_or_else(full)?;
-        }
-    }
+fn survey(map: &mut impl Map, ring: Option<u64>) -> Result<(Memory, u64), BootError> {
     let mut others = 0_u64;
     let mut shown = ring.is_none();
-    for entry in map {
-        if let (range, false) = frames(entry) {
+    for index in 0..map.entries() {
+        if let (range, false) = frames(map, index) {
             others = others.saturating_add(range.end.saturating_sub(range.start));
             shown |= ring.is_some_and(|ring| range.contains(&ring));
-            remove(&mut ranges, range).ok_or_else(full)?;
         }
     }
     if !shown {
         others = others.saturating_add(SPECIAL);
     }
-    Ok((bootable(Memory::new(ranges), "memmap")?, others))
+    Ok((bootable(only_memory(map), "memmap")?, others))
 }
 
-/// Adds a range; `None` if there are too many.
+/// The frames that are memory and nothing else, from the first to the last. Where something begins or ends
+/// is looked up from one such place to the next: no copy of the map is kept, nor sorted.
 #[init]
-fn add(ranges: &mut Ranges, mut range: Range<u64>) -> Option<()> {
-    if range.start >= range.end {
-        return Some(());
-    }
-    // What it overlaps or touches becomes part of it.
-    ranges.retain(|other| {
-        let apart = other.end < range.start || range.end < other.start;
-        if !apart {
-            range = other.start.min(range.start)..other.end.max(range.end);
-        }
-        apart
-    });
-    ranges.push(range).ok()?;
-    ranges.sort_unstable_by_key(|range| range.start);
-    Some(())
-}
-
-/// Takes a range away; `None` if too many pieces are left.
-#[init]
-fn remove(ranges: &mut Ranges, range: Range<u64>) -> Option<()> {
-    if range.start >= range.end {
-        return Some(());
-    }
-    let mut left: Vec<Range<u64>, { MAX_RANGES + 1 }> = Vec::new();
-    for old in ranges.iter() {
-        let before = old.start..old.end.min(range.start);
-        let after = old.start.max(range.end)..old.end;
-        for piece in [before, after] {
-            if piece.start < piece.end {
-                left.push(piece).ok()?;
+fn only_memory(map: &mut impl Map) -> Memory {
+    let mut memory = Memory::none();
+    let mut piece = 0..0;
+    let mut at = 0;
+    while at < u64::MAX {
+        let (mut is_memory, mut is_other, mut next) = (false, false, u64::MAX);
+        for index in 0..map.entries() {
+            let (range, here) = frames(map, index);
+            let covered = range.contains(&at);
+            is_memory |= covered && here;
+            is_other |= covered && !here;
+            for edge in [range.start, range.end] {
+                if edge > at {
+                    next = next.min(edge);
+                }
             }
         }
+        if is_memory && !is_other {
+            if piece.end != at {
+                memory.add(piece, NEEDED.start);
+                piece = at..at;
+            }
+            piece.end = next;
+        }
+        at = next;
     }
-    *ranges = Vec::from_slice(&left).ok()?;
-    Some(())
+    memory.add(piece, NEEDED.start);
+    memory
 }
 
 #[init]
@@ -317,6 +362,7 @@ fn module(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mm::memory::MAX_RANGES;
     use proptest::prelude::*;
 
     impl<F: FnMut(u64, &mut [u8])> Read for F {
@@ -325,14 +371,14 @@ mod tests {
         }
     }
 
-    /// Physical memory of the loader's data: `hvm_start_info` at 0x1000, the map at 0x2000, the
-    /// modules at 0x2800, the command line right before a page's end.
+    /// Physical memory of the loader's data: `hvm_start_info` at 0x1000, the modules at 0x1800, the map at
+    /// 0x2000, the command line right before a page's end.
     #[derive(Clone)]
     struct Loader(std::vec::Vec<u8>);
 
     const START: u64 = 0x1000;
     const MAP: u64 = 0x2000;
-    const MODULES: u64 = 0x2800;
+    const MODULES: u64 = 0x1800;
     const TEXT: u64 = 0x3ff8;
 
     fn bytes<T: Plain>(value: &T) -> &[u8] {
@@ -427,6 +473,18 @@ mod tests {
         assert!(info.memory.holes(0x1800).eq([hole]));
     }
 
+    /// Of a map of any length nothing ends the boot, and what is left out is counted.
+    #[test]
+    fn a_long_map_is_taken() {
+        let holes = (0..200).map(|at| (0x200_0000 + at * 0x8000, 0x1000, 2));
+        let map: std::vec::Vec<_> = [(0, 0x1000_0000, 1)].into_iter().chain(holes).collect();
+        let memory = Loader::new(&map, &[], "").parse().unwrap().memory;
+        assert_eq!(memory.ranges().len(), MAX_RANGES);
+        assert_eq!(memory.end(), 0x1_0000);
+        let pages: u64 = memory.ranges().iter().map(|r| r.end - r.start).sum();
+        assert_eq!(pages + memory.left_out(), 0x1_0000 - 200);
+    }
+
     #[test]
     fn what_cannot_be_right_is_named() {
         let field = |loader: Loader| loader.parse().unwrap_err().field;
@@ -457,14 +515,9 @@ mod tests {
     struct Knows<'a>(&'a [(u64, u64, u32)], u64);
 
     impl Ask for Knows<'_> {
-        fn map(&mut self, to: &mut [MemmapTableEntry]) -> Option<usize> {
-            for (to, &(addr, size, ty)) in to.iter_mut().zip(self.0) {
-                *to = MemmapTableEntry {
-                    addr,
-                    size,
-                    ty,
-                    reserved: 0,
-                };
+        fn map(&mut self, to: &mut [e820entry]) -> Option<usize> {
+            for (to, &(addr, size, r#type)) in to.iter_mut().zip(self.0) {
+                *to = e820entry { addr, size, r#type };
             }
             Some(self.0.len())
         }
@@ -515,23 +568,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ranges_are_the_set_of_their_frames(
-            steps in proptest::collection::vec((any::<bool>(), 0_u64..64, 0_u64..24), 0..24)
+        fn memory_is_what_is_called_so_and_nothing_else(
+            entries in proptest::collection::vec((any::<bool>(), 0_u64..64, 0_u64..24), 0..24)
         ) {
-            let mut ranges = Ranges::new();
-            let mut set = std::collections::BTreeSet::new();
-            for (adds, start, length) in steps {
-                let range = start..start + length;
-                if adds {
-                    set.extend(range.clone());
-                    add(&mut ranges, range).unwrap();
-                } else {
-                    set.retain(|frame| !range.contains(frame));
-                    remove(&mut ranges, range).unwrap();
-                }
+            let map: std::vec::Vec<_> = entries.iter().map(|&(is_memory, start, pages)| e820entry {
+                addr: start * PAGE,
+                size: pages * PAGE,
+                r#type: if is_memory { 1 } else { 2 },
+            }).collect();
+            let is = |wanted: bool, frame: u64| entries.iter().any(|&(is_memory, start, pages)| {
+                is_memory == wanted && (start..start + pages).contains(&frame)
+            });
+            let memory = only_memory(&mut Asked(&map));
+            for frame in 0..100 {
+                prop_assert_eq!(memory.contains(frame), is(true, frame) && !is(false, frame));
             }
-            let listed: std::vec::Vec<u64> = ranges.iter().cloned().flatten().collect();
-            prop_assert_eq!(listed, set.into_iter().collect::<std::vec::Vec<_>>());
         }
 
         #[test]

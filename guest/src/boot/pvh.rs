@@ -17,7 +17,6 @@ use hypercall::{Mfn, XenError, memory};
 use linker::{Image, early_tables};
 use marks::init;
 use pagetable::native::Cpu;
-use pvh::start_info::MemmapTableEntry;
 use x86_64::VirtAddr;
 use x86_64::instructions::tlb;
 use x86_64::registers::control::Cr3;
@@ -26,12 +25,13 @@ use x86_64::registers::model_specific::{Efer, EferFlags};
 use super::acpi;
 use super::common::{self, Entered, prepare, start_kernel_common};
 use super::fixmap;
-use super::hvm::{self, Ask, HvmInfo, Read};
+use super::hvm::{Ask, HvmInfo, Read};
 use super::processor;
 use crate::apic_ids;
 use crate::console;
 use crate::mm::entry::{Entry, L1};
 use crate::mm::layout::{self, Fixed};
+use crate::mm::memory::MAX_RANGES;
 use crate::mm::processor::Processor;
 use crate::mm::running::Running;
 use crate::mm::takeover::{Initial, Start, Summary};
@@ -191,21 +191,11 @@ struct Loaders {
 
 #[init]
 impl Ask for Loaders {
-    fn map(&mut self, to: &mut [MemmapTableEntry]) -> Option<usize> {
+    fn map(&mut self, to: &mut [e820entry]) -> Option<usize> {
         if self.subarch != Subarch::XenPvh {
             return None;
         }
-        let mut map = [e820entry::default(); hvm::MAX_ENTRIES as usize];
-        let known = memory::memory_map(&HV, &mut map).ok()?;
-        for (to, from) in to.iter_mut().zip(known) {
-            *to = MemmapTableEntry {
-                addr: from.addr,
-                size: from.size,
-                ty: from.r#type,
-                reserved: 0,
-            };
-        }
-        Some(known.len())
+        Some(memory::memory_map(&HV, to).ok()?.len())
     }
 
     fn pages(&mut self) -> Option<u64> {
@@ -366,6 +356,13 @@ fn take_over(info: &HvmInfo) -> Result<Summary, MmError> {
         boot_stack: 0,
         image: layout::segments(&Image::current()),
     };
+    if info.memory.left_out() > 0 {
+        log::warn!(
+            target: "mm",
+            "{} pages are not used: the memory map has more than {MAX_RANGES} ranges, and they lie in the smallest",
+            info.memory.left_out()
+        );
+    }
     // SAFETY: boot comes by here once, and nothing has used the page tables before.
     unsafe { mm::set_machine(Running::native(info.memory.clone())) };
     let report = mm::with(|tables| -> Result<Summary, MmError> {

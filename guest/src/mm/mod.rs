@@ -1,13 +1,12 @@
 //! Memory: what binds the page tables ([`pagetable`]) to this kernel.
 //!
-//! The machine that they live on (`running`, with the frame numbers of PV or those of `native`), the layout
-//! of the address space, and what all of the kernel reaches them by (`kernel`).
+//! The machine that they live on (`running`), the layout of the address space, and what all of the kernel
+//! reaches them by (`kernel`).
 
 #[cfg(target_os = "none")]
 mod kernel;
 pub mod layout;
 pub mod levels;
-pub mod native;
 #[cfg(target_os = "none")]
 pub(crate) mod processor;
 #[cfg(target_os = "none")]
@@ -21,7 +20,7 @@ pub use kernel::{
 pub(crate) use kernel::{Room, all_frames, exchange, join, let_go, make_room, set_machine, steal};
 pub use pagetable::{
     Change, Flags, MmError, Pte, Tables, Value, audit, balloon, cost, entry, error, frames, fresh,
-    fuzz, machine, mapping, spaces, state, tables, takeover, user, walk,
+    fuzz, machine, mapping, memory, spaces, state, tables, takeover, user, walk,
 };
 #[cfg(target_os = "none")]
 pub use running::Running;

@@ -2,15 +2,16 @@
 //! through one of two windows.
 
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use hypercall::{Mfn, Pfn};
 use pagetable::layout::Layout;
 use pagetable::machine::{Machine, Words};
+use pagetable::memory::Memory;
 use pagetable::pv::FrameLists;
+use pagetable::window::Window;
 
 use super::layout;
-use super::native::{Memory, Ranges};
 use super::processor;
 use crate::lock::KeptLock;
 use crate::probe;
@@ -28,10 +29,7 @@ pub struct Running {
     memory: Memory,
     /// Where its frames end that became memory while it runs; 0 before.
     grown: AtomicU64,
-    /// Frames that the window reaches, counted from 0.
-    reach: AtomicU64,
-    /// Whether the window is the direct map, or still the initial mapping.
-    direct: AtomicBool,
+    window: Window<layout::Regions>,
 }
 
 impl Running {
@@ -40,10 +38,9 @@ impl Running {
     pub const fn pv(lists: FrameLists) -> Running {
         Running {
             lists,
-            memory: Memory::new(Ranges::new()),
+            memory: Memory::none(),
             grown: AtomicU64::new(0),
-            reach: AtomicU64::new(0),
-            direct: AtomicBool::new(false),
+            window: Window::new(),
         }
     }
 
@@ -54,8 +51,7 @@ impl Running {
             lists: FrameLists::empty(),
             memory,
             grown: AtomicU64::new(0),
-            reach: AtomicU64::new(0),
-            direct: AtomicBool::new(false),
+            window: Window::new(),
         }
     }
 
@@ -73,18 +69,10 @@ impl Running {
         frame < self.grown.load(Ordering::Relaxed) && self.memory.room().contains(&frame)
     }
 
-    fn base(&self) -> u64 {
-        if self.direct_map_is_open() {
-            layout::DIRECT.start
-        } else {
-            layout::IMAGE.start
-        }
-    }
-
     /// Where the kernel writes its tables itself, whoever does so must know the window.
     fn tell_writer(&self) {
         if self.lists.is_empty() {
-            processor::set_window(self.base(), self.reach.load(Ordering::Relaxed) * PAGE);
+            processor::set_window(self.window.base(), self.window.reach() * PAGE);
         }
     }
 }
@@ -154,28 +142,25 @@ impl Machine for Running {
 
     #[inline]
     fn memory(&self, pfn: Pfn) -> *mut Words {
-        if pfn.as_u64() >= self.reach.load(Ordering::Relaxed) {
-            return core::ptr::null_mut();
-        }
-        core::ptr::with_exposed_provenance_mut(self.window(pfn) as usize)
+        self.window.memory(pfn)
     }
 
     #[inline]
     fn window(&self, pfn: Pfn) -> u64 {
-        self.base() + pfn.as_u64() * PAGE
+        self.window.address(pfn)
     }
 
     fn set_reach(&self, pages: u64) {
-        self.reach.store(pages, Ordering::Relaxed);
+        self.window.set_reach(pages);
         self.tell_writer();
     }
 
     fn open_direct_map(&self) {
-        self.direct.store(true, Ordering::Relaxed);
+        self.window.open_direct_map();
         self.tell_writer();
     }
 
     fn direct_map_is_open(&self) -> bool {
-        self.direct.load(Ordering::Relaxed)
+        self.window.is_direct_map()
     }
 }

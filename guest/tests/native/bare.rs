@@ -9,7 +9,7 @@ use guest::mm::Flags;
 use guest::mm::fuzz::Probe;
 use guest::mm::layout::{self, Fixed};
 use guest::mm::machine::{Machine, Words};
-use guest::mm::native::Memory;
+use guest::mm::memory::Memory;
 use guest::mm::tables::Fold;
 use guest::mm::takeover::{Initial, Segments, Start};
 use hypercall::instead::PageTables;
@@ -242,13 +242,13 @@ pub(crate) type World = (Rc<Bare>, Own<BareMachine>);
 
 /// A machine as the PVH entry leaves it.
 pub(crate) fn bare(fold: Fold) -> Rc<Bare> {
-    let mut ranges = guest::mm::native::Ranges::new();
+    let mut memory = Memory::none();
     for range in [
         0..HOLES[0].start,
         HOLES[0].end..HOLES[1].start,
         HOLES[1].end..FRAMES,
     ] {
-        ranges.push(range).unwrap();
+        memory.add(range, TABLES);
     }
     let root = match fold {
         Fold::FourLevels => TABLES + 1,
@@ -258,7 +258,7 @@ pub(crate) fn bare(fold: Fold) -> Rc<Bare> {
         frames: (0..FRAMES)
             .map(|_| RefCell::new(Box::new([0; 512])))
             .collect(),
-        memory: Memory::new(ranges),
+        memory,
         fold,
         root: Cell::new(root * PAGE),
         tlb: RefCell::default(),

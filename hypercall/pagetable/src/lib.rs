@@ -32,6 +32,7 @@ mod lengthen;
 pub mod locks;
 pub mod machine;
 pub mod mapping;
+pub mod memory;
 pub mod native;
 mod ops;
 pub mod pv;
@@ -47,6 +48,7 @@ pub mod tables;
 pub mod takeover;
 pub mod user;
 pub mod walk;
+pub mod window;
 
 pub use domain::Domain;
 pub use entry::{Flags, Pte, Value};

@@ -13,8 +13,7 @@
 //! assert_eq!(lists.mfn(Pfn::truncate(3)), None, "beyond the domain");
 //! ```
 
-use core::marker::PhantomData;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use hypercall::abi::start_info::{SIF_INITDOMAIN, SIF_MOD_START_PFN, start_info};
 use hypercall::{Mfn, Pfn, Xen};
@@ -23,6 +22,7 @@ use crate::layout::Layout;
 use crate::machine::{Machine, Words};
 use crate::tables::Fold;
 use crate::takeover::{Segments, Start};
+use crate::window::Window;
 
 const PAGE: u64 = 4096;
 /// What the p2m list holds where there is no memory.
@@ -136,11 +136,7 @@ impl FrameLists {
 /// The machine of a kernel that runs under PV only, and maps no device's memory.
 pub struct Guest<L> {
     lists: FrameLists,
-    /// Frames that the window reaches, counted from 0.
-    reach: AtomicU64,
-    /// Whether the window is the direct map, or still Xen's initial mapping.
-    direct: AtomicBool,
-    layout: PhantomData<fn() -> L>,
+    window: Window<L>,
 }
 
 impl<L: Layout> Guest<L> {
@@ -149,9 +145,7 @@ impl<L: Layout> Guest<L> {
     pub const fn unknown() -> Guest<L> {
         Guest {
             lists: FrameLists::empty(),
-            reach: AtomicU64::new(0),
-            direct: AtomicBool::new(false),
-            layout: PhantomData,
+            window: Window::new(),
         }
     }
 
@@ -225,30 +219,22 @@ impl<L: Layout> Machine for Guest<L> {
     }
 
     fn memory(&self, pfn: Pfn) -> *mut Words {
-        if pfn.as_u64() >= self.reach.load(Ordering::Relaxed) {
-            return core::ptr::null_mut();
-        }
-        core::ptr::with_exposed_provenance_mut(self.window(pfn) as usize)
+        self.window.memory(pfn)
     }
 
     fn window(&self, pfn: Pfn) -> u64 {
-        let base = if self.direct_map_is_open() {
-            L::DIRECT.start
-        } else {
-            L::IMAGE.start
-        };
-        base + pfn.as_u64() * PAGE
+        self.window.address(pfn)
     }
 
     fn set_reach(&self, pages: u64) {
-        self.reach.store(pages, Ordering::Relaxed);
+        self.window.set_reach(pages);
     }
 
     fn open_direct_map(&self) {
-        self.direct.store(true, Ordering::Relaxed);
+        self.window.open_direct_map();
     }
 
     fn direct_map_is_open(&self) -> bool {
-        self.direct.load(Ordering::Relaxed)
+        self.window.is_direct_map()
     }
 }
