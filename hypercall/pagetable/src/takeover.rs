@@ -328,7 +328,7 @@ fn used_ranges<M: Machine>(start: &Start, mapped: u64) -> Result<Used, MmError> 
         _ => 0..0,
     };
     let consts = image(&start.image.text).start..image(&start.image.rodata).end;
-    let mut used = Vec::new();
+    let mut used = Used::new();
     let fixed = [
         (consts, Kind::ImageConst),
         (image(&start.image.data), Kind::ImageData),
@@ -345,10 +345,10 @@ fn used_ranges<M: Machine>(start: &Start, mapped: u64) -> Result<Used, MmError> 
     let all = fixed.into_iter().chain(shared);
     let inside = all.map(|(range, kind)| (range.start..range.end.min(mapped), kind));
     for used_range in inside.filter(|(range, _)| range.start < range.end) {
+        let place = used.partition_point(|(before, _)| before.start <= used_range.0.start);
         // There is room for all eight.
-        let _ = used.push(used_range);
+        let _ = used.insert(place, used_range);
     }
-    used.sort_unstable_by_key(|(range, _)| range.start);
     let overlap = used.windows(2).find(|pair| pair[0].0.end > pair[1].0.start);
     match overlap {
         Some(pair) => Err(MmError::Occupied {
