@@ -170,6 +170,23 @@ enum Does {
     Other(Arc<dyn File>),
 }
 
+/// Writes to what takes bytes in order, until all are written.
+fn write_in_order(file: &dyn File, call: &Call<'_>, from: &mut dyn Source) -> Poll<Result<usize>> {
+    loop {
+        let done = ready!(file.write(call, Where::End, from));
+        let stop = match done {
+            Ok((_, count)) => from.left() == 0 || count == 0 || file.writes_once(),
+            Err(_) => true,
+        };
+        if stop {
+            return Poll::Ready(match (done, from.taken()) {
+                (Err(error), 0) => Err(error),
+                (_, taken) => Ok(taken),
+            });
+        }
+    }
+}
+
 /// An open file, as Linux' open file description: what `dup` and `fork` share.
 pub struct OpenFile {
     does: Does,
@@ -276,21 +293,22 @@ impl OpenFile {
         flags & linux::O_PATH == 0 && flags & linux::O_ACCMODE != linux::O_RDONLY
     }
 
-    /// A call with this file's way of waiting.
-    fn call<'a>(&self, call: &Call<'a>) -> Call<'a> {
-        Call {
-            nonblock: call.nonblock || self.flags() & linux::O_NONBLOCK != 0,
-            ..*call
-        }
+    /// Whether a call fails rather than wait because of a file's flags.
+    fn keeps_from_waiting(call: &Call<'_>, flags: u32) -> bool {
+        flags & linux::O_NONBLOCK != 0 && !call.nonblock
     }
 
-    /// What has no positions cannot be asked for one, however it was opened.
-    fn check_order(&self, at: Option<u64>, has_positions: bool) -> Result<()> {
-        if self.is_path() {
+    /// Refuses a file with these flags that was opened with the access mode `wrong`, and a place in what has
+    /// no positions, however it was opened.
+    fn check(flags: u32, wrong: u32, at: Option<u64>, has_positions: bool) -> Result<()> {
+        if flags & linux::O_PATH != 0 {
             return Err(Errno::EBADF);
         }
-        match at.is_some() && !has_positions {
-            true => Err(Errno::ESPIPE),
+        if at.is_some() && !has_positions {
+            return Err(Errno::ESPIPE);
+        }
+        match flags & linux::O_ACCMODE == wrong {
+            true => Err(Errno::EBADF),
             false => Ok(()),
         }
     }
@@ -300,15 +318,19 @@ impl OpenFile {
     /// # Errors
     /// Those of `read(2)` and `pread(2)`.
     pub fn read(&self, call: &Call<'_>, at: Option<u64>, to: &mut dyn Sink) -> Poll<Result<usize>> {
-        let file = self.file();
+        let (file, flags) = (self.file(), self.flags());
         let has_positions = file.has_positions();
-        if let Err(error) = self.check_order(at, has_positions) {
+        if let Err(error) = Self::check(flags, linux::O_WRONLY, at, has_positions) {
             return Poll::Ready(Err(error));
         }
-        if !self.can_read() {
-            return Poll::Ready(Err(Errno::EBADF));
-        }
-        let call = &self.call(call);
+        let fails;
+        let call = match Self::keeps_from_waiting(call, flags) {
+            true => {
+                fails = call.without_waiting();
+                &fails
+            }
+            false => call,
+        };
         match at {
             Some(at) => file.read(call, at, to),
             None if !has_positions => file.read(call, 0, to),
@@ -336,19 +358,23 @@ impl OpenFile {
         at: Option<u64>,
         from: &mut dyn Source,
     ) -> Poll<Result<usize>> {
-        let file = self.file();
+        let (file, flags) = (self.file(), self.flags());
         let has_positions = file.has_positions();
-        if let Err(error) = self.check_order(at, has_positions) {
+        if let Err(error) = Self::check(flags, linux::O_RDONLY, at, has_positions) {
             return Poll::Ready(Err(error));
         }
-        if !self.can_write() {
-            return Poll::Ready(Err(Errno::EBADF));
-        }
-        let call = &self.call(call);
+        let fails;
+        let call = match Self::keeps_from_waiting(call, flags) {
+            true => {
+                fails = call.without_waiting();
+                &fails
+            }
+            false => call,
+        };
         if !has_positions {
-            return self.write_in_order(call, from);
+            return write_in_order(file, call, from);
         }
-        let append = self.flags() & linux::O_APPEND != 0;
+        let append = flags & linux::O_APPEND != 0;
         if let Some(at) = at {
             // As Linux does, against POSIX: what appends does so wherever it is told to write.
             let at = if append { Where::End } else { Where::At(at) };
@@ -373,23 +399,6 @@ impl OpenFile {
             *self.position.lock() = at + count as u64;
         }
         Poll::Ready(done.map(|(_, count)| count))
-    }
-
-    /// Writes to what takes bytes in order, until all are written.
-    fn write_in_order(&self, call: &Call<'_>, from: &mut dyn Source) -> Poll<Result<usize>> {
-        loop {
-            let done = ready!(self.file().write(call, Where::End, from));
-            let stop = match done {
-                Ok((_, count)) => from.left() == 0 || count == 0 || self.file().writes_once(),
-                Err(_) => true,
-            };
-            if stop {
-                return Poll::Ready(match (done, from.taken()) {
-                    (Err(error), 0) => Err(error),
-                    (_, taken) => Ok(taken),
-                });
-            }
-        }
     }
 
     /// Moves the position, and returns it.

@@ -41,6 +41,11 @@ pub trait Host: Send + Sync {
     fn page(&self) -> Option<Arc<dyn Page>>;
     /// The time of day.
     fn now(&self) -> Time;
+
+    /// The time that is noted of files: no more exact than it has to be.
+    fn stamp(&self) -> Time {
+        self.now()
+    }
     /// Nanoseconds since the boot.
     fn since_boot(&self) -> u64;
     /// Fills `bytes` at random.
@@ -124,6 +129,14 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// The same, which gives `EAGAIN` rather than wait.
+    pub(crate) fn without_waiting(&self) -> Self {
+        Self {
+            nonblock: true,
+            ..*self
+        }
+    }
+
     /// When it was first made, which is now if it never was.
     pub fn began(&self, now: u64) -> u64 {
         let began = self.began.get().unwrap_or(now);

@@ -7,6 +7,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::Cell;
 use core::marker::PhantomData;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::{Poll, Waker};
 
 use guest_files::{
@@ -69,6 +70,36 @@ pub(crate) fn wall() -> u64 {
     }
 }
 
+/// Ticks of the processor's counter for which files are noted the same time: less than a millisecond. Linux
+/// notes the time of its last tick, which is longer.
+const TICK: u64 = 1_000_000;
+/// What the wall clock said when it was looked at last for that, and when by the processor's counter.
+static STAMP: AtomicU64 = AtomicU64::new(0);
+static STAMPED: AtomicU64 = AtomicU64::new(0);
+
+/// As [`wall`], or as it was within a tick.
+fn stamp() -> u64 {
+    let tsc = time::tsc();
+    let stamped = STAMPED.load(Ordering::Acquire);
+    let stamp = STAMP.load(Ordering::Relaxed);
+    // A counter that went back, as after a restore, is far ahead.
+    if tsc.wrapping_sub(stamped) < TICK && stamp != 0 {
+        return stamp;
+    }
+    let now = wall();
+    STAMP.store(now, Ordering::Relaxed);
+    STAMPED.store(tsc, Ordering::Release);
+    now
+}
+
+/// Nanoseconds since 1970 as files have them.
+fn time_of(nanoseconds: u64) -> Time {
+    Time {
+        seconds: (nanoseconds / NANOS) as i64,
+        nanos: (nanoseconds % NANOS) as u32,
+    }
+}
+
 /// The kernel's clock, by which threads sleep: nanoseconds since some beginning.
 pub(crate) fn now() -> u64 {
     time::monotonic().unwrap_or_else(time::since_start)
@@ -91,11 +122,11 @@ impl Host for Kernel {
     }
 
     fn now(&self) -> Time {
-        let now = wall();
-        Time {
-            seconds: (now / NANOS) as i64,
-            nanos: (now % NANOS) as u32,
-        }
+        time_of(wall())
+    }
+
+    fn stamp(&self) -> Time {
+        time_of(stamp())
     }
 
     fn since_boot(&self) -> u64 {
@@ -352,7 +383,7 @@ impl Caller for Who<'_> {
     }
 
     fn ignores(&self, signal: u32) -> bool {
-        let blocked = self.0.mask.load(core::sync::atomic::Ordering::Relaxed);
+        let blocked = self.0.mask.load(Ordering::Relaxed);
         let action = self.0.process.signals.action(signal);
         blocked & signal::bit(signal) != 0 || action.handler == signal::IGNORE
     }

@@ -82,7 +82,7 @@ impl Node {
         new: &New<'_>,
     ) -> Result<Arc<Self>> {
         shared.charge_name()?;
-        let now = shared.host.now();
+        let now = shared.host.stamp();
         let number = shared.next_number.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::new_cyclic(|me| Self {
             shared: shared.clone(),
@@ -158,7 +158,7 @@ impl Node {
 
     /// Counts a name more, or fewer, and notes when.
     pub(super) fn count_links(&self, by: i32) {
-        let now = self.shared.host.now();
+        let now = self.shared.host.stamp();
         let mut meta = self.meta.lock();
         meta.links = meta.links.saturating_add_signed(by);
         meta.changed = now;
@@ -166,13 +166,13 @@ impl Node {
 
     /// Its attributes changed.
     pub(super) fn touch_changed(&self) {
-        let now = self.shared.host.now();
+        let now = self.shared.host.stamp();
         self.meta.lock().changed = now;
     }
 
     /// Its data changed.
     pub(super) fn touch_modified(&self) {
-        let now = self.shared.host.now();
+        let now = self.shared.host.stamp();
         let mut meta = self.meta.lock();
         meta.modified = now;
         meta.changed = now;
@@ -182,7 +182,7 @@ impl Node {
     /// change, and once a day.
     pub(super) fn touch_accessed(&self) {
         const DAY: i64 = 24 * 60 * 60;
-        let now = self.shared.host.now();
+        let now = self.shared.host.stamp();
         let mut meta = self.meta.lock();
         if meta.accessed <= meta.modified
             || meta.accessed <= meta.changed
@@ -229,7 +229,7 @@ impl Inode for Node {
     }
 
     fn change(&self, change: &Change) -> Result<()> {
-        let now = self.shared.host.now();
+        let now = self.shared.host.stamp();
         let mut meta = self.meta.lock();
         let meta = &mut *meta;
         meta.mode = change.mode.unwrap_or(meta.mode);
