@@ -109,13 +109,12 @@ impl Hypervisor for Hv {
     }
 
     #[inline(always)]
-    unsafe fn call_inline(&self, op: Op, [a, b, c]: [u64; 3]) -> i64 {
+    unsafe fn call_straight(&self, op: Op, args: [u64; 3]) -> Option<i64> {
         if STRAIGHT.load(Ordering::Relaxed) {
             // SAFETY: the arguments go to Xen unchanged, of which the caller promises what it needs.
-            return unsafe { PV.call_inline(op, [a, b, c]) };
+            return unsafe { PV.call_straight(op, args) };
         }
-        // SAFETY: as for `call`, of which the caller promises the same.
-        unsafe { not_straight(op, a, b, c, 0, 0) }
+        None
     }
 
     #[inline]

@@ -142,14 +142,13 @@ pub trait Hypervisor {
     unsafe fn call(&self, op: Op, args: [u64; 5]) -> i64;
 
     /// As [`call`](Self::call), of three arguments, where every instruction counts: worth a place of its
-    /// own at each caller.
+    /// own at each caller. `None`, with nothing done, where calls do not go straight to Xen.
     ///
     /// # Safety
     /// As [`call`](Self::call).
     #[inline(always)]
-    unsafe fn call_inline(&self, op: Op, [a, b, c]: [u64; 3]) -> i64 {
-        // SAFETY: the caller promises for these arguments what `call` asks for; the others are none.
-        unsafe { self.call(op, [a, b, c, 0, 0]) }
+    unsafe fn call_straight(&self, _: Op, _: [u64; 3]) -> Option<i64> {
+        None
     }
 
     /// Masks event upcalls on this vCPU and says whether they were masked before.
@@ -181,10 +180,10 @@ impl<H: Hypervisor + ?Sized> Hypervisor for &H {
     }
 
     #[inline(always)]
-    unsafe fn call_inline(&self, op: Op, args: [u64; 3]) -> i64 {
+    unsafe fn call_straight(&self, op: Op, args: [u64; 3]) -> Option<i64> {
         // SAFETY: the inner call gets the same operation and arguments, of which the caller promised
         // good pointers and no change to memory that is in use.
-        unsafe { (**self).call_inline(op, args) }
+        unsafe { (**self).call_straight(op, args) }
     }
 
     #[inline]
@@ -341,6 +340,26 @@ impl Hypervisor for Xen {
             );
         }
         result
+    }
+
+    #[inline(always)]
+    unsafe fn call_straight(&self, op: Op, [a, b, c]: [u64; 3]) -> Option<i64> {
+        let result: i64;
+        // SAFETY: as in `call`; an operation of three arguments reads no other register.
+        unsafe {
+            asm!(
+                "syscall",
+                inlateout("rax") op as u64 => result,
+                inlateout("rdi") a => _,
+                inlateout("rsi") b => _,
+                inlateout("rdx") c => _,
+                lateout("r10") _,
+                lateout("r8") _,
+                lateout("rcx") _,
+                lateout("r11") _,
+            );
+        }
+        Some(result)
     }
 
     #[inline]

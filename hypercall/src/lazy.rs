@@ -127,6 +127,12 @@ impl LazyMmu {
         self.0 < 0
     }
 
+    /// Whether there is neither section, nor pause, nor interrupt.
+    #[inline(always)]
+    pub const fn is_at_rest(&self) -> bool {
+        self.0 == 0
+    }
+
     /// Sections entered, 256 at most.
     #[inline]
     pub const fn enable_count(&self) -> u16 {

@@ -444,17 +444,29 @@ pub(crate) unsafe fn update_va_by_flags<H: Hypervisor + ?Sized>(
     value: u64,
     flags: u64,
 ) -> Result<(), XenError> {
-    if let Some(tables) = hv.page_tables() {
-        let flush = match flags & mmu::UVMF_FLUSHTYPE_MASK {
-            mmu::UVMF_NONE => VaFlush::None,
-            _ if flags & mmu::UVMF_ALL != 0 => VaFlush::Page(Scope::All),
-            _ => VaFlush::Page(Scope::Local),
-        };
-        // SAFETY: the caller's promise covers it.
-        let answer = unsafe { tables.update_va(va, value, flush) };
-        return check(Op::UpdateVaMapping, None, answer);
-    }
     // SAFETY: the caller's promise covers it; the flags name no memory.
-    let value = unsafe { hv.call_inline(Op::UpdateVaMapping, [va.as_u64(), value, flags]) };
-    XenError::check(Op::UpdateVaMapping, None, value).map(drop)
+    let answer = unsafe { hv.call_straight(Op::UpdateVaMapping, [va.as_u64(), value, flags]) };
+    match answer {
+        Some(answer) => XenError::check(Op::UpdateVaMapping, None, answer).map(drop),
+        // SAFETY: the caller's promise covers it.
+        None => unsafe { update_va_around(hv, va, value, flags) },
+    }
+}
+
+/// As [`update_va_by_flags`], where calls do not go straight to Xen.
+#[cold]
+#[inline(never)]
+unsafe fn update_va_around<H: Hypervisor + ?Sized>(
+    hv: &H,
+    va: VirtAddr,
+    value: u64,
+    flags: u64,
+) -> Result<(), XenError> {
+    let flush = match flags & mmu::UVMF_FLUSHTYPE_MASK {
+        mmu::UVMF_NONE => VaFlush::None,
+        _ if flags & mmu::UVMF_ALL != 0 => VaFlush::Page(Scope::All),
+        _ => VaFlush::Page(Scope::Local),
+    };
+    // SAFETY: the caller's promise covers it.
+    unsafe { update_va_mapping(hv, va, value, flush) }
 }

@@ -188,6 +188,15 @@ impl Info {
         self.rest += tag;
     }
 
+    /// Becomes another, except for what was there.
+    #[inline(always)]
+    pub(super) fn fill_in(&mut self, other: &Self) {
+        let Self {
+            caller, va, rest, ..
+        } = *other;
+        (self.caller, self.va, self.rest) = (caller, va, rest);
+    }
+
     #[inline]
     pub(super) fn machphys(caller: &'static Location<'static>) -> Self {
         Self {

@@ -7,13 +7,13 @@
 use core::panic::Location;
 
 use super::{
-    Batch, Completion, ExtEntry, FlushError, FlushReason, Info, Update,
+    Batch, Completion, ExtEntry, FlushError, FlushReason, Info, Update, Write,
     results::{First, Sole, Tally, failed_update, report},
 };
 use crate::{
     Errno, Hypervisor, MachAddr, Op, VirtAddr, XenError,
     abi::{
-        mmu::{MMU_PT_UPDATE_PRESERVE_AD, UVMF_NONE, mmu_update, mmuext_op},
+        mmu::{MMU_PT_UPDATE_PRESERVE_AD, UVMF_ALL, UVMF_INVLPG, UVMF_LOCAL, UVMF_NONE, mmu_update, mmuext_op},
         xen::DOMID_SELF,
     },
     instead::{PageTables, Refused},
@@ -105,6 +105,51 @@ impl<const N: usize> Batch<N> {
         }
         // SAFETY: the caller's promise covers it.
         unsafe { self.write_behind(hv, sink, update, Some((scope, address))) }
+    }
+
+    /// Writes an L1 entry by its address `va`, with nothing queued, and flushes what is cached for it, if
+    /// asked to: for this vCPU or for all, which a list of vCPUs is taken for.
+    ///
+    /// # Errors
+    /// Xen's refusal, of which [`explain_at_once`](Self::explain_at_once) makes more.
+    ///
+    /// # Safety
+    /// As [`write_now`](Self::write_now).
+    #[inline(always)]
+    pub(crate) unsafe fn write_at_once<H: Hypervisor + ?Sized>(
+        &mut self,
+        hv: &H,
+        va: VirtAddr,
+        value: u64,
+        flush: Option<Scope>,
+    ) -> Result<(), XenError> {
+        debug_assert!(self.is_empty(), "what is queued goes first");
+        let flags = match flush {
+            None => UVMF_NONE,
+            Some(Scope::Local) => UVMF_INVLPG | UVMF_LOCAL,
+            Some(Scope::Vcpus(_) | Scope::All) => UVMF_INVLPG | UVMF_ALL,
+        };
+        self.stats.tlb_requests += u64::from(flush.is_some());
+        self.stats.hypercalls += 1;
+        // SAFETY: the caller answers for the change and for the address.
+        unsafe { mmu::update_va_by_flags(hv, va, value, flags) }?;
+        self.stats.applied += 1;
+        Ok(())
+    }
+
+    /// What there is to say of a refusal of [`write_at_once`](Self::write_at_once).
+    #[cold]
+    #[inline(never)]
+    #[track_caller]
+    pub(crate) fn explain_at_once(
+        &mut self,
+        error: XenError,
+        slot: MachAddr,
+        va: VirtAddr,
+        Write { old, value }: Write,
+    ) -> FlushError {
+        let update = Update::new(Level::L1, slot, value).old(old).va(va);
+        self.refused_alone(&mut (), &update, error)
     }
 
     /// Writes an L1 entry by its address, with nothing queued.

@@ -39,7 +39,6 @@ impl<const N: usize> Batch<N> {
     ) -> Result<(), E> {
         let mut request = first.request();
         let mut info = Info::new(&first);
-        let step = info.step();
         let mut at = 0;
         if self.continues_run(request.ptr & !7) {
             self.ready_for_update(hv, sink)?;
@@ -48,16 +47,13 @@ impl<const N: usize> Batch<N> {
             let room = (self.limit as usize).saturating_sub(from);
             let places = self.updates[from..].iter_mut().zip(&mut self.info[from..]);
             let mut any = 0;
+            // Only what differs from one to the next by more than a step: the rest is filled in behind.
             for (update, place) in places.take(count.min(room)) {
                 match each(None, at) {
                     Ok(Some(Write { old, value })) => {
                         any |= old;
-                        *update = mmu_update {
-                            val: value,
-                            ..request
-                        };
-                        info.old = old;
-                        *place = info;
+                        update.val = value;
+                        place.old = old;
                     }
                     Ok(None) => break,
                     Err(error) => {
@@ -66,14 +62,9 @@ impl<const N: usize> Batch<N> {
                     }
                 }
                 at += 1;
-                request.ptr = request.ptr.wrapping_add(8);
-                info.advance(step);
             }
             if at > 0 {
-                self.len += at as u16;
-                self.run = self.len;
-                self.run_end = request.ptr & !7;
-                self.tagged |= info.tag() != 0;
+                self.fill_in(&mut request, &mut info, at);
                 if let Some((scope, address)) = flush
                     && any & 1 != 0
                 {
@@ -85,7 +76,28 @@ impl<const N: usize> Batch<N> {
         if at == count {
             return Ok(());
         }
+        // Moved, so that what is referred to from here on was nobody's in the loop above.
+        let mut each = each;
         self.queue_rest(hv, sink, (request, info), at..count, flush, &mut each)
+    }
+
+    /// Counts the next updates of the run, whose values are there, and writes down the rest of them. What
+    /// it is given is that of the first, and is that of the one behind the last afterwards.
+    #[inline(never)]
+    fn fill_in(&mut self, request: &mut mmu_update, info: &mut Info, count: usize) {
+        let (mut ptr, mut next, step) = (request.ptr, *info, info.step());
+        let places = self.updates.iter_mut().zip(&mut self.info);
+        for (update, place) in places.skip(self.len as usize).take(count) {
+            update.ptr = ptr;
+            place.fill_in(&next);
+            ptr = ptr.wrapping_add(8);
+            next.advance(step);
+        }
+        (request.ptr, *info) = (ptr, next);
+        self.len += count as u16;
+        self.run = self.len;
+        self.run_end = ptr & !7;
+        self.tagged |= next.tag() != 0;
     }
 
     /// The part of a run that is not the queue's first, or does not fit there. One function for all

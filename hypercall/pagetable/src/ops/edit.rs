@@ -55,7 +55,7 @@ impl<M: Machine> Tables<M> {
         remove: Flags,
     ) -> Result<Change, MmError> {
         // SAFETY: the caller answers for who uses the range, and for who relies on its rights.
-        unsafe { self.edit(va, pages, Edit::Rights { add, remove }) }
+        unsafe { self.edit(va, pages, || Edit::Rights { add, remove }) }
     }
 
     /// Gives consecutive mapped pages exactly these rights, entry by entry, whatever they had: for
@@ -108,7 +108,7 @@ impl<M: Machine> Tables<M> {
     #[track_caller]
     pub unsafe fn unmap(&mut self, va: u64, pages: u64) -> Result<Change, MmError> {
         // SAFETY: nothing in use is mapped there, as the caller says.
-        unsafe { self.edit(va, pages, Edit::Clear) }
+        unsafe { self.edit(va, pages, || Edit::Clear) }
     }
 
     /// Writes entries for `count` consecutive pages and pfns from `va` and `first` on, in tables
@@ -129,7 +129,7 @@ impl<M: Machine> Tables<M> {
     ) -> Result<Change, MmError> {
         check_rights(va, first.flags)?;
         // SAFETY: nothing in use is mapped in the range, as the caller says.
-        unsafe { self.edit(va, count, Edit::Set { from: va, first }) }
+        unsafe { self.edit(va, count, || Edit::Set { from: va, first }) }
     }
 
     /// Edits every entry of a range.
@@ -138,12 +138,41 @@ impl<M: Machine> Tables<M> {
     /// Whoever uses the range can do so after the edit.
     #[inline(always)]
     #[track_caller]
-    unsafe fn edit(&mut self, va: u64, pages: u64, edit: Edit) -> Result<Change, MmError> {
+    unsafe fn edit(
+        &mut self,
+        va: u64,
+        pages: u64,
+        edit: impl Fn() -> Edit,
+    ) -> Result<Change, MmError> {
+        if let Some(slot) = self.single_at_once(va, pages) {
+            let old = slot.in_table();
+            let written = match edit().apply(self.domain(), va, old) {
+                // SAFETY: the caller's users of this page can do with what the edit leaves.
+                Ok(Some(new)) => unsafe { self.write_at_once(slot, va, old, new) },
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            return match written {
+                Ok(()) => Ok(Change { va, pages }),
+                Err(error) => Err(error),
+            };
+        }
+        // SAFETY: as the caller says.
+        unsafe { self.edit_more(va, pages, edit()) }
+    }
+
+    /// Edits every entry of a range that is more than what costs least.
+    ///
+    /// # Safety
+    /// As [`Tables::edit`].
+    #[inline(never)]
+    #[track_caller]
+    unsafe fn edit_more(&mut self, va: u64, pages: u64, edit: Edit) -> Result<Change, MmError> {
         if let Some(slot) = self.single(va, pages) {
             let old = self.entry(slot);
             if let Some(new) = edit.apply(self.domain(), va, old)? {
                 // SAFETY: the caller's users of this page can do with what the edit leaves.
-                unsafe { self.replace_pte(slot, va, old, new) }?;
+                unsafe { self.write_apart(slot, va, old, new) }?;
             }
             return Ok(Change { va, pages });
         }
@@ -356,7 +385,7 @@ impl<M: Machine> Tables<M> {
         match edit {
             // SAFETY: the users of the chunk can do with what the edit leaves.
             Edit::Clear => unsafe {
-                self.write_run(first, va, count, Marks::Given, |va, old| {
+                self.write_run(first, va, count, Marks::Given, move |va, old| {
                     Edit::Clear.apply(domain, va, old)
                 })
             },
@@ -365,7 +394,7 @@ impl<M: Machine> Tables<M> {
                 let mut kinds = domain.frames().kinds();
                 // SAFETY: the users of the chunk can do with what the edit leaves.
                 unsafe {
-                    self.write_run(first, va, count, Marks::Kept, |va, old| {
+                    self.write_run(first, va, count, Marks::Kept, move |va, old| {
                         masks.apply(va, old, || check_seen(domain, &mut kinds, va, old))
                     })
                 }
@@ -374,7 +403,7 @@ impl<M: Machine> Tables<M> {
                 let masks = Masks::new(add, remove);
                 // SAFETY: the users of the chunk can do with what the edit leaves.
                 unsafe {
-                    self.write_run(first, va, count, Marks::Kept, |va, old| {
+                    self.write_run(first, va, count, Marks::Kept, move |va, old| {
                         masks.apply(va, old, || Ok(()))
                     })
                 }
@@ -382,7 +411,7 @@ impl<M: Machine> Tables<M> {
             Edit::Set { from, first: value } => {
                 // SAFETY: the users of the chunk can do with what the edit leaves.
                 unsafe {
-                    self.write_run(first, va, count, Marks::Given, |va, _| {
+                    self.write_run(first, va, count, Marks::Given, move |va, _| {
                         set(domain, from, value, va).map(Some)
                     })
                 }

@@ -60,7 +60,7 @@ impl Edit {
         old: Pte,
     ) -> Result<Option<Pte>, MmError> {
         match self {
-            Edit::Clear => Ok((!Pte::NONE.same(old)).then_some(Pte::NONE)),
+            Edit::Clear => Ok((old.bits() != 0).then_some(Pte::NONE)),
             // Who sets an entry says what A and D are as well.
             Edit::Set { from, first } => set(domain, from, first, va).map(Some),
             Edit::Rights { add, remove } => {
@@ -135,13 +135,14 @@ impl Masks {
             return Err(MmError::NotMapped { va });
         }
         let new = old.masked(self.keep, self.add);
-        if new.is_writable() && !old.is_writable() {
+        let grows = new.is_writable() && !old.is_writable();
+        if grows {
             may_grow()?;
         }
         if !new.is_present() || new.is_writable() && new.is_executable() {
             check_rights(va, new.flags())?;
         }
-        Ok((!new.same(old)).then_some(new))
+        Ok((grows || !new.same(old)).then_some(new))
     }
 }
 

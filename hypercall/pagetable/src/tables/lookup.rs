@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 
 use hypercall::{MachAddr, Pfn};
 
-use super::{Fold, Place, Remembered, Slot, Tables, slots};
+use super::{Fold, Place, Remembered, Slot, Tables, Used, slots};
 use crate::entry::{Entry, L1, L2, L3, L4, L5, Pte, TableLevel, UpperLevel};
 use crate::error::MmError;
 use crate::layout::Layout;
@@ -175,6 +175,12 @@ impl<M: Machine> Tables<M> {
         }
     }
 
+    /// The place of the entry that maps the page at an address, in the table that was used last.
+    #[inline(always)]
+    pub(crate) fn nearby(&self, va: u64) -> Option<Place<L1>> {
+        self.remembered(&self.recent.last, va)
+    }
+
     #[inline(never)]
     fn walk_to_pte(&self, va: u64) -> Result<Place<L1>, MmError> {
         // A move goes to and fro between two tables.
@@ -196,15 +202,22 @@ impl<M: Machine> Tables<M> {
     /// has not changed.
     #[inline(always)]
     fn remembered<L: TableLevel>(&self, last: &Remembered<L>, va: u64) -> Option<Place<L>> {
-        let (number, first, changes) = last.get()?;
-        let is_it = number == span::<L>(va) && changes == self.domain().changes(L::NUMBER + 1);
+        let Used {
+            end,
+            first,
+            changes,
+        } = last.get();
+        let is_it = end == end_of::<L>(va) && changes == self.domain().changes(L::NUMBER + 1);
         is_it.then(|| first.at(L::index(va)))
     }
 
     /// Remembers the table that an address leads to, by its first slot.
     fn remember<L: TableLevel>(&self, last: &Remembered<L>, va: u64, first: Place<L>) {
-        let changes = self.domain().changes(L::NUMBER + 1);
-        last.set(Some((span::<L>(va), first, changes)));
+        last.set(Used {
+            end: end_of::<L>(va),
+            first,
+            changes: self.domain().changes(L::NUMBER + 1),
+        });
     }
 
     /// The entry as it is once everything queued has been carried out.
@@ -253,8 +266,8 @@ impl<M: Machine> Tables<M> {
     }
 }
 
-/// The number of the span that the table of a level covers which leads to an address.
+/// The last address that the table of a level leads to which leads to this one: never 0.
 #[inline(always)]
-fn span<L: TableLevel>(va: u64) -> u64 {
-    va >> (L::SHIFT + 9)
+fn end_of<L: TableLevel>(va: u64) -> u64 {
+    va | ((L::SPAN << 9) - 1)
 }

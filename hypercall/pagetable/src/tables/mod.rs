@@ -71,22 +71,45 @@ pub(super) struct Recent {
 impl Recent {
     pub(super) const fn nothing() -> Recent {
         Recent {
-            last: Cell::new(None),
-            last_but_one: Cell::new(None),
-            last_pmd: Cell::new(None),
+            last: Cell::new(Used::NOTHING),
+            last_but_one: Cell::new(Used::NOTHING),
+            last_pmd: Cell::new(Used::NOTHING),
         }
     }
 
     fn forget(&self) {
-        self.last.set(None);
-        self.last_but_one.set(None);
-        self.last_pmd.set(None);
+        self.last.set(Used::NOTHING);
+        self.last_but_one.set(Used::NOTHING);
+        self.last_pmd.set(Used::NOTHING);
     }
 }
 
-/// A table that was used: the number of the span that it covers, its first slot, and the domain's
-/// changes until then.
-type Remembered<L> = Cell<Option<(u64, Place<L>, u32)>>;
+type Remembered<L> = Cell<Used<L>>;
+
+/// A table that was used.
+struct Used<L> {
+    /// The last address that it leads to; 0 if there is none.
+    end: u64,
+    /// Its first slot.
+    first: Place<L>,
+    /// The domain's changes until then.
+    changes: u32,
+}
+
+impl<L> Used<L> {
+    const NOTHING: Used<L> = Used {
+        end: 0,
+        first: Place::NOWHERE,
+        changes: 0,
+    };
+}
+
+impl<L> Clone for Used<L> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<L> Copy for Used<L> {}
 
 // SAFETY: what is not `Send` by itself are the pointers in `recent`, `aside` and `window_pmd`, which are only
 // read through, by whoever holds the tables, and point into memory that all vCPUs map alike.
@@ -146,7 +169,7 @@ impl<M: Machine> Tables<M> {
             boot_root: root,
             recent: Recent::nothing(),
             aside: Recent::nothing(),
-            window_pmd: Cell::new(None),
+            window_pmd: Cell::new(Used::NOTHING),
         }
     }
 
@@ -269,7 +292,7 @@ impl<M: Machine> Tables<M> {
     pub(super) fn forget_places(&self) {
         self.recent.forget();
         self.aside.forget();
-        self.window_pmd.set(None);
+        self.window_pmd.set(Used::NOTHING);
     }
 
     /// The space that operations are about.
@@ -344,6 +367,14 @@ impl<M: Machine> Tables<M> {
     /// What Xen refused.
     #[inline]
     pub fn flush(&mut self) -> Result<(), MmError> {
+        if self.mmu.is_flushed() && !self.log().is_waiting() {
+            return Ok(());
+        }
+        self.flush_and_apply()
+    }
+
+    #[inline(never)]
+    fn flush_and_apply(&mut self) -> Result<(), MmError> {
         let result = self.mmu.flush();
         self.apply_log();
         Ok(result?)

@@ -96,6 +96,15 @@ impl<L> Clone for Place<L> {
 }
 impl<L> Copy for Place<L> {}
 
+impl<L> Place<L> {
+    /// In no table.
+    pub(super) const NOWHERE: Place<L> = Place {
+        machine: MachAddr::truncate(0),
+        memory: core::ptr::null(),
+        level: PhantomData,
+    };
+}
+
 impl<L: TableLevel> Place<L> {
     /// What stands in the table, whatever is queued for it.
     #[inline]

@@ -2,7 +2,7 @@
 
 use hypercall::batch::{Batch, FlushError, Update, Write};
 use hypercall::mmu::{Level, Scope};
-use hypercall::{Pfn, VirtAddr};
+use hypercall::{Pfn, VirtAddr, XenError};
 
 use super::{Fold, Place, Tables};
 use crate::entry::{
@@ -73,31 +73,68 @@ impl<M: Machine> Tables<M> {
         old: Pte,
         entry: Pte,
     ) -> Result<(), MmError> {
-        let is_marked = self.domain().has_several_vcpus() && !old.may_gain().is_empty();
-        if is_marked || !self.mmu.is_idle() || !self.is_current(va) {
+        if !self.writes_at_once(va) {
             // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
             return unsafe { self.write_pte(slot, va, old, entry, false) };
         }
-        let page = VirtAddr::new_truncate(va);
-        let update = Update::new(Level::L1, slot.machine, entry.bits())
-            .old(old.bits())
-            .va(page);
         // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
-        let result = unsafe {
-            if old.is_stale_as(entry) {
-                let scope = self.scope_at(va);
-                self.mmu.set_and_flush(update, scope, page)
-            } else {
-                self.mmu.set(update)
-            }
+        unsafe { self.write_at_once(slot, va, old, entry) }
+    }
+
+    /// Whether an entry for an address goes to Xen by itself, which finds it by that address.
+    #[inline(always)]
+    pub(crate) fn writes_at_once(&self, va: u64) -> bool {
+        self.mmu.is_at_rest() && self.is_current(va)
+    }
+
+    /// As [`Tables::replace_pte`], where entries for the address [go by themselves](Self::writes_at_once).
+    #[inline(always)]
+    #[track_caller]
+    pub(crate) unsafe fn write_at_once(
+        &mut self,
+        slot: Place<L1>,
+        va: u64,
+        old: Pte,
+        entry: Pte,
+    ) -> Result<(), MmError> {
+        if old.is_present() && self.domain().has_several_vcpus() {
+            // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
+            return unsafe { self.write_pte(slot, va, old, entry, false) };
+        }
+        // Nobody else has it cached.
+        let flush = old.is_stale_as(entry).then_some(Scope::Local);
+        let page = VirtAddr::new_truncate(va);
+        // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
+        match unsafe { self.mmu.write_at_once(page, entry.bits(), flush) } {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.refused_at_once(error, slot, page, old, entry)),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    #[track_caller]
+    fn refused_at_once(
+        &mut self,
+        error: XenError,
+        slot: Place<L1>,
+        page: VirtAddr,
+        old: Pte,
+        entry: Pte,
+    ) -> MmError {
+        let write = Write {
+            old: old.bits(),
+            value: entry.bits(),
         };
-        self.apply_if_refused(result)
+        let error = self.mmu.explain_at_once(error, slot.machine, page, write);
+        self.apply_log();
+        error.into()
     }
 
     /// As [`Tables::replace_pte`], for callers of whom there are many.
     #[inline(never)]
     #[track_caller]
-    unsafe fn write_apart(
+    pub(crate) unsafe fn write_apart(
         &mut self,
         slot: Place<L1>,
         va: u64,
@@ -120,9 +157,10 @@ impl<M: Machine> Tables<M> {
         preserve_ad: bool,
     ) -> Result<(), MmError> {
         let page = VirtAddr::new_truncate(va);
-        let (entry, keeps) = match self.others_mark(va) {
-            true => old.in_use_to(entry),
-            false => (entry, false),
+        let whose = self.scope_of_stale(va);
+        let (entry, keeps) = match whose {
+            Some(Scope::All) if self.domain().has_several_vcpus() => old.in_use_to(entry),
+            _ => (entry, false),
         };
         let mut update = Update {
             preserve_ad: preserve_ad || keeps,
@@ -131,10 +169,7 @@ impl<M: Machine> Tables<M> {
         if self.is_current(va) {
             update = update.va(page);
         }
-        let scope = match old.is_stale_as(entry) {
-            true => self.scope_of_stale(va),
-            false => None,
-        };
+        let scope = whose.filter(|_| old.is_stale_as(entry));
         // SAFETY: what is in use on the page stays mapped as its users need, as the caller says.
         let result = unsafe {
             match scope {
@@ -198,7 +233,7 @@ impl<M: Machine> Tables<M> {
             update = update.va(page);
         }
         let flush = self.scope_of_stale(va).map(|scope| (scope, page));
-        let each = |batch: Option<&Batch>, at: usize| {
+        let each = move |batch: Option<&Batch>, at: usize| {
             let slot = first.at(at);
             let in_table = slot.in_table();
             let old = match batch {
