@@ -73,6 +73,7 @@ use heapless::Vec;
 
 use crate::{
     Hypervisor, MachAddr, Mfn, Pfn, VirtAddr, XenError,
+    abi::mmu::mmu_update,
     batch::{
         Batch, Completion, DEFAULT_CAPACITY, EXT_CAPACITY, FlushError, FlushReason, Update, Write,
     },
@@ -232,10 +233,7 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
         flush: Option<Scope>,
     ) -> Result<(), XenError> {
         // SAFETY: the caller's promise covers it.
-        unsafe {
-            self.batch
-                .write_at_once(&self.hv, address, value, flush)
-        }
+        unsafe { self.batch.write_at_once(&self.hv, address, value, flush) }
     }
 
     /// What there is to say of a refusal of [`write_at_once`](Self::write_at_once), to the entry at `slot`.
@@ -307,7 +305,7 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
         first: Update,
         count: usize,
         flush: Option<(Scope, VirtAddr)>,
-        each: impl FnMut(Option<&Batch<N>>, usize) -> Result<Option<Write>, E>,
+        each: impl FnMut(&Batch<N>, usize) -> Result<Option<Write>, E>,
     ) -> Result<(), E> {
         self.send_interrupted();
         let (hv, completion) = (&self.hv, &mut self.completion);
@@ -320,6 +318,36 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
         let sent = self.send_unless_lazy();
         queued?;
         Ok(sent?)
+    }
+
+    /// Writes entries as [`set_run`](Self::set_run) does where all of them are written and these are the
+    /// queue's first or go on with its run; see [`Batch::queue_filled`].
+    ///
+    /// # Errors
+    /// Those of `fill`, or what Xen refused.
+    ///
+    /// # Safety
+    /// As [`Batch::queue_filled`].
+    #[inline(always)]
+    pub unsafe fn set_filled<E: From<FlushError>>(
+        &mut self,
+        first: Update,
+        flush: Option<(Scope, VirtAddr)>,
+        olds: impl ExactSizeIterator<Item = u64>,
+        fill: impl FnOnce(&mut [mmu_update]) -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        self.send_interrupted();
+        let (hv, completion) = (&self.hv, &mut self.completion);
+        // SAFETY: the caller's promise covers it.
+        let queued = unsafe {
+            self.batch
+                .queue_filled(hv, completion, first, flush, olds, fill)
+        };
+        // What was queued before an error is not left to be refused to somebody else.
+        let sent = self.send_unless_lazy();
+        let is_queued = queued?;
+        sent?;
+        Ok(is_queued)
     }
 
     /// Carries out an operation, after all writes so far: later if lazy, else now.

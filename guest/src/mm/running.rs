@@ -127,6 +127,18 @@ impl Machine for Running {
         probe::read(place).ok().map(Pfn::truncate)
     }
 
+    #[inline]
+    fn pfns_to_check(&self) -> impl Fn(Mfn) -> Option<Pfn> {
+        let is_pv = !self.lists.is_empty();
+        move |mfn| match is_pv {
+            true => {
+                let place = layout::Regions::XEN.start + mfn.as_u64() * 8;
+                probe::read(place).ok().map(Pfn::truncate)
+            }
+            false => self.memory.pfn(mfn),
+        }
+    }
+
     fn list_entry(&self, pfn: Pfn) -> Option<u64> {
         self.lists.entry(pfn)
     }

@@ -58,7 +58,13 @@ impl Cost {
     /// Fewest changed entries for which replacing a table can pay: nothing need be counted below.
     #[must_use]
     pub const fn break_even(self) -> u64 {
-        self.table / (self.update - self.changed) + 1
+        self.enough(0)
+    }
+
+    /// Fewest changed entries for which replacing a table pays that `kept` others are in.
+    #[must_use]
+    pub const fn enough(self, kept: u64) -> u64 {
+        (self.table + self.kept * kept) / (self.update - self.changed) + 1
     }
 }
 
@@ -78,8 +84,11 @@ mod tests {
         );
         assert_eq!(PROTECT.break_even(), 87);
         for cost in [CLEAR, DROP, PROTECT] {
-            let even = cost.break_even();
-            assert!(cost.prefers_table(even, 0) && !cost.prefers_table(even - 1, 0));
+            assert_eq!(cost.break_even(), cost.enough(0));
+            for kept in [0, 1, 100, 511] {
+                let even = cost.enough(kept);
+                assert!(cost.prefers_table(even, kept) && !cost.prefers_table(even - 1, kept));
+            }
         }
     }
 }

@@ -379,6 +379,19 @@ impl Keep {
     pub(super) const fn all_but(flags: Flags) -> Keep {
         Keep((ADDR_MASK | Flags::all().bits()) & !flags.bits())
     }
+
+    /// The bits of entries that stay as [`Entry::masked`] has it, if they are the same for all of them:
+    /// `all` have these bits, and `any` those. Either Xen has added U to each or to none.
+    pub(super) const fn alike(self, all: u64, any: u64) -> Option<u64> {
+        let added = 1 << GUEST_KERNEL | Flags::USER.bits();
+        if all & added == added {
+            Some(self.0 & !Flags::USER.bits())
+        } else if any & 1 << GUEST_KERNEL == 0 {
+            Some(self.0)
+        } else {
+            None
+        }
+    }
 }
 
 /// Rights as in a listing: `rwx`, `u`ser, `a`ccessed, `d`irty.

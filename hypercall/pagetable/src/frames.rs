@@ -27,7 +27,6 @@ use heapless::Vec;
 use hypercall::Pfn;
 use lock_api::MutexGuard;
 
-pub(crate) use self::kinds::Kinds;
 pub use self::log::{Ledger, Log};
 use crate::directory::{self, Directory};
 pub use crate::error::FrameError;

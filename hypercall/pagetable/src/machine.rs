@@ -135,6 +135,12 @@ pub trait Machine: 'static {
         self.pfn(mfn)
     }
 
+    /// As [`pfn_to_check`](Self::pfn_to_check) for many, one after the other.
+    #[inline]
+    fn pfns_to_check(&self) -> impl Fn(Mfn) -> Option<Pfn> {
+        |mfn| self.pfn_to_check(mfn)
+    }
+
     /// The address of the entry of the p2m list for a pfn, where there is a list. The list is mapped
     /// read-only; whoever changes an entry has its page writable in the direct map meanwhile.
     fn list_entry(&self, pfn: Pfn) -> Option<u64> {

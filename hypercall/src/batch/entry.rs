@@ -141,6 +141,18 @@ pub(super) struct Info {
     rest: u64,
 }
 
+/// What of an [`Info`] changes from one entry of a table to the next.
+#[derive(Clone, Copy)]
+pub(super) struct Parts(u64, u64);
+
+impl Parts {
+    /// Those of the next entry.
+    #[inline(always)]
+    pub(super) fn advanced(self, [address, tag]: [u64; 2]) -> Self {
+        Self(self.0.wrapping_add(address), self.1 + tag)
+    }
+}
+
 impl Info {
     const BUCKET: u32 = 32;
     const LEVEL: u32 = 48;
@@ -181,20 +193,31 @@ impl Info {
         [span, (self.tag() != 0) as u64]
     }
 
-    /// On to the next entry of the table. Where there is no address, that counts for nothing.
+    /// What of it changes from one entry of a table to the next, and what does not.
     #[inline(always)]
-    pub(super) fn advance(&mut self, [address, tag]: [u64; 2]) {
-        self.va = self.va.wrapping_add(address);
-        self.rest += tag;
+    pub(super) fn parts(&self) -> (Option<&'static Location<'static>>, Parts) {
+        (self.caller, Parts(self.va, self.rest))
     }
 
-    /// Becomes another, except for what was there.
+    /// From its parts.
     #[inline(always)]
-    pub(super) fn fill_in(&mut self, other: &Self) {
-        let Self {
-            caller, va, rest, ..
-        } = *other;
-        (self.caller, self.va, self.rest) = (caller, va, rest);
+    pub(super) fn of_parts(
+        caller: Option<&'static Location<'static>>,
+        Parts(va, rest): Parts,
+        old: u64,
+    ) -> Self {
+        Self {
+            caller,
+            va,
+            old,
+            rest,
+        }
+    }
+
+    /// On to the next entry of the table. Where there is no address, that counts for nothing.
+    #[inline(always)]
+    pub(super) fn advance(&mut self, step: [u64; 2]) {
+        Parts(self.va, self.rest) = Parts(self.va, self.rest).advanced(step);
     }
 
     #[inline]

@@ -13,7 +13,10 @@ use super::{
 use crate::{
     Errno, Hypervisor, MachAddr, Op, VirtAddr, XenError,
     abi::{
-        mmu::{MMU_PT_UPDATE_PRESERVE_AD, UVMF_ALL, UVMF_INVLPG, UVMF_LOCAL, UVMF_NONE, mmu_update, mmuext_op},
+        mmu::{
+            MMU_PT_UPDATE_PRESERVE_AD, UVMF_ALL, UVMF_INVLPG, UVMF_LOCAL, UVMF_NONE, mmu_update,
+            mmuext_op,
+        },
         xen::DOMID_SELF,
     },
     instead::{PageTables, Refused},

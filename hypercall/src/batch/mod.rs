@@ -118,10 +118,14 @@ pub struct Batch<const N: usize = DEFAULT_CAPACITY> {
     closed: u16,
     /// Updates from the first on whose slots follow each other: found by counting, not by the index.
     run: u16,
+    /// Updates behind those whose slots follow each other as well.
+    second: u16,
     /// Whether any entry carries a tag.
     tagged: bool,
     /// The slot behind the run.
     run_end: u64,
+    /// The slot behind the second.
+    second_end: u64,
     index: Index<N>,
     updates: [mmu_update; N],
     info: [Info; N],
@@ -160,8 +164,10 @@ impl<const N: usize> Batch<N> {
             start: Round::ZERO,
             closed: 0,
             run: 0,
+            second: 0,
             tagged: false,
             run_end: 0,
+            second_end: 0,
             index: Index::new(),
             updates: [mmu_update { ptr: 0, val: 0 }; N],
             info: [Info::ZERO; N],
@@ -233,22 +239,14 @@ impl<const N: usize> Batch<N> {
             return None;
         }
         let slot = slot.as_u64() & !7;
-        if let Some(entry) = self.find_in_run(slot) {
+        if let Some(entry) = self.find_in_runs(slot) {
             return Some(entry);
         }
-        if self.len == self.run {
+        if self.len == self.run + self.second {
             return None;
         }
         let (_, taken) = self.index.find(slot, &self.updates);
         (taken as usize).checked_sub(1)
-    }
-
-    /// The number of the update of the run that is for a slot.
-    #[inline(always)]
-    fn find_in_run(&self, slot: u64) -> Option<usize> {
-        let run = self.run as u64;
-        let behind = slot.wrapping_sub(self.run_end.wrapping_sub(8 * run));
-        (behind < 8 * run).then_some((behind / 8) as usize)
     }
 
     /// Queues a write, flushing first where there is no room.
@@ -420,8 +418,8 @@ impl<const N: usize> Batch<N> {
             self.run_end = slot.wrapping_add(8);
             return;
         }
-        if self.find_in_run(slot).is_some() {
-            self.index_run();
+        if self.find_in_runs(slot).is_some() {
+            self.index_runs();
         }
         let (bucket, taken) = self.index.find(slot, &self.updates);
         info.set_bucket(bucket);
@@ -479,12 +477,12 @@ impl<const N: usize> Batch<N> {
 
     /// Empties the queue.
     fn reset(&mut self) {
-        let indexed = self.run as usize..self.len as usize;
+        let indexed = (self.run + self.second) as usize..self.len as usize;
         for info in self.info.get(indexed).unwrap_or_default() {
             self.index.clear(info.bucket());
         }
         self.len = 0;
-        self.run = 0;
+        (self.run, self.second) = (0, 0);
         self.limit = N as u16;
         self.ext_len = 0;
         self.start = Round::ZERO;

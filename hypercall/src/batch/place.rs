@@ -44,8 +44,10 @@ impl<const N: usize> Batch<N> {
             start = Round::ZERO,
             closed = 0,
             run = 0,
+            second = 0,
             tagged = false,
             run_end = 0,
+            second_end = 0,
             pending = Pending::new(),
             stats = Stats::new();
             index.buckets of [0; 2],

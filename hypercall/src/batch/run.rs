@@ -1,8 +1,9 @@
 //! Runs: updates of entries that follow each other in one table.
 //!
-//! Most of what is queued is one, from the first update on. Its updates are found by counting and take no
-//! part in the index; they are indexed only when one of them is written again. Invariant: the first
-//! [`Batch::run`] updates are for slots that follow each other, and no bucket holds one of them.
+//! Most of what is queued is one, from the first update on, or two where pages move. Its updates are found
+//! by counting and take no part in the index; they are indexed only when one of them is written again.
+//! Invariant: the first [`Batch::run`] updates are for slots that follow each other, so are the
+//! [`Batch::second`] behind them, for others, and no bucket holds one of these.
 
 use core::ops::Range;
 
@@ -10,16 +11,14 @@ use super::{Batch, Completion, FlushError, Info, Update, Write};
 use crate::{Hypervisor, VirtAddr, abi::mmu::mmu_update, addr::PAGE_SIZE, mmu::Scope};
 
 /// What to write to an entry of a run: see [`Batch::queue_run`].
-type Each<'a, const N: usize, E> =
-    dyn FnMut(Option<&Batch<N>>, usize) -> Result<Option<Write>, E> + 'a;
+type Each<'a, const N: usize, E> = dyn FnMut(&Batch<N>, usize) -> Result<Option<Write>, E> + 'a;
 
 impl<const N: usize> Batch<N> {
     /// Queues writes to `count` entries that follow each other in one table: `first`, and from then on
     /// the next slot, the next virtual address and the next tag (where there is one). `each` is asked
     /// for what to write, by the number of the entry; the values in `first` are not used, and an entry
-    /// that it has nothing for stays as it is. It is given what is queued by then, or nothing if none
-    /// of that is for the entry. With a write to an entry that is present, a `flush` of the addresses
-    /// from here on is asked for.
+    /// that it has nothing for stays as it is. It is given what is queued by then. With a write to an
+    /// entry that is present, a `flush` of the addresses from here on is asked for.
     ///
     /// # Errors
     /// Those of `each`, or of a flush in between; what was queued before it is answered by it, the
@@ -35,75 +34,93 @@ impl<const N: usize> Batch<N> {
         first: Update,
         count: usize,
         flush: Option<(Scope, VirtAddr)>,
-        mut each: impl FnMut(Option<&Self>, usize) -> Result<Option<Write>, E>,
+        mut each: impl FnMut(&Self, usize) -> Result<Option<Write>, E>,
     ) -> Result<(), E> {
-        let mut request = first.request();
-        let mut info = Info::new(&first);
-        let mut at = 0;
-        if self.continues_run(request.ptr & !7) {
-            self.ready_for_update(hv, sink)?;
-            let mut result = Ok(());
-            let from = self.len as usize;
-            let room = (self.limit as usize).saturating_sub(from);
-            let places = self.updates[from..].iter_mut().zip(&mut self.info[from..]);
-            let mut any = 0;
-            // Only what differs from one to the next by more than a step: the rest is filled in behind.
-            for (update, place) in places.take(count.min(room)) {
-                match each(None, at) {
-                    Ok(Some(Write { old, value })) => {
-                        any |= old;
-                        update.val = value;
-                        place.old = old;
-                    }
-                    Ok(None) => break,
-                    Err(error) => {
-                        result = Err(error);
-                        break;
-                    }
-                }
-                at += 1;
-            }
-            if at > 0 {
-                self.fill_in(&mut request, &mut info, at);
-                if let Some((scope, address)) = flush
-                    && any & 1 != 0
-                {
-                    self.flush_pages(scope, address, at);
-                }
-            }
-            result?;
-        }
-        if at == count {
-            return Ok(());
-        }
-        // Moved, so that what is referred to from here on was nobody's in the loop above.
-        let mut each = each;
-        self.queue_rest(hv, sink, (request, info), at..count, flush, &mut each)
+        let at = (first.request(), Info::new(&first));
+        self.queue_each(hv, sink, at, 0..count, flush, &mut each)
     }
 
-    /// Counts the next updates of the run, whose values are there, and writes down the rest of them. What
-    /// it is given is that of the first, and is that of the one behind the last afterwards.
+    /// Queues writes as [`queue_run`](Self::queue_run) does where all entries are written, and these are
+    /// the queue's first or go on with its run: `olds` are what is there, and `fill` writes the values of
+    /// the requests, in a loop that does nothing else. `false`, and nothing is queued, where it is not so,
+    /// there is no room, or `fill` says so.
+    ///
+    /// # Errors
+    /// Those of `fill`, or of a flush that made room.
+    ///
+    /// # Safety
+    /// As [`queue`](Self::queue) for each.
+    #[inline(always)]
+    pub unsafe fn queue_filled<
+        H: Hypervisor + ?Sized,
+        C: Completion + ?Sized,
+        E: From<FlushError>,
+    >(
+        &mut self,
+        hv: &H,
+        sink: &mut C,
+        first: Update,
+        flush: Option<(Scope, VirtAddr)>,
+        olds: impl ExactSizeIterator<Item = u64>,
+        fill: impl FnOnce(&mut [mmu_update]) -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        let (request, count) = (first.request(), olds.len());
+        let slot = request.ptr & !7;
+        if !self.continues_run(slot) && !self.may_be_second(slot, count) {
+            return Ok(false);
+        }
+        self.ready_for_update(hv, sink)?;
+        let from = self.len as usize;
+        let places = self.updates.get_mut(from..from + count);
+        if !places.map_or(Ok(false), fill)? {
+            return Ok(false);
+        }
+        let present = self.fill_in(request, &Info::new(&first), olds);
+        if let Some((scope, address)) = flush
+            && present
+        {
+            self.flush_pages(scope, address, count);
+        }
+        Ok(true)
+    }
+
+    /// Counts the next updates, the values of which are there, as a run's, and writes down the rest of
+    /// them. Says whether any replaces an entry that is present.
     #[inline(never)]
-    fn fill_in(&mut self, request: &mut mmu_update, info: &mut Info, count: usize) {
-        let (mut ptr, mut next, step) = (request.ptr, *info, info.step());
-        let places = self.updates.iter_mut().zip(&mut self.info);
-        for (update, place) in places.skip(self.len as usize).take(count) {
+    fn fill_in(
+        &mut self,
+        request: mmu_update,
+        info: &Info,
+        olds: impl ExactSizeIterator<Item = u64>,
+    ) -> bool {
+        let (from, count, step) = (self.len, olds.len() as u16, info.step());
+        let (caller, mut parts) = info.parts();
+        let (mut ptr, mut any) = (request.ptr, 0);
+        let updates = self.updates[from as usize..].iter_mut();
+        let places = updates.zip(&mut self.info[from as usize..]);
+        for (old, (update, place)) in olds.zip(places) {
+            any |= old;
             update.ptr = ptr;
-            place.fill_in(&next);
+            *place = Info::of_parts(caller, parts, old);
             ptr = ptr.wrapping_add(8);
-            next.advance(step);
+            parts = parts.advanced(step);
         }
-        (request.ptr, *info) = (ptr, next);
-        self.len += count as u16;
-        self.run = self.len;
-        self.run_end = ptr & !7;
-        self.tagged |= next.tag() != 0;
+        self.len = from + count;
+        let is_second = from != self.run || self.run != 0 && self.run_end != request.ptr & !7;
+        if is_second {
+            self.second += count;
+            self.second_end = ptr & !7;
+        } else {
+            self.run = self.len;
+            self.run_end = ptr & !7;
+        }
+        self.tagged |= info.tag() != 0;
+        any & 1 != 0
     }
 
-    /// The part of a run that is not the queue's first, or does not fit there. One function for all
-    /// that runs are written with.
+    /// One function for all that runs are written with.
     #[inline(never)]
-    fn queue_rest<H: Hypervisor + ?Sized, C: Completion + ?Sized, E: From<FlushError>>(
+    fn queue_each<H: Hypervisor + ?Sized, C: Completion + ?Sized, E: From<FlushError>>(
         &mut self,
         hv: &H,
         sink: &mut C,
@@ -114,7 +131,7 @@ impl<const N: usize> Batch<N> {
     ) -> Result<(), E> {
         let (mut asked, step) = (false, info.step());
         for at in entries.clone() {
-            if let Some(Write { old, value }) = each(Some(self), at)? {
+            if let Some(Write { old, value }) = each(self, at)? {
                 self.ready_for_update(hv, sink)?;
                 // A batch that was full has taken with it what was asked for.
                 if let Some((scope, address)) = flush
@@ -141,16 +158,39 @@ impl<const N: usize> Batch<N> {
         self.len == self.run && (self.run == 0 || self.run_end == slot)
     }
 
-    /// Has the index find the updates of the run as well, one of which is about to be written again.
+    /// Whether slots from one on can be the second run, or go on with it: nothing is queued for them, and
+    /// nothing but runs is queued.
+    fn may_be_second(&self, slot: u64, count: usize) -> bool {
+        let is_all = self.len == self.run + self.second;
+        let begins = self.second == 0 || self.second_end == slot;
+        let first = self.run_end.wrapping_sub(8 * self.run as u64);
+        let is_apart = slot >= self.run_end || slot + 8 * count as u64 <= first;
+        is_all && begins && is_apart
+    }
+
+    /// The number of the update of a run that is for a slot.
+    #[inline(always)]
+    pub(super) fn find_in_runs(&self, slot: u64) -> Option<usize> {
+        let place = |end: u64, count: u16| {
+            let behind = slot.wrapping_sub(end.wrapping_sub(8 * count as u64));
+            (behind < 8 * count as u64).then_some((behind / 8) as usize)
+        };
+        place(self.run_end, self.run).or_else(|| {
+            let at = place(self.second_end, self.second)?;
+            Some(self.run as usize + at)
+        })
+    }
+
+    /// Has the index find the updates of the runs as well, one of which is about to be written again.
     #[cold]
     #[inline(never)]
-    pub(super) fn index_run(&mut self) {
-        for entry in 0..self.run {
+    pub(super) fn index_runs(&mut self) {
+        for entry in 0..self.run + self.second {
             let slot = self.updates[entry as usize].ptr & !7;
             let (bucket, _) = self.index.find(slot, &self.updates);
             self.index.set(bucket, entry);
             self.info[entry as usize].set_bucket(bucket);
         }
-        self.run = 0;
+        (self.run, self.second) = (0, 0);
     }
 }

@@ -89,10 +89,29 @@ proptest! {
                     let address = VirtAddr::new(n << 12);
                     let (xen, log) = (&rig.xen, &mut rig.log);
                     let mut stale = Vec::new();
-                    let each = |batch: Option<&Batch<16>>, at: usize| -> Result<_, FlushError> {
+                    let (first, flush) = (update(n, 0), Some((Scope::Local, address)));
+                    // In one go, where nothing is queued for the entries and there is room.
+                    let in_table = |at: usize| xen.entry(slot(n + at as u64).as_u64());
+                    let fill = |requests: &mut [mmu_update]| -> Result<_, FlushError> {
+                        for (at, request) in requests.iter_mut().enumerate() {
+                            assert_eq!(in_table(at), eager.get(n + at as u64));
+                            if in_table(at) & 1 == 1 {
+                                stale.push((n + at as u64, xen.requests.borrow().len()));
+                            }
+                            request.val = value.wrapping_add(at as u64);
+                        }
+                        Ok(true)
+                    };
+                    let olds = (0..count as usize).map(in_table);
+                    // SAFETY: nothing here is a page table.
+                    let filled = holes.trailing_zeros() as u64 >= count
+                        && unsafe {
+                            rig.batch.queue_filled(xen, log, first, flush, olds, fill)
+                        }.unwrap();
+                    let each = |batch: &Batch<16>, at: usize| -> Result<_, FlushError> {
                         let slot = slot(n + at as u64);
                         let in_table = xen.entry(slot.as_u64());
-                        let old = batch.map_or(in_table, |batch| batch.read(slot, in_table));
+                        let old = batch.read(slot, in_table);
                         assert_eq!(old, eager.get(n + at as u64));
                         if holes >> at & 1 == 1 {
                             return Ok(None);
@@ -102,11 +121,10 @@ proptest! {
                         }
                         Ok(Some(Write { old, value: value.wrapping_add(at as u64) }))
                     };
-                    let flush = Some((Scope::Local, address));
-                    let first = update(n, 0);
+                    let rest = if filled { 0 } else { count as usize };
                     // SAFETY: nothing here is a page table.
                     unsafe {
-                        rig.batch.queue_run(xen, log, first, count as usize, flush, each)
+                        rig.batch.queue_run(xen, log, first, rest, flush, each)
                     }.unwrap();
                     // Each that was present, behind its own write.
                     flushes.extend(stale.into_iter().map(|(n, from)| (n << 12, from, Some(slot(n)))));

@@ -20,7 +20,7 @@ pub(crate) fn cases(cases: u32) -> ProptestConfig {
 /// What a run is written with: these values, where nothing was.
 pub(crate) fn each_of<const N: usize>(
     values: Vec<u64>,
-) -> impl FnMut(Option<&Batch<N>>, usize) -> Result<Option<Write>, FlushError> {
+) -> impl FnMut(&Batch<N>, usize) -> Result<Option<Write>, FlushError> {
     move |_, at| {
         Ok(Some(Write {
             old: 0,

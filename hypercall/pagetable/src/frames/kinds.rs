@@ -1,4 +1,4 @@
-//! A look at many frames: whether each may be mapped writable.
+//! A glance at frames: whether each is in use and nothing else, as most are.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,39 +7,34 @@ use hypercall::Pfn;
 use super::{CHUNK, Frames};
 use crate::record::Record;
 
-/// Looks at frames, most of which lie in the same chunk as the one before.
-pub(crate) struct Kinds<'a> {
-    frames: &'a Frames,
-    /// The chunk of the last one, and its records, if it has any.
+/// The records of a chunk.
+#[derive(Clone, Copy)]
+pub(crate) struct Near<'a> {
     chunk: u64,
-    records: Option<&'a [AtomicU64; CHUNK as usize]>,
+    records: &'a [AtomicU64; CHUNK as usize],
 }
 
-impl Kinds<'_> {
-    /// As [`Frames::may_be_writable`].
+impl Near<'_> {
+    /// Whether a frame is in use and nothing else; unknown if its record is not among these.
     #[inline(always)]
-    pub(crate) fn may_be_writable(&mut self, pfn: Pfn) -> bool {
+    pub(crate) fn is_owned(self, pfn: Pfn) -> Option<bool> {
         let (chunk, index) = (pfn.as_u64() / CHUNK, pfn.as_u64() % CHUNK);
-        if chunk != self.chunk {
-            self.chunk = chunk;
-            self.records = self.frames.directory.records(chunk);
-        }
-        let record = |records: &[AtomicU64; CHUNK as usize]| {
-            Record::from_bits(records[index as usize].load(Ordering::Relaxed))
-        };
-        let may_be = |record: Record| record.is_owned() || record.may_be_writable();
-        self.records.map(record).is_none_or(may_be)
+        let record = || self.records[index as usize].load(Ordering::Relaxed);
+        (chunk == self.chunk).then(|| Record::from_bits(record()).is_owned())
     }
 }
 
 impl Frames {
-    /// A look at many frames, one after the other.
-    #[inline]
-    pub(crate) fn kinds(&self) -> Kinds<'_> {
-        Kinds {
-            frames: self,
-            chunk: u64::MAX,
-            records: None,
-        }
+    /// The records beside a frame's, if it has one.
+    pub(crate) fn near(&self, pfn: Pfn) -> Option<Near<'_>> {
+        let chunk = pfn.as_u64() / CHUNK;
+        let records = self.directory.records(chunk)?;
+        Some(Near { chunk, records })
+    }
+
+    /// Whether a frame is in use and nothing else.
+    #[inline(always)]
+    pub(crate) fn is_in_use(&self, pfn: Pfn) -> bool {
+        self.load(pfn).is_ok_and(Record::is_owned)
     }
 }

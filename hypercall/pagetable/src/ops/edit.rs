@@ -8,14 +8,14 @@ use super::edited::{Edit, Masks, set};
 use super::marks::any_may_gain;
 use super::writable::{check_may_be_writable, check_seen};
 use super::{
-    Change, Chunk, PAGE, Replaced, check_present, check_range, check_rights, chunks, copy, present,
+    Change, Chunk, PAGE, Replaced, check_range, check_rights, chunks, copy, present, present_until,
 };
 use crate::entry::{Entry, Flags, L1, L2, Pte, Value};
 use crate::error::MmError;
 use crate::frames::FrameError;
 use crate::fresh::Fresh;
 use crate::layout::Layout;
-use crate::machine::Machine;
+use crate::machine::{Live, Machine};
 use crate::tables::{Marks, Place, Tables};
 
 /// Pages, at most, whose entries go by a request each where each brings the flush of its page: as many as
@@ -176,26 +176,26 @@ impl<M: Machine> Tables<M> {
             }
             return Ok(Change { va, pages });
         }
-        if pages <= FEW
-            && let Some(first) = self.few(va, pages)
-        {
-            // SAFETY: as the caller says.
-            return unsafe { self.edit_few(first, va, pages, edit) };
+        if let Some(first) = self.in_one_table(va, pages) {
+            // Where they lie in one table and what is there may be cached, each brings the flush of its page.
+            if pages <= FEW && first.in_table().is_present() {
+                // SAFETY: as the caller says.
+                return unsafe { self.edit_few(first, va, pages, edit) };
+            }
+            if pages < edit.fewest() {
+                for chunk in chunks(va, pages) {
+                    // SAFETY: as the caller says, of the one that there is.
+                    unsafe { self.edit_entries(first, chunk, edit) }?;
+                }
+                return Ok(Change { va, pages });
+            }
         }
         // SAFETY: as the caller says.
         unsafe { self.edit_range(va, pages, edit) }
     }
 
-    /// The first of few entries that cost least by a request each, found by its address: where they lie in
-    /// one table and what is there may be cached, so that each brings the flush of its page.
-    #[inline]
-    fn few(&self, va: u64, pages: u64) -> Option<Place<L1>> {
-        let first = self.few_in_table(va, pages)?;
-        first.in_table().is_present().then_some(first)
-    }
-
     /// # Safety
-    /// As [`Tables::edit`], for the entries that [`Tables::few`] found.
+    /// As [`Tables::edit`], for entries that lie in one table, from the `first` on.
     #[inline(never)]
     #[track_caller]
     unsafe fn edit_few(
@@ -216,11 +216,10 @@ impl<M: Machine> Tables<M> {
             },
             Edit::Rights { add, remove } => {
                 let masks = Masks::new(add, remove);
-                let mut kinds = domain.frames().kinds();
                 // SAFETY: the users of the pages can do with what the edit leaves.
                 unsafe {
                     self.replace_few(first, va, pages, |va, old| {
-                        masks.apply(va, old, || check_seen(domain, &mut kinds, va, old))
+                        masks.apply(va, old, || check_seen(domain, va, old))
                     })
                 }
             }
@@ -335,11 +334,8 @@ impl<M: Machine> Tables<M> {
                     marked: None,
                 }));
             }
-            let inside_present = present(inside);
-            if cost.prefers_table(inside_present, kept) && self.may_be_replaced(table.pfn) {
-                if matches!(edit, Edit::Rights { .. }) && inside_present < chunk.count as u64 {
-                    check_present(chunk.va, inside)?;
-                }
+            let changed = present_until(inside, cost.enough(kept));
+            if cost.prefers_table(changed, kept) && self.may_be_replaced(table.pfn) {
                 match self.rebuild(pmd, table.pfn, chunk, edit) {
                     // It can be done without, and must be: unmapping is how memory gets free.
                     Err(MmError::Frame(FrameError::OutOfMemory)) => {}
@@ -381,41 +377,20 @@ impl<M: Machine> Tables<M> {
             // SAFETY: the users of the chunk can do with what the edit leaves.
             return unsafe { self.edit_singly(first, chunk, edit) };
         }
-        // SAFETY (all): the users of the chunk can do with what the edit leaves, as the caller says.
-        match edit {
-            // SAFETY: the users of the chunk can do with what the edit leaves.
-            Edit::Clear => unsafe {
-                self.write_run(first, va, count, Marks::Given, move |va, old| {
-                    Edit::Clear.apply(domain, va, old)
+        let marks = match edit {
+            Edit::Rights { .. } => Marks::Kept,
+            Edit::Clear | Edit::Set { .. } => Marks::Given,
+        };
+        let fill = |requests: &mut [_], olds: Live<'_>| Ok(edit.fill(domain, va, requests, olds));
+        // SAFETY: the users of the chunk can do with what the edit leaves, as the caller says.
+        match unsafe { self.write_filled(first, va, count, marks, fill) }? {
+            true => Ok(()),
+            // SAFETY: the users of the chunk can do with what the edit leaves, as the caller says.
+            false => unsafe {
+                self.write_run(first, va, count, marks, |va, old| {
+                    edit.apply(domain, va, old)
                 })
             },
-            Edit::Rights { add, remove } if add.contains(Flags::WRITABLE) => {
-                let masks = Masks::new(add, remove);
-                let mut kinds = domain.frames().kinds();
-                // SAFETY: the users of the chunk can do with what the edit leaves.
-                unsafe {
-                    self.write_run(first, va, count, Marks::Kept, move |va, old| {
-                        masks.apply(va, old, || check_seen(domain, &mut kinds, va, old))
-                    })
-                }
-            }
-            Edit::Rights { add, remove } => {
-                let masks = Masks::new(add, remove);
-                // SAFETY: the users of the chunk can do with what the edit leaves.
-                unsafe {
-                    self.write_run(first, va, count, Marks::Kept, move |va, old| {
-                        masks.apply(va, old, || Ok(()))
-                    })
-                }
-            }
-            Edit::Set { from, first: value } => {
-                // SAFETY: the users of the chunk can do with what the edit leaves.
-                unsafe {
-                    self.write_run(first, va, count, Marks::Given, move |va, _| {
-                        set(domain, from, value, va).map(Some)
-                    })
-                }
-            }
         }
     }
 

@@ -14,15 +14,16 @@ impl<M: Machine> Tables<M> {
     /// The entry for the first of consecutive pages, if they lie in one table that exists, and requests for
     /// them need not wait.
     #[inline]
-    pub(super) fn few_in_table(&self, va: u64, pages: u64) -> Option<Place<L1>> {
-        let fits = va.is_multiple_of(PAGE) && is_canonical(va) && va % SPAN + pages * PAGE <= SPAN;
-        match fits && pages > 0 && self.mmu.is_idle() && self.is_current(va) {
+    pub(super) fn in_one_table(&self, va: u64, pages: u64) -> Option<Place<L1>> {
+        let most = (SPAN - va % SPAN) / PAGE;
+        let fits = va.is_multiple_of(PAGE) && is_canonical(va) && pages <= most;
+        match fits && pages > 0 && self.writes_at_once(va) {
             true => self.pte_place(va).ok(),
             false => None,
         }
     }
 
-    /// Writes the entries of few pages from `va` on, the `first` of which [`Tables::few_in_table`] found:
+    /// Writes the entries of few pages from `va` on, the `first` of which [`Tables::in_one_table`] found:
     /// `edit` is asked for each as by [`Tables::write_run`].
     ///
     /// # Errors

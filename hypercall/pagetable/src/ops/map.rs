@@ -1,8 +1,9 @@
 //! Mapping frames at consecutive pages.
 //!
 //! Where no table exists one is built before Xen sees it, in the loop that is most of what the
-//! kernel itself adds to Xen's work ([`Tables::make_run`]).
+//! kernel itself adds to Xen's work ([`make_run`]).
 
+use hypercall::abi::mmu::mmu_update;
 use hypercall::{Mfn, Pfn};
 
 use super::writable::check_may_be_writable;
@@ -12,7 +13,7 @@ use crate::entry::{Flags, L1, L2, Pte};
 use crate::error::MmError;
 use crate::frames::Frame;
 use crate::fresh::Fresh;
-use crate::machine::Machine;
+use crate::machine::{Live, Machine};
 use crate::tables::{Marks, Place, Tables};
 
 /// Pages, at most, that are mapped by a request each: a list costs some 1,000 instructions and 620 a page.
@@ -113,12 +114,23 @@ impl<M: Machine> Tables<M> {
             unsafe { self.write_apart(slot, va, Pte::NONE, new) }?;
             return Ok(Change { va, pages });
         }
-        if pages <= FEW
-            && let Some(first) = self.few_in_table(va, pages)
-        {
-            // SAFETY: the frames' owner agrees, as the caller says.
-            return unsafe { self.map_few(first, va, pages, &mut frames, flags) };
+        if let Some(first) = self.in_one_table(va, pages) {
+            if let Some(index) = self.first_present(first, pages as usize) {
+                let va = va + index as u64 * PAGE;
+                return Err(MmError::Occupied { va });
+            }
+            if pages <= FEW {
+                // SAFETY: the frames' owner agrees, as the caller says.
+                return unsafe { self.map_few(first, va, pages, &mut frames, flags) };
+            }
+            let mut frames = Some(frames);
+            for chunk in chunks(va, pages) {
+                // SAFETY: the frames' owner agrees, as the caller says.
+                unsafe { self.map_entries(first, chunk, &mut frames, flags) }?;
+            }
+            return Ok(Change { va, pages });
         }
+        let mut frames = Some(frames);
         self.lazily(|tables| {
             for chunk in chunks(va, pages) {
                 // SAFETY: the frames' owner agrees, as the caller says.
@@ -141,10 +153,6 @@ impl<M: Machine> Tables<M> {
         frames: &mut impl Iterator<Item = Pfn>,
         flags: Flags,
     ) -> Result<Change, MmError> {
-        if let Some(index) = self.first_present(first, pages as usize) {
-            let va = va + index as u64 * PAGE;
-            return Err(MmError::Occupied { va });
-        }
         let domain = self.domain();
         let must_look = may_be_frozen(domain, flags);
         // SAFETY: the entries were seen to be empty, so nothing in use is mapped by them.
@@ -183,7 +191,7 @@ impl<M: Machine> Tables<M> {
     unsafe fn map_chunk(
         &mut self,
         chunk: Chunk,
-        frames: &mut impl Iterator<Item = Pfn>,
+        frames: &mut Option<impl Iterator<Item = Pfn>>,
         flags: Flags,
     ) -> Result<(), MmError> {
         let first = match self.prepare(chunk)? {
@@ -192,19 +200,77 @@ impl<M: Machine> Tables<M> {
                 let fresh = Fresh::<L1>::filled(self, frame, |tables, words| {
                     fill_around(words, chunk);
                     let target = &mut words[chunk.first..chunk.first + chunk.count];
-                    tables.make_run(chunk.va, target, frames, flags)?;
+                    make_run(
+                        tables.machine(),
+                        chunk.va,
+                        target,
+                        |word| word,
+                        frames,
+                        flags,
+                    )?;
                     let made = target.iter().map(|word| Pte::from_table(*word));
-                    tables.check_frozen(chunk.va, flags, made)
+                    check_frozen(tables.domain(), chunk.va, flags, made)
                 })?;
                 // SAFETY: nothing was mapped below the entry.
                 return unsafe { self.install(pmd, fresh, Flags::TABLE) };
             }
         };
+        // SAFETY: as the caller says.
+        unsafe { self.map_entries(first, chunk, frames, flags) }
+    }
+
+    /// Maps a chunk in a table that exists, by entries that were seen to be empty, from the `first` on.
+    ///
+    /// # Safety
+    /// As [`Tables::map`].
+    #[inline(never)]
+    unsafe fn map_entries(
+        &mut self,
+        first: Place<L1>,
+        chunk: Chunk,
+        frames: &mut Option<impl Iterator<Item = Pfn>>,
+        flags: Flags,
+    ) -> Result<(), MmError> {
+        let Chunk { va, count, .. } = chunk;
+        let domain = self.domain();
+        let fill = |requests: &mut [mmu_update], _: Live<'_>| {
+            make_run(
+                domain.machine(),
+                va,
+                requests,
+                |request| &mut request.val,
+                frames,
+                flags,
+            )?;
+            let made = requests.iter().map(|request| Pte::from_table(request.val));
+            check_frozen(domain, va, flags, made).map(|()| true)
+        };
+        // SAFETY: the entries were seen to be empty, so nothing in use is mapped by them.
+        match unsafe { self.write_filled(first, va, count, Marks::Given, fill) }? {
+            true => Ok(()),
+            // SAFETY: the entries were seen to be empty, so nothing in use is mapped by them.
+            false => unsafe {
+                self.map_behind(first, chunk, &mut frames.iter_mut().flatten(), flags)
+            },
+        }
+    }
+
+    /// Maps a chunk in a table that exists, behind what is queued for others.
+    ///
+    /// # Safety
+    /// As [`Tables::map`].
+    unsafe fn map_behind(
+        &mut self,
+        first: Place<L1>,
+        chunk: Chunk,
+        frames: &mut dyn Iterator<Item = Pfn>,
+        flags: Flags,
+    ) -> Result<(), MmError> {
         let domain = self.domain();
         let must_look = may_be_frozen(domain, flags);
         // SAFETY: the entries were seen to be empty, so nothing in use is mapped by them.
         unsafe {
-            self.write_run(first, chunk.va, chunk.count, Marks::Given, move |va, _| {
+            self.write_run(first, chunk.va, chunk.count, Marks::Given, |va, _| {
                 let entry = |pfn| entry_for(domain, pfn, va, flags, || must_look);
                 frames.next().map(entry).transpose()
             })
@@ -232,60 +298,67 @@ impl<M: Machine> Tables<M> {
         }
         Ok(Ground::Table(pmd, self.alloc_frame()?))
     }
+}
 
-    /// Checks, where any frame is frozen, that none of consecutive pages would make one writable.
-    #[inline]
-    pub(super) fn check_frozen(
-        &self,
-        va: u64,
-        flags: Flags,
-        entries: impl IntoIterator<Item = Pte>,
-    ) -> Result<(), MmError> {
-        let domain = self.domain();
-        if !may_be_frozen(domain, flags) {
-            return Ok(());
-        }
-        let mut pages = (0..).map(|i| va + i * PAGE);
-        entries
-            .into_iter()
-            .zip(&mut pages)
-            .try_for_each(|(entry, page)| check_may_be_writable(domain, page, entry))
+/// Checks, where any frame is frozen, that none of consecutive pages would make one writable.
+#[inline]
+fn check_frozen<M: Machine>(
+    domain: &Domain<M>,
+    va: u64,
+    flags: Flags,
+    entries: impl IntoIterator<Item = Pte>,
+) -> Result<(), MmError> {
+    if !may_be_frozen(domain, flags) {
+        return Ok(());
     }
+    let mut pages = (0..).map(|i| va + i * PAGE);
+    entries
+        .into_iter()
+        .zip(&mut pages)
+        .try_for_each(|(entry, page)| check_may_be_writable(domain, page, entry))
+}
 
-    /// Writes the machine entries for frames, to be mapped from `va` on, into words: as
-    /// [`Tables::make`] for each, but looking at what the p2m list held only once.
-    fn make_run(
-        &self,
-        va: u64,
-        words: &mut [u64],
-        frames: &mut impl Iterator<Item = Pfn>,
-        flags: Flags,
-    ) -> Result<(), MmError> {
-        let mut seen = 0;
-        let bits = Pte::from_mfn(Mfn::truncate(0), flags).bits();
-        let number_of = self.machine().mfns_or_ones();
-        let mut make = |word: &mut u64| {
-            // An iterator that ends early must not leave old words to be linked.
-            let Some(pfn) = frames.next() else {
-                return *word = 0;
-            };
-            let number = number_of(pfn);
-            seen |= number;
-            *word = number << 12 | bits;
+/// Writes the machine entries for frames, to be mapped from `va` on, each into the `word` of a place: as
+/// [`Tables::make`] for each, but looking at what the p2m list held only once.
+#[inline(always)]
+fn make_run<M: Machine, P>(
+    machine: &M,
+    va: u64,
+    places: &mut [P],
+    word: impl Fn(&mut P) -> &mut u64,
+    given: &mut Option<impl Iterator<Item = Pfn>>,
+    flags: Flags,
+) -> Result<(), MmError> {
+    let mut seen = 0;
+    // Taken out meanwhile, so that the loop may have it in registers.
+    let Some(mut frames) = given.take() else {
+        places.iter_mut().for_each(|place| *word(place) = 0);
+        return Ok(());
+    };
+    let bits = Pte::from_mfn(Mfn::truncate(0), flags).bits();
+    let number_of = machine.mfns_or_ones();
+    let mut make = |place: &mut P| {
+        // An iterator that ends early must not leave old words to be linked.
+        let Some(pfn) = frames.next() else {
+            return *word(place) = 0;
         };
-        // Four at a time: this loop is a good part of what the kernel itself adds to Xen's work.
-        let (groups, rest) = words.as_chunks_mut::<4>();
-        groups
-            .iter_mut()
-            .for_each(|group| group.iter_mut().for_each(&mut make));
-        rest.iter_mut().for_each(make);
-        if seen > Mfn::MAX.as_u64() {
-            let ones = u64::MAX << 12 | bits;
-            let index = words.iter().position(|word| *word == ones).unwrap_or(0);
-            return Err(MmError::NoFrame {
-                va: va + index as u64 * PAGE,
-            });
-        }
-        Ok(())
+        let number = number_of(pfn);
+        seen |= number;
+        *word(place) = number << 12 | bits;
+    };
+    // Four at a time: this loop is a good part of what the kernel itself adds to Xen's work.
+    let (groups, rest) = places.as_chunks_mut::<4>();
+    groups
+        .iter_mut()
+        .for_each(|group| group.iter_mut().for_each(&mut make));
+    rest.iter_mut().for_each(make);
+    *given = Some(frames);
+    if seen > Mfn::MAX.as_u64() {
+        let ones = u64::MAX << 12 | bits;
+        let index = places.iter_mut().position(|place| *word(place) == ones);
+        return Err(MmError::NoFrame {
+            va: va + index.unwrap_or(0) as u64 * PAGE,
+        });
     }
+    Ok(())
 }

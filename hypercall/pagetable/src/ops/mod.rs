@@ -190,15 +190,42 @@ impl<M: Machine> Tables<M> {
     }
 }
 
-/// Copies entries, without what Xen added to them.
-fn copy(new: &mut [u64], old: Live<'_>) {
-    mask(new, old, Keep::all_but(Flags::empty()), Flags::empty());
+/// Copies entries, without what Xen added to them, and says whether all are present.
+fn copy(new: &mut [u64], old: Live<'_>) -> bool {
+    let all = mask(new, old, Keep::all_but(Flags::empty()), Flags::empty()).all;
+    Pte::from_table(all).is_present()
 }
 
-/// Copies entries with rights changed by masks.
-fn mask(new: &mut [u64], old: Live<'_>, keep: Keep, add: Flags) {
-    for (new, old) in new.iter_mut().zip(old.iter()) {
-        *new = Pte::from_table(old).masked(keep, add).bits();
+/// Copies entries with rights changed by masks, and says what they were.
+fn mask<'n, I>(new: I, old: Live<'_>, keep: Keep, add: Flags) -> Seen
+where
+    I: IntoIterator<Item = &'n mut u64>,
+{
+    let seen = Seen::of(old);
+    let pairs = new.into_iter().zip(old.iter());
+    // Mostly they are alike.
+    if let Some(keep) = keep.alike(seen.all, seen.any) {
+        pairs.for_each(|(new, old)| *new = old & keep | add.bits());
+    } else {
+        pairs.for_each(|(new, old)| *new = Pte::from_table(old).masked(keep, add).bits());
+    }
+    seen
+}
+
+/// The bits that all of some entries have, and those that any has.
+#[derive(Clone, Copy)]
+struct Seen {
+    all: u64,
+    any: u64,
+}
+
+impl Seen {
+    fn of(entries: Live<'_>) -> Seen {
+        let (all, any) = (u64::MAX, 0);
+        entries.iter().fold(Seen { all, any }, |seen, entry| Seen {
+            all: seen.all & entry,
+            any: seen.any | entry,
+        })
     }
 }
 
@@ -222,4 +249,15 @@ fn fill_around(words: &mut Words, chunk: Chunk) {
 /// Present entries among words of a table.
 fn present(words: Live<'_>) -> u64 {
     words.iter().map(|word| word & 1).sum()
+}
+
+/// Present entries among words of a table, which need not be counted further once they are enough.
+fn present_until(words: Live<'_>, enough: u64) -> u64 {
+    let (mut rest, mut found) = (words, 0);
+    while !rest.is_empty() && found < enough {
+        let (group, behind) = rest.split_at(rest.len().min(64));
+        found += present(group);
+        rest = behind;
+    }
+    found
 }

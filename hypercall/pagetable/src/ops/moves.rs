@@ -1,12 +1,16 @@
 //! Moving pages: whole tables change hands where both places lie alike, entries elsewhere.
 
 use hypercall::Pfn;
+use hypercall::abi::mmu::mmu_update;
 
-use super::{Change, Chunk, PAGE, SPAN, check_present, check_range, chunks, copy, fill_around};
-use crate::entry::{Entry, Flags, L1, L2, Pte, TableLevel};
+use super::edited::values;
+use super::{
+    Change, Chunk, PAGE, SPAN, Seen, check_present, check_range, chunks, copy, fill_around, mask,
+};
+use crate::entry::{Entry, Flags, Keep, L1, L2, Pte, TableLevel};
 use crate::error::MmError;
 use crate::fresh::Fresh;
-use crate::machine::Machine;
+use crate::machine::{Live, Machine};
 use crate::tables::{Marks, Place, Tables, slots};
 
 /// Pages, at most, that move one by one, which costs no more than lists of so few.
@@ -23,6 +27,16 @@ fn moved(old: Pte, from: u64, there: Pte, to: u64, in_use: bool) -> Result<Pte, 
     }
     let left = if in_use { old.as_left() } else { old };
     Ok(left.with_flags(left.flags()))
+}
+
+/// Writes the values of requests that map elsewhere what entries map, if all of them are present and none
+/// is where they go.
+#[inline(never)]
+fn fill_moved(requests: &mut [mmu_update], olds: Live<'_>, there: Live<'_>) -> bool {
+    let keep = Keep::all_but(Flags::empty());
+    let Seen { all, .. } = mask(values(requests), olds, keep, Flags::empty());
+    let Seen { any, .. } = Seen::of(there);
+    Pte::from_table(all).is_present() && !Pte::from_table(any).is_present()
 }
 
 impl<M: Machine> Tables<M> {
@@ -60,8 +74,8 @@ impl<M: Machine> Tables<M> {
             return Ok(Change { va: to, pages });
         }
         if pages <= FEW
-            && let Some(source) = self.few_in_table(from, pages)
-            && let Some(target) = self.few_in_table(to, pages)
+            && let Some(source) = self.in_one_table(from, pages)
+            && let Some(target) = self.in_one_table(to, pages)
         {
             for index in 0..pages as usize {
                 let offset = PAGE * index as u64;
@@ -131,12 +145,14 @@ impl<M: Machine> Tables<M> {
                 let old = old.ok_or(MmError::NotMapped { va: piece.va })?;
                 let old = old.split_at(piece.first).1.split_at(piece.count).0;
                 let target = &mut words[chunk.first + done..chunk.first + done + piece.count];
-                copy(target, old);
+                let are_present = copy(target, old);
                 if tables.others_mark(piece.va) {
                     let left = |word: &mut u64| *word = Pte::from_table(*word).as_left().bits();
                     target.iter_mut().for_each(left);
                 }
-                check_present(piece.va, old)?;
+                if !are_present {
+                    check_present(piece.va, old)?;
+                }
                 done += piece.count;
             }
             Ok(())
@@ -172,6 +188,18 @@ impl<M: Machine> Tables<M> {
         count: usize,
     ) -> Result<(), MmError> {
         let in_use = self.others_mark(from);
+        if !in_use {
+            let olds = source.live(count);
+            // SAFETY: nothing was mapped there.
+            let filled = unsafe {
+                self.write_filled(target, to, count, Marks::Given, |requests, there| {
+                    Ok(fill_moved(requests, olds, there))
+                })
+            }?;
+            if filled {
+                return Ok(());
+            }
+        }
         let each = |va, there| {
             let old = source.at(((va - to) / PAGE) as usize).in_table();
             moved(old, va - to + from, there, va, in_use).map(Some)

@@ -1,10 +1,11 @@
 //! Which pages may become writable: those whose frames are neither tables nor read-only for good.
 
+use hypercall::Pfn;
+
 use super::{PAGE, check_rights};
 use crate::domain::Domain;
 use crate::entry::{Flags, Pte};
 use crate::error::MmError;
-use crate::frames::Kinds;
 use crate::machine::{Live, Machine};
 
 /// Refuses to make the mapping of a frame writable that has to stay read-only.
@@ -21,15 +22,18 @@ pub(super) fn check_may_be_writable<M: Machine>(
     Ok(())
 }
 
-/// As [`check_may_be_writable`], which asks seldom.
+/// As [`check_may_be_writable`], which asks seldom: first whether a frame may be mapped writable as far as
+/// its number tells that stands in the M2P. One that is not this domain's may look as if it might not.
 #[inline(always)]
 pub(super) fn check_seen<M: Machine>(
     domain: &Domain<M>,
-    kinds: &mut Kinds<'_>,
     va: u64,
     entry: Pte,
 ) -> Result<(), MmError> {
-    match looks_writable(domain, kinds, entry) {
+    let pfn = entry
+        .mfn()
+        .and_then(|mfn| domain.machine().pfn_to_check(mfn));
+    match pfn.is_none_or(|pfn| domain.frames().is_in_use(pfn)) {
         true => Ok(()),
         false => check_may_be_writable(domain, va, entry),
     }
@@ -37,56 +41,44 @@ pub(super) fn check_seen<M: Machine>(
 
 /// Refuses to make one of consecutive mapped pages writable that has to stay read-only, or would be
 /// executable as well.
-// By itself: all that it needs then stays in registers.
-#[inline(never)]
 pub(super) fn check_all_may_be_writable<M: Machine>(
     domain: &Domain<M>,
     va: u64,
     entries: Live<'_>,
     add: Flags,
 ) -> Result<(), MmError> {
-    let mut kinds = domain.frames().kinds();
-    let mut from = 0;
-    // What looks wrong is looked at closely, and mostly nothing does.
-    while let Some(index) = first_odd(domain, &mut kinds, entries, from) {
-        let (old, va) = (
-            Pte::from_table(entries.get(index)),
-            va + index as u64 * PAGE,
-        );
+    let mut index = 0;
+    while index < entries.len() {
+        let old = Pte::from_table(entries.get(index));
+        let va = va + index as u64 * PAGE;
         if !old.is_writable() {
             if old.is_executable() {
                 check_rights(va, old.flags() | add)?;
             }
             check_may_be_writable(domain, va, old)?;
         }
-        from = index + 1;
+        // Mostly the others are like it.
+        let pfn = old.mfn().and_then(|mfn| domain.machine().pfn_to_check(mfn));
+        let rest = entries.split_at(index + 1).1;
+        index += 1 + pfn.map_or(0, |pfn| plain(domain, pfn, rest));
     }
     Ok(())
 }
 
-/// The first entry from one on that is not that of a read-only page which may become writable as it is,
-/// as far as can be told at a glance.
-#[inline(always)]
-fn first_odd<M: Machine>(
-    domain: &Domain<M>,
-    kinds: &mut Kinds<'_>,
-    entries: Live<'_>,
-    from: usize,
-) -> Option<usize> {
-    let rest = entries.split_at(from).1;
-    let odd = rest.iter().position(|word| {
+/// How many entries, from the first on, are those of read-only data in frames that are in use, as far as
+/// can be told at a glance: of those with records beside that of a frame.
+// By itself: all that it needs then stays in registers.
+#[inline(never)]
+fn plain<M: Machine>(domain: &Domain<M>, pfn: Pfn, entries: Live<'_>) -> usize {
+    let Some(near) = domain.frames().near(pfn) else {
+        return 0;
+    };
+    let number_of = domain.machine().pfns_to_check();
+    let odd = entries.iter().position(|word| {
         let old = Pte::from_table(word);
-        old.is_writable() || old.is_executable() || !looks_writable(domain, kinds, old)
+        let is_data = !old.is_writable() && !old.is_executable();
+        let owned = || near.is_owned(number_of(old.mfn()?)?);
+        !is_data || owned() != Some(true)
     });
-    odd.map(|index| from + index)
-}
-
-/// Whether a frame may be mapped writable as far as its number tells that stands in the M2P: one that
-/// is not this domain's may look as if it might not.
-#[inline(always)]
-fn looks_writable<M: Machine>(domain: &Domain<M>, kinds: &mut Kinds<'_>, entry: Pte) -> bool {
-    let pfn = entry
-        .mfn()
-        .and_then(|mfn| domain.machine().pfn_to_check(mfn));
-    pfn.is_none_or(|pfn| kinds.may_be_writable(pfn))
+    odd.unwrap_or(entries.len())
 }

@@ -248,11 +248,7 @@ impl<M: Machine> Tables<M> {
     /// The number of the first entry that is present, of `count` from one on in its table.
     pub(crate) fn first_present(&self, first: Place<L1>, count: usize) -> Option<usize> {
         if self.mmu.batch().is_empty() {
-            let index = first.machine.entry_index();
-            let table = first.memory.wrapping_sub(index);
-            // SAFETY: a place lies in a table, which is nobody's own memory.
-            let entries = unsafe { Live::of(table) }.split_at(index).1;
-            return entries.split_at(count).0.next_present(0);
+            return first.live(count).next_present(0);
         }
         slots(first, count).position(|slot| self.entry(slot).is_present())
     }

@@ -5,6 +5,7 @@ use core::marker::PhantomData;
 use hypercall::MachAddr;
 
 use crate::entry::{Entry, L1, TableLevel};
+use crate::machine::Live;
 
 /// How many levels the tables have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +113,15 @@ impl<L: TableLevel> Place<L> {
         // SAFETY: a place is made from a table that the window maps. The processor may change A and
         // D meanwhile, hence volatile; an aligned word is read at once.
         Entry::from_table(unsafe { self.memory.read_volatile() })
+    }
+
+    /// What stands in the table from here on, for as many entries as are asked for and the table has.
+    #[inline]
+    pub(crate) fn live<'t>(self, count: usize) -> Live<'t> {
+        let index = self.machine.entry_index();
+        // SAFETY: a place lies in a table, which is nobody's own memory.
+        let table = unsafe { Live::of(self.memory.wrapping_sub(index)) };
+        table.split_at(index).1.split_at(count.min(512 - index)).0
     }
 
     /// The place `index` entries on, in the same table as this, its first.

@@ -1,5 +1,6 @@
 //! Writing entries: each through the queue, each change of a table's use through the record first.
 
+use hypercall::abi::mmu::mmu_update;
 use hypercall::batch::{Batch, FlushError, Update, Write};
 use hypercall::mmu::{Level, Scope};
 use hypercall::{Pfn, VirtAddr, XenError};
@@ -10,7 +11,7 @@ use crate::entry::{
 };
 use crate::error::MmError;
 use crate::frames::{Frame, FrameError};
-use crate::machine::Machine;
+use crate::machine::{Live, Machine};
 use crate::ops::PAGE;
 use crate::state::Transition;
 
@@ -224,22 +225,10 @@ impl<M: Machine> Tables<M> {
         marks: Marks,
         mut edit: impl FnMut(u64, Pte) -> Result<Option<Pte>, MmError>,
     ) -> Result<(), MmError> {
-        let page = VirtAddr::new_truncate(va);
-        let mut update = Update::new(Level::L1, first.machine, 0);
-        if marks == Marks::Kept && self.domain().has_several_vcpus() {
-            update.preserve_ad = self.others_may_add(first, va, count);
-        }
-        if self.is_current(va) {
-            update = update.va(page);
-        }
-        let flush = self.scope_of_stale(va).map(|scope| (scope, page));
-        let each = move |batch: Option<&Batch>, at: usize| {
+        let (update, flush) = self.run_from(first, va, count, marks);
+        let each = |batch: &Batch, at: usize| {
             let slot = first.at(at);
-            let in_table = slot.in_table();
-            let old = match batch {
-                None => in_table,
-                Some(batch) => Pte::from_table(batch.read(slot.machine, in_table.bits())),
-            };
+            let old = Pte::from_table(batch.read(slot.machine, slot.in_table().bits()));
             let new = edit(va + PAGE * at as u64, old)?;
             let write = |new: Pte| Write {
                 old: old.bits(),
@@ -253,6 +242,59 @@ impl<M: Machine> Tables<M> {
             self.apply_log();
         }
         result
+    }
+
+    /// Writes entries as [`Tables::write_run`] does, if nothing but entries right before them is queued and
+    /// all of them are written: `fill` writes their values, given what they are, or says that it is not so.
+    /// Then nothing is done and `false` returned.
+    ///
+    /// # Errors
+    /// Those of `fill`, of which nothing is queued, or Xen's refusal of what was queued before.
+    ///
+    /// # Safety
+    /// As [`Tables::set_pte`] for each.
+    #[inline(always)]
+    #[track_caller]
+    pub(crate) unsafe fn write_filled(
+        &mut self,
+        first: Place<L1>,
+        va: u64,
+        count: usize,
+        marks: Marks,
+        fill: impl FnOnce(&mut [mmu_update], Live<'_>) -> Result<bool, MmError>,
+    ) -> Result<bool, MmError> {
+        let (update, flush) = self.run_from(first, va, count, marks);
+        let olds = first.live(count);
+        // SAFETY: what is in use on the pages stays mapped as its users need, as the caller says.
+        let result = unsafe {
+            self.mmu
+                .set_filled(update, flush, olds.iter(), |requests| fill(requests, olds))
+        };
+        if result.is_err() {
+            self.apply_log();
+        }
+        result
+    }
+
+    /// The first of a run of writes, and what is flushed with them.
+    #[inline(never)]
+    #[track_caller]
+    fn run_from(
+        &self,
+        first: Place<L1>,
+        va: u64,
+        count: usize,
+        marks: Marks,
+    ) -> (Update, Option<(Scope, VirtAddr)>) {
+        let page = VirtAddr::new_truncate(va);
+        let mut update = Update::new(Level::L1, first.machine, 0);
+        if marks == Marks::Kept && self.domain().has_several_vcpus() {
+            update.preserve_ad = self.others_may_add(first, va, count);
+        }
+        if self.is_current(va) {
+            update = update.va(page);
+        }
+        (update, self.scope_of_stale(va).map(|scope| (scope, page)))
     }
 
     /// Brings the record up to date after a refusal.

@@ -115,7 +115,7 @@ fn a_page_without_memory_is_not_mapped() {
         world.tables.ensure_pte_table(BASE).unwrap();
         let refused = world.map(BASE, &frames, Flags::DATA);
         assert!(
-            matches!(refused, Err(MmError::NoMemory { pfn }) if pfn == hole),
+            matches!(refused, Err(MmError::NoFrame { va }) if va == page),
             "{refused:?}"
         );
         assert_eq!(world.mapped(page), None);
