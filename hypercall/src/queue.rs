@@ -64,6 +64,7 @@
 //! # Ok::<(), MmuError>(())
 //! ```
 
+mod at_once;
 mod error;
 mod guard;
 
@@ -72,7 +73,7 @@ use core::mem::MaybeUninit;
 use heapless::Vec;
 
 use crate::{
-    Hypervisor, MachAddr, Mfn, Pfn, VirtAddr, XenError,
+    Hypervisor, MachAddr, Mfn, Pfn, VirtAddr,
     abi::mmu::mmu_update,
     batch::{
         Batch, Completion, DEFAULT_CAPACITY, EXT_CAPACITY, FlushError, FlushReason, Update, Write,
@@ -203,50 +204,6 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
     #[inline(always)]
     pub fn is_idle(&self) -> bool {
         !self.lazy.is_lazy() && self.batch.is_empty()
-    }
-
-    /// Whether that is so, and no interrupt or pause is why.
-    #[inline(always)]
-    pub fn is_at_rest(&self) -> bool {
-        self.lazy.is_at_rest() && self.batch.is_empty()
-    }
-
-    /// Whether a [`flush`](Self::flush) has nothing to send, and nothing to tell of what was sent before.
-    #[inline(always)]
-    pub fn is_flushed(&self) -> bool {
-        self.batch.is_empty() && self.kept.is_empty()
-    }
-
-    /// Writes the L1 entry for an address, where all [is at rest](Self::is_at_rest), and flushes what is
-    /// cached for it, if asked to: for this vCPU or for all, which a list of vCPUs is taken for.
-    ///
-    /// # Errors
-    /// Xen's refusal, of which [`explain_at_once`](Self::explain_at_once) makes more.
-    ///
-    /// # Safety
-    /// As [`Batch::write_now`] for an update with the address.
-    #[inline(always)]
-    pub unsafe fn write_at_once(
-        &mut self,
-        address: VirtAddr,
-        value: u64,
-        flush: Option<Scope>,
-    ) -> Result<(), XenError> {
-        // SAFETY: the caller's promise covers it.
-        unsafe { self.batch.write_at_once(&self.hv, address, value, flush) }
-    }
-
-    /// What there is to say of a refusal of [`write_at_once`](Self::write_at_once), to the entry at `slot`.
-    #[cold]
-    #[track_caller]
-    pub fn explain_at_once(
-        &mut self,
-        error: XenError,
-        slot: MachAddr,
-        address: VirtAddr,
-        write: Write,
-    ) -> FlushError {
-        self.batch.explain_at_once(error, slot, address, write)
     }
 
     /// Writes an entry: later if lazy, else now.
