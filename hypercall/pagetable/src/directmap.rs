@@ -203,7 +203,7 @@ impl<M: Machine> Tables<M> {
                 self.ensure_pud_place(Self::alloc_frame, va)?;
             }
         }
-        self.domain().close_kernel_half();
+        self.close_kernel_half();
         Ok(())
     }
 

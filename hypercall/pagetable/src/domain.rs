@@ -36,6 +36,8 @@ pub struct Domain<M: Machine> {
     boot: Once<(Pfn, Fold)>,
     /// The kernel's half of the roots has all the entries that it will ever have.
     kernel_half_stands: AtomicBool,
+    /// Which these are, a bit each.
+    kernel_entries: [AtomicU64; 4],
     /// The fingerprints of all roots that base registers refer to, added up.
     bases: AtomicU64,
     /// How many vCPUs work with the tables, and one once others are about to.
@@ -64,6 +66,7 @@ impl<M: Machine> Domain<M> {
             empty_tables: Short::new(EmptyTables::new()),
             boot: Once::new(),
             kernel_half_stands: AtomicBool::new(false),
+            kernel_entries: [const { AtomicU64::new(0) }; 4],
             bases: AtomicU64::new(0),
             vcpus: AtomicU32::new(0),
             shared: AtomicBool::new(false),
@@ -105,9 +108,31 @@ impl<M: Machine> Domain<M> {
         self.boot.call_once(|| (root, fold));
     }
 
-    /// From now on no entry of the kernel's half of a root changes.
-    pub(super) fn close_kernel_half(&self) {
+    /// From now on no entry of the kernel's half of a root changes. These are present, by their numbers
+    /// from the half's first on.
+    pub(super) fn close_kernel_half(&self, entries: impl Iterator<Item = usize>) {
+        for entry in entries {
+            self.kernel_entries[entry / 64 % 4].fetch_or(1 << (entry % 64), Ordering::Relaxed);
+        }
         self.kernel_half_stands.store(true, Ordering::Release);
+    }
+
+    /// The entries of the kernel's half, by their numbers from the half's first on, once that stands.
+    pub(super) fn kernel_entries(&self) -> Option<impl Iterator<Item = usize> + use<M>> {
+        let words = self
+            .kernel_entries
+            .each_ref()
+            .map(|word| word.load(Ordering::Relaxed));
+        let bits = |mut rest: u64| {
+            core::iter::from_fn(move || {
+                let bit = rest.trailing_zeros() as usize;
+                rest &= rest.wrapping_sub(1);
+                (bit < 64).then_some(bit)
+            })
+        };
+        let all = (0..).step_by(64).zip(words);
+        let all = all.flat_map(move |(first, word)| bits(word).map(move |bit| first + bit));
+        self.kernel_half_stands().then_some(all)
     }
 
     /// Whether the kernel's half of the roots is as it will stay.

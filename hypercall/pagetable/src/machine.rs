@@ -62,16 +62,18 @@ impl<'a> Live<'a> {
     }
 
     /// The first place from one on where an entry is present. Most tables of a program are empty but for
-    /// a few entries, so it looks at eight at a time.
+    /// a few entries, so it looks at sixteen at a time.
     #[inline]
     #[must_use]
     pub fn next_present(self, from: usize) -> Option<usize> {
+        const GROUP: usize = 16;
         let is_present = |word: &AtomicU64| word.load(Ordering::Relaxed) & 1;
         let rest = self.0.get(from..)?;
-        let (groups, _) = rest.as_chunks::<8>();
-        let any = |group: &[AtomicU64; 8]| group.iter().fold(0, |any, word| any | is_present(word));
+        let (groups, _) = rest.as_chunks::<GROUP>();
+        let bits = |any, word: &AtomicU64| any | word.load(Ordering::Relaxed);
+        let any = |group: &[AtomicU64; GROUP]| group.iter().fold(0, bits) & 1;
         let first = groups.iter().position(|group| any(group) != 0);
-        let first = first.unwrap_or(groups.len()) * 8;
+        let first = first.unwrap_or(groups.len()) * GROUP;
         let found = rest[first..]
             .iter()
             .position(|word| is_present(word) != 0)?;

@@ -199,15 +199,14 @@ impl<M: Machine> Tables<M> {
             let root = root.ok_or(MmError::NoMemory {
                 pfn: current.as_u64(),
             })?;
-            words[..first].fill(0);
-            let kernels = root.iter().skip(first);
-            for (word, entry) in words[first..].iter_mut().zip(kernels) {
-                let entry = Entry::<L>::from_table(entry);
-                *word = if entry.is_present() {
-                    entry.with_flags(entry.flags()).bits()
-                } else {
-                    0
-                };
+            words.fill(0);
+            let mut copy = |index| {
+                let entry = Entry::<L>::from_table(root.get(index));
+                words[index] = entry.with_flags(entry.flags()).bits();
+            };
+            match tables.domain().kernel_entries() {
+                Some(entries) => entries.for_each(|entry| copy(UPPER_HALF + entry)),
+                None => root.present_from(first).for_each(copy),
             }
             Ok(())
         })?;
@@ -215,9 +214,9 @@ impl<M: Machine> Tables<M> {
         let (kernel_pfn, user_pfn) = (kernel.pfn(), user.pfn());
         let pinned = self.lazily(|tables| {
             let kernel = kernel.seal(tables)?.pfn();
-            tables.pin(kernel)?;
+            tables.pin_new(kernel)?;
             let user = user.seal(tables)?.pfn();
-            tables.pin(user)
+            tables.pin_new(user)
         });
         if let Err(e) = pinned.and_then(|()| self.flush()) {
             for root in [kernel_pfn, user_pfn] {
@@ -252,65 +251,91 @@ impl<M: Machine> Tables<M> {
     /// No base register refers to it.
     #[track_caller]
     unsafe fn unpin(&mut self, root: Pfn) -> Result<(), MmError> {
-        let tag = self.plan_root(root, Transition::Unpin, |_| Transition::Unlink)?;
+        let tag = self.plan_root(root, Transition::Unpin, UPPER_HALF, |_| Transition::Unlink)?;
         let op = ExtOp::Unpin(self.mfn(root)?);
         // SAFETY: no base register refers to the root, so nothing in use is reached through it.
         unsafe { self.mmu.ext(op, tag) }?;
         Ok(())
     }
 
-    /// Pins a root; what its entries refer to gains a reference.
+    /// Pins a root with nothing in its user half; what its entries refer to gains a reference.
     #[track_caller]
-    fn pin(&mut self, root: Pfn) -> Result<(), MmError> {
-        let tag = self.plan_root(root, Transition::Pin(self.fold().top()), Transition::Link)?;
+    fn pin_new(&mut self, root: Pfn) -> Result<(), MmError> {
+        let pin = Transition::Pin(self.fold().top());
+        let tag = self.plan_root(root, pin, 0, Transition::Link)?;
         let op = ExtOp::Pin(Level::L4, self.mfn(root)?);
         // SAFETY: pinning validates; it changes no mapping.
         unsafe { self.mmu.ext(op, tag) }?;
         Ok(())
     }
 
-    /// Plans the transitions of pinning or unpinning a root for which nothing is queued: its own,
-    /// and one for each table it refers to, however many those are.
+    /// Plans the transitions of pinning or unpinning a root for which nothing is queued: its own, and one for
+    /// each table it refers to, however many those are, by the `first` entries of its user half or by any of
+    /// the kernel's.
     #[track_caller]
     fn plan_root(
         &mut self,
         root: Pfn,
         own: Transition,
+        first: usize,
         each: impl Fn(u8) -> Transition,
     ) -> Result<u32, MmError> {
         self.apply_log();
-        match self.try_plan_root(root, own, &each) {
+        match self.try_plan_root(root, own, first, &each) {
             Err(FrameError::Full) => {}
             planned => return Ok(planned?),
         }
         self.flush()?;
-        Ok(self.try_plan_root(root, own, &each)?)
+        Ok(self.try_plan_root(root, own, first, &each)?)
     }
 
     fn try_plan_root(
         &mut self,
         root: Pfn,
         own: Transition,
+        first: usize,
         each: &impl Fn(u8) -> Transition,
     ) -> Result<u32, FrameError> {
         let below = self.fold().top() - 1;
-        let xens = UPPER_HALF..kernel_slots(self.fold());
+        let kernels = kernel_slots(self.fold());
         let (frames, machine) = self.records();
+        let kernel_entries = self.domain().kernel_entries();
         // SAFETY: a root is a table, or about to be one: nobody's own memory any more.
         let live = unsafe { machine.live(root) }.ok_or(FrameError::NoRecord(root))?;
         self.log_mut().plan_all(frames, |log| {
             log.plan_one(frames, root, own)?;
-            let kept = live.present_from(0).filter(|i| !xens.contains(i));
-            // Entries of any level are read alike.
-            let tables = kept.filter_map(|i| Entry::<L1>::from_table(live.get(i)).mfn());
-            for pfn in tables.filter_map(|mfn| machine.pfn(mfn)) {
+            let mut plan = |i| {
+                // Entries of any level are read alike.
+                let mfn = Entry::<L1>::from_table(live.get(i)).mfn();
+                let Some(pfn) = mfn.and_then(|mfn| machine.pfn(mfn)) else {
+                    return Ok(());
+                };
                 let (_, planned) = frames.states(pfn).unwrap_or_default();
-                if planned.kind == Kind::Table {
-                    log.plan_one(frames, pfn, each(below))?;
+                match planned.kind {
+                    Kind::Table => log.plan_one(frames, pfn, each(below)),
+                    _ => Ok(()),
                 }
+            };
+            let users = live.split_at(first).0;
+            users.present_from(0).try_for_each(&mut plan)?;
+            match kernel_entries {
+                Some(mut entries) => entries.try_for_each(|entry| plan(UPPER_HALF + entry)),
+                None => live.present_from(kernels).try_for_each(plan),
             }
-            Ok(())
         })
+    }
+
+    /// From now on no entry of the kernel's half of a root changes.
+    pub(super) fn close_kernel_half(&self) {
+        let kernels = kernel_slots(self.fold())..512;
+        // Some may be queued yet.
+        let is_present = |entry: &usize| {
+            let root = self.pgd_at(0);
+            root.is_some_and(|root| self.entry(root.at(*entry)).is_present())
+        };
+        let entries = kernels.filter(is_present);
+        self.domain()
+            .close_kernel_half(entries.map(|entry| entry - UPPER_HALF));
     }
 
     /// The tables of the p2m list are Xen's and not counted.
@@ -542,11 +567,11 @@ impl<M: Machine> Tables<M> {
         let last = if level == top { UPPER_HALF } else { 512 };
         // SAFETY: a table that is not released yet is nobody's own memory.
         let live = unsafe { self.machine().live(table) };
-        let live = live.filter(|_| level > 1);
+        let live = live.filter(|_| level > 1).map(|live| live.split_at(last).0);
         let present = live
             .iter()
-            .flat_map(|live| live.present_from(0).map(|i| (i, live.get(i))));
-        for (_, word) in present.take_while(|(i, _)| *i < last) {
+            .flat_map(|live| live.present_from(0).map(|i| live.get(i)));
+        for word in present {
             let entry = Entry::<L2>::from_table(word);
             let Some(value) = self.value(entry).filter(|v| self.is_recorded_table(v.pfn)) else {
                 continue;
