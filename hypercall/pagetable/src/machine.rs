@@ -69,6 +69,9 @@ impl<'a> Live<'a> {
         const GROUP: usize = 16;
         let is_present = |word: &AtomicU64| word.load(Ordering::Relaxed) & 1;
         let rest = self.0.get(from..)?;
+        if is_present(rest.first()?) != 0 {
+            return Some(from);
+        }
         let (groups, _) = rest.as_chunks::<GROUP>();
         let bits = |any, word: &AtomicU64| any | word.load(Ordering::Relaxed);
         let any = |group: &[AtomicU64; GROUP]| group.iter().fold(0, bits) & 1;

@@ -327,15 +327,16 @@ impl<M: Machine> Tables<M> {
 
     /// From now on no entry of the kernel's half of a root changes.
     pub(super) fn close_kernel_half(&self) {
-        let kernels = kernel_slots(self.fold())..512;
-        // Some may be queued yet.
-        let is_present = |entry: &usize| {
-            let root = self.pgd_at(0);
-            root.is_some_and(|root| self.entry(root.at(*entry)).is_present())
+        let Some(root) = self.pgd_at(0) else { return };
+        let first = kernel_slots(self.fold());
+        let close = |entries: &mut dyn Iterator<Item = usize>| {
+            let from_half = entries.map(|entry| entry - UPPER_HALF);
+            self.domain().close_kernel_half(from_half);
         };
-        let entries = kernels.filter(is_present);
-        self.domain()
-            .close_kernel_half(entries.map(|entry| entry - UPPER_HALF));
+        if self.mmu.batch().is_empty() {
+            return close(&mut root.live(512).present_from(first));
+        }
+        close(&mut (first..512).filter(|entry| self.entry(root.at(*entry)).is_present()));
     }
 
     /// The tables of the p2m list are Xen's and not counted.

@@ -171,14 +171,11 @@ impl<const N: usize> Batch<N> {
     /// The number of the update of a run that is for a slot.
     #[inline(always)]
     pub(super) fn find_in_runs(&self, slot: u64) -> Option<usize> {
-        let place = |end: u64, count: u16| {
-            let behind = slot.wrapping_sub(end.wrapping_sub(8 * count as u64));
-            (behind < 8 * count as u64).then_some((behind / 8) as usize)
-        };
-        place(self.run_end, self.run).or_else(|| {
-            let at = place(self.second_end, self.second)?;
-            Some(self.run as usize + at)
-        })
+        match place_in(slot, self.run_end, self.run) {
+            None if self.second == 0 => None,
+            None => Some(self.run as usize + place_in(slot, self.second_end, self.second)?),
+            found => found,
+        }
     }
 
     /// Has the index find the updates of the runs as well, one of which is about to be written again.
@@ -192,5 +189,17 @@ impl<const N: usize> Batch<N> {
             self.info[entry as usize].set_bucket(bucket);
         }
         (self.run, self.second) = (0, 0);
+    }
+}
+
+/// The place of a slot in a run of so many that ends before another.
+#[inline(always)]
+fn place_in(slot: u64, end: u64, count: u16) -> Option<usize> {
+    let bytes = 8 * count as u64;
+    let behind = slot.wrapping_sub(end.wrapping_sub(bytes));
+    if behind < bytes {
+        Some((behind / 8) as usize)
+    } else {
+        None
     }
 }

@@ -1,4 +1,4 @@
-//! A glance at frames: whether each is in use and nothing else, as most are.
+//! A look at many frames: whether each may be mapped writable.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,12 +15,12 @@ pub(crate) struct Near<'a> {
 }
 
 impl Near<'_> {
-    /// Whether a frame is in use and nothing else; unknown if its record is not among these.
+    /// As [`Frames::may_be_writable`]; unknown if a frame's record is not among these.
     #[inline(always)]
-    pub(crate) fn is_owned(self, pfn: Pfn) -> Option<bool> {
+    pub(crate) fn may_be_writable(self, pfn: Pfn) -> Option<bool> {
         let (chunk, index) = (pfn.as_u64() / CHUNK, pfn.as_u64() % CHUNK);
         let record = || self.records[index as usize].load(Ordering::Relaxed);
-        (chunk == self.chunk).then(|| Record::from_bits(record()).is_owned())
+        (chunk == self.chunk).then(|| may_be_writable(Record::from_bits(record())))
     }
 }
 
@@ -32,9 +32,15 @@ impl Frames {
         Some(Near { chunk, records })
     }
 
-    /// Whether a frame is in use and nothing else.
+    /// Whether a frame has a record that says that it may be mapped writable.
     #[inline(always)]
-    pub(crate) fn is_in_use(&self, pfn: Pfn) -> bool {
-        self.load(pfn).is_ok_and(Record::is_owned)
+    pub(crate) fn looks_writable(&self, pfn: Pfn) -> bool {
+        self.load(pfn).is_ok_and(may_be_writable)
     }
+}
+
+/// Whether a frame may be mapped writable: most are in use and nothing else.
+#[inline(always)]
+fn may_be_writable(record: Record) -> bool {
+    record.is_owned() || record.may_be_writable()
 }

@@ -157,25 +157,25 @@ impl<M: Machine> Tables<M> {
                 Err(error) => Err(error),
             };
         }
+        if let Some(slot) = self.single(va, pages) {
+            let old = self.entry(slot);
+            if let Some(new) = edit().apply(self.domain(), va, old)? {
+                // SAFETY: the caller's users of this page can do with what the edit leaves.
+                unsafe { self.replace_pte(slot, va, old, new) }?;
+            }
+            return Ok(Change { va, pages });
+        }
         // SAFETY: as the caller says.
         unsafe { self.edit_more(va, pages, edit()) }
     }
 
-    /// Edits every entry of a range that is more than what costs least.
+    /// Edits every entry of a range that is more than a page in a table that exists.
     ///
     /// # Safety
     /// As [`Tables::edit`].
     #[inline(never)]
     #[track_caller]
     unsafe fn edit_more(&mut self, va: u64, pages: u64, edit: Edit) -> Result<Change, MmError> {
-        if let Some(slot) = self.single(va, pages) {
-            let old = self.entry(slot);
-            if let Some(new) = edit.apply(self.domain(), va, old)? {
-                // SAFETY: the caller's users of this page can do with what the edit leaves.
-                unsafe { self.write_apart(slot, va, old, new) }?;
-            }
-            return Ok(Change { va, pages });
-        }
         if let Some(first) = self.in_one_table(va, pages) {
             // Where they lie in one table and what is there may be cached, each brings the flush of its page.
             if pages <= FEW && first.in_table().is_present() {

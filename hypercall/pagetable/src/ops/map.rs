@@ -86,8 +86,37 @@ impl<M: Machine> Tables<M> {
                 Err(error) => Err(error),
             };
         }
+        if let Some(slot) = self.single(va, pages)
+            && let Some(pfn) = frames.next()
+        {
+            // SAFETY: the frames' owner agrees, as the caller says.
+            return unsafe { self.map_page(slot, va, pfn, flags) };
+        }
         // SAFETY: the frames' owner agrees, as the caller says.
         unsafe { self.map_range(va, pages, frames, flags) }
+    }
+
+    /// Maps a page in a table that exists.
+    ///
+    /// # Safety
+    /// As [`Tables::map`].
+    #[inline(never)]
+    #[track_caller]
+    unsafe fn map_page(
+        &mut self,
+        slot: Place<L1>,
+        va: u64,
+        pfn: Pfn,
+        flags: Flags,
+    ) -> Result<Change, MmError> {
+        if self.entry(slot).is_present() {
+            return Err(MmError::Occupied { va });
+        }
+        let must_look = || may_be_frozen(self.domain(), flags);
+        let new = entry_for(self.domain(), pfn, va, flags, must_look)?;
+        // SAFETY: nothing was mapped there.
+        unsafe { self.replace_pte(slot, va, Pte::NONE, new) }?;
+        Ok(Change { va, pages: 1 })
     }
 
     /// # Safety
@@ -102,18 +131,6 @@ impl<M: Machine> Tables<M> {
         flags: Flags,
     ) -> Result<Change, MmError> {
         check_range(va, pages)?;
-        if let Some(slot) = self.single(va, pages)
-            && let Some(pfn) = frames.next()
-        {
-            if self.entry(slot).is_present() {
-                return Err(MmError::Occupied { va });
-            }
-            let must_look = || may_be_frozen(self.domain(), flags);
-            let new = entry_for(self.domain(), pfn, va, flags, must_look)?;
-            // SAFETY: nothing was mapped there.
-            unsafe { self.write_apart(slot, va, Pte::NONE, new) }?;
-            return Ok(Change { va, pages });
-        }
         if let Some(first) = self.in_one_table(va, pages) {
             if let Some(index) = self.first_present(first, pages as usize) {
                 let va = va + index as u64 * PAGE;

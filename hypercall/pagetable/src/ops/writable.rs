@@ -33,7 +33,7 @@ pub(super) fn check_seen<M: Machine>(
     let pfn = entry
         .mfn()
         .and_then(|mfn| domain.machine().pfn_to_check(mfn));
-    match pfn.is_none_or(|pfn| domain.frames().is_in_use(pfn)) {
+    match pfn.is_none_or(|pfn| domain.frames().looks_writable(pfn)) {
         true => Ok(()),
         false => check_may_be_writable(domain, va, entry),
     }
@@ -65,8 +65,8 @@ pub(super) fn check_all_may_be_writable<M: Machine>(
     Ok(())
 }
 
-/// How many entries, from the first on, are those of read-only data in frames that are in use, as far as
-/// can be told at a glance: of those with records beside that of a frame.
+/// How many entries, from the first on, are those of read-only data in frames that may be mapped writable,
+/// as far as their numbers in the M2P tell, and as their records lie beside that of a frame.
 // By itself: all that it needs then stays in registers.
 #[inline(never)]
 fn plain<M: Machine>(domain: &Domain<M>, pfn: Pfn, entries: Live<'_>) -> usize {
@@ -77,8 +77,8 @@ fn plain<M: Machine>(domain: &Domain<M>, pfn: Pfn, entries: Live<'_>) -> usize {
     let odd = entries.iter().position(|word| {
         let old = Pte::from_table(word);
         let is_data = !old.is_writable() && !old.is_executable();
-        let owned = || near.is_owned(number_of(old.mfn()?)?);
-        !is_data || owned() != Some(true)
+        let may_be = || near.may_be_writable(number_of(old.mfn()?)?);
+        !is_data || may_be() != Some(true)
     });
     odd.unwrap_or(entries.len())
 }

@@ -370,11 +370,6 @@ impl<M: Machine> Tables<M> {
         if self.mmu.is_flushed() && !self.log().is_waiting() {
             return Ok(());
         }
-        self.flush_and_apply()
-    }
-
-    #[inline(never)]
-    fn flush_and_apply(&mut self) -> Result<(), MmError> {
         let result = self.mmu.flush();
         self.apply_log();
         Ok(result?)

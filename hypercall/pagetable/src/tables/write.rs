@@ -135,7 +135,7 @@ impl<M: Machine> Tables<M> {
     /// As [`Tables::replace_pte`], for callers of whom there are many.
     #[inline(never)]
     #[track_caller]
-    pub(crate) unsafe fn write_apart(
+    unsafe fn write_apart(
         &mut self,
         slot: Place<L1>,
         va: u64,
@@ -158,7 +158,10 @@ impl<M: Machine> Tables<M> {
         preserve_ad: bool,
     ) -> Result<(), MmError> {
         let page = VirtAddr::new_truncate(va);
-        let whose = self.scope_of_stale(va);
+        let whose = match old.is_present() {
+            true => self.scope_of_stale(va),
+            false => None,
+        };
         let (entry, keeps) = match whose {
             Some(Scope::All) if self.domain().has_several_vcpus() => old.in_use_to(entry),
             _ => (entry, false),
