@@ -263,7 +263,8 @@ impl<M: Machine> Tables<M> {
             // queues is for other tables, one a chunk.
             self.flush()?;
             self.lazily(|tables| {
-                let mut swaps = Vec::<Swap, GROUP>::new();
+                // Taken out one by one where they lie: together they are too large to be moved.
+                let mut swaps = Vec::<Option<Swap>, GROUP>::new();
                 let mut result = Ok(());
                 while swaps.len() < GROUP
                     && let Some(chunk) = todo.next()
@@ -271,7 +272,7 @@ impl<M: Machine> Tables<M> {
                     // SAFETY: a part of the range whose users can do with what the edit leaves.
                     match unsafe { tables.edit_chunk(chunk, edit) } {
                         // There is room: the loop ends when there is none.
-                        Ok(Some(swap)) => drop(swaps.push(swap)),
+                        Ok(Some(swap)) => drop(swaps.push(Some(swap))),
                         Ok(None) => {}
                         Err(e) => {
                             result = Err(e);
@@ -279,7 +280,7 @@ impl<M: Machine> Tables<M> {
                         }
                     }
                 }
-                let mut swaps = swaps.into_iter();
+                let mut swaps = swaps.iter_mut().filter_map(Option::take);
                 let mut replaced = Vec::<Replaced, GROUP>::new();
                 let swapped = swaps.try_for_each(|swap| {
                     // SAFETY: each was made for its place by the edit that the range's users agreed to.

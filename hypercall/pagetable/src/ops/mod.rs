@@ -162,9 +162,17 @@ impl<M: Machine> Tables<M> {
     /// Does what is to be done after a section that was not one in another, which was left just now.
     #[inline(never)]
     fn left_section(&mut self) -> Result<(), MmError> {
-        let left = self.mmu.left();
-        self.apply_log();
-        Ok(left?)
+        // An error is large: where there is none, none is copied.
+        match self.mmu.left() {
+            Ok(()) => {
+                self.apply_log();
+                Ok(())
+            }
+            Err(error) => {
+                self.apply_log();
+                Err(error.into())
+            }
+        }
     }
 
     /// Leaves a section that has failed. Only one error can be returned: the later one is said.
