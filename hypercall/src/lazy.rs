@@ -86,8 +86,8 @@ impl core::error::Error for LazyError {}
 /// One context's lazy mode; see the [module](self).
 ///
 /// One number, so that what sections do most often is to add to it and to look at its sign. Negative, it
-/// is lazy: minus the sections entered, each as large as [`SECTION`]; 0 is none of all. Positive, pauses or
-/// interrupts [hold](HELD) it: then it counts each in bits of its own. No section entered or left
+/// is lazy: minus the sections entered, each of them 2²³; 0 is none of all. Positive, pauses or
+/// interrupts hold it: then it counts each in bits of its own. No section entered or left
 /// there makes it negative by mistake.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct LazyMmu(i32);

@@ -1,5 +1,31 @@
 //! Where a kernel reaches memory by its frame's number: in the mapping that it was entered with, from the
 //! image on, and in the direct map once that is whole.
+//!
+//! ```
+//! use core::ops::Range;
+//!
+//! use hypercall::Pfn;
+//! use pagetable::layout::Layout;
+//! use pagetable::window::Window;
+//!
+//! struct Places;
+//!
+//! impl Layout for Places {
+//!     const XEN: Range<u64> = 0xffff_8000_0000_0000..0xffff_8800_0000_0000;
+//!     const DIRECT: Range<u64> = 0xffff_8880_0000_0000..0xffff_c880_0000_0000;
+//!     const P2M: Range<u64> = 0xffff_d000_0000_0000..0xffff_d080_0000_0000;
+//!     const IMAGE: Range<u64> = 0xffff_ffff_8000_0000..0xffff_ffff_c000_0000;
+//!     const FIXMAP: Range<u64> = 0xffff_ffff_f000_0000..0xffff_ffff_f100_0000;
+//!     const RUNTIME: &'static [Range<u64>] = &[];
+//! }
+//!
+//! let window = Window::<Places>::new();
+//! window.set_reach(2048);
+//! assert_eq!(window.address(Pfn::truncate(1)), 0xffff_ffff_8000_1000);
+//! window.open_direct_map();
+//! assert_eq!(window.address(Pfn::truncate(1)), 0xffff_8880_0000_1000);
+//! assert!(window.memory(Pfn::truncate(2048)).is_null(), "out of reach");
+//! ```
 
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};

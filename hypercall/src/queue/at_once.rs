@@ -29,7 +29,7 @@ impl<H: Hypervisor, C: Completion, const N: usize> Mmu<H, C, N> {
     /// Xen's refusal, of which [`explain_at_once`](Self::explain_at_once) makes more.
     ///
     /// # Safety
-    /// As [`Batch::write_now`] for an update with the address.
+    /// As [`Batch::write_now`](crate::batch::Batch::write_now) for an update with the address.
     #[inline(always)]
     pub unsafe fn write_at_once(
         &mut self,

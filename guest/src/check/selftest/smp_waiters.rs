@@ -11,6 +11,7 @@ use super::race::{need_others, on_racers};
 use super::{TestResult, expect_eq, selftest};
 use crate::lock::Lock;
 use crate::rank;
+use crate::suspend;
 use crate::xen::HV;
 
 /// vCPUs of which one holds the lock and the others wait.
@@ -44,7 +45,7 @@ fn waiters(context: &mut Context) -> TestResult {
             while waiting.load(Ordering::Acquire) + 1 < vcpus.into() {
                 wait();
             }
-            let (own, before) = (ran(0), all());
+            let (times, own, before) = (suspend::times(), ran(0), all());
             let mut now = own;
             // Xen counts anew in a domain that was restored.
             while (own..own.saturating_add(HELD)).contains(&now) {
@@ -53,7 +54,7 @@ fn waiters(context: &mut Context) -> TestResult {
             }
             let after = all();
             match (now.checked_sub(own), after.checked_sub(before)) {
-                (Some(own), Some(all)) => {
+                (Some(own), Some(all)) if suspend::times() == times => {
                     of_all.store(all, Ordering::Relaxed);
                     of_others.store(all.saturating_sub(own), Ordering::Relaxed);
                 }
