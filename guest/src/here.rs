@@ -8,11 +8,8 @@ pub(crate) use core::hint::spin_loop as relax;
 pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 /// How often a lock is looked at before its holder is given the processor, and after that each time.
-pub(crate) const SPINS: u32 = LOOKS * 4096;
-pub(crate) const SPINS_AGAIN: u32 = LOOKS * 64;
-/// Looks between two pauses. A pause is long, 140 cycles on many processors and more on an emulated one, and
-/// who sleeps through the moment in which the lock is free leaves it to the vCPU that had it.
-pub(crate) const LOOKS: u32 = 64;
+pub(crate) const SPINS: u32 = 4096;
+pub(crate) const SPINS_AGAIN: u32 = 64;
 
 /// What excludes.
 pub(crate) type Spin = spin::Mutex<()>;

@@ -22,7 +22,7 @@ use core::panic::Location;
 use lock_api::{GuardNoSend, RawMutex};
 
 use crate::here::{
-    AtomicBool, AtomicPtr, AtomicUsize, LOOKS, Ordering, SPINS, SPINS_AGAIN, Spin, give_way, held,
+    AtomicBool, AtomicPtr, AtomicUsize, Ordering, SPINS, SPINS_AGAIN, Spin, give_way, held,
     mask_upcalls, relax, restore_upcalls,
 };
 use crate::rank::{self, Held, Rank};
@@ -92,13 +92,11 @@ impl Noted {
         // By the trait: the guard of the type itself would unlock it again.
         let (mut looks, mut times) = (SPINS, 0_u32);
         while !RawMutex::try_lock(&self.spin) {
-            for look in 1..=looks {
+            for _ in 0..looks {
                 if !self.spin.is_locked() {
                     break;
                 }
-                if look % LOOKS == 0 {
-                    relax();
-                }
+                relax();
             }
             if self.spin.is_locked() {
                 give_way(times);

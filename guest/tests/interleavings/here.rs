@@ -13,7 +13,6 @@ use crate::rank::Held;
 /// Looking again without waiting shows nothing new.
 pub(crate) const SPINS: u32 = 1;
 pub(crate) const SPINS_AGAIN: u32 = 1;
-pub(crate) const LOOKS: u32 = 1;
 /// How often in one order a vCPU may look in vain.
 const WAITS: u32 = 3;
 
