@@ -293,9 +293,17 @@ impl OpenFile {
         flags & linux::O_PATH == 0 && flags & linux::O_ACCMODE != linux::O_RDONLY
     }
 
-    /// Whether a call fails rather than wait because of a file's flags.
-    fn keeps_from_waiting(call: &Call<'_>, flags: u32) -> bool {
-        flags & linux::O_NONBLOCK != 0 && !call.nonblock
+    /// A call with the way of waiting that a file's flags ask for, in `fails` if that is another than its own.
+    #[inline(always)]
+    fn as_asked<'a, 'c>(
+        call: &'a Call<'c>,
+        flags: u32,
+        fails: &'a mut Option<Call<'c>>,
+    ) -> &'a Call<'c> {
+        match flags & linux::O_NONBLOCK != 0 && !call.nonblock {
+            true => fails.insert(call.without_waiting()),
+            false => call,
+        }
     }
 
     /// Refuses a file with these flags that was opened with the access mode `wrong`, and a place in what has
@@ -323,14 +331,8 @@ impl OpenFile {
         if let Err(error) = Self::check(flags, linux::O_WRONLY, at, has_positions) {
             return Poll::Ready(Err(error));
         }
-        let fails;
-        let call = match Self::keeps_from_waiting(call, flags) {
-            true => {
-                fails = call.without_waiting();
-                &fails
-            }
-            false => call,
-        };
+        let mut fails = None;
+        let call = Self::as_asked(call, flags, &mut fails);
         match at {
             Some(at) => file.read(call, at, to),
             None if !has_positions => file.read(call, 0, to),
@@ -363,14 +365,8 @@ impl OpenFile {
         if let Err(error) = Self::check(flags, linux::O_RDONLY, at, has_positions) {
             return Poll::Ready(Err(error));
         }
-        let fails;
-        let call = match Self::keeps_from_waiting(call, flags) {
-            true => {
-                fails = call.without_waiting();
-                &fails
-            }
-            false => call,
-        };
+        let mut fails = None;
+        let call = Self::as_asked(call, flags, &mut fails);
         if !has_positions {
             return write_in_order(file, call, from);
         }
