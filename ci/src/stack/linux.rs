@@ -275,14 +275,19 @@ impl Open<'_> {
                     self.running.ports.write(CONTROL, b"\n");
                 }
                 Err(Stop::Deadline) if wake.take().is_some() => {
-                    if let Some(transcript) = transcript {
-                        transcript.host_bytes(format!("{WOKEN}\n").as_bytes());
-                    }
-                    self.running.ports.type_in(LOG, silence::KEYS);
+                    self.wake(WOKEN, transcript);
                 }
                 result => result?,
             }
         }
+    }
+
+    /// Types a key on Xen's console, which may be asleep, and notes why.
+    fn wake(&mut self, why: &str, transcript: &mut Option<&mut Transcript>) {
+        if let Some(transcript) = transcript {
+            transcript.host_bytes(format!("{why}\n").as_bytes());
+        }
+        self.running.ports.type_in(LOG, silence::KEYS);
     }
 
     /// Runs a job to the end of its domain.
@@ -368,10 +373,7 @@ impl Open<'_> {
             match self.step(next, transcript) {
                 Ok(()) => {}
                 Err(Stop::Deadline) if wake.is_some() && silence.is_due(Instant::now()) => {
-                    if let Some(transcript) = transcript {
-                        transcript.host_bytes(format!("{}\n", silence::TYPED).as_bytes());
-                    }
-                    self.running.ports.type_in(LOG, silence::KEYS);
+                    self.wake(silence::TYPED, transcript);
                 }
                 Err(Stop::Deadline) if overdue.is_due(Instant::now()) => {
                     self.ended(domid, transcript)?;
