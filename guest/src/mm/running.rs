@@ -120,11 +120,7 @@ impl Machine for Running {
 
     #[inline]
     fn pfn_to_check(&self, mfn: Mfn) -> Option<Pfn> {
-        if self.lists.is_empty() {
-            return self.memory.pfn(mfn);
-        }
-        let place = layout::Regions::XEN.start + mfn.as_u64() * 8;
-        probe::read(place).ok().map(Pfn::truncate)
+        self.pfns_to_check()(mfn)
     }
 
     #[inline]

@@ -35,6 +35,7 @@ pub mod mapping;
 pub mod memory;
 pub mod native;
 mod ops;
+mod pin;
 pub mod pv;
 mod record;
 mod release;

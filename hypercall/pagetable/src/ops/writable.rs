@@ -30,13 +30,16 @@ pub(super) fn check_seen<M: Machine>(
     va: u64,
     entry: Pte,
 ) -> Result<(), MmError> {
-    let pfn = entry
-        .mfn()
-        .and_then(|mfn| domain.machine().pfn_to_check(mfn));
-    match pfn.is_none_or(|pfn| domain.frames().looks_writable(pfn)) {
+    match seen_pfn(domain, entry).is_none_or(|pfn| domain.frames().looks_writable(pfn)) {
         true => Ok(()),
         false => check_may_be_writable(domain, va, entry),
     }
+}
+
+/// The number of the frame that an entry maps, as it stands in the M2P.
+#[inline(always)]
+fn seen_pfn<M: Machine>(domain: &Domain<M>, entry: Pte) -> Option<Pfn> {
+    domain.machine().pfn_to_check(entry.mfn()?)
 }
 
 /// Refuses to make one of consecutive mapped pages writable that has to stay read-only, or would be
@@ -58,9 +61,8 @@ pub(super) fn check_all_may_be_writable<M: Machine>(
             check_may_be_writable(domain, va, old)?;
         }
         // Mostly the others are like it.
-        let pfn = old.mfn().and_then(|mfn| domain.machine().pfn_to_check(mfn));
         let rest = entries.split_at(index + 1).1;
-        index += 1 + pfn.map_or(0, |pfn| plain(domain, pfn, rest));
+        index += 1 + seen_pfn(domain, old).map_or(0, |pfn| plain(domain, pfn, rest));
     }
     Ok(())
 }
